@@ -1,0 +1,559 @@
+"""What runs in every pod, and in every local "node": the environment contract, then torchrun.
+
+    python bootstrap.py [-m | --no-python] SCRIPT [ARG ...]        the node's first process
+    python bootstrap.py --worker [-m] SCRIPT [ARG ...]             a rank, started by torchrun
+
+As the node's first process it says which node this is, checks the contract, unpacks the code, waits
+for rank 0 in a thread while torch is imported, and runs torchrun's own `run` in this process, so
+that SIGTERM has a handler from the first line to the last and exit codes can be told apart. As a
+rank it runs the script as `python SCRIPT` would, and leaves a record of the exception that ends it.
+
+One file, standard library only, Python 3.8 or later; it imports nothing of kij-train. Its standard
+error carries its own status, its standard output is the script's.
+
+The failure record is the JSON of torchrun's error files (`message.message`, `extraInfo.timestamp`,
+`extraInfo.py_callstack`), with one more key, `kij`: who failed, how, and when to the microsecond.
+The kubelet keeps the last 4,096 bytes of a termination message, so records are cut to fit that.
+"""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path, PurePosixPath
+from types import FrameType
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Tuple
+
+# The contract: names on the left side of the pod's environment. `render` and `local` import these.
+ENV_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
+ENV_NODE_RANK = "NODE_RANK"
+ENV_NNODES = "NNODES"
+ENV_NPROC_PER_NODE = "NPROC_PER_NODE"
+ENV_WORLD_SIZE = "WORLD_SIZE"
+ENV_MASTER_ADDR = "MASTER_ADDR"
+ENV_MASTER_PORT = "MASTER_PORT"
+ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
+ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
+ENV_NODE_NAME = "KIJ_NODE_NAME"
+ENV_PARENT_PID = "KIJ_PARENT_PID"
+ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+CONTRACT = (
+    ENV_NODE_RANK,
+    ENV_NNODES,
+    ENV_NPROC_PER_NODE,
+    ENV_WORLD_SIZE,
+    ENV_MASTER_ADDR,
+    ENV_MASTER_PORT,
+)
+"""Every one of them must be set and not empty."""
+
+# Where render mounts things.
+BUNDLE_DIR = "/kij/bundle"
+WORK_DIR = "/kij/work"
+CODE_PREFIX = "code.tar.xz."
+TERMINATION_LOG = "/dev/termination-log"
+
+# Exit codes. 1 is torchrun's: a rank failed. The others are out of the way of sysexits (64 to 78)
+# and of shells (126 and above).
+EXIT_FAILED = 1
+EXIT_CONTRACT = 121
+EXIT_CODE = 122
+EXIT_RENDEZVOUS = 123
+
+RECORD_BYTES = 4096
+TRACEBACK_CHARS = 2400
+MESSAGE_CHARS = 600
+CONNECT_TIMEOUT_S = 3.0
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.0
+OUR_FRAMES = (__file__, runpy.__file__, "<frozen runpy>")
+
+
+class Failure(Exception):  # noqa: N818 - a verdict, with an exit code
+    """The node cannot go on: what to say, and the exit code to say it with."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Node(NamedTuple):
+    """The contract, parsed."""
+
+    rank: int
+    nnodes: int
+    nproc: int
+    master_addr: str
+    master_port: int
+    rendezvous_timeout_s: int
+
+
+def say(text: str) -> None:
+    """One line of status."""
+    print("kij-train: " + text, file=sys.stderr, flush=True)
+
+
+# --- the contract ---------------------------------------------------------------------------------
+
+
+def read_contract(env: Dict[str, str]) -> Node:
+    """Parse and check the contract. Raises Failure naming the variable that is wrong."""
+    missing = [name for name in CONTRACT if not env.get(name)]
+    if missing:
+        raise Failure(
+            EXIT_CONTRACT,
+            "not set or empty: {}. The pod was not made by kij-train, or its spec was "
+            "changed".format(", ".join(missing)),
+        )
+
+    def number(name: str, low: int, high: int) -> int:
+        text = env[name]
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise Failure(EXIT_CONTRACT, f"{name}={text!r} is no number from {low} to {high}")
+        return int(text)
+
+    nnodes = number(ENV_NNODES, 1, 1_000_000)
+    nproc = number(ENV_NPROC_PER_NODE, 1, 10_000)
+    rank = number(ENV_NODE_RANK, 0, nnodes - 1)
+    index = env.get(ENV_COMPLETION_INDEX, "")
+    if index and index != str(rank):
+        raise Failure(EXIT_CONTRACT, f"{ENV_NODE_RANK}={rank}, but {ENV_COMPLETION_INDEX}={index}")
+    if env[ENV_WORLD_SIZE] != str(nnodes * nproc):
+        raise Failure(
+            EXIT_CONTRACT,
+            f"{ENV_WORLD_SIZE}={env[ENV_WORLD_SIZE]!r}, but {ENV_NNODES} x "
+            f"{ENV_NPROC_PER_NODE} is {nnodes} x {nproc}",
+        )
+    timeout_s = 600
+    if env.get(ENV_RENDEZVOUS_TIMEOUT_S):
+        timeout_s = number(ENV_RENDEZVOUS_TIMEOUT_S, 1, 2**31)
+    return Node(
+        rank, nnodes, nproc, env[ENV_MASTER_ADDR], number(ENV_MASTER_PORT, 1, 65535), timeout_s
+    )
+
+
+def describe(node: Node, env: Dict[str, str]) -> str:
+    """The one line that names index, ranks, node, pod and rank 0."""
+    first, world = node.rank * node.nproc, node.nnodes * node.nproc
+    ranks = f"rank {first}" if node.nproc == 1 else f"ranks {first}-{first + node.nproc - 1}"
+    where = f"pod {socket.gethostname()}"
+    if env.get(ENV_NODE_NAME):
+        where += " on " + env[ENV_NODE_NAME]
+    if env.get(ENV_PARENT_PID):
+        where = f"process {os.getpid()}"
+    rank0 = "rank 0 is here" if node.rank == 0 else f"rank 0 at {node.master_addr}"
+    return (
+        f"index {node.rank} of {node.nnodes}, {ranks} of {world}, {where}, "
+        f"{rank0}, port {node.master_port}"
+    )
+
+
+# --- the code -------------------------------------------------------------------------------------
+
+
+def unpack_code(bundle_dir: str, target: str, sha256: str) -> None:
+    """Join the chunks, check their SHA-256 (of the tar, uncompressed) and unpack it into `target`.
+
+    Raises Failure when a chunk is missing, the hash differs, or a member would leave `target`.
+    """
+    import hashlib
+    import io
+    import lzma
+    import tarfile
+
+    names = sorted(n for n in os.listdir(bundle_dir) if n.startswith(CODE_PREFIX))
+    try:
+        packed = b"".join(Path(bundle_dir, name).read_bytes() for name in names)
+        archive = lzma.decompress(packed)
+    except (OSError, lzma.LZMAError) as error:
+        raise Failure(
+            EXIT_CODE, f"cannot read the code in {bundle_dir} ({names}): {error}"
+        ) from error
+    if hashlib.sha256(archive).hexdigest() != sha256:
+        raise Failure(
+            EXIT_CODE,
+            f"the code in {bundle_dir} is not what was launched: its SHA-256 is not {sha256}",
+        )
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            members = tar.getmembers()
+            check_members(members)
+            os.makedirs(target, exist_ok=True)
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(target, members, filter="data")
+            else:  # Python before 3.8.17, 3.9.17, 3.10.12, 3.11.4
+                tar.extractall(target, members)  # noqa: S202 - check_members did
+    except (OSError, tarfile.TarError) as error:
+        raise Failure(EXIT_CODE, f"cannot unpack the code into {target}: {error}") from error
+
+
+def check_members(members: List[Any]) -> None:
+    """Raise Failure unless all are files, folders and links that stay inside the archive."""
+    links = {m.name for m in members if m.issym()}
+    for member in members:
+        path = PurePosixPath(member.name)
+        inside = not path.is_absolute() and ".." not in path.parts
+        # A member below a link would be written wherever the link points.
+        through_link = any(str(parent) in links for parent in path.parents)
+        if member.issym():
+            inside = inside and stays_inside(member.name, member.linkname)
+        if not inside or through_link or not (member.isfile() or member.isdir() or member.issym()):
+            raise Failure(
+                EXIT_CODE, f"the code holds {member.name!r}, which would leave its folder"
+            )
+
+
+def stays_inside(link: str, target: str) -> bool:
+    """Whether a symbolic link at `link`, relative to a folder, points to something inside it."""
+    if target.startswith("/"):
+        return False
+    depth = len(PurePosixPath(link).parent.parts)
+    for part in PurePosixPath(target).parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            return False
+    return True
+
+
+# --- rank 0 ---------------------------------------------------------------------------------------
+
+
+def wait_for_rank0(address: str, port: int, timeout_s: float) -> None:
+    """Return once something accepts connections at rank 0. Raises Failure at the deadline.
+
+    Resolving and connecting are tried together: negative DNS answers are cached, and a name that
+    resolves says nothing about the process behind it.
+    """
+    import random
+
+    started = time.monotonic()
+    pause_s, attempts, last, resolved = FIRST_PAUSE_S, 0, "", ""
+    while True:
+        attempts += 1
+        try:
+            found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+            resolved = ", ".join(sorted({str(entry[4][0]) for entry in found}))
+        except OSError as error:
+            found, last = [], f"{address} does not resolve ({error.strerror or error})"
+        for family, kind, protocol, _, where in found:
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.settimeout(CONNECT_TIMEOUT_S)
+                    probe.connect(where)
+                    return
+            except OSError as error:
+                last = f"{where[0]} port {port}: {error.strerror or error}"
+        waited_s = time.monotonic() - started
+        if waited_s >= timeout_s:
+            raise Failure(EXIT_RENDEZVOUS, rank0_message(address, port, waited_s, last, resolved))
+        if attempts % 30 == 0:
+            say(f"still waiting for rank 0 after {waited_s:.0f} s: {last}")
+        # Thousands of pods ask the same DNS server: spread them.
+        time.sleep(min(pause_s * random.uniform(0.7, 1.3), timeout_s - waited_s))  # noqa: S311
+        pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+
+
+def rank0_message(address: str, port: int, waited_s: float, last: str, resolved: str) -> str:
+    """What was tried, what came back, and what usually causes it."""
+    if not resolved:
+        cause = (
+            "the pod of index 0 has no address yet (pending, pulling its image), the headless "
+            "Service is missing, or a NetworkPolicy blocks DNS"
+        )
+    elif "refused" in last.lower():
+        cause = (
+            f"the pod of index 0 ({resolved}) runs, but its torchrun does not listen: see its log"
+        )
+    else:
+        cause = (
+            f"the pod of index 0 ({resolved}) does not answer: it is gone, or a NetworkPolicy or "
+            f"firewall blocks port {port}"
+        )
+    return (
+        f"rank 0 never came: tried {address} port {port} for {waited_s:.0f} s, last: {last}. "
+        f"Likely: {cause}"
+    )
+
+
+# --- failure records ------------------------------------------------------------------------------
+
+
+def write_record(path: str, message: str, callstack: str, **who: Any) -> None:
+    """Write a failure record of at most RECORD_BYTES to `path`; silent where it cannot."""
+    now = float(who.pop("time", None) or time.time())
+    room = TRACEBACK_CHARS
+    while True:
+        tail = callstack if len(callstack) <= room else "...\n" + callstack[-room:]
+        head = message if len(message) <= MESSAGE_CHARS else message[:MESSAGE_CHARS] + "..."
+        record = {
+            "message": {
+                "message": head,
+                "extraInfo": {"py_callstack": tail, "timestamp": str(int(now))},
+            },
+            "kij": dict(who, time=round(now, 6)),
+        }
+        data = json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+        encoded = data.encode("utf-8", "replace")
+        if len(encoded) <= RECORD_BYTES - 64 or room == 0:  # 64: torchrun adds an errorCode
+            break
+        room = room // 2 if room > 100 else 0
+    try:
+        # In place: /dev/termination-log is a mount, which cannot be replaced.
+        with open(path, "wb") as file:
+            file.write(encoded)
+    except OSError as error:
+        say(f"cannot write the failure record to {path}: {error}")
+
+
+def read_record(path: str) -> Dict[str, Any]:
+    """A failure record written by us or by torch's @record; {} where there is none."""
+    try:
+        with open(path, "rb") as file:
+            record = json.loads(file.read().decode("utf-8", "replace"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def record_unreported(path: str, node: Node, log_dir: str) -> None:
+    """Keep what a rank of this node wrote before torchrun was told to end.
+
+    The node that failed first ends the job; a rank that failed a moment later may be the cause.
+    """
+    written = (read_record(str(found)) for found in Path(log_dir).rglob("error.json"))
+    records = [record for record in written if record.get("kij", {}).get("time")]
+    if not records:
+        return
+    record = min(records, key=lambda one: float(one["kij"]["time"]))
+    details = record["message"]
+    who = dict(record["kij"], index=node.rank)
+    write_record(path, details["message"], details["extraInfo"]["py_callstack"], **who)
+
+
+def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
+    """Keep the record of the rank of this node that failed first; what happened, in one line.
+
+    `failures` maps ranks to torch's ProcessFailure. Its timestamps are whole seconds: several ranks
+    fail within one, so the records' own clock decides.
+    """
+
+    def when(item: Tuple[int, Any]) -> float:
+        own = read_record(item[1].error_file).get("kij", {}).get("time")
+        return float(own or item[1].timestamp)
+
+    rank, failure = min(failures.items(), key=when)
+    record = read_record(failure.error_file)
+    details = record.get("message", {})
+    details = details if isinstance(details, dict) else {"message": str(details)}
+    message = str(details.get("message") or "")
+    if not message:
+        message = f"rank {rank} exited with code {failure.exitcode}"
+        if failure.exitcode < 0:
+            message = f"rank {rank} was killed by {failure.signal_name()}"
+    write_record(
+        path,
+        message,
+        str(details.get("extraInfo", {}).get("py_callstack", "")),
+        index=node.rank,
+        rank=rank,
+        local_rank=failure.local_rank,
+        exit_code=failure.exitcode,
+        time=when((rank, failure)),
+    )
+    return f"rank {rank} failed, exit code {failure.exitcode}: {message.splitlines()[0]}"
+
+
+# --- a rank ---------------------------------------------------------------------------------------
+
+
+def run_worker(argv: List[str]) -> None:
+    """Run a script or, after -m, a module as the main program of this process, as python would."""
+    as_module = argv[0] == "-m"
+    argv = argv[1:] if as_module else argv
+    target = argv[0]
+    sys.argv[:] = argv
+    try:
+        if not getattr(sys.flags, "safe_path", False):
+            folder = os.getcwd() if as_module else os.path.dirname(os.path.abspath(target))
+            sys.path.insert(0, folder)
+        if as_module:
+            runpy.run_module(target, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(target, run_name="__main__")
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename in OUR_FRAMES:
+            trace = trace.tb_next
+        error.__traceback__ = trace
+        path = os.environ.get(ENV_ERROR_FILE)
+        if path:
+            write_record(
+                path,
+                "".join(traceback.format_exception_only(type(error), error)).strip(),
+                "".join(traceback.format_exception(type(error), error, trace)),
+                rank=int(os.environ.get("RANK", "-1")),
+            )
+        sys.excepthook(type(error), error, trace)
+        sys.exit(1)
+
+
+# --- the node -------------------------------------------------------------------------------------
+
+
+def writable_home(work_dir: str) -> None:
+    """Give HOME, TMPDIR and USER usable values where the image made for root leaves none."""
+    import pwd
+
+    home = os.path.expanduser("~")
+    if not os.access(home, os.W_OK | os.X_OK):
+        os.environ["HOME"] = os.path.join(work_dir, "home")
+        os.makedirs(os.environ["HOME"], exist_ok=True)
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        os.environ["TMPDIR"] = os.path.join(work_dir, "tmp")
+        os.makedirs(os.environ["TMPDIR"], exist_ok=True)
+        tempfile.tempdir = None
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        # getpass.getuser, which torch's compiler caches call, fails for a user without a name.
+        os.environ.setdefault("USER", f"uid-{os.getuid()}")
+        os.environ.setdefault("LOGNAME", os.environ["USER"])
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """On this machine: get SIGTERM when the launcher is gone, however it went (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1  # prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
+    """torchrun's own arguments for this node, the script's behind them."""
+    args = [
+        f"--nnodes={node.nnodes}",
+        f"--nproc-per-node={node.nproc}",
+        f"--node-rank={node.rank}",
+        "--rdzv-backend=static",
+        f"--master-addr={node.master_addr}",
+        f"--master-port={node.master_port}",
+        f"--rdzv-conf=timeout={node.rendezvous_timeout_s}",
+        f"--log-dir={log_dir}",  # of the ranks' failure records; their output is not redirected
+    ]
+    if argv[0] == "--no-python":
+        return args + argv
+    return [*args, os.path.abspath(__file__), "--worker", *argv]
+
+
+def run_torchrun(node: Node, argv: List[str]) -> int:
+    """Import torch while rank 0 is waited for, then be torchrun. Gives the exit code."""
+    problem: List[Failure] = []
+
+    def wait() -> None:
+        try:
+            wait_for_rank0(node.master_addr, node.master_port, node.rendezvous_timeout_s)
+        except Failure as failure:
+            problem.append(failure)
+
+    waiter = threading.Thread(target=wait, name="wait-for-rank0", daemon=True)
+    if node.rank != 0:
+        waiter.start()
+    try:
+        from torch.distributed import run as torchrun
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    except ImportError as error:
+        raise Failure(
+            EXIT_CONTRACT, f"torch cannot be imported by {sys.executable}: {error}"
+        ) from error
+    if node.rank != 0:
+        waiter.join()
+    if problem:
+        raise problem[0]
+    with tempfile.TemporaryDirectory(prefix="kij-ranks-") as log_dir:
+        try:
+            torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
+        except ChildFailedError as error:
+            # Not torchrun's table: the ranks have printed their tracebacks.
+            say(record_failures(error_file(), node, error.failures))
+            return EXIT_FAILED
+        except SignalException as error:
+            record_unreported(error_file(), node, log_dir)
+            say(f"ended by {signal.Signals(error.sigval).name}")
+            return 128 + int(error.sigval)
+        except RuntimeError as error:
+            # torch's store errors are RuntimeErrors; rank 0's says how many nodes came.
+            if "clients joined" not in str(error):
+                raise
+            raise Failure(
+                EXIT_RENDEZVOUS,
+                f"not every node came within {node.rendezvous_timeout_s} s: {error}",
+            ) from error
+    return 0
+
+
+def error_file() -> str:
+    """Where this node's failure record goes."""
+    return os.environ.get(ENV_ERROR_FILE) or TERMINATION_LOG
+
+
+def run_node(argv: List[str]) -> int:
+    """The node's first process, from the contract to torchrun's exit code."""
+    if os.environ.get(ENV_PARENT_PID):
+        die_with_parent(int(os.environ[ENV_PARENT_PID]))
+    node = read_contract(dict(os.environ))
+    say(describe(node, dict(os.environ)))
+    if not os.environ.get(ENV_PARENT_PID):
+        writable_home(WORK_DIR)
+    code_sha256 = os.environ.get(ENV_CODE_SHA256)
+    if code_sha256:
+        code_dir = os.path.join(WORK_DIR, "code")
+        unpack_code(BUNDLE_DIR, code_dir, code_sha256)
+        os.chdir(code_dir)
+    return run_torchrun(node, argv)
+
+
+def on_sigterm(signum: int, frame: Optional[FrameType]) -> NoReturn:
+    """Until torchrun installs its own handlers, which pass the signal on to the ranks."""
+    del frame
+    say(f"ended by {signal.Signals(signum).name} before the ranks started")
+    os._exit(128 + signum)
+
+
+def main(argv: List[str]) -> int:
+    """Entry point; `argv` without the program's name."""
+    # The folder of this file must not offer modules to torch or to the script.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    if argv[:1] == ["--worker"]:
+        run_worker(argv[1:])
+        return 0
+    signal.signal(signal.SIGTERM, on_sigterm)
+    index = os.environ.get(ENV_NODE_RANK, "")
+    who = {"index": int(index)} if index.isascii() and index.isdigit() else {}
+    try:
+        return run_node(argv)
+    except Failure as failure:
+        say(f"error: {failure}")
+        write_record(error_file(), str(failure), "", exit_code=failure.exit_code, **who)
+        return failure.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        write_record(error_file(), message, traceback.format_exc(), exit_code=EXIT_FAILED, **who)
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""The command group, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from kij_train import __version__
+from kij_train.cli import output
+from kij_train.errors import KijError
+
+COMMANDS = {
+    "launch": "Run a script on N nodes that train as one: pods, or processes with --local.",
+    "render": "Print the exact Kubernetes YAML of a launch; needs no cluster.",
+    "config": "Show every value of a launch and where it came from.",
+    "schema": "Print the JSON Schema of spec files.",
+}
+"""Name and help. A command's module has the same name and is imported when the command runs."""
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"kij_train.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            # The close matches that click names are often none; a forgotten command is the case.
+            if args and args[0].endswith(".py"):
+                raise click.UsageError(
+                    f"{error.message} Did you mean: kij-train launch {' '.join(args)}", ctx
+                ) from None
+            raise
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kij-train")
+def app() -> None:
+    """Take a PyTorch script from this machine to N Kubernetes pods that train as one.
+
+    \b
+      kij-train launch --local --nodes 2 train.py        as processes of this machine
+      kij-train launch --nodes 8 --gpus 4 train.py       as pods of the current cluster
+
+    Exit codes: 0 done, 1 the job failed, 2 the request is wrong, 3 the cluster refused, 4 not found
+    or unreachable, 5 timed out, 130 interrupted.
+    """
+
+
+def run(argv: list[str]) -> int:
+    """Run a command line and give its exit code."""
+    try:
+        code = app.main(args=argv, prog_name="kij-train", standalone_mode=False)
+        sys.stdout.flush()
+    except KijError as error:
+        output.error(error.message, error.hints)
+        return error.exit_code
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = (f"see: {context.command_path} --help",) if context else ()
+        output.error(error.format_message(), hint)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        output.error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) left. Python would complain again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0

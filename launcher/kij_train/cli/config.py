@@ -1,0 +1,60 @@
+"""kij-train config"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from kij_train import names
+from kij_train.cli import output
+from kij_train.cli.options import job_options, resolve_options
+from kij_train.specfile import Location, Resolved
+
+
+@click.command("config")
+@click.option(
+    "--output", "-o", "form", type=click.Choice(["table", "json"]), default="table", help="Format."
+)
+@click.option("--all", "-a", "show_all", is_flag=True, help="Also values that nobody set.")
+def command(form: str, show_all: bool, **params: Any) -> None:
+    """Show the values of a launch and where each came from.
+
+    Precedence, highest first: flag, KIJ_* variable, spec file (-f), kij-train.toml or
+    [tool.kij-train], profile, default.
+    """
+    resolved = resolve_options(params)
+    rows = [row for row in value_rows(resolved) if show_all or row[2] != "default"]
+    if form == "json":
+        output.json_data({name: {"value": value, "from": origin} for name, value, origin in rows})
+        return
+    output.table(
+        ("name", "value", "from"),
+        ((name, _shown(value), origin) for name, value, origin in rows),
+    )
+
+
+def value_rows(resolved: Resolved) -> list[tuple[str, Any, str]]:
+    """Name, value and origin of every field; of every key and item where there are several."""
+    rows: list[tuple[str, Any, str]] = []
+    for field, value in resolved.spec.model_dump(mode="json", by_alias=True).items():
+        if isinstance(value, dict) and value and field != "affinity":
+            parts: list[tuple[Location, Any]] = [((field, key), v) for key, v in value.items()]
+        elif isinstance(value, list) and value and field != "args":
+            parts = [((field, index), item) for index, item in enumerate(value)]
+        else:
+            parts = [((field,), value)]
+        for location, part in parts:
+            if field == "env" and names.looks_secret(str(location[1]), str(part)):
+                part = "…"
+            name = ".".join(str(step) for step in location)
+            rows.append((name, part, resolved.origin(location)))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+job_options(command)

@@ -1,0 +1,241 @@
+"""kij-train launch"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kij_train import local, runs, units
+from kij_train.cli import output
+from kij_train.cli.options import job_options, resolve_options
+from kij_train.cli.render import print_objects
+from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
+from kij_train.specfile import Resolved
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster, Submission
+
+
+@click.command("launch")
+@click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
+@click.option("--detach", "-d", is_flag=True, help="Submit and return.")
+@click.option(
+    "--replace", is_flag=True, help="Delete a job of this name first, with its pods and logs."
+)
+@click.option(
+    "--dry-run",
+    type=click.Choice(["client", "server"]),
+    help="Create nothing: print the objects, or what the API server makes of them.",
+)
+@click.option(
+    "--output",
+    "-o",
+    "form",
+    type=click.Choice(["text", "yaml", "json"]),
+    default="text",
+    help="Format of --dry-run (YAML or JSON) and --detach (text or JSON).",
+)
+def command(
+    is_local: bool, detach: bool, replace: bool, dry_run: str | None, form: str, **params: Any
+) -> None:
+    """Run SCRIPT with ARGS on N nodes that train as one, and stay attached until it ends.
+
+    Everything after SCRIPT belongs to the script.
+    """
+    if is_local:
+        for flag, given in (("--detach", detach), ("--replace", replace), ("--dry-run", dry_run)):
+            if given:
+                raise RequestError(f"{flag} does not go with --local")
+        _launch_local(resolve_options(params))
+        return
+    resolved = resolve_options(params)
+    plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
+    for note in plan.archive.notes if plan.archive else ():
+        output.warning(note)
+    if dry_run == "client":
+        print_objects(plan.objects(), form)
+        return
+    cluster = runs.connect(plan.spec)
+    if dry_run == "server":
+        _dry_run_server(plan, cluster, form)
+        return
+    output.status(
+        runs.summary(plan, where=f"namespace {cluster.namespace} · image {plan.spec.image}")
+    )
+    submission = _submit(plan, cluster, replace)
+    if detach:
+        _print_detached(submission, form)
+    else:
+        _attach(submission)
+
+
+job_options(command)
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+def _launch_local(resolved: Resolved) -> None:
+    plan = runs.plan(resolved, cwd=Path.cwd(), for_cluster=False, random_name=True)
+    output.status(runs.summary(plan, where="this machine"))
+    ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
+    if ignored:
+        output.status(f"not used with --local: {', '.join(ignored)}")
+    several = plan.spec.nodes > 1
+
+    def emit(index: int, stream: str, line: str) -> None:
+        text = f"node {index} | {line}" if several else line
+        output.workload(text, to_stderr=stream == "stderr")
+
+    stop = local.Stop()
+    with _signals_to(stop):
+        try:
+            seconds = runs.run_local(plan, environ=os.environ, emit=emit, stop=stop)
+        except JobFailedError as error:
+            output.verdict(error.message, error.hints)
+            raise click.exceptions.Exit(error.exit_code) from None
+    output.status(f"{plan.name} succeeded in {units.format_seconds(seconds)}")
+
+
+@contextmanager
+def _signals_to(stop: local.Stop) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP ask for the end; the second one for the end at once."""
+
+    def handle(signum: int, frame: object) -> None:
+        del frame
+        stop(signum)
+        if stop.calls == 1:
+            output.status("ending all nodes; once more to kill them")
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {signum: signal.signal(signum, handle) for signum in signals}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+def _dry_run_server(plan: runs.Plan, cluster: Cluster, form: str) -> None:
+    objects = runs.dry_run(plan, cluster)
+    _print_warnings(cluster)
+    if form == "text":
+        for body in objects:
+            output.data(f"{body['kind'].lower()}/{body['metadata']['name']} (server dry run)")
+        output.status(f"{cluster.host} takes all of it, and a pod; nothing was created")
+    else:
+        print_objects(objects, form)
+
+
+def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
+    try:
+        with _sigterm_as_interrupt():
+            submission = runs.submit(plan, cluster, replace=replace)
+    except KeyboardInterrupt:
+        _print_warnings(cluster)
+        raise InterruptedByUserError(
+            "interrupted while submitting; what was made is removed", signum=signal.SIGINT
+        ) from None
+    except BaseException:
+        _print_warnings(cluster)
+        raise
+    _print_warnings(cluster)
+    chunks = sum(body["kind"] == "ConfigMap" for body in plan.objects())
+    plural = "s" if chunks > 1 else ""
+    output.status(f"created Job, Service, {chunks} ConfigMap{plural} for {submission.name}")
+    return submission
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def handle(signum: int, frame: object) -> None:
+        del signum, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_warnings(cluster: Cluster) -> None:
+    for text in cluster.warnings:
+        output.warning(text)
+    cluster.warnings.clear()
+
+
+def _next_commands(submission: Submission) -> dict[str, str]:
+    flags, selector = submission.kubectl_flags, submission.selector
+    return {
+        "log of all": f"kubectl logs{flags} -f --prefix --max-log-requests 100 -l {selector}",
+        "state": f"kubectl get{flags} job,pods -l {selector}",
+        "remove": f"kubectl delete{flags} job {submission.name}",
+    }
+
+
+def _print_detached(submission: Submission, form: str) -> None:
+    commands = _next_commands(submission)
+    if form in ("json", "yaml"):
+        output.json_data(
+            {
+                "name": submission.name,
+                "namespace": submission.cluster.namespace,
+                "uid": submission.uid,
+            }
+        )
+        return
+    output.data(submission.name)
+    for what, line in commands.items():
+        output.status(f"  {what + ':':<12}{line}")
+
+
+def _attach(submission: Submission) -> None:
+    try:
+        with _sigterm_as_interrupt():
+            seconds = runs.follow(submission, emit=output.workload, say=output.status)
+    except KeyboardInterrupt:
+        _interrupted(submission)
+    except JobFailedError as error:
+        output.verdict(error.message, error.hints)
+        raise click.exceptions.Exit(error.exit_code) from None
+    else:
+        output.status(f"{submission.name} succeeded in {units.format_seconds(seconds)}")
+
+
+def _interrupted(submission: Submission) -> None:
+    """Ask on a terminal whether to detach or to cancel; elsewhere detach."""
+    answer = "d"
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        output.status("")
+        try:
+            answer = click.prompt(
+                f"{submission.name} is running. [d]etach and let it run, or [c]ancel it",
+                type=click.Choice(["d", "c"]),
+                default="d",
+                show_choices=False,
+                err=True,
+            )
+        except click.Abort:
+            answer = "d"
+    if answer == "c":
+        submission.cancel()
+        raise InterruptedByUserError(
+            f"{submission.name} is cancelled: its pods end, the Job stays, suspended",
+            signum=signal.SIGINT,
+            hints=(f"remove it: {_next_commands(submission)['remove']}",),
+        )
+    lines = (f"{what}: {line}" for what, line in _next_commands(submission).items())
+    raise InterruptedByUserError(
+        f"{submission.name} goes on without us", signum=signal.SIGINT, hints=tuple(lines)
+    )

@@ -1,0 +1,36 @@
+"""kij-train render"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kij_train import render, runs
+from kij_train.cli import output
+from kij_train.cli.options import job_options, resolve_options
+
+
+@click.command("render")
+@click.option(
+    "--output", "-o", "form", type=click.Choice(["yaml", "json"]), default="yaml", help="Format."
+)
+def command(form: str, **params: Any) -> None:
+    """Print the exact Kubernetes objects of a launch, offline: no cluster is spoken to.
+
+    The same request prints the same bytes. Pipe it to kubectl apply -f -.
+    """
+    plan = runs.plan(resolve_options(params), cwd=Path.cwd())
+    print_objects(plan.objects(), form)
+
+
+def print_objects(objects: list[dict[str, Any]], form: str) -> None:
+    """Objects as YAML documents or as one JSON list."""
+    if form == "json":
+        output.json_data({"apiVersion": "v1", "kind": "List", "items": objects})
+    else:
+        output.data(render.to_yaml(objects))
+
+
+job_options(command)

@@ -1,0 +1,11 @@
+"""The API server: the only part of kij-train that imports the `kubernetes` package.
+
+It moves dicts. Requests go over the connection pool that the official client configures from a
+kubeconfig (TLS, proxies, credential plugins), without its models, which take a second to import.
+"""
+
+from kij_train.cluster.client import Cluster
+from kij_train.cluster.follow import End
+from kij_train.cluster.submit import Submission
+
+__all__ = ["Cluster", "End", "Submission"]

@@ -1,0 +1,145 @@
+"""What the API server refuses, and why it cannot be reached, as errors with a way out.
+
+A 403 is told apart: missing permission (RBAC), quota, admission (Pod Security, webhooks). The
+server's own words are quoted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from kij_train.errors import KijError, RefusedError, UnreachableError
+
+
+@dataclass(frozen=True)
+class Action:
+    """What was tried: verb and resource as RBAC names them, and the object."""
+
+    verb: str
+    resource: str
+    """With its API group: jobs.batch."""
+    name: str
+    namespace: str
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource} {self.name}".rstrip()
+
+
+class GoneError(RefusedError):
+    """The object does not exist (404)."""
+
+
+class ConflictError(RefusedError):
+    """The object exists already, or changed meanwhile (409)."""
+
+
+class NotReadyError(RefusedError):
+    """The server will answer later: a container that has not started (400 from the log)."""
+
+
+def refusal(status: int, body: bytes, action: Action) -> KijError:
+    """The error for an HTTP status above 299."""
+    reason, message, details = _parse(body)
+    where = f"namespace {action.namespace}"
+    if status == 401:
+        return RefusedError(
+            "the cluster does not accept these credentials: expired, or of another cluster",
+            hints=("check: kubectl auth whoami", "then log in again, as your cluster's admin says"),
+        )
+    if status == 403:
+        return _forbidden(message, action)
+    if status == 404:
+        if details.get("kind") == "namespaces":
+            return RefusedError(
+                f"{where} does not exist",
+                hints=(
+                    "name another: --namespace NAME",
+                    f"or create it: kubectl create namespace {action.namespace}",
+                ),
+            )
+        return GoneError(f"{where} has no {action.resource} {action.name}: {message}")
+    if status == 409:
+        return ConflictError(f"{action}: {message}")
+    if status == 400 and ("waiting to start" in message or "not available" in message):
+        return NotReadyError(message)
+    if status == 422 or reason == "BadRequest":
+        return RefusedError(f"the cluster does not take this {action.resource}: {message}")
+    if status == 429 or status >= 500:
+        return UnreachableError(f"the cluster cannot {action} now ({status}): {message}")
+    return RefusedError(f"the cluster refuses to {action} ({status} {reason}): {message}")
+
+
+def _parse(body: bytes) -> tuple[str, str, dict[str, Any]]:
+    """Reason, message and details of a metav1.Status; the text where it is none."""
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        status = json.loads(text)
+    except ValueError:
+        return "", text[:500], {}
+    if not isinstance(status, dict):
+        return "", text[:500], {}
+    details = status.get("details")
+    return (
+        str(status.get("reason", "")),
+        str(status.get("message", "")),
+        details if isinstance(details, dict) else {},
+    )
+
+
+def _forbidden(message: str, action: Action) -> RefusedError:
+    where = f"namespace {action.namespace}"
+    if "exceeded quota" in message or "must specify" in message:
+        return quota_refusal(message, where)
+    if "violates PodSecurity" in message:
+        return pod_security_refusal(message, where)
+    if "being terminated" in message:
+        return RefusedError(f"{where} is being deleted", hints=("name another: --namespace NAME",))
+    user = re.search(r'User "([^"]+)" cannot ', message)
+    if user is None:
+        # Not RBAC's words: an admission plugin's or webhook's.
+        return RefusedError(f"{where} refuses: {message}")
+    return RefusedError(
+        f"{where} refuses: {user[1]} may not {action.verb} {action.resource}",
+        hints=(
+            f"check: kubectl auth can-i {action.verb} {action.resource} -n {action.namespace}",
+            f"an admin can grant it: kubectl apply -n {action.namespace} -f manifests/role.yaml",
+        ),
+    )
+
+
+def quota_refusal(message: str, where: str) -> RefusedError:
+    """A ResourceQuota is used up, or wants numbers that the request does not give."""
+    text = message.partition("is forbidden: ")[2] or message
+    if "must specify" in message:
+        return RefusedError(
+            f"{where} has a quota that asks for numbers: {text}",
+            hints=("give them: --cpu 4 --memory 16Gi",),
+        )
+    return RefusedError(
+        f"{where} has no quota left: {text}",
+        hints=("ask for less, or wait; what is used: kubectl describe quota",),
+    )
+
+
+def pod_security_refusal(message: str, where: str) -> RefusedError:
+    """Pod Security admission does not take the pods."""
+    text = "violates PodSecurity" + message.partition("violates PodSecurity")[2]
+    hints: tuple[str, ...] = ()
+    if "runAsNonRoot" in text:
+        hints = ("run as a user other than root: --run-as-user 1000",)
+    return RefusedError(f"{where} refuses the pods: the pod {text}", hints=hints)
+
+
+def unreachable(host: str, error: Exception) -> UnreachableError:
+    """No answer: what was tried and what came back."""
+    cause: BaseException = error
+    while isinstance(getattr(cause, "reason", None), BaseException):
+        cause = cause.reason  # type: ignore[attr-defined] # urllib3 nests causes so
+    text = re.sub(r"^.*?(Connection\w*|HTTPS?\w+)\([^)]*\): ", "", str(cause))
+    return UnreachableError(
+        f"the cluster at {host} does not answer: {text}",
+        hints=("check: kubectl cluster-info", "train on this machine instead: --local"),
+    )

@@ -1,0 +1,172 @@
+"""Requests to one namespace of an API server: JSON in, JSON out, errors with a way out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from kij_train.cluster.apierrors import Action, refusal, unreachable
+from kij_train.cluster.connection import Connection, open_connection
+
+if TYPE_CHECKING:
+    from kij_train.cluster.submit import Submission
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 60.0
+# Kind → path of its resource, and its name as RBAC spells it.
+PATHS = {
+    "ConfigMap": ("/api/v1", "configmaps", "configmaps"),
+    "Event": ("/api/v1", "events", "events"),
+    "Job": ("/apis/batch/v1", "jobs", "jobs.batch"),
+    "Pod": ("/api/v1", "pods", "pods"),
+    "Service": ("/api/v1", "services", "services"),
+}
+FIELD_MANAGER = "kij-train"
+_WARNING = re.compile(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"')
+
+
+class Cluster:
+    """One namespace of an API server."""
+
+    def __init__(self, connection: Connection, namespace: str) -> None:
+        self._connection = connection
+        self.namespace = namespace
+        self.requests = 0
+        """Requests made so far."""
+        self.warnings: list[str] = []
+        """What the server said in Warning headers, once each."""
+
+    @classmethod
+    def connect(
+        cls, *, kubeconfig: str | None, context: str | None, namespace: str | None
+    ) -> Cluster:
+        """Read the kubeconfig; the first request speaks to the server. Raises UnreachableError."""
+        connection = open_connection(kubeconfig, context)
+        return cls(connection, namespace or connection.namespace)
+
+    @property
+    def host(self) -> str:
+        """URL of the API server."""
+        return self._connection.host
+
+    def submit(self, objects: list[dict[str, Any]], *, replace: bool = False) -> Submission:
+        """Create the objects of one job, all or nothing."""
+        from kij_train.cluster.submit import submit
+
+        return submit(self, objects, replace=replace)
+
+    def dry_run(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the server makes of the objects; nothing is created."""
+        from kij_train.cluster.submit import dry_run
+
+        return dry_run(self, objects)
+
+    def create(self, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """POST an object with strict field validation."""
+        query = {"fieldValidation": "Strict", "fieldManager": FIELD_MANAGER}
+        if dry_run:
+            query["dryRun"] = "All"
+        kind, name = str(body["kind"]), str(body["metadata"].get("name", ""))
+        action = Action("create", PATHS[kind][2], name, self.namespace)
+        return self._json("POST", self._path(kind), action, query=query, body=body)
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """GET an object. Raises GoneError when there is none."""
+        action = Action("get", PATHS[kind][2], name, self.namespace)
+        return self._json("GET", self._path(kind, name), action)
+
+    def list(self, kind: str, **query: str) -> list[dict[str, Any]]:
+        """The items of a collection, with labelSelector, fieldSelector and the like."""
+        action = Action("list", PATHS[kind][2], "", self.namespace)
+        items = self._json("GET", self._path(kind), action, query=query).get("items")
+        return list(items or [])
+
+    def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Strategic merge patch."""
+        action = Action("patch", PATHS[kind][2], name, self.namespace)
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        return self._json("PATCH", self._path(kind, name), action, query=query, body=body)
+
+    def delete(self, kind: str, name: str, *, uid: str, foreground: bool = False) -> None:
+        """DELETE the object with this uid, and what it owns. Raises GoneError, ConflictError."""
+        action = Action("delete", PATHS[kind][2], name, self.namespace)
+        body = {
+            "propagationPolicy": "Foreground" if foreground else "Background",
+            "preconditions": {"uid": uid},
+        }
+        self._json("DELETE", self._path(kind, name), action, body=body)
+
+    def stream_log(self, pod: str, **query: str) -> Any:
+        """The log of a pod as a urllib3 response that is not read yet."""
+        action = Action("get", "pods/log", pod, self.namespace)
+        return self._request(
+            "GET", self._path("Pod", pod) + "/log", action, query=query, stream=True
+        )
+
+    def _path(self, kind: str, name: str = "") -> str:
+        api, resource, _ = PATHS[kind]
+        path = f"{api}/namespaces/{self.namespace}/{resource}"
+        return f"{path}/{name}" if name else path
+
+    def _json(self, method: str, path: str, action: Action, **how: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._request(method, path, action, **how).data)
+        return answer
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        action: Action,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        stream: bool = False,
+    ) -> Any:
+        import urllib3
+
+        headers = {"Accept": "application/json", **self._connection.headers()}
+        if body is not None:
+            patch = "application/strategic-merge-patch+json"
+            headers["Content-Type"] = patch if method == "PATCH" else "application/json"
+        url = self.host + path + (f"?{urlencode(query)}" if query else "")
+        # A create whose answer is lost may have been carried out: only a 429, which was not, and a
+        # connection that never stood are tried again.
+        busy = [429] if method == "POST" else [429, 500, 502, 503, 504]
+        retries = urllib3.Retry(
+            connect=2,
+            read=0 if method == "POST" or stream else 2,
+            status=3,
+            other=0,
+            redirect=0,
+            backoff_factor=0.3,
+            status_forcelist=busy,
+            allowed_methods=None,
+            raise_on_status=False,
+        )
+        self.requests += 1
+        log.debug("%s %s", method, url)
+        try:
+            response = self._connection.pool.request(
+                method,
+                url,
+                body=json.dumps(body).encode() if body is not None else None,
+                headers=headers,
+                timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                retries=retries,
+                preload_content=not stream,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise unreachable(self.host, error) from error
+        for text in _WARNING.findall(", ".join(response.headers.getlist("Warning"))):
+            if text not in self.warnings:
+                self.warnings.append(text.replace('\\"', '"'))
+        if response.status >= 300:
+            content = response.read() if stream else response.data
+            raise refusal(response.status, content, action)
+        return response

@@ -1,0 +1,215 @@
+"""Create a job so that it is whole or not there, at any moment.
+
+Four requests, however many nodes: the Job, suspended; the ConfigMap and the Service, owned by it;
+the Job, resumed. Whenever this process dies, what exists hangs on the Job, and a suspended Job has
+no pods. Code too large for one ConfigMap adds a request a chunk; code that is there already, from
+another job, adds one that makes this Job an owner too.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kij_train import names
+from kij_train.cluster.apierrors import ConflictError, GoneError
+from kij_train.errors import KijError, RefusedError, TimedOutError
+
+if TYPE_CHECKING:
+    from kij_train.cluster.client import Cluster
+    from kij_train.cluster.follow import End
+
+SUBMISSION = "kij-train/submission"
+"""Annotation with an id, by which a Job whose creation was not answered is known."""
+CANCELLED = "kij-train/cancelled"
+REPLACE_TIMEOUT_S = 120.0
+SHARING_ATTEMPTS = 5
+
+
+class Submission:
+    """A job that was created."""
+
+    def __init__(self, cluster: Cluster, job: dict[str, Any]) -> None:
+        self.cluster = cluster
+        self.name = str(job["metadata"]["name"])
+        self.uid = str(job["metadata"]["uid"])
+        self.selector = f"{names.LABEL_JOB_NAME}={self.name}"
+        """Label selector of its pods."""
+
+    @property
+    def kubectl_flags(self) -> str:
+        """` -n NAMESPACE`, for commands that are shown to the user."""
+        return f" -n {self.cluster.namespace}"
+
+    def follow(self, *, emit: Callable[[str], None], say: Callable[[str], None]) -> End:
+        """Stay until the job ends; `emit` gets the lines of index 0, `say` what changes."""
+        from kij_train.cluster.follow import follow
+
+        return follow(self, emit=emit, say=say)
+
+    def cancel(self) -> None:
+        """End the pods; the Job stays, suspended and marked as cancelled."""
+        self.cluster.patch(
+            "Job",
+            self.name,
+            {
+                "metadata": {"uid": self.uid, "annotations": {CANCELLED: "true"}},
+                "spec": {"suspend": True},
+            },
+        )
+
+    def delete(self) -> None:
+        """Remove the job with all that it owns."""
+        self.cluster.delete("Job", self.name, uid=self.uid)
+
+
+def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ask the server about every object, and about one pod, which quota and Pod Security judge."""
+    answers = [cluster.create(body, dry_run=True) for body in objects]
+    job = _job_of(objects)
+    template = job["spec"]["template"]
+    pod_metadata = {**template["metadata"], "name": f"{job['metadata']['name']}-0"}
+    cluster.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": pod_metadata,
+            "spec": template["spec"],
+        },
+        dry_run=True,
+    )
+    return answers
+
+
+def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) -> Submission:
+    """Create the objects. Raises RefusedError, UnreachableError; then nothing is left behind."""
+    job = copy.deepcopy(_job_of(objects))
+    job["spec"]["suspend"] = True
+    token = uuid.uuid4().hex
+    job["metadata"].setdefault("annotations", {})[SUBMISSION] = token
+    name = str(job["metadata"]["name"])
+    try:
+        created = _create_job(cluster, job, replace)
+        submission = Submission(cluster, created)
+        owner = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": name,
+            "uid": submission.uid,
+            "controller": False,
+            "blockOwnerDeletion": False,
+        }
+        for body in objects:
+            if body["kind"] != "Job":
+                _create_owned(cluster, body, owner, name)
+        cluster.patch(
+            "Job", name, {"metadata": {"uid": submission.uid}, "spec": {"suspend": False}}
+        )
+    except BaseException:
+        _remove(cluster, name, token)
+        raise
+    return submission
+
+
+def _job_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(body for body in objects if body["kind"] == "Job")
+
+
+def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[str, Any]:
+    name = str(job["metadata"]["name"])
+    try:
+        return cluster.create(job)
+    except ConflictError:
+        if not replace:
+            raise RefusedError(
+                f"namespace {cluster.namespace} has a job {name} already",
+                hints=(
+                    "replace it, its pods and logs: --replace",
+                    "or take another name: --name NAME",
+                ),
+            ) from None
+    _delete_and_wait(cluster, name)
+    try:
+        return cluster.create(job)
+    except ConflictError:
+        raise RefusedError(
+            f"somebody else created a job {name} in namespace {cluster.namespace} meanwhile",
+            hints=(f"look at it: kubectl get job {name} -n {cluster.namespace}",),
+        ) from None
+
+
+def _delete_and_wait(cluster: Cluster, name: str) -> None:
+    """Delete a Job in the foreground, and wait until it, its pods and its Service are gone."""
+    try:
+        old = cluster.get("Job", name)
+        if old["metadata"].get("labels", {}).get(names.LABEL_MANAGED_BY) != names.MANAGER:
+            raise RefusedError(
+                f"--replace: job {name} in namespace {cluster.namespace} was not made by kij-train",
+                hints=("take another name: --name NAME",),
+            )
+        uid = old["metadata"]["uid"]
+        cluster.delete("Job", name, uid=uid, foreground=True)
+        deadline, pause_s = time.monotonic() + REPLACE_TIMEOUT_S, 0.1
+        while cluster.get("Job", name)["metadata"]["uid"] == uid:
+            if time.monotonic() > deadline:
+                raise TimedOutError(
+                    f"--replace: the old job {name} is still there after {REPLACE_TIMEOUT_S:.0f} s",
+                    hints=(f"see why: kubectl get job,pods -n {cluster.namespace}",),
+                )
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 2.0)
+    except GoneError:
+        return
+
+
+def _create_owned(
+    cluster: Cluster, body: dict[str, Any], owner: dict[str, Any], job_name: str
+) -> None:
+    """Create a Service or ConfigMap that goes with the Job.
+
+    Code is named by its content: one that is there is the same, and gets one owner more. Its last
+    owner may be going at this moment, so that it is there and gone in turns.
+    """
+    owned = copy.deepcopy(body)
+    owned["metadata"]["ownerReferences"] = [owner]
+    name = str(body["metadata"]["name"])
+    for _ in range(SHARING_ATTEMPTS):
+        try:
+            cluster.create(owned)
+            return
+        except ConflictError:
+            if not body.get("immutable"):
+                raise RefusedError(
+                    f"namespace {cluster.namespace} has a {body['kind']} {name} already, which "
+                    f"job {job_name} needs",
+                    hints=(
+                        "take another name: --name NAME",
+                        f"or remove it: kubectl delete -n {cluster.namespace} "
+                        f"{body['kind'].lower()} {name}",
+                    ),
+                ) from None
+        try:
+            cluster.patch(body["kind"], name, {"metadata": {"ownerReferences": [owner]}})
+            return
+        except GoneError:
+            time.sleep(0.1)
+    raise RefusedError(f"{body['kind']} {name} comes and goes: try again")
+
+
+def _remove(cluster: Cluster, name: str, token: str) -> None:
+    """Remove what a failed submission made; only the Job with its token, whoever made others."""
+    try:
+        job = cluster.get("Job", name)
+        if job["metadata"].get("annotations", {}).get(SUBMISSION) == token:
+            cluster.delete("Job", name, uid=job["metadata"]["uid"])
+    except GoneError:
+        return
+    except KijError as error:
+        # The first error is the one to report; this one tells what it could not clean.
+        cluster.warnings.append(
+            f"job {name} may be left, suspended: kubectl delete job {name} "
+            f"-n {cluster.namespace} ({error})"
+        )

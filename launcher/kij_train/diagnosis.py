@@ -1,0 +1,155 @@
+"""Why a job failed, from dicts alone: failure records and pods in, one verdict out.
+
+Pure functions. The records are those that bootstrap.py writes: one a node, of the rank of that node
+that failed first. When a rank dies, the others lose their connections to it within milliseconds;
+those failures are secondary, and are told apart by their text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# What gloo, NCCL and torch's stores say on ranks that lost a peer.
+_SECONDARY = re.compile(
+    r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
+    r"|DistNetworkError|DistStoreError|remote process exited|NCCL watchdog|ncclRemoteError"
+    r"|Socket Timeout|Timed out waiting .* for (recv|send) operation",
+    re.IGNORECASE,
+)
+TRACEBACK_LINES = 12
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How one node failed."""
+
+    index: int
+    """Completion index of the node."""
+    rank: int | None
+    """None where the node failed before its ranks started."""
+    message: str
+    """The exception, or what ended the process."""
+    callstack: str
+    """Python traceback, may be empty or cut at the start."""
+    exit_code: int | None
+    """Of the rank; negative for a signal."""
+    time: float
+    """Seconds since the epoch."""
+    pod: str | None = None
+    """Pod, None on this machine."""
+
+    @property
+    def secondary(self) -> bool:
+        """Whether it only says that another rank was gone."""
+        return _SECONDARY.search(self.message) is not None
+
+
+def parse_record(text: str, *, index: int, pod: str | None = None) -> Failure | None:
+    """A failure from the text of a termination message; None where it holds no record."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    details = record.get("message")
+    if not isinstance(details, dict):
+        return None
+    who = record.get("kij")
+    who = who if isinstance(who, dict) else {}
+    extra = details.get("extraInfo")
+    extra = extra if isinstance(extra, dict) else {}
+    try:
+        return Failure(
+            index=index,
+            rank=None if who.get("rank") is None else int(who["rank"]),
+            message=str(details.get("message", "")),
+            callstack=str(extra.get("py_callstack", "")),
+            exit_code=None if who.get("exit_code") is None else int(who["exit_code"]),
+            time=float(who.get("time") or extra.get("timestamp") or 0),
+            pod=pod,
+        )
+    except (TypeError, ValueError):
+        return None
+
+
+def first_failure(failures: Iterable[Failure]) -> Failure | None:
+    """The cause: the earliest failure that is not secondary, else the earliest of all."""
+    return min(failures, key=lambda f: (f.secondary, f.time, f.index), default=None)
+
+
+def failures_of_pods(pods: Iterable[Mapping[str, Any]], index_label: str) -> list[Failure]:
+    """Failures of pods as the API server gives them, from their termination messages.
+
+    `index_label` is the label with the completion index. A container that ended without a record
+    (OOM kill, a missing python3) is reported by its reason and exit code.
+    """
+    failures = []
+    for pod in pods:
+        metadata, status = pod["metadata"], pod.get("status", {})
+        index = int(metadata.get("labels", {}).get(index_label, -1))
+        for container in status.get("containerStatuses", []):
+            ended = container.get("state", {}).get("terminated")
+            if not ended or ended.get("exitCode") == 0:
+                continue
+            text = str(ended.get("message", ""))
+            failures.append(
+                parse_record(text, index=index, pod=metadata["name"])
+                or Failure(
+                    index=index,
+                    rank=None,
+                    message=_container_message(ended, text),
+                    callstack="",
+                    exit_code=ended.get("exitCode"),
+                    time=_epoch(ended.get("finishedAt")),
+                    pod=metadata["name"],
+                )
+            )
+    return failures
+
+
+def _container_message(ended: Mapping[str, Any], text: str) -> str:
+    head = f"{ended.get('reason', 'Error')}, exit code {ended.get('exitCode')}"
+    tail = "\n".join(text.strip().splitlines()[-TRACEBACK_LINES:])
+    return f"{head}\n{tail}" if tail else head
+
+
+def _epoch(timestamp: str | None) -> float:
+    from datetime import datetime
+
+    if not timestamp:
+        return float("inf")
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+def verdict(name: str, after: str, failures: list[Failure]) -> str:
+    """What happened, for a user: who was first, the exception, the traceback's last lines."""
+    cause = first_failure(failures)
+    if cause is None:
+        return f"{name} failed after {after}, and no node left a word about why"
+    where = f"index {cause.index}" + (f", pod {cause.pod}" if cause.pod else "")
+    if cause.rank is None:
+        head = f"{name} failed after {after} · {where}"
+    else:
+        head = f"{name} failed after {after} · rank {cause.rank} ({where}) was first"
+    lines = [head, ""]
+    lines += [f"  {line}" for line in cause.message.splitlines()]
+    stack = traceback_tail(cause.callstack, cause.message)
+    if stack:
+        lines += ["", *(f"    {line}" for line in stack)]
+    others = len({f.index for f in failures} - {cause.index})
+    if others:
+        lines += ["", f"  {others} other node{'s' if others > 1 else ''} failed after it"]
+    return "\n".join(lines)
+
+
+def traceback_tail(callstack: str, message: str) -> list[str]:
+    """The last frames of a Python traceback, without the exception that `message` repeats."""
+    text = callstack.rstrip()
+    if message and text.endswith(message):
+        text = text[: -len(message)].rstrip()
+    return text.splitlines()[-TRACEBACK_LINES:]

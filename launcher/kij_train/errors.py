@@ -1,0 +1,64 @@
+"""Every exception that kij-train raises on purpose, with the exit code that the CLI gives it.
+
+    KijError                   1
+    ├── JobFailedError         1    the training itself failed
+    ├── RequestError           2    what was asked for is wrong; nothing was done
+    ├── RefusedError           3    the cluster said no: permission, quota, policy, conflict
+    ├── UnreachableError       4    no cluster, no such object, or no answer
+    ├── TimedOutError          5    it did not end in the time given
+    └── InterruptedByUserError 130  SIGINT (143 for SIGTERM)
+
+A message is one sentence or paragraph about what is wrong and where; `hints` are lines of the form
+"what to do: a command that can be pasted".
+"""
+
+from __future__ import annotations
+
+
+class KijError(Exception):
+    """Base of all errors that are reported to the user without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hints: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hints = hints
+
+
+class JobFailedError(KijError):
+    """The job ran and did not succeed."""
+
+    exit_code = 1
+
+
+class RequestError(KijError):
+    """The request is wrong: a flag, a file, a value."""
+
+    exit_code = 2
+
+
+class RefusedError(KijError):
+    """The cluster understood the request and refused it."""
+
+    exit_code = 3
+
+
+class UnreachableError(KijError):
+    """A cluster, a credential or an object that is needed could not be had."""
+
+    exit_code = 4
+
+
+class TimedOutError(KijError):
+    """The time the user gave is over."""
+
+    exit_code = 5
+
+
+class InterruptedByUserError(KijError):
+    """SIGINT or SIGTERM ended the command; `signum` tells which."""
+
+    def __init__(self, message: str, *, signum: int, hints: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hints=hints)
+        self.exit_code = 128 + signum

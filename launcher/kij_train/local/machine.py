@@ -1,0 +1,143 @@
+"""What this machine offers a local run: torch, GPUs, cores, a port; and the nodes' environment.
+
+A local node inherits the environment of the command. On top of it come the user's env, the
+contract, and defaults that make several nodes on one machine work: loopback for gloo and NCCL, an
+even share of cores and GPUs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from kij_train import bootstrap
+from kij_train.errors import RequestError
+from kij_train.spec import JobSpec
+
+LOCAL_IGNORES = (
+    "image",
+    "image_pull_policy",
+    "image_pull_secrets",
+    "context",
+    "kubeconfig",
+    "namespace",
+    "cpu",
+    "memory",
+    "shm",
+    "resources",
+    "env_from_secrets",
+    "mounts",
+    "node_selector",
+    "tolerations",
+    "affinity",
+    "priority_class",
+    "service_account",
+    "run_as_user",
+    "read_only_root",
+    "labels",
+    "annotations",
+    "ttl",
+    "backoff",
+)
+"""Fields that only mean something in a cluster."""
+
+ENV_RUN_ID = "KIJ_RUN_ID"
+"""Marks every process of a run, so that none is left behind."""
+MAX_LOCAL_RANKS = 256
+
+
+def check_machine(spec: JobSpec, environ: Mapping[str, str]) -> None:
+    """Raise RequestError unless this machine can run the job."""
+    if importlib.util.find_spec("torch") is None:
+        raise RequestError(
+            f"--local needs torch, which {sys.executable} does not have",
+            hints=(f"{sys.executable} -m pip install 'kij-train[local]'",),
+        )
+    if spec.world_size > MAX_LOCAL_RANKS:
+        raise RequestError(
+            f"--local would start {spec.world_size} ranks on this machine; "
+            f"{MAX_LOCAL_RANKS} is the most"
+        )
+    if spec.gpus:
+        have = visible_gpus(environ)
+        if spec.nodes * spec.gpus > len(have):
+            raise RequestError(
+                f"--local --nodes {spec.nodes} --gpus {spec.gpus} needs "
+                f"{spec.nodes * spec.gpus} GPUs, this machine has {len(have)}",
+                hints=(f"on CPUs: --local --nodes {spec.nodes} --nproc-per-node {spec.gpus}",),
+            )
+    if spec.port is not None and not _can_listen(spec.port):
+        raise RequestError(
+            f"--port {spec.port}: something listens there already",
+            hints=("leave --port out: a free one is found",),
+        )
+
+
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
+    """CUDA devices as CUDA_VISIBLE_DEVICES names them: its own list, else all of /dev/nvidia*."""
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [device for device in listed.split(",") if device.strip() not in ("", "-1")]
+    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
+    return sorted((match[1] for match in found if match), key=int)
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def node_environment(
+    spec: JobSpec,
+    index: int,
+    *,
+    port: int,
+    run_id: str,
+    error_file: Path,
+    environ: Mapping[str, str],
+) -> dict[str, str]:
+    """The environment of one node's bootstrap."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    env = {
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+        "OMP_NUM_THREADS": str(max(1, cores // spec.world_size)),
+        **environ,
+        "PYTHONUNBUFFERED": "1",
+        **spec.env,
+        bootstrap.ENV_COMPLETION_INDEX: str(index),
+        bootstrap.ENV_NODE_RANK: str(index),
+        bootstrap.ENV_NNODES: str(spec.nodes),
+        bootstrap.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
+        bootstrap.ENV_WORLD_SIZE: str(spec.world_size),
+        bootstrap.ENV_MASTER_ADDR: "127.0.0.1",
+        bootstrap.ENV_MASTER_PORT: str(port),
+        bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
+        bootstrap.ENV_ERROR_FILE: str(error_file),
+        bootstrap.ENV_PARENT_PID: str(os.getpid()),
+        bootstrap.ENV_NODE_NAME: f"node {index}",
+        ENV_RUN_ID: run_id,
+    }
+    env.pop(bootstrap.ENV_CODE_SHA256, None)
+    if spec.gpus:
+        mine = visible_gpus(environ)[index * spec.gpus : (index + 1) * spec.gpus]
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    return env

@@ -1,0 +1,223 @@
+"""Start the nodes of a local run, pass their output on by whole lines, end them together.
+
+Every node is the leader of a session of its own, so a Ctrl-C at the terminal reaches only the
+launcher, which then decides. Nothing outlives a run: what still carries its run id when the nodes
+are gone is killed, and on Linux the nodes end when the launcher is killed itself.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+import psutil
+
+from kij_train import bootstrap
+from kij_train.diagnosis import Failure, parse_record
+from kij_train.local.machine import ENV_RUN_ID, free_port, node_environment
+from kij_train.spec import JobSpec
+
+Stream = Literal["stdout", "stderr"]
+Emit = Callable[[int, Stream, str], None]
+"""Called with node, stream and a line without its end; from one thread at a time."""
+
+GRACE_S = 30.0
+"""Between SIGTERM and SIGKILL, as Kubernetes has it by default."""
+SETTLE_S = 1.0
+"""How long nodes may still end by themselves, and say why, after the first one failed."""
+TICK_S = 0.1
+LONGEST_LINE_BYTES = 64 * 1024
+
+
+class Stop:
+    """A request from outside, a signal handler say, to end a run. Calling it twice means: now."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.calls = 0
+
+    def __call__(self, signum: int = signal.SIGTERM) -> None:
+        self.signum = self.signum or signum
+        self.calls += 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a local run ended."""
+
+    exit_codes: tuple[int, ...]
+    """Of the nodes' first processes, by index; negative for a signal."""
+    failures: tuple[Failure, ...]
+    """At most one a node."""
+    seconds: float
+    """From the first start to the last end."""
+    stopped_by: int | None
+    """The signal that a Stop asked with."""
+    deadline_exceeded: bool
+    """spec.timeout was over."""
+
+    @property
+    def succeeded(self) -> bool:
+        """All nodes ended with exit code 0, by themselves."""
+        return not any(self.exit_codes) and self.stopped_by is None and not self.deadline_exceeded
+
+
+@dataclass
+class _Run:
+    spec: JobSpec
+    run_id: str
+    emit: Emit
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    readers: list[threading.Thread] = field(default_factory=list)
+    ended: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def run_nodes(
+    spec: JobSpec, *, cwd: Path, environ: Mapping[str, str], emit: Emit, stop: Stop
+) -> Outcome:
+    """Run the job in `cwd` and return how it ended; blocks until no process of it is left."""
+    started = time.monotonic()
+    run = _Run(spec, f"{os.getpid()}-{uuid.uuid4().hex}", emit)
+    with tempfile.TemporaryDirectory(prefix="kij-train-") as scratch:
+        error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.nodes)]
+        port = spec.port or free_port()
+        try:
+            for index, error_file in enumerate(error_files):
+                env = node_environment(
+                    spec,
+                    index,
+                    port=port,
+                    run_id=run.run_id,
+                    error_file=error_file,
+                    environ=environ,
+                )
+                _start(run, index, cwd, env)
+            deadline_exceeded = _supervise(run, stop, started)
+        finally:
+            _kill_everything(run)
+        failures = [_failure(path, index) for index, path in enumerate(error_files)]
+    return Outcome(
+        exit_codes=tuple(process.returncode for process in run.processes),
+        failures=tuple(failure for failure in failures if failure),
+        seconds=time.monotonic() - started,
+        stopped_by=stop.signum,
+        deadline_exceeded=deadline_exceeded,
+    )
+
+
+def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", bootstrap.__file__, *run.spec.command],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    run.processes.append(process)
+    assert process.stdout is not None and process.stderr is not None
+    for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+        reader = threading.Thread(target=_read, args=(run, index, stream, pipe), daemon=True)
+        reader.start()
+        run.readers.append(reader)
+
+    def wait() -> None:
+        process.wait()
+        run.ended.put(index)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _read(run: _Run, index: int, stream: Stream, pipe: IO[bytes]) -> None:
+    """Pass on whole lines; a progress bar's carriage return ends a line too."""
+    rest = b""
+    while True:
+        chunk = os.read(pipe.fileno(), LONGEST_LINE_BYTES)
+        rest += chunk
+        lines = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        rest = lines.pop()
+        if rest and (not chunk or len(rest) >= LONGEST_LINE_BYTES):
+            lines.append(rest)
+            rest = b""
+        with run.lock:
+            for line in lines:
+                run.emit(index, stream, line.decode("utf-8", "replace"))
+        if not chunk:
+            pipe.close()
+            return
+
+
+def _supervise(run: _Run, stop: Stop, started: float) -> bool:
+    """Wait for the end of all nodes, ending the others when one fails. True: deadline exceeded."""
+    alive = set(range(len(run.processes)))
+    terminate_at = kill_at = float("inf")
+    deadline = started + run.spec.timeout if run.spec.timeout else float("inf")
+    deadline_exceeded = terminated = False
+    while alive:
+        try:
+            index = run.ended.get(timeout=TICK_S)
+        except queue.Empty:
+            pass
+        else:
+            alive.discard(index)
+            if run.processes[index].returncode != 0:
+                terminate_at = min(terminate_at, time.monotonic() + SETTLE_S)
+        now = time.monotonic()
+        if now >= deadline and not deadline_exceeded:
+            deadline_exceeded, terminate_at = True, now
+        if stop.calls == 1:
+            terminate_at = min(terminate_at, now)
+        if stop.calls > 1 or now >= kill_at:
+            return deadline_exceeded
+        if now >= terminate_at and not terminated:
+            terminated, kill_at = True, now + GRACE_S
+            for index in alive:
+                run.processes[index].terminate()
+    return deadline_exceeded
+
+
+def _kill_everything(run: _Run) -> None:
+    """SIGKILL what is left of the run, then take in the last output."""
+    while True:
+        left = [p for p in psutil.process_iter() if _belongs(p, run.run_id)]
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        for own in run.processes:
+            own.wait()
+        if not left:
+            break
+        psutil.wait_procs(left, timeout=1)
+    for reader in run.readers:
+        reader.join(timeout=5)
+
+
+def _belongs(process: psutil.Process, run_id: str) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.environ().get(ENV_RUN_ID) == run_id
+    except (psutil.Error, OSError):
+        return False
+
+
+def _failure(path: Path, index: int) -> Failure | None:
+    try:
+        return parse_record(path.read_text(encoding="utf-8", errors="replace"), index=index)
+    except OSError:
+        return None

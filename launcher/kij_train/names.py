@@ -1,0 +1,124 @@
+"""Names: DNS labels, label and annotation keys, and what kij-train itself calls things.
+
+Everything that writes or selects a Kubernetes label imports it from here. The environment names of
+the pod contract live in bootstrap.py, which must stand alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+MANAGER = "kij-train"
+"""Field manager, `app.kubernetes.io/managed-by`, and the `name` of every object."""
+
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_JOB_NAME = "batch.kubernetes.io/job-name"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Label and annotation that the Job controller puts on the pods of an Indexed Job."""
+
+CONTAINER = "train"
+GPU_RESOURCE = "nvidia.com/gpu"
+
+DNS_LABEL_MAX = 63
+DNS_SUBDOMAIN_MAX = 253
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_JOB_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_KEY_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+# Names before values: an environment variable that is called so holds a secret more often than not.
+_SECRET_NAME = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET)_?KEY)(_|$)",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(
+    r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{16}"
+    r"|sk-[-A-Za-z0-9_]{16,}|xox[abprs]-[-A-Za-z0-9]{10,}|glpat-[-A-Za-z0-9_]{16,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@]+@"
+)
+
+
+def check_job_name(name: str, nodes: int = 1) -> str:
+    """A name whose every pod gets a host name: `<name>-<nodes-1>` must be a DNS-1123 label.
+
+    It starts with a letter because the headless Service has the same name, and Service names had
+    to before Kubernetes 1.36. Raises ValueError.
+    """
+    if _JOB_NAME.fullmatch(name) is None:
+        suggestion = suggest_job_name(name)
+        raise ValueError(
+            "must be lower-case letters, digits and '-', starting with a letter and not ending "
+            "with '-' (DNS-1123)" + (f". Did you mean {suggestion}?" if suggestion else "")
+        )
+    longest = f"{name}-{nodes - 1}"
+    if len(longest) > DNS_LABEL_MAX:
+        raise ValueError(
+            f"is too long by {len(longest) - DNS_LABEL_MAX}: the host name of the last pod, "
+            f"{longest}, may have {DNS_LABEL_MAX} characters"
+        )
+    return name
+
+
+def suggest_job_name(text: str) -> str:
+    """Text turned into a job name as far as its characters allow; may be empty."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789").rstrip("-")
+
+
+def generated_job_name(stem: str, suffix: str, nodes: int) -> str:
+    """`<stem>-<suffix>`, the stem shortened so that every pod's host name fits."""
+    room = DNS_LABEL_MAX - len(f"-{suffix}-{nodes - 1}")
+    return f"{(suggest_job_name(stem) or 'job')[:room].rstrip('-')}-{suffix}"
+
+
+def check_object_name(name: str) -> str:
+    """The name of a Secret, claim, ConfigMap and the like (DNS-1123 subdomain)."""
+    if len(name) > DNS_SUBDOMAIN_MAX or _DNS_SUBDOMAIN.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is no object name: lower-case letters, digits, '-' and '.'")
+    return name
+
+
+def check_namespace(name: str) -> str:
+    """A namespace (DNS-1123 label)."""
+    if len(name) > DNS_LABEL_MAX or _DNS_LABEL.fullmatch(name) is None:
+        raise ValueError("is no namespace name: lower-case letters, digits and '-', 63 at most")
+    return name
+
+
+def check_key(key: str) -> str:
+    """A label or annotation key, or an extended resource: `[prefix/]name`."""
+    prefix, slash, name = key.rpartition("/")
+    if slash and (len(prefix) > DNS_SUBDOMAIN_MAX or _DNS_SUBDOMAIN.fullmatch(prefix) is None):
+        raise ValueError(f"{key!r}: the part before '/' must be a DNS name like example.com")
+    if len(name) > DNS_LABEL_MAX or _KEY_NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"{key!r} is no key: letters, digits, '-', '_' and '.', at most 63 after the '/'"
+        )
+    return key
+
+
+def check_label_value(value: str) -> str:
+    """The value of a label."""
+    if len(value) > DNS_LABEL_MAX or _LABEL_VALUE.fullmatch(value) is None:
+        raise ValueError(
+            f"{value!r} is no label value: letters, digits, '-', '_' and '.', 63 at most"
+        )
+    return value
+
+
+def check_env_name(name: str) -> str:
+    """The name of an environment variable, as Kubernetes of any supported version takes it."""
+    if _ENV_NAME.fullmatch(name) is None or name.startswith(".."):
+        raise ValueError(f"{name!r} is no name for an environment variable")
+    return name
+
+
+def looks_secret(name: str, value: str) -> bool:
+    """Whether an environment variable looks like a credential; empty values never do."""
+    if not value:
+        return False
+    return _SECRET_NAME.search(name) is not None or _SECRET_VALUE.search(value) is not None

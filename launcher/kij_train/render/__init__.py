@@ -1,0 +1,13 @@
+"""A spec as Kubernetes objects: pure functions from values to plain dicts.
+
+No clock, randomness, user name, environment, network or file system in here, so that the dry run
+is exactly what is sent, and the same request gives the same bytes.
+"""
+
+from kij_train.render.code import code_config_maps
+from kij_train.render.job import render_job
+from kij_train.render.objects import Code, render
+from kij_train.render.service import render_service
+from kij_train.render.text import to_yaml
+
+__all__ = ["Code", "code_config_maps", "render", "render_job", "render_service", "to_yaml"]

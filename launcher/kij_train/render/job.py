@@ -1,0 +1,174 @@
+"""The Indexed Job: one pod a node, the pod contract in its environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kij_train import bootstrap, names
+from kij_train.render.code import BOOTSTRAP_KEY
+from kij_train.render.metadata import job_labels, metadata
+from kij_train.render.volumes import volume_mounts, volumes
+from kij_train.spec import DEFAULT_PORT, JobSpec
+
+FAIL_FAST_EXIT_CODES = [bootstrap.EXIT_CONTRACT, bootstrap.EXIT_CODE]
+"""The bootstrap's failures that another pod would repeat."""
+
+
+def render_job(
+    spec: JobSpec, *, name: str, config_maps: list[str], code_sha256: str | None
+) -> dict[str, Any]:
+    """The Job. `config_maps` carry the code, `code_sha256` is its hash, None for no code."""
+    labels = job_labels(spec, name)
+    body: dict[str, Any] = {
+        "completionMode": "Indexed",
+        "completions": spec.nodes,
+        "parallelism": spec.nodes,
+        "backoffLimit": spec.backoff,
+        # Two pods of index 0 would both be in DNS: the new one waits until the old one is gone.
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": names.CONTAINER,
+                        "operator": "In",
+                        "values": FAIL_FAST_EXIT_CODES,
+                    },
+                }
+            ]
+        },
+    }
+    if spec.timeout is not None:
+        body["activeDeadlineSeconds"] = spec.timeout
+    if spec.ttl is not None:
+        body["ttlSecondsAfterFinished"] = spec.ttl
+    template_metadata: dict[str, Any] = {"labels": dict(sorted(labels.items()))}
+    job_metadata = metadata(spec, name, labels)
+    if spec.annotations:
+        annotations = dict(sorted(spec.annotations.items()))
+        template_metadata["annotations"] = annotations
+        job_metadata["annotations"] = dict(annotations)
+    body["template"] = {
+        "metadata": template_metadata,
+        "spec": _pod(spec, name, config_maps, code_sha256),
+    }
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": job_metadata, "spec": body}
+
+
+def _pod(
+    spec: JobSpec, name: str, config_maps: list[str], code_sha256: str | None
+) -> dict[str, Any]:
+    pod: dict[str, Any] = {
+        "subdomain": name,
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": _pod_security(spec),
+        "containers": [_container(spec, name, code_sha256)],
+        "volumes": volumes(spec, config_maps),
+    }
+    optional: dict[str, Any] = {
+        "nodeSelector": dict(sorted(spec.node_selector.items())),
+        "tolerations": _tolerations(spec),
+        "affinity": spec.affinity,
+        "priorityClassName": spec.priority_class,
+        "serviceAccountName": spec.service_account,
+        "imagePullSecrets": [{"name": secret} for secret in dict.fromkeys(spec.image_pull_secrets)],
+    }
+    return {**pod, **{key: value for key, value in optional.items() if value}}
+
+
+def _pod_security(spec: JobSpec) -> dict[str, Any]:
+    """With `run_as_user`, all that Pod Security "restricted" asks of a pod."""
+    context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if spec.run_as_user is not None:
+        context |= {
+            "runAsNonRoot": True,
+            "runAsUser": spec.run_as_user,
+            "runAsGroup": spec.run_as_user,
+            "fsGroup": spec.run_as_user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+        }
+    return context
+
+
+def _container(spec: JobSpec, name: str, code_sha256: str | None) -> dict[str, Any]:
+    security: dict[str, Any] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    if spec.read_only_root:
+        security["readOnlyRootFilesystem"] = True
+    container: dict[str, Any] = {
+        "name": names.CONTAINER,
+        "image": spec.image,
+        "command": ["python3", "-u", f"{bootstrap.BUNDLE_DIR}/{BOOTSTRAP_KEY}"],
+        "args": [literal(argument) for argument in spec.command],
+        "env": _environment(spec, name, code_sha256),
+        "ports": [{"name": "rendezvous", "containerPort": spec.port or DEFAULT_PORT}],
+        "securityContext": security,
+        "terminationMessagePath": bootstrap.TERMINATION_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": volume_mounts(spec),
+    }
+    if spec.image_pull_policy is not None:
+        container["imagePullPolicy"] = spec.image_pull_policy
+    if spec.env_from_secrets:
+        secrets = dict.fromkeys(spec.env_from_secrets)
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in secrets]
+    resources = _resources(spec)
+    if resources:
+        container["resources"] = {"requests": resources, "limits": dict(resources)}
+    return container
+
+
+def literal(text: str) -> str:
+    """Text that the kubelet gives to the process unchanged: it expands $(VAR) and folds $$."""
+    return text.replace("$", "$$")
+
+
+def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict[str, Any]]:
+    def field(variable: str, path: str) -> dict[str, Any]:
+        return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    fixed = {
+        bootstrap.ENV_NNODES: str(spec.nodes),
+        bootstrap.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
+        bootstrap.ENV_WORLD_SIZE: str(spec.world_size),
+        bootstrap.ENV_MASTER_ADDR: f"{name}-0.{name}",
+        bootstrap.ENV_MASTER_PORT: str(spec.port or DEFAULT_PORT),
+        bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
+        bootstrap.ENV_ERROR_FILE: bootstrap.TERMINATION_LOG,
+    }
+    if code_sha256 is not None:
+        fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
+    user = {"PYTHONUNBUFFERED": "1", **spec.env}
+    if spec.gpus:
+        user = {"NCCL_DEBUG": "WARN", **user}
+    return [
+        # First, so that later values may use $(NODE_RANK).
+        field(bootstrap.ENV_NODE_RANK, f"metadata.annotations['{names.COMPLETION_INDEX}']"),
+        field(bootstrap.ENV_NODE_NAME, "spec.nodeName"),
+        *({"name": key, "value": value} for key, value in fixed.items()),
+        *({"name": key, "value": literal(value)} for key, value in sorted(user.items())),
+    ]
+
+
+def _resources(spec: JobSpec) -> dict[str, str]:
+    """Requests equal limits: guaranteed, and what the user asked for, neither more nor less."""
+    resources = {name: str(count) for name, count in sorted(spec.resources.items())}
+    if spec.gpus:
+        resources[names.GPU_RESOURCE] = str(spec.gpus)
+    if spec.memory is not None:
+        resources["memory"] = spec.memory
+    if spec.cpu is not None:
+        resources["cpu"] = spec.cpu
+    return dict(sorted(resources.items()))
+
+
+def _tolerations(spec: JobSpec) -> list[dict[str, Any]]:
+    tolerations = [t.model_dump(by_alias=True, exclude_none=True) for t in spec.tolerations]
+    if spec.gpus:
+        tolerations.insert(0, {"key": names.GPU_RESOURCE, "operator": "Exists"})
+    return [t for i, t in enumerate(tolerations) if t not in tolerations[:i]]

@@ -1,0 +1,23 @@
+"""The whole of a job: ConfigMaps with the code, headless Service, Indexed Job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kij_train.render.code import Code, code_config_maps
+from kij_train.render.job import render_job
+from kij_train.render.service import render_service
+from kij_train.spec import JobSpec
+
+__all__ = ["Code", "render"]
+
+
+def render(spec: JobSpec, *, name: str, code: Code) -> list[dict[str, Any]]:
+    """Every object of the job, in the order in which `kubectl apply` should see them.
+
+    `name` becomes that of Job and Service; `code` is what the pods run.
+    """
+    config_maps = code_config_maps(spec, code)
+    names = [str(config_map["metadata"]["name"]) for config_map in config_maps]
+    job = render_job(spec, name=name, config_maps=names, code_sha256=code.sha256)
+    return [*config_maps, render_service(spec, name=name), job]

@@ -1,0 +1,73 @@
+"""Volumes of a pod: the code, a scratch folder, /dev/shm, and what the user mounts."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from kij_train import bootstrap
+from kij_train.spec import JobSpec, Mount
+from kij_train.units import quantity_value
+
+SHM = "/dev/shm"  # noqa: S108 - a mount point in the pod
+SHM_WITH_GPUS = "8Gi"
+SHM_WITHOUT_GPUS = "1Gi"
+
+
+def shm_size(spec: JobSpec) -> str:
+    """The limit of /dev/shm, which counts against the memory limit."""
+    if spec.shm is not None:
+        return spec.shm
+    default = SHM_WITH_GPUS if spec.gpus else SHM_WITHOUT_GPUS
+    if spec.memory is not None:
+        half = quantity_value(spec.memory) / 2
+        if half < quantity_value(default):
+            return f"{int(half / Decimal(2**20)) or 1}Mi"
+    return default
+
+
+def volumes(spec: JobSpec, config_maps: list[str]) -> list[dict[str, Any]]:
+    """The pod's volumes; those of `spec.mounts` are called mount-0, mount-1, …"""
+    sources = [{"configMap": {"name": name}} for name in config_maps]
+    return [
+        {"name": "bundle", "projected": {"sources": sources}},
+        {"name": "work", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm_size(spec)}},
+        *(
+            {"name": f"mount-{index}", **_source(mount)}
+            for index, mount in enumerate(_distinct(spec))
+        ),
+    ]
+
+
+def volume_mounts(spec: JobSpec) -> list[dict[str, Any]]:
+    """Where the container sees them."""
+    mounts: list[dict[str, Any]] = [
+        {"name": "bundle", "mountPath": bootstrap.BUNDLE_DIR, "readOnly": True},
+        {"name": "work", "mountPath": bootstrap.WORK_DIR},
+        {"name": "shm", "mountPath": SHM},
+    ]
+    for index, mount in enumerate(_distinct(spec)):
+        entry: dict[str, Any] = {"name": f"mount-{index}", "mountPath": mount.path}
+        if mount.read_only or mount.type in ("secret", "configmap"):
+            entry["readOnly"] = True
+        mounts.append(entry)
+    return mounts
+
+
+def _distinct(spec: JobSpec) -> list[Mount]:
+    return list(dict.fromkeys(spec.mounts))
+
+
+def _source(mount: Mount) -> dict[str, Any]:
+    match mount.type:
+        case "pvc":
+            return {"persistentVolumeClaim": {"claimName": mount.source}}
+        case "secret":
+            return {"secret": {"secretName": mount.source}}
+        case "configmap":
+            return {"configMap": {"name": mount.source}}
+        case "hostpath":
+            return {"hostPath": {"path": mount.source}}
+        case "emptydir":
+            return {"emptyDir": {"sizeLimit": mount.source} if mount.source else {}}

@@ -1,0 +1,238 @@
+"""From a resolved request to a running job: what the command line calls, and nothing else does.
+
+`plan` looks at the file system (script, code) and fixes the name; what follows is either the
+objects of the job, a submission to a cluster, or a run on this machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kij_train import bootstrap, bundle, diagnosis, local, names, render, units
+from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError, TimedOutError
+from kij_train.spec import JobSpec
+from kij_train.specfile import Resolved
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster, Submission
+
+SUFFIX_CHARS = 5
+DEFAULT_FROM_FLAGS = "script"
+"""Origin of a script that was given on the command line, and is relative to where that runs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that is fit to be launched."""
+
+    spec: JobSpec
+    """With the script relative to the code folder."""
+    name: str
+    code_dir: Path
+    """Working directory of a local run, and what is shipped to pods."""
+    archive: bundle.Archive | None
+    """None with --no-code and for local runs."""
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Every Kubernetes object of the job."""
+        source = Path(bootstrap.__file__).read_text(encoding="utf-8")
+        code = render.Code(source)
+        if self.archive is not None:
+            code = render.Code(source, self.archive.packed, self.archive.sha256)
+        return render.render(self.spec, name=self.name, code=code)
+
+
+def plan(
+    resolved: Resolved, *, cwd: Path, for_cluster: bool = True, random_name: bool = False
+) -> Plan:
+    """Find the script, pack the code, fix the name. Raises RequestError.
+
+    Without `random_name` the end of a generated name is a hash of the request, so that the same
+    request renders the same bytes.
+    """
+    spec = resolved.spec
+    code_dir = cwd / spec.code_dir
+    script = _locate_script(resolved, cwd, code_dir, for_cluster)
+    spec = spec.model_copy(update={"script": script})
+    archive = bundle.pack(code_dir) if for_cluster and spec.code else None
+    _check_shipped(spec, archive)
+    name = spec.name or _generated_name(spec, archive, random_name)
+    return Plan(spec, name, code_dir if spec.code else cwd, archive)
+
+
+def _locate_script(resolved: Resolved, cwd: Path, code_dir: Path, for_cluster: bool) -> str | None:
+    """The script as a path relative to the code folder."""
+    spec = resolved.spec
+    if spec.module is not None or spec.program is not None:
+        return None
+    if spec.script is None:
+        raise RequestError(
+            "nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
+            hints=("kij-train launch --nodes 2 train.py",),
+        )
+    if not spec.code:
+        if not for_cluster and not (cwd / spec.script).is_file():
+            raise RequestError(f"script {spec.script}: no such file")
+        return spec.script
+    if not code_dir.is_dir():
+        raise RequestError(f"{resolved.origin(('code_dir',))}: {code_dir}: no such folder")
+    from_here = resolved.origin(("script",)) == DEFAULT_FROM_FLAGS
+    places = [cwd / spec.script, code_dir / spec.script] if from_here else [code_dir / spec.script]
+    inside = code_dir.resolve()
+    found = [place for place in places if place.is_file()]
+    for place in found:
+        # Not through links: what they point to may lie elsewhere, and bundle speaks of that.
+        absolute = place.parent.resolve() / place.name
+        if absolute.is_relative_to(inside):
+            return absolute.relative_to(inside).as_posix()
+    if found:
+        raise RequestError(
+            f"script {spec.script} is outside of the code folder {inside}, which is what the pods "
+            "get",
+            hints=(f"ship its folder instead: --code-dir {found[0].parent}",),
+        )
+    folder = places[0]
+    kind = "is a folder" if folder.is_dir() else "no such file"
+    raise RequestError(
+        f"script {spec.script}: {kind}"
+        + ("" if folder.is_dir() or folder.parent == cwd else f" in {folder.parent}"),
+        hints=("run a module with -m, a program with --no-python",),
+    )
+
+
+def _check_shipped(spec: JobSpec, archive: bundle.Archive | None) -> None:
+    """The script must not be among the ignored files."""
+    if archive is None or spec.script is None:
+        return
+    if spec.script not in archive.files:
+        raise RequestError(
+            f"script {spec.script} is left out of the code by .gitignore or .kijignore",
+            hints=(f"bring it back: echo '!/{spec.script}' >> .kijignore",),
+        )
+
+
+def _generated_name(spec: JobSpec, archive: bundle.Archive | None, random_name: bool) -> str:
+    if spec.script is not None:
+        stem = Path(spec.script).stem
+    elif spec.module is not None:
+        stem = spec.module.rpartition(".")[2]
+    else:
+        stem = Path(spec.program or "job").stem
+    if random_name:
+        entropy = secrets.token_bytes(8)
+    else:
+        # Where things lie on this machine is no part of the request.
+        request = spec.model_dump_json(exclude={"code_dir", "kubeconfig", "context"})
+        content = archive.sha256 if archive else ""
+        entropy = hashlib.sha256(f"{request} {content}".encode()).digest()
+    suffix = base64.b32encode(entropy).decode().lower()[:SUFFIX_CHARS]
+    return names.generated_job_name(stem, suffix, spec.nodes)
+
+
+def summary(plan: Plan, *, where: str) -> str:
+    """The one line that says what is about to run, and where."""
+    spec = plan.spec
+
+    def count(number: int, thing: str) -> str:
+        return f"{number} {thing}{'' if number == 1 else 'es' if thing[-1] == 's' else 's'}"
+
+    unit = count(spec.gpus, "GPU") if spec.gpus else count(spec.ranks_per_node, "process")
+    parts = [f"{count(spec.nodes, 'node')} × {unit} = {count(spec.world_size, 'rank')}", where]
+    if plan.archive is not None:
+        size = units.format_bytes(len(plan.archive.packed))
+        parts.append(f"code {count(len(plan.archive.files), 'file')}, {size}")
+    return f"{plan.name}  " + " · ".join(parts)
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+def run_local(
+    plan: Plan, *, environ: Mapping[str, str], emit: local.nodes.Emit, stop: local.Stop
+) -> float:
+    """Run the job on this machine; the seconds it took.
+
+    Raises RequestError when the machine cannot, JobFailedError with the verdict, TimedOutError at
+    spec.timeout, InterruptedByUserError after `stop`.
+    """
+    local.check_machine(plan.spec, environ)
+    outcome = local.run_nodes(plan.spec, cwd=plan.code_dir, environ=environ, emit=emit, stop=stop)
+    after = units.format_seconds(outcome.seconds)
+    if outcome.succeeded:
+        return outcome.seconds
+    if outcome.stopped_by is not None:
+        raise InterruptedByUserError(
+            f"{plan.name} was stopped after {after}; nothing of it is left running",
+            signum=outcome.stopped_by,
+        )
+    if outcome.deadline_exceeded:
+        raise TimedOutError(f"{plan.name} did not end within its --timeout, {after}")
+    failures = list(outcome.failures) or [
+        _unrecorded(index, code) for index, code in enumerate(outcome.exit_codes) if code
+    ]
+    raise JobFailedError(diagnosis.verdict(plan.name, after, failures))
+
+
+def _unrecorded(index: int, exit_code: int) -> diagnosis.Failure:
+    how = f"ended with exit code {exit_code}" if exit_code > 0 else f"killed by signal {-exit_code}"
+    return diagnosis.Failure(
+        index=index,
+        rank=None,
+        message=f"the node's first process {how}",
+        callstack="",
+        exit_code=exit_code,
+        time=0.0,
+    )
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+def connect(spec: JobSpec) -> Cluster:
+    """The cluster and namespace that the spec, the kubeconfig or the pod around us names."""
+    from kij_train.cluster import Cluster
+
+    return Cluster.connect(
+        kubeconfig=spec.kubeconfig, context=spec.context, namespace=spec.namespace
+    )
+
+
+def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
+    """What the API server makes of every object, and of one pod; nothing is created."""
+    return cluster.dry_run(plan.objects())
+
+
+def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission:
+    """Create the job, all or nothing. Raises RefusedError, UnreachableError."""
+    return cluster.submit(plan.objects(), replace=replace)
+
+
+def follow(
+    submission: Submission, *, emit: Callable[[str], None], say: Callable[[str], None]
+) -> float:
+    """Stay until the job ends, passing on the log of index 0; the seconds it took.
+
+    Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError when
+    the cluster makes no pod of it at all.
+    """
+    end = submission.follow(emit=emit, say=say)
+    after = units.format_seconds(end.seconds)
+    if end.succeeded:
+        return end.seconds
+    name = submission.name
+    if end.reason == "DeadlineExceeded":
+        raise TimedOutError(f"{name} did not end within its --timeout ({after})")
+    failures = diagnosis.failures_of_pods(end.pods, names.COMPLETION_INDEX)
+    if failures:
+        message = diagnosis.verdict(name, after, failures)
+    else:
+        message = f"{name} failed after {after}: {end.reason}: {end.message}"
+    raise JobFailedError(
+        message, hints=(f"log: kubectl logs{submission.kubectl_flags} -l {submission.selector}",)
+    )
