@@ -166,6 +166,9 @@ def _merge_field(result: Layer, layer: Layer, name: str, value: Any) -> None:
                 for location in [at for at in result.origins if at[0] == other]:
                     del result.origins[location]
     result.values[name] = value
+    if name in MAPPINGS and isinstance(layer.values[name], dict) and (name,) in layer.origins:
+        for key in layer.values[name]:
+            result.origins[(name, key)] = layer.origins[(name,)]
     for location, origin in layer.origins.items():
         if location[0] != name:
             continue
@@ -316,12 +319,14 @@ def _collect_lines(
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = key.value.replace("-", "_") if not at else key.value
-            origins[(*at, name)] = Origin(f"{path}:{_line(key)}")
-            _collect_lines(value, (*at, name), path, origins)
+            location: Location = (*at, name)
+            origins[location] = Origin(f"{path}:{_line(key)}")
+            _collect_lines(value, location, path, origins)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            origins[(*at, index)] = Origin(f"{path}:{_line(item)}")
-            _collect_lines(item, (*at, index), path, origins)
+            location = (*at, index)
+            origins[location] = Origin(f"{path}:{_line(item)}")
+            _collect_lines(item, location, path, origins)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -410,7 +415,7 @@ def _explain(error: ValidationError, merged: Layer) -> RequestError:
             f'{where}: unknown key "{key}"{did_you_mean(key, known)}',
             hints=("keys: kij-train schema",),
         )
-    value = _value_at(merged.values, location)
+    value = first["input"] if cause is None else _value_at(merged.values, location)
     message = _plain(kind, message, first.get("ctx", {}))
     shown = "" if value is None or isinstance(value, dict | list) else f" {_quoted(value)}"
     if message[:1].isupper() or message[:1] in "'\"" or isinstance(value, dict | list):

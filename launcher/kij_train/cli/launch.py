@@ -132,7 +132,7 @@ def _dry_run_server(plan: runs.Plan, cluster: Cluster, form: str) -> None:
     if form == "text":
         for body in objects:
             output.data(f"{body['kind'].lower()}/{body['metadata']['name']} (server dry run)")
-        output.status(f"{cluster.host} takes all of it, and a pod; nothing was created")
+        output.status(f"{cluster.host} takes all of it; nothing was created")
     else:
         print_objects(objects, form)
 

@@ -28,8 +28,16 @@ class Action:
         return f"{self.verb} {self.resource} {self.name}".rstrip()
 
 
-class GoneError(RefusedError):
-    """The object does not exist (404)."""
+class GoneError(UnreachableError):
+    """The object, or its namespace, does not exist (404)."""
+
+
+class NotSentError(UnreachableError):
+    """There was no connection: whatever was asked has not been done."""
+
+
+class NotPermittedError(RefusedError):
+    """RBAC: the user lacks a verb on a resource (403)."""
 
 
 class ConflictError(RefusedError):
@@ -53,7 +61,7 @@ def refusal(status: int, body: bytes, action: Action) -> KijError:
         return _forbidden(message, action)
     if status == 404:
         if details.get("kind") == "namespaces":
-            return RefusedError(
+            return GoneError(
                 f"{where} does not exist",
                 hints=(
                     "name another: --namespace NAME",
@@ -101,7 +109,7 @@ def _forbidden(message: str, action: Action) -> RefusedError:
     if user is None:
         # Not RBAC's words: an admission plugin's or webhook's.
         return RefusedError(f"{where} refuses: {message}")
-    return RefusedError(
+    return NotPermittedError(
         f"{where} refuses: {user[1]} may not {action.verb} {action.resource}",
         hints=(
             f"check: kubectl auth can-i {action.verb} {action.resource} -n {action.namespace}",
@@ -135,11 +143,15 @@ def pod_security_refusal(message: str, where: str) -> RefusedError:
 
 def unreachable(host: str, error: Exception) -> UnreachableError:
     """No answer: what was tried and what came back."""
+    import urllib3.exceptions as http
+
+    not_sent = (http.NewConnectionError, http.ConnectTimeoutError, http.SSLError)
     cause: BaseException = error
     while isinstance(getattr(cause, "reason", None), BaseException):
         cause = cause.reason  # type: ignore[attr-defined] # urllib3 nests causes so
     text = re.sub(r"^.*?(Connection\w*|HTTPS?\w+)\([^)]*\): ", "", str(cause))
-    return UnreachableError(
+    kind = NotSentError if isinstance(cause, not_sent) else UnreachableError
+    return kind(
         f"the cluster at {host} does not answer: {text}",
         hints=("check: kubectl cluster-info", "train on this machine instead: --local"),
     )

@@ -163,9 +163,10 @@ class Cluster:
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise unreachable(self.host, error) from error
-        for text in _WARNING.findall(", ".join(response.headers.getlist("Warning"))):
+        for quoted in _WARNING.findall(", ".join(response.headers.getlist("Warning"))):
+            text = quoted.replace('\\"', '"')
             if text not in self.warnings:
-                self.warnings.append(text.replace('\\"', '"'))
+                self.warnings.append(text)
         if response.status >= 300:
             content = response.read() if stream else response.data
             raise refusal(response.status, content, action)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
-from kij_train.cluster.apierrors import ConflictError, GoneError
+from kij_train.cluster.apierrors import ConflictError, GoneError, NotPermittedError, NotSentError
 from kij_train.errors import KijError, RefusedError, TimedOutError
 
 if TYPE_CHECKING:
@@ -68,19 +68,24 @@ class Submission:
 
 def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ask the server about every object, and about one pod, which quota and Pod Security judge."""
-    answers = [cluster.create(body, dry_run=True) for body in objects]
+    answers = []
+    for body in objects:
+        try:
+            answers.append(cluster.create(body, dry_run=True))
+        except ConflictError:
+            if not body.get("immutable"):
+                raise _taken(cluster, body) from None
+            answers.append(body)
     job = _job_of(objects)
     template = job["spec"]["template"]
     pod_metadata = {**template["metadata"], "name": f"{job['metadata']['name']}-0"}
-    cluster.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": pod_metadata,
-            "spec": template["spec"],
-        },
-        dry_run=True,
-    )
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": pod_metadata, "spec": template["spec"]}
+    try:
+        cluster.create(pod, dry_run=True)
+    except NotPermittedError:
+        cluster.warnings.append(
+            "quota and Pod Security were not asked: that takes the right to create pods"
+        )
     return answers
 
 
@@ -92,8 +97,13 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
     job["metadata"].setdefault("annotations", {})[SUBMISSION] = token
     name = str(job["metadata"]["name"])
     try:
-        created = _create_job(cluster, job, replace)
-        submission = Submission(cluster, created)
+        submission = Submission(cluster, _create_job(cluster, job, replace))
+    except (RefusedError, GoneError, NotSentError):
+        raise  # there is no Job
+    except BaseException:
+        _remove(cluster, name, token)
+        raise
+    try:
         owner = {
             "apiVersion": "batch/v1",
             "kind": "Job",
@@ -104,7 +114,7 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
         }
         for body in objects:
             if body["kind"] != "Job":
-                _create_owned(cluster, body, owner, name)
+                _create_owned(cluster, body, owner)
         cluster.patch(
             "Job", name, {"metadata": {"uid": submission.uid}, "spec": {"suspend": False}}
         )
@@ -124,13 +134,7 @@ def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[st
         return cluster.create(job)
     except ConflictError:
         if not replace:
-            raise RefusedError(
-                f"namespace {cluster.namespace} has a job {name} already",
-                hints=(
-                    "replace it, its pods and logs: --replace",
-                    "or take another name: --name NAME",
-                ),
-            ) from None
+            raise _taken(cluster, job) from None
     _delete_and_wait(cluster, name)
     try:
         return cluster.create(job)
@@ -165,9 +169,19 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
         return
 
 
-def _create_owned(
-    cluster: Cluster, body: dict[str, Any], owner: dict[str, Any], job_name: str
-) -> None:
+def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
+    """An object of this name, which is not ours, is there."""
+    kind, name = str(body["kind"]).lower(), body["metadata"]["name"]
+    remove = f"or remove it: kubectl delete -n {cluster.namespace} {kind} {name}"
+    if kind == "job":
+        remove = "or replace it, with its pods and logs: --replace"
+    return RefusedError(
+        f"namespace {cluster.namespace} has a {kind} {name} already",
+        hints=("take another name: --name NAME", remove),
+    )
+
+
+def _create_owned(cluster: Cluster, body: dict[str, Any], owner: dict[str, Any]) -> None:
     """Create a Service or ConfigMap that goes with the Job.
 
     Code is named by its content: one that is there is the same, and gets one owner more. Its last
@@ -182,15 +196,7 @@ def _create_owned(
             return
         except ConflictError:
             if not body.get("immutable"):
-                raise RefusedError(
-                    f"namespace {cluster.namespace} has a {body['kind']} {name} already, which "
-                    f"job {job_name} needs",
-                    hints=(
-                        "take another name: --name NAME",
-                        f"or remove it: kubectl delete -n {cluster.namespace} "
-                        f"{body['kind'].lower()} {name}",
-                    ),
-                ) from None
+                raise _taken(cluster, body) from None
         try:
             cluster.patch(body["kind"], name, {"metadata": {"ownerReferences": [owner]}})
             return

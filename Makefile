@@ -1,0 +1,45 @@
+# make demo    train a small GPT on two "nodes" of this machine
+# make test    run the tests that this machine can run
+# make lint    style, import layers, types
+# make goldens render the manifests of manifests/ again
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint goldens clean
+
+demo: $(READY)
+	$(BIN)/kij-train launch --local --nodes 2 --nproc-per-node 2 \
+	    train_examples/char_gpt_ddp.py --steps 200
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+goldens: $(READY)
+	$(BIN)/python -m tests.goldens
+
+# uv installs torch in seconds where another clone has had it, by hard links; pip does without uv.
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "missing: Python 3.10 or later, as $(PYTHON). Or name one: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "$(PYTHON) is older than Python 3.10. Name a newer one: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	    echo "missing: the venv module. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch and the tools; the first time this takes some minutes"
+	$(BIN)/python -m pip install --quiet uv && \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[local,dev]' || \
+	    $(BIN)/python -m pip install --quiet -e '.[local,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

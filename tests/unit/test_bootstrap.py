@@ -1,0 +1,336 @@
+"""The pod's first process: contract, the wait for rank 0, failure records, a rank's main program."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kij_train import bootstrap
+from kij_train.diagnosis import parse_record
+
+CONTRACT = {
+    "JOB_COMPLETION_INDEX": "1",
+    "NODE_RANK": "1",
+    "NNODES": "4",
+    "NPROC_PER_NODE": "2",
+    "WORLD_SIZE": "8",
+    "MASTER_ADDR": "job-0.job",
+    "MASTER_PORT": "29500",
+}
+
+
+def run_bootstrap(
+    *argv: str, env: dict[str, str], python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, "-I", "-S", bootstrap.__file__, *argv],
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_whole_contract_is_taken() -> None:
+    node = bootstrap.read_contract(CONTRACT)
+    assert node == bootstrap.Node(1, 4, 2, "job-0.job", 29500, 600)
+
+
+@pytest.mark.parametrize("name", bootstrap.CONTRACT)
+@pytest.mark.parametrize("value", ["", None])
+def test_a_missing_or_empty_variable_is_named(name: str, value: str | None) -> None:
+    env = {**CONTRACT, name: value}
+    with pytest.raises(bootstrap.Failure, match=f"not set or empty: {name}") as caught:
+        bootstrap.read_contract({k: v for k, v in env.items() if v is not None})
+    assert caught.value.exit_code == bootstrap.EXIT_CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("NODE_RANK", "4", "NODE_RANK='4' is no number from 0 to 3"),
+        ("NODE_RANK", "x", "NODE_RANK='x' is no number"),
+        ("NNODES", "0", "NNODES='0'"),
+        ("MASTER_PORT", "99999", "MASTER_PORT"),
+        ("WORLD_SIZE", "4", "NNODES x NPROC_PER_NODE is 4 x 2"),
+        ("JOB_COMPLETION_INDEX", "2", "but JOB_COMPLETION_INDEX=2"),
+    ],
+)
+def test_a_contract_that_contradicts_itself_is_refused(
+    name: str, value: str, message: str
+) -> None:
+    with pytest.raises(bootstrap.Failure, match=message):
+        bootstrap.read_contract({**CONTRACT, name: value})
+
+
+def test_it_runs_alone_and_leaves_a_record(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    result = run_bootstrap("a.py", env={"TORCHELASTIC_ERROR_FILE": str(record)})
+    assert result.returncode == bootstrap.EXIT_CONTRACT
+    assert "error: not set or empty: NODE_RANK, NNODES" in result.stderr
+    failure = parse_record(record.read_text(), index=0)
+    assert failure is not None
+    assert failure.exit_code == bootstrap.EXIT_CONTRACT
+    assert "NODE_RANK" in failure.message
+
+
+def test_its_syntax_is_that_of_python_3_8() -> None:
+    ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+@pytest.mark.skipif(shutil.which("python3.8") is None, reason="no python3.8 on this machine")
+def test_it_runs_under_python_3_8(tmp_path: Path) -> None:
+    probe = subprocess.run(["python3.8", "--version"], capture_output=True, check=False)
+    if probe.returncode != 0:
+        pytest.skip("python3.8 is only a shim here")
+    env = {**CONTRACT, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "r"), "NODE_RANK": "9"}
+    result = run_bootstrap("a.py", env=env, python="python3.8")
+    assert result.returncode == bootstrap.EXIT_CONTRACT
+    assert "NODE_RANK='9' is no number from 0 to 3" in result.stderr
+
+
+def test_without_torch_it_says_which_python_lacks_it(tmp_path: Path) -> None:
+    env = {
+        **CONTRACT,
+        "NODE_RANK": "0",
+        "JOB_COMPLETION_INDEX": "0",
+        "TORCHELASTIC_ERROR_FILE": str(tmp_path / "r"),
+    }
+    result = run_bootstrap("a.py", env=env)  # -S hides the installed one
+    assert result.returncode == bootstrap.EXIT_CONTRACT
+    assert "torch cannot be imported by" in result.stderr
+    assert "index 0 of 4, ranks 0-1 of 8" in result.stderr
+
+
+# --- rank 0 ---------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_late_rank_0_is_waited_for() -> None:
+    port = free_port()
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    def listen() -> None:
+        time.sleep(0.5)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    started = time.monotonic()
+    bootstrap.wait_for_rank0("127.0.0.1", port, 30)
+    assert 0.4 < time.monotonic() - started < 10
+    thread.join()
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1", "runs, but its torchrun does not listen"),
+        ("no-such-host.invalid", "has no address yet"),
+    ],
+)
+def test_at_the_deadline_it_says_what_was_tried_and_the_likely_cause(
+    address: str, message: str
+) -> None:
+    with pytest.raises(bootstrap.Failure) as caught:
+        bootstrap.wait_for_rank0(address, free_port(), 0.3)
+    assert caught.value.exit_code == bootstrap.EXIT_RENDEZVOUS
+    assert message in str(caught.value)
+    assert f"tried {address} port" in str(caught.value)
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=5000), st.text(max_size=20_000))
+def test_a_record_always_fits_and_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, message: str, stack: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "record"
+    bootstrap.write_record(str(path), message, stack, index=3, rank=12, exit_code=1)
+    data = path.read_bytes()
+    assert len(data) <= bootstrap.RECORD_BYTES - 64
+    failure = parse_record(data.decode(), index=3)
+    assert failure is not None
+    assert failure.rank == 12
+    assert failure.message[:100] == message.encode("utf-8", "replace").decode()[:100]
+
+
+def test_a_place_that_cannot_be_written_is_said_and_does_not_raise(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bootstrap.write_record(str(tmp_path / "no/such/folder"), "m", "")
+    assert "cannot write the failure record" in capsys.readouterr().err
+
+
+def test_of_two_local_ranks_the_one_that_failed_first_is_kept(tmp_path: Path) -> None:
+    class ProcessFailure:
+        def __init__(self, local_rank: int, exitcode: int, error_file: Path) -> None:
+            self.local_rank, self.exitcode, self.error_file = local_rank, exitcode, str(error_file)
+            self.timestamp = 1700000001
+
+        def signal_name(self) -> str:
+            return "SIGKILL"
+
+    node = bootstrap.Node(1, 2, 2, "a", 1, 1)
+    for rank, moment in ((2, 1700000000.9), (3, 1700000000.2)):
+        bootstrap.write_record(str(tmp_path / str(rank)), f"E{rank}", "", rank=rank, time=moment)
+    failures = {
+        2: ProcessFailure(0, 1, tmp_path / "2"),
+        3: ProcessFailure(1, 1, tmp_path / "3"),
+    }
+    line = bootstrap.record_failures(str(tmp_path / "out"), node, failures)
+    assert line == "rank 3 failed, exit code 1: E3"
+    failure = parse_record((tmp_path / "out").read_text(), index=1)
+    assert failure is not None
+    assert (failure.rank, failure.message, failure.time) == (3, "E3", 1700000000.2)
+
+    killed = {2: ProcessFailure(0, -9, tmp_path / "none")}
+    bootstrap.record_failures(str(tmp_path / "out"), node, killed)
+    assert json.loads((tmp_path / "out").read_text())["message"]["message"] == (
+        "rank 2 was killed by SIGKILL"
+    )
+
+
+# --- a rank ---------------------------------------------------------------------------------------
+
+
+def run_worker(
+    folder: Path, *argv: str, record: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "RANK": "3"}
+    if record:
+        env["TORCHELASTIC_ERROR_FILE"] = str(record)
+    return subprocess.run(
+        [sys.executable, "-u", bootstrap.__file__, "--worker", *argv],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+PROBE = """
+import sys, __main__
+print(sys.argv, sys.path[0], __name__, __file__, __main__.__dict__ is globals())
+import helper
+"""
+
+
+def test_a_script_sees_what_python_would_show_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/train.py").write_text(PROBE)
+    (tmp_path / "sub/helper.py").write_text("print('helped')")
+    ours = run_worker(tmp_path, str(tmp_path / "sub/train.py"), "--lr", "1")
+    plain = subprocess.run(
+        [sys.executable, str(tmp_path / "sub/train.py"), "--lr", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ours.stdout == plain.stdout
+    assert "helped" in ours.stdout
+
+
+def test_a_module_sees_what_python_m_would_show_it(tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg/__init__.py").touch()
+    (tmp_path / "pkg/train.py").write_text(PROBE.replace("import helper", "from pkg import helper"))
+    (tmp_path / "pkg/helper.py").write_text("print('helped')")
+    ours = run_worker(tmp_path, "-m", "pkg.train", "x")
+    plain = subprocess.run(
+        [sys.executable, "-m", "pkg.train", "x"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ours.stdout == plain.stdout
+
+
+def test_an_exception_leaves_pythons_traceback_and_a_record(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f():\n    raise ValueError('bad batch')\nf()\n")
+    result = run_worker(tmp_path, "a.py", record=tmp_path / "record")
+    plain = subprocess.run(
+        [sys.executable, "a.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.replace(f"{tmp_path}/", "") == plain.stderr.replace(f"{tmp_path}/", "")
+    failure = parse_record((tmp_path / "record").read_text(), index=0)
+    assert failure is not None
+    assert (failure.rank, failure.message) == (3, "ValueError: bad batch")
+    assert "line 2, in f" in failure.callstack
+    assert "runpy" not in failure.callstack
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("import sys; sys.exit(3)", 3), ("raise SystemExit", 0), ("", 0)]
+)
+def test_exit_codes_are_the_scripts(tmp_path: Path, script: str, code: int) -> None:
+    (tmp_path / "a.py").write_text(script)
+    assert run_worker(tmp_path, "a.py").returncode == code
+
+
+def test_classes_of_the_script_can_be_pickled_and_spawned(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        "import multiprocessing as mp, pickle\n"
+        "class A: pass\n"
+        "def work(q): q.put(type(pickle.loads(pickle.dumps(A()))).__name__)\n"
+        "if __name__ == '__main__':\n"
+        "    c = mp.get_context('spawn'); q = c.Queue()\n"
+        "    p = c.Process(target=work, args=(q,)); p.start(); print(q.get()); p.join()\n"
+    )
+    result = run_worker(tmp_path, "a.py")
+    assert (result.stdout, result.returncode) == ("A\n", 0), result.stderr
+
+
+def test_a_syntax_error_shows_only_the_users_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f(:\n")
+    result = run_worker(tmp_path, "a.py")
+    assert result.returncode == 1
+    assert "SyntaxError" in result.stderr
+    assert "bootstrap" not in result.stderr
+
+
+def test_sigterm_while_waiting_for_rank_0_ends_at_once(tmp_path: Path) -> None:
+    env = {
+        **os.environ,
+        **CONTRACT,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "TORCHELASTIC_ERROR_FILE": str(tmp_path / "r"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, bootstrap.__file__, "a.py"], env=env, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "index 1 of 4" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert "ended by SIGTERM before the ranks started" in process.stderr.read()
+    process.stderr.close()

@@ -1,0 +1,305 @@
+"""Which files are shipped, as which bytes; and that unpacking them never leaves its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import random
+import socket
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kij_train import bootstrap, bundle
+from kij_train.errors import RequestError
+from kij_train.render.code import CHUNK_BYTES
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def shipped(folder: Path) -> list[str]:
+    return list(bundle.pack(folder).files)
+
+
+NAMES = st.text("abcxyz.-_ é", min_size=1, max_size=8).filter(
+    lambda name: name.strip(". ") == name and name not in (".git", ".env")
+)
+TREES = st.dictionaries(NAMES, st.binary(max_size=200), min_size=1, max_size=8)
+
+
+@given(TREES, st.randoms(use_true_random=False))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_the_archive_is_a_function_of_content(
+    tmp_path_factory: pytest.TempPathFactory, tree: dict[str, bytes], order: random.Random
+) -> None:
+    archives = []
+    for turn in range(2):
+        folder = tmp_path_factory.mktemp("tree")
+        names = list(tree)
+        order.shuffle(names)
+        for name in names:
+            (folder / name).write_bytes(tree[name])
+            (folder / name).chmod(0o600 if turn else 0o664)
+            os.utime(folder / name, (turn * 1000, turn * 1000))
+        archives.append(bundle.pack(folder))
+    assert archives[0] == archives[1]
+    assert sorted(archives[0].files) == sorted(tree)
+
+
+@given(TREES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_what_is_packed_is_what_the_pod_unpacks(
+    tmp_path_factory: pytest.TempPathFactory, tree: dict[str, bytes]
+) -> None:
+    source, mounted, target = (tmp_path_factory.mktemp(name) for name in "abc")
+    (source / "sub").mkdir()
+    for name, content in tree.items():
+        (source / "sub" / name).write_bytes(content)
+    archive = bundle.pack(source)
+    half = len(archive.packed) // 2
+    (mounted / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed[:half])
+    (mounted / f"{bootstrap.CODE_PREFIX}001").write_bytes(archive.packed[half:])
+    bootstrap.unpack_code(str(mounted), str(target / "code"), archive.sha256)
+    assert {p.name: p.read_bytes() for p in (target / "code/sub").iterdir()} == tree
+
+
+def test_one_changed_byte_is_another_archive(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "x = 1"})
+    before = bundle.pack(tmp_path).sha256
+    write(tmp_path, {"a.py": "x = 2"})
+    assert bundle.pack(tmp_path).sha256 != before
+
+
+def test_executable_bits_and_links_inside_survive(tmp_path: Path) -> None:
+    write(tmp_path, {"src/run.sh": "#!/bin/sh", "src/data/a.txt": "a"})
+    (tmp_path / "src/run.sh").chmod(0o755)
+    (tmp_path / "src/link").symlink_to("data/a.txt")
+    archive = bundle.pack(tmp_path / "src")
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / f"mnt/{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
+    bootstrap.unpack_code(str(tmp_path / "mnt"), str(tmp_path / "out"), archive.sha256)
+    assert os.access(tmp_path / "out/run.sh", os.X_OK)
+    assert not os.access(tmp_path / "out/data/a.txt", os.X_OK)
+    assert (tmp_path / "out/link").readlink() == Path("data/a.txt")
+
+
+def test_ignore_files_work_as_git_reads_them(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            ".gitignore": "*.log\n/out/\n!keep.log\n",
+            "a.log": "",
+            "keep.log": "",
+            "out/x": "",
+            "sub/out/x": "",
+            "sub/.gitignore": "x.py\n!a.log\n",
+            "sub/x.py": "",
+            "sub/a.log": "",
+            "x.py": "",
+        },
+    )
+    assert shipped(tmp_path) == [
+        ".gitignore",
+        "keep.log",
+        "sub/.gitignore",
+        "sub/a.log",
+        "sub/out/x",
+        "x.py",
+    ]
+
+
+def test_kijignore_has_the_last_word(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {".gitignore": "*.pt\n", ".kijignore": "!tiny.pt\ndocs/\n", "tiny.pt": "", "big.pt": ""},
+    )
+    write(tmp_path, {"docs/a.md": "", "a.py": ""})
+    assert shipped(tmp_path) == [".gitignore", ".kijignore", "a.py", "tiny.pt"]
+
+
+def test_gitignores_above_count_up_to_the_repository(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            ".gitignore": "ignored_by_stranger.py\n",
+            "repo/.git/HEAD": "",
+            "repo/.gitignore": "*.log\n/exp/secret.py\n",
+            "repo/exp/a.log": "",
+            "repo/exp/secret.py": "",
+            "repo/exp/ignored_by_stranger.py": "",
+        },
+    )
+    assert shipped(tmp_path / "repo/exp") == ["ignored_by_stranger.py"]
+
+
+def test_what_never_belongs_to_a_run_stays_here(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            ".git/HEAD": "",
+            "__pycache__/a.pyc": "",
+            "env/pyvenv.cfg": "",
+            "env/bin/python": "",
+            "a.py": "",
+        },
+    )
+    assert shipped(tmp_path) == ["a.py"]
+
+
+def test_files_that_look_like_secrets_stay_here_and_are_named(tmp_path: Path) -> None:
+    write(tmp_path, {".env": "TOKEN=x", "a.py": ""})
+    archive = bundle.pack(tmp_path)
+    assert archive.files == ("a.py",)
+    assert archive.notes == ("left out .env: it looks like a secret",)
+    write(tmp_path, {".kijignore": "!.env\n"})
+    assert ".env" in shipped(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["/etc/hosts", "../outside", "sub/../../outside"])
+def test_a_link_that_leaves_is_refused_with_the_way_out(tmp_path: Path, target: str) -> None:
+    (tmp_path / "code/sub").mkdir(parents=True)
+    (tmp_path / "code/link").symlink_to(target)
+    with pytest.raises(RequestError, match="link is a link to") as caught:
+        bundle.pack(tmp_path / "code")
+    assert "echo /link >> .kijignore" in caught.value.hints[0]
+    write(tmp_path, {"code/.kijignore": "/link\n"})
+    assert shipped(tmp_path / "code") == [".kijignore"]
+
+
+def test_sockets_and_pipes_are_left_out_and_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        archive = bundle.pack(tmp_path)
+    assert archive.files == ()
+    assert len(archive.notes) == 2
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"a.py": ""})
+    (tmp_path / "a.py").chmod(0)
+    if os.access(tmp_path / "a.py", os.R_OK):  # root reads everything
+        original = Path.read_bytes
+
+        def read_bytes(path: Path) -> bytes:
+            if path.name == "a.py":
+                raise PermissionError(13, "Permission denied")
+            return original(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(RequestError, match=r"cannot read a\.py: Permission denied"):
+        bundle.pack(tmp_path)
+
+
+def test_code_that_is_too_large_names_the_biggest_files_and_the_ways_out(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": ""})
+    (tmp_path / "model.bin").write_bytes(random.Random(1).randbytes(9 * 2**20))
+    with pytest.raises(RequestError) as caught:
+        bundle.pack(tmp_path)
+    assert "model.bin" in str(caught.value)
+    assert "9.0 MiB compressed, 8.0 MiB is the most" in str(caught.value)
+    assert len(caught.value.hints) == 4
+
+
+def test_a_huge_folder_is_refused_before_anything_is_compressed(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(100 * 2**30)
+    with pytest.raises(RequestError, match="100 GiB, 64 MiB is the most"):
+        bundle.pack(tmp_path)
+
+
+def test_the_limits_fit_what_kubernetes_stores() -> None:
+    source = Path(bootstrap.__file__).read_bytes()
+    assert CHUNK_BYTES + len(source) < 2**20
+    assert bundle.MAX_PACKED_BYTES / CHUNK_BYTES < 1000  # three digits number the chunks
+
+
+def tar_of(*members: tarfile.TarInfo) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(b"x" * member.size))
+    return buffer.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    info.size = 1 if kind == tarfile.REGTYPE else 0
+    return info
+
+
+PARTS = st.sampled_from(["a", "b", "..", ".", "", "/etc", "link"])
+MEMBERS = st.builds(
+    lambda parts, kind, link: member("/".join(parts) or "a", kind, "/".join(link)),
+    st.lists(PARTS, min_size=1, max_size=4),
+    st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE]),
+    st.lists(PARTS, max_size=4),
+)
+
+
+@given(st.lists(MEMBERS, min_size=1, max_size=5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+def test_unpacking_never_leaves_its_folder(
+    tmp_path_factory: pytest.TempPathFactory, members: list[tarfile.TarInfo]
+) -> None:
+    top = tmp_path_factory.mktemp("top")
+    mounted, work = top / "mnt", top / "work"
+    mounted.mkdir()
+    work.mkdir()
+    tar = tar_of(*members)
+    (mounted / f"{bootstrap.CODE_PREFIX}000").write_bytes(lzma.compress(tar, preset=0))
+    before = sorted(top.rglob("*"))
+    try:
+        bootstrap.unpack_code(str(mounted), str(work / "code"), hashlib.sha256(tar).hexdigest())
+    except bootstrap.Failure as failure:
+        assert failure.exit_code == bootstrap.EXIT_CODE
+    inside = work / "code"
+    outside = [p for p in sorted(top.rglob("*")) if p != inside and inside not in p.parents]
+    assert outside == before
+    for path in inside.rglob("*"):
+        assert path.parent.resolve().is_relative_to(inside)
+        if path.is_symlink():
+            where = Path(os.path.normpath(path.parent / path.readlink()))
+            assert where.is_relative_to(inside)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("../a"),
+        member("/etc/a"),
+        member("a", tarfile.SYMTYPE, "/etc"),
+        member("a", tarfile.SYMTYPE, "../.."),
+        member("a", tarfile.LNKTYPE, "b"),
+        member("a", tarfile.FIFOTYPE),
+    ],
+)
+def test_members_that_would_leave_are_named(bad: tarfile.TarInfo) -> None:
+    with pytest.raises(bootstrap.Failure, match="would leave its folder"):
+        bootstrap.check_members([bad])
+
+
+def test_a_member_below_a_link_is_refused() -> None:
+    with pytest.raises(bootstrap.Failure, match="d/a"):
+        bootstrap.check_members([member("d", tarfile.SYMTYPE, "e"), member("d/a")])
+
+
+def test_code_that_was_changed_on_the_way_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"src/a.py": ""})
+    archive = bundle.pack(tmp_path / "src")
+    (tmp_path / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
+    with pytest.raises(bootstrap.Failure, match="is not what was launched"):
+        bootstrap.unpack_code(str(tmp_path), str(tmp_path / "out"), "0" * 64)
+    (tmp_path / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed[:-8])
+    with pytest.raises(bootstrap.Failure, match="cannot read the code"):
+        bootstrap.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)

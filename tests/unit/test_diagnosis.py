@@ -1,0 +1,108 @@
+"""Who was first."""
+
+from __future__ import annotations
+
+import json
+
+from kij_train.diagnosis import (
+    Failure,
+    failures_of_pods,
+    first_failure,
+    parse_record,
+    traceback_tail,
+    verdict,
+)
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+def failure(index: int, message: str, time: float, rank: int | None = None) -> Failure:
+    return Failure(index, rank, message, "", 1, time)
+
+
+GLOO = "RuntimeError: [/pytorch/gloo/pair.cc:561] Connection closed by peer [10.0.0.3]:49388"
+
+
+def test_the_earliest_failure_is_the_cause() -> None:
+    found = first_failure([failure(0, "ValueError: b", 2.0), failure(1, "ValueError: a", 1.0)])
+    assert found is not None
+    assert found.index == 1
+
+
+def test_a_lost_connection_is_never_the_cause_while_there_is_another() -> None:
+    found = first_failure([failure(0, GLOO, 1.0), failure(3, "ValueError: bad batch", 1.2)])
+    assert found is not None
+    assert found.index == 3
+
+
+def test_where_all_lost_their_connections_the_first_is_reported() -> None:
+    found = first_failure([failure(0, GLOO, 2.0), failure(1, GLOO, 1.0)])
+    assert found is not None
+    assert found.index == 1
+    assert first_failure([]) is None
+
+
+def test_a_record_of_torchs_own_is_read_too() -> None:
+    text = json.dumps(
+        {
+            "message": {
+                "message": "ValueError: x",
+                "extraInfo": {"py_callstack": "Traceback", "timestamp": "1700000000"},
+                "errorCode": 1,
+            }
+        }
+    )
+    found = parse_record(text, index=2, pod="p")
+    assert found == Failure(2, None, "ValueError: x", "Traceback", None, 1700000000.0, "p")
+
+
+def test_text_that_is_no_record_gives_none() -> None:
+    for text in ("", "{", "[]", "3", '{"message": "x"}', '{"message": {"extraInfo": {"t": 1}}, '):
+        assert parse_record(text, index=0) is None
+    wrong = '{"message": {"message": "x"}, "kij": {"rank": "many"}}'
+    assert parse_record(wrong, index=0) is None
+
+
+def pod(index: int, **terminated: object) -> dict[str, object]:
+    return {
+        "metadata": {"name": f"job-{index}-abcde", "labels": {INDEX: str(index)}},
+        "status": {"containerStatuses": [{"state": {"terminated": terminated}}]},
+    }
+
+
+def test_pods_without_a_record_are_reported_by_reason_and_exit_code() -> None:
+    pods = [
+        pod(0, exitCode=0, reason="Completed"),
+        pod(1, exitCode=137, reason="OOMKilled", finishedAt="2026-11-23T10:00:00Z"),
+        {"metadata": {"name": "job-2-x", "labels": {INDEX: "2"}}, "status": {}},
+    ]
+    found = failures_of_pods(pods, INDEX)
+    assert [(f.index, f.message) for f in found] == [(1, "OOMKilled, exit code 137")]
+
+
+def test_the_verdict_names_rank_exception_line_and_followers() -> None:
+    cause = Failure(
+        index=3,
+        rank=13,
+        message="ValueError: bad batch",
+        callstack='Traceback\n  File "train.py", line 6, in step\nValueError: bad batch\n',
+        exit_code=1,
+        time=1.0,
+        pod="train-3-2nqzd",
+    )
+    text = verdict("train", "4m11s", [failure(0, GLOO, 1.1, 2), cause])
+    assert text.splitlines()[0] == (
+        "train failed after 4m11s · rank 13 (index 3, pod train-3-2nqzd) was first"
+    )
+    assert '    File "train.py", line 6, in step' in text
+    assert text.count("ValueError: bad batch") == 1
+    assert text.endswith("1 other node failed after it")
+
+
+def test_no_word_from_any_node_is_said_and_nothing_guessed() -> None:
+    assert verdict("a", "1 s", []) == "a failed after 1 s, and no node left a word about why"
+
+
+def test_a_long_traceback_keeps_its_end() -> None:
+    assert traceback_tail("\n".join(str(n) for n in range(100)), "")[-1] == "99"
+    assert len(traceback_tail("\n" * 100 + "x", "")) <= 12

@@ -1,0 +1,74 @@
+"""Names of jobs, keys and secrets."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kij_train import names
+
+DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@given(st.text(max_size=100), st.integers(1, 100_000))
+def test_a_generated_name_is_always_a_job_name(stem: str, nodes: int) -> None:
+    name = names.generated_job_name(stem, "x3k9a", nodes)
+    assert names.check_job_name(name, nodes) == name
+    assert DNS_LABEL.fullmatch(f"{name}-{nodes - 1}")
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "why"),
+    [
+        ("Train", 1, "Did you mean train"),
+        ("1st", 1, "Did you mean st"),
+        ("my_job", 1, "Did you mean my-job"),
+        ("job-", 1, "Did you mean job"),
+        ("", 1, "DNS-1123"),
+        ("a.b", 1, "DNS-1123"),
+        ("a" * 61, 101, "too long by 2"),
+        ("a" * 64, 1, "too long by 3"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_with_the_reason(name: str, nodes: int, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        names.check_job_name(name, nodes)
+
+
+def test_the_longest_name_that_fits_is_taken() -> None:
+    assert names.check_job_name("a" * 61, 10)
+    assert names.check_job_name("a" * 60, 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", "x"),
+        ("WANDB_API_KEY", "x"),
+        ("DB_PASSWORD", "x"),
+        ("aws_secret_access_key", "x"),
+        ("X", "hf_abcdefghijklmnopqrstuvw"),
+        ("X", "AKIAIOSFODNN7EXAMPLE"),
+        ("URL", "postgres://me:pw@db/x"),
+    ],
+)
+def test_credentials_are_recognised(name: str, value: str) -> None:
+    assert names.looks_secret(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", ""),
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("LR", "3e-4"),
+        ("NCCL_DEBUG", "INFO"),
+        ("URL", "https://example.com/x"),
+        ("KEYBOARD", "de"),
+    ],
+)
+def test_other_variables_are_left_alone(name: str, value: str) -> None:
+    assert not names.looks_secret(name, value)

@@ -1,0 +1,195 @@
+"""Where values come from: precedence, origins, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kij_train.errors import RequestError
+from kij_train.spec import DEFAULT_IMAGE
+from kij_train.specfile import Layer, Origin, Resolved, resolve
+
+
+def flags(**values: object) -> Layer:
+    origins = {(name,): Origin(f"--{name}", names_value=True) for name in values}
+    return Layer(dict(values), dict(origins))
+
+
+def resolved(
+    cwd: Path,
+    layer: Layer | None = None,
+    environ: dict[str, str] | None = None,
+    spec_file: str | None = None,
+    profile: str | None = None,
+) -> Resolved:
+    return resolve(
+        layer or Layer({}), environ=environ or {}, cwd=cwd, spec_file=spec_file, profile=profile
+    )
+
+
+def test_each_source_ranks_above_the_next(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(
+        '[spec]\nnodes = 1\ngpus = 1\nimage = "p"\ncpu = 1\nshm = "1Gi"\n'
+    )
+    (tmp_path / "kij-train.toml").write_text('nodes = 2\ngpus = 2\nimage = "toml"\ncpu = 2\n')
+    (tmp_path / "job.yaml").write_text("nodes: 3\ngpus: 3\nimage: file\n")
+    result = resolved(
+        tmp_path,
+        flags(nodes="5"),
+        {"KIJ_NODES": "4", "KIJ_GPUS": "4"},
+        spec_file="job.yaml",
+        profile="p.toml",
+    )
+    spec = result.spec
+    assert (spec.nodes, spec.gpus, spec.image, spec.cpu, spec.shm) == (5, 4, "file", "2", "1Gi")
+    origins = [result.origin((name,)) for name in ("nodes", "gpus", "image", "cpu", "shm", "port")]
+    assert origins == [
+        "--nodes",
+        "KIJ_GPUS",
+        "job.yaml:3",
+        "kij-train.toml:4",
+        "profile p.toml",
+        "default",
+    ]
+
+
+def test_nothing_said_is_all_defaults(tmp_path: Path) -> None:
+    result = resolved(tmp_path)
+    assert result.spec.image == DEFAULT_IMAGE
+    assert result.origins == {}
+
+
+def test_mappings_merge_by_key_and_remember_who_set_each(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("env:\n  A: file\n  B: file\n")
+    result = resolved(
+        tmp_path, flags(env={"B": "flag"}), {"KIJ_ENV": "A=env C=env"}, spec_file="job.yaml"
+    )
+    assert result.spec.env == {"A": "env", "B": "flag", "C": "env"}
+    assert result.origin(("env", "A")) == "KIJ_ENV"
+    assert result.origin(("env", "B")) == "--env"
+
+
+def test_lists_of_volumes_and_tolerations_are_joined(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("mounts:\n  - pvc:data:/data\n")
+    layer = Layer({"mounts": ["pvc:out:/out"]}, {("mounts", 0): Origin("--mount")})
+    result = resolved(tmp_path, layer, spec_file="job.yaml")
+    assert [mount.path for mount in result.spec.mounts] == ["/data", "/out"]
+    assert result.origin(("mounts", 0)) == "job.yaml:2"
+    assert result.origin(("mounts", 1)) == "--mount"
+
+
+def test_another_command_replaces_the_files_command_with_its_arguments(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("script: a.py\nargs: [--lr, 1]\n")
+    result = resolved(tmp_path, flags(module="pkg.train"), spec_file="job.yaml")
+    assert (result.spec.script, result.spec.module, result.spec.args) == (None, "pkg.train", ())
+
+
+def test_paths_in_a_file_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "job.yaml").write_text("script: train.py\ncode_dir: ../src\n")
+    result = resolved(tmp_path, spec_file="jobs/job.yaml")
+    assert Path(result.spec.code_dir).resolve() == tmp_path / "src"
+
+
+def test_pyproject_serves_as_project_file_and_profiles_may_live_there(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.kij-train]\nprofile = "big"\nnode-selector = {pool = "a"}\n'
+        "[tool.kij-train.profiles.big]\nnodes = 8\n"
+    )
+    (tmp_path / "deep").mkdir()
+    result = resolved(tmp_path / "deep")
+    assert (result.spec.nodes, result.origin(("nodes",))) == (8, "profile big")
+    assert result.spec.node_selector == {"pool": "a"}
+    assert result.origin(("node_selector", "pool")) == "../pyproject.toml:3"
+
+
+def test_yaml_numbers_and_truth_values_become_text_in_env(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("env: {LR: 0.1, DEBUG: true, N: 3}\nargs: [--n, 3]\n")
+    spec = resolved(tmp_path, spec_file="job.yaml").spec
+    assert spec.env == {"LR": "0.1", "DEBUG": "true", "N": "3"}
+    assert spec.args == ("--n", "3")
+
+
+WRONG_FILES = [
+    ("nodes: 2\ngpu_per_node: 4\n", 'job.yaml:2: unknown key "gpu_per_node". Did you mean "gpus"?'),
+    ("nodess: 2\n", 'job.yaml:1: unknown key "nodess". Did you mean "nodes"?'),
+    ("zzz: 2\n", 'job.yaml:1: unknown key "zzz"'),
+    ("\nnodes: many\n", "job.yaml:2: nodes many is no whole number"),
+    ("nodes: true\n", "job.yaml:1: nodes True is no whole number"),
+    ("nodes: 0\n", "job.yaml:1: nodes 0 must be at least 1"),
+    ("nodes: [2]\n", "job.yaml:1: nodes is no whole number"),
+    ("memory: 16gb\n", "job.yaml:1: memory 16gb is no Kubernetes quantity. Did you mean 16Gi"),
+    ("env: [A]\n", "job.yaml:1: env must be a mapping of keys to values"),
+    ("env:\n  A: [1]\n", "job.yaml:2: env.A must be text"),
+    ("args: --lr\n", "job.yaml:1: args --lr must be a list"),
+    ("code: perhaps\n", "job.yaml:1: code perhaps must be true or false"),
+    ("mounts:\n  - pvc:a:/a\n  - pvx:b:/b\n", "job.yaml:3: mounts.1 pvx:b:/b: 'pvx:b:/b' must be"),
+    ("mounts:\n  - type: pvc\n    path: /a\n", "job.yaml:2: mounts.0 pvc needs a source"),
+    (
+        "mounts:\n  - {type: pvc, surce: a, path: /a}\n",
+        'unknown key "surce". Did you mean "source"?',
+    ),
+    ("mounts:\n  - {type: pvc, source: a}\n", "job.yaml:2: mounts.0.path is missing"),
+    ("image_pull_policy: sometimes\n", "image_pull_policy sometimes must be one of Always, IfNotP"),
+    ("gpus: 4\nnproc_per_node: 2\n", "job.yaml:2: nproc_per_node 2 conflicts with 4 GPUs a node"),
+    ("name: My_Job\n", "job.yaml:1: name My_Job must be lower-case letters"),
+    ("env: {WORLD_SIZE: 2}\n", "job.yaml:1: env WORLD_SIZE is set by kij-train itself"),
+    ("resources: {cpu: 2}\n", "job.yaml:1: resources cpu has its own flag: --cpu"),
+    ("shm: 8Gi\nmemory: 4Gi\n", "job.yaml:1: shm 8Gi is more than memory (4Gi)"),
+    ("script: a.py\nmodule: b\n", "module b conflicts with script"),
+    ("nodes: 2\nnodes: 3\n", 'job.yaml:2: key "nodes" stands here twice'),
+    ("nodes: [\n", "job.yaml:2: no valid YAML"),
+    ("- nodes\n", "job.yaml:1: must be a mapping"),
+    ("", "job.yaml is empty"),
+    ("run_as_user: 0\n", "job.yaml:1: run_as_user 0 must be at least 1"),
+    ("port: 80\n", "job.yaml:1: port 80 must be at least 1024"),
+    ("tolerations: [{key: a, value: b}]\n", "operator Exists takes no value"),
+    ("tolerations: ['a:Never']\n", "job.yaml:1: tolerations.0.effect Never must be one of NoSch"),
+    ("labels: {a: 'b c'}\n", "job.yaml:1: labels.a b c"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_FILES)
+def test_a_wrong_file_is_refused_with_file_line_and_way_out(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(RequestError) as caught:
+        resolved(tmp_path, spec_file="job.yaml")
+    assert message in str(caught.value).replace("'b c'", "b c", 1)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"KIJ_NODES": "x"}, "KIJ_NODES x is no whole number"),
+        ({"KIJ_ENV": "A"}, "KIJ_ENV A: must look like KEY=VALUE"),
+        ({"KIJ_PROFILE": "tpc"}, 'no such profile. Did you mean "tcp"?'),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, variables: dict[str, str], message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        resolved(tmp_path, environ=variables)
+    assert message in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, message in (
+        ("none.yaml", "cannot read none.yaml: No such file"),
+        ("binary.yaml", "binary.yaml is not a text file"),
+        (".", "cannot read .: Is a directory"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            resolved(tmp_path, spec_file=name)
+
+
+def test_wrong_toml_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "kij-train.toml").write_text('image = "a"\nnode = 2\n')
+    with pytest.raises(RequestError, match=r'kij-train.toml:2: unknown key "node". Did you'):
+        resolved(tmp_path)
+    (tmp_path / "kij-train.toml").write_text("nodes = \n")
+    with pytest.raises(RequestError, match=r"kij-train.toml: no valid TOML: .*line 1"):
+        resolved(tmp_path)
