@@ -196,9 +196,12 @@ def unpack_code(bundle_dir: str, target: str, sha256: str) -> None:
 def check_members(members: List[Any]) -> None:
     """Raise Failure unless all are files, folders and links that stay inside the archive."""
     links = {m.name for m in members if m.issym()}
+    names = {str(PurePosixPath(m.name)) for m in members}
+    if len(names) < len(members):
+        raise Failure(EXIT_CODE, "the code holds a name twice")
     for member in members:
         path = PurePosixPath(member.name)
-        inside = not path.is_absolute() and ".." not in path.parts
+        inside = not path.is_absolute() and ".." not in path.parts and path.parts != ()
         # A member below a link would be written wherever the link points.
         through_link = any(str(parent) in links for parent in path.parents)
         if member.issym():
@@ -211,7 +214,7 @@ def check_members(members: List[Any]) -> None:
 
 def stays_inside(link: str, target: str) -> bool:
     """Whether a symbolic link at `link`, relative to a folder, points to something inside it."""
-    if target.startswith("/"):
+    if not target or target.startswith("/"):
         return False
     depth = len(PurePosixPath(link).parent.parts)
     for part in PurePosixPath(target).parts:

@@ -48,8 +48,9 @@ def _no_bool(value: object) -> object:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_no_bool, json_schema_input_type=int)]
-Count = Annotated[Int, Field(ge=1)]
+NotBool = BeforeValidator(_no_bool)
+"""pydantic takes true for 1."""
+Count = Annotated[int, Field(ge=1), NotBool]
 
 
 def _text(value: object) -> object:
@@ -76,7 +77,7 @@ class Toleration(Model):
     """Taint value, with operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Which effect is tolerated; none means all."""
-    toleration_seconds: Annotated[Int | None, Field(alias="tolerationSeconds")] = None
+    toleration_seconds: Annotated[int | None, Field(alias="tolerationSeconds"), NotBool] = None
     """How long a NoExecute taint is tolerated."""
 
     @model_validator(mode="after")
@@ -208,7 +209,7 @@ class JobSpec(Model):
     name: Annotated[str | None, Field(examples=["train-x3k9"])] = None
     """Name of the Job and its Service; made from the script's name when not given."""
 
-    nodes: Annotated[Int, Field(ge=1, le=MAX_NODES)] = 1
+    nodes: Annotated[int, Field(ge=1, le=MAX_NODES), NotBool] = 1
     """Number of nodes: pods of the Job, each running one torchrun."""
     gpus: Count | None = None
     """GPUs a node."""
@@ -269,7 +270,7 @@ class JobSpec(Model):
     """PriorityClass of the pods."""
     service_account: ObjectName | None = None
     """ServiceAccount of the pods; its token is not mounted."""
-    run_as_user: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
+    run_as_user: Annotated[int, Field(ge=1, lt=2**31), NotBool] | None = None
     """User id of the processes, which must not be root's; completes Pod Security "restricted"."""
     read_only_root: bool = False
     """Mount the image's file system without write access."""
@@ -279,7 +280,7 @@ class JobSpec(Model):
     annotations: dict[Key, Text] = Field(default_factory=dict)
     """Annotations of the Job and its pods."""
 
-    port: Annotated[Int, Field(ge=1024, le=65535)] | None = None
+    port: Annotated[int, Field(ge=1024, le=65535), NotBool] | None = None
     """MASTER_PORT: 29500 when not given; a free one with --local."""
     rendezvous_timeout: Seconds = 600
     """How long a node waits for rank 0, and rank 0 for the others."""
@@ -287,7 +288,7 @@ class JobSpec(Model):
     """Deadline of the whole job (activeDeadlineSeconds)."""
     ttl: Seconds | None = None
     """Delete the finished Job, its pods and logs, after this time; never when not given."""
-    backoff: Annotated[Int, Field(ge=0, lt=2**31)] = 0
+    backoff: Annotated[int, Field(ge=0, lt=2**31), NotBool] = 0
     """Pods that may fail before the Job does (backoffLimit)."""
 
     @property

@@ -149,33 +149,33 @@ def merge(layers: Iterable[Layer]) -> Layer:
 
 def _merge_field(result: Layer, layer: Layer, name: str, value: Any) -> None:
     below = result.values.get(name)
-    start = 0
+    origins = {at: origin for at, origin in layer.origins.items() if at[0] == name}
     if name in MAPPINGS and isinstance(below, dict) and isinstance(value, dict):
+        if (name,) in origins:
+            origins = {(name, key): origins[(name,)] for key in value} | origins
         value = {**below, **value}
     elif name in JOINED and isinstance(below, list) and isinstance(value, list):
-        start = len(below)
+        origins = {
+            (name, int(at[1]) + len(below), *at[2:]): origin
+            for at, origin in origins.items()
+            if len(at) > 1
+        }
         value = [*below, *value]
     else:
-        for location in [at for at in result.origins if at[0] == name]:
-            del result.origins[location]
+        _forget(result, name)
     if name in COMMAND_FIELDS:
         # Naming a module on top of a file's script replaces the script, and its arguments.
         for other in (*COMMAND_FIELDS, "args"):
             if other not in layer.values:
-                result.values.pop(other, None)
-                for location in [at for at in result.origins if at[0] == other]:
-                    del result.origins[location]
+                _forget(result, other)
     result.values[name] = value
-    if name in MAPPINGS and isinstance(layer.values[name], dict) and (name,) in layer.origins:
-        for key in layer.values[name]:
-            result.origins[(name, key)] = layer.origins[(name,)]
-    for location, origin in layer.origins.items():
-        if location[0] != name:
-            continue
-        if start and len(location) > 1 and isinstance(location[1], int):
-            location = (name, location[1] + start, *location[2:])
-        if not (start and len(location) == 1):
-            result.origins[location] = origin
+    result.origins |= origins
+
+
+def _forget(layer: Layer, name: str) -> None:
+    layer.values.pop(name, None)
+    for location in [at for at in layer.origins if at[0] == name]:
+        del layer.origins[location]
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -418,8 +418,10 @@ def _explain(error: ValidationError, merged: Layer) -> RequestError:
     value = first["input"] if cause is None else _value_at(merged.values, location)
     message = _plain(kind, message, first.get("ctx", {}))
     shown = "" if value is None or isinstance(value, dict | list) else f" {_quoted(value)}"
-    if message[:1].isupper() or message[:1] in "'\"" or isinstance(value, dict | list):
-        shown = shown and f"{shown}:"
+    if message[:1] == "'" or location[-1:] == ("[key]",):
+        shown = ":"  # the message names the value itself
+    elif message[:1].isupper():
+        shown += ":"
     if origin is not None and origin.names_value:
         subject = f"{where}{shown}"
     else:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from kij_train import bootstrap, bundle
 from kij_train.errors import RequestError
 from kij_train.render.code import CHUNK_BYTES

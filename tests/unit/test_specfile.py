@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from kij_train.errors import RequestError
 from kij_train.spec import DEFAULT_IMAGE
 from kij_train.specfile import Layer, Origin, Resolved, resolve

@@ -7,7 +7,6 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from kij_train import units
 
 
@@ -64,7 +63,7 @@ def test_cores_are_numbers_or_thousandths(value: object) -> None:
 
 @pytest.mark.parametrize("value", ["0", "eight", "8 cores", "", "0.0001"])
 def test_other_cores_are_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         units.check_cpu(value)
 
 
@@ -78,7 +77,7 @@ def test_durations(value: object, seconds: int) -> None:
 
 @pytest.mark.parametrize("value", ["", "0", "0s", "1y", "-5", "30m1h", "1.5h", "99999w"])
 def test_other_durations_are_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         units.parse_duration(value)
 
 

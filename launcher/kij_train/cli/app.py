@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -44,10 +45,12 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            # The close matches that click names are often none; a forgotten command is the case.
-            if args and args[0].endswith(".py"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if args[0].endswith(".py"):
+                close = ["launch " + " ".join(args)]
+            if close:
                 raise click.UsageError(
-                    f"{error.message} Did you mean: kij-train launch {' '.join(args)}", ctx
+                    f"{error.message} Did you mean: kij-train {close[0]}", ctx
                 ) from None
             raise
 
@@ -74,6 +77,9 @@ def run(argv: list[str]) -> int:
     except KijError as error:
         output.error(error.message, error.hints)
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        output.status(error.format_message())
+        return 2
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         hint = (f"see: {context.command_path} --help",) if context else ()

@@ -46,7 +46,7 @@ def value_rows(resolved: Resolved) -> list[tuple[str, Any, str]]:
         else:
             parts = [((field,), value)]
         for location, part in parts:
-            if field == "env" and names.looks_secret(str(location[1]), str(part)):
+            if field == "env" and value and names.looks_secret(str(location[1]), str(part)):
                 part = "…"
             name = ".".join(str(step) for step in location)
             rows.append((name, part, resolved.origin(location)))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kij_train.errors import UnreachableError
 
 SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -86,7 +88,7 @@ def _load(path: str, context: str | None, configuration: Any) -> str:
             )
     except config.ConfigException as error:
         raise UnreachableError(f"kubeconfig {path}: {error}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise UnreachableError(f"kubeconfig {path} cannot be read: {error}") from None
     if caught.messages:
         # Not the plugin's whole output: it may hold what it was asked for.

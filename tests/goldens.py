@@ -1,0 +1,67 @@
+"""The rendered examples in manifests/: which command makes which file, and how to make them again.
+
+`python -m tests.goldens` writes them; tests/unit/test_render.py compares them. All but the first
+leave out the ConfigMap, which is the same but for the code.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kij_train import render, runs
+from kij_train.cli.render import command
+from kij_train.specfile import resolve
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "manifests" / "examples"
+
+GOLDENS = {
+    "hello": "--name hello --nodes 2 hello_ranks.py",
+    "gpus": "--name train --nodes 8 --gpus 4 --cpu 32 --memory 256Gi hello_ranks.py --lr 3e-4",
+    "restricted": "--name safe --nodes 2 --nproc-per-node 2 --memory 4Gi --run-as-user 1000 "
+    "-n ml hello_ranks.py",
+    "everything": "--name all --nodes 4 --gpus 8 --no-code --image registry.example/train:1.2 "
+    "--image-pull-policy Always --image-pull-secret regcred --resource vpc.amazonaws.com/efa=4 "
+    "--shm 64Gi --env LR=3e-4 --env 'GREETING=$HOME costs $(MONEY)' --env-from-secret wandb "
+    "--mount pvc:data:/data:ro --mount secret:ssh:/ssh --mount configmap:conf:/conf "
+    "--mount hostpath:/mnt/nvme:/nvme --mount emptydir:10Gi:/cache "
+    "--node-selector pool=h100 --toleration dedicated=ml:NoSchedule --toleration spot "
+    "--priority-class high --service-account trainer --label team=vision --annotation note=a,b "
+    "--port 29600 --timeout 2h --ttl 1d --backoff 8 --profile tcp -m package.train --resume",
+}
+
+
+def render_golden(name: str) -> list[dict[str, Any]]:
+    """The objects of a golden, as the command line makes them."""
+    from kij_train.cli.options import flags_layer
+
+    folder = ROOT / "train_examples"
+    context = command.make_context("render", shlex.split(GOLDENS[name]))
+    params = context.params
+    resolved = resolve(flags_layer(params), environ={}, cwd=folder, profile=params["profile"])
+    objects = runs.plan(resolved, cwd=folder).objects()
+    return [body for body in objects if name == "hello" or body["kind"] != "ConfigMap"]
+
+
+def text(name: str) -> str:
+    """A golden file: the command, then its objects."""
+    left_out = "" if name == "hello" else "# The ConfigMap with the code is left out here.\n"
+    body = render.to_yaml(render_golden(name))
+    return f"# cd train_examples; kij-train render {GOLDENS[name]}\n{left_out}{body}"
+
+
+def without_archives(document: str) -> list[dict[str, Any]]:
+    """Objects of a golden file without what hangs on the version of liblzma and on the code."""
+    objects = [body for body in yaml.safe_load_all(document) if body]
+    for body in objects:
+        body.pop("binaryData", None)
+    return objects
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for golden in GOLDENS:
+        (FOLDER / f"{golden}.yaml").write_text(text(golden), encoding="utf-8")

@@ -1,0 +1,385 @@
+"""The command line from outside: its surface, what it imports, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+import yaml
+from kij_train.cli import main
+from kij_train.cli.app import COMMANDS, app
+from kij_train.spec import DEFAULT_IMAGE
+
+SURFACE = Path(__file__).parent / "cli_surface.json"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project folder with a script, as the working directory."""
+    folder = tmp_path / "project"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "train.py").write_text("print(1)\n")
+    monkeypatch.chdir(folder)
+    yield folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(list(argv))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# --- surface and imports --------------------------------------------------------------------------
+
+
+def surface() -> dict[str, dict[str, list[str]]]:
+    context = click.Context(app)
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in COMMANDS:
+        command = app.get_command(context, name)
+        assert command is not None
+        found[name] = {
+            (parameter.name or ""): sorted([*parameter.opts, *parameter.secondary_opts])
+            for parameter in command.params
+        }
+    return found
+
+
+def test_the_surface_is_frozen() -> None:
+    """A changed flag breaks scripts: change the file with it, and say so in the CHANGELOG."""
+    assert surface() == json.loads(SURFACE.read_text()), json.dumps(surface(), indent=1)
+
+
+ISSUED_FLAGS = """--nodes --gpus --nproc-per-node --name --image --image-pull-policy --namespace -n
+--context --kubeconfig --cpu --memory --shm --resource --env --env-from-secret --mount
+--node-selector --toleration --label --annotation --priority-class --service-account --run-as-user
+--image-pull-secret --port --timeout --ttl --backoff --profile --code-dir --no-code --local --detach
+-d --replace --dry-run --file -f --output -o -m --no-python"""
+
+
+def test_every_promised_flag_is_there() -> None:
+    flags = {flag for flags in surface()["launch"].values() for flag in flags}
+    assert set(ISSUED_FLAGS.split()) <= flags
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["launch", "--help"], ["render", "train.py"]])
+def test_neither_kubernetes_nor_torch_is_imported_without_need(argv: list[str]) -> None:
+    probe = (
+        "import sys; from kij_train.cli import main\n"
+        f"code = main({argv!r})\n"
+        "heavy = {'kubernetes', 'torch', 'numpy', 'requests', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else code)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_top_level_help_does_not_even_import_the_spec() -> None:
+    probe = (
+        "import sys; from kij_train.cli import main; main(['--help'])\n"
+        "sys.exit('pydantic' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_of_every_command_fits_a_terminal(
+    capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    code, out, _ = run(capsys, *argv)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_without_a_command_there_is_help_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = run(capsys)
+    assert (code, out) == (2, "")
+    assert "Commands:" in err
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+REFUSED = [
+    ("launch nope.py", "script nope.py: no such file", ""),
+    ("launch sub", "script sub: is a folder", ""),
+    ("launch", "nothing to run: name a script", ""),
+    ("launch ../other.py", "script ../other.py is outside of the code folder", "--code-dir"),
+    ("launch --code-dir none train.py", "none: no such folder", ""),
+    ("render --nodes 0 train.py", "--nodes 0 must be at least 1", ""),
+    ("render --nodes -1 train.py", "--nodes -1 must be at least 1", ""),
+    ("render --nodes two train.py", "--nodes two is no whole number", ""),
+    ("render --nodes 1.5 train.py", "--nodes 1.5 is no whole number", ""),
+    ("render --gpus 0 train.py", "--gpus 0 must be at least 1", ""),
+    ("render --gpus -4 train.py", "--gpus -4 must be at least 1", ""),
+    ("render --memory 16gb train.py", "Did you mean 16Gi (binary) or 16G (decimal)?", ""),
+    ("render --memory 16GB train.py", "Did you mean 16Gi (binary) or 16G (decimal)?", ""),
+    ("render --cpu 0 train.py", "--cpu 0 must be more than zero", ""),
+    ("render --gpus 4 --nproc-per-node 2 train.py", "--nproc-per-node 2 conflicts with 4", ""),
+    ("render --env FOO train.py", "--env FOO: must look like KEY=VALUE", ""),
+    ("render --env =x train.py", "--env =x: must look like KEY=VALUE", ""),
+    ("render --env NODE_RANK=1 train.py", "NODE_RANK is set by kij-train itself", ""),
+    ("render --name My_Job train.py", "Did you mean my-job?", ""),
+    (f"render --nodes 9999 --name {'a' * 60} train.py", "is too long by 2", ""),
+    ("render --label a/b/c=d train.py", "--label: 'a/b/c': the part before '/'", ""),
+    ("render --resource gpu=1 train.py", "gpu is no extended resource", ""),
+    ("render --resource nvidia.com/gpu=1 train.py", "has its own flag: --gpus", ""),
+    ("render --mount pvc:data train.py", "must look like pvc:NAME:/path[:ro]", ""),
+    ("render --mount pvc:d:/dev/shm train.py", "Set its size with --shm", ""),
+    ("render --mount nfs:d:/x train.py", "must be one of: pvc:NAME:/path", ""),
+    ("render --toleration a=b:Never train.py", "must be one of NoSchedule", ""),
+    ("render --run-as-user 0 train.py", "--run-as-user 0 must be at least 1", ""),
+    ("render --timeout soon train.py", "is no duration. Write it like", ""),
+    ("render --port 80 train.py", "--port 80 must be at least 1024", ""),
+    ("render --profile tpc train.py", 'Did you mean "tcp"?', "profiles: cpu-gloo, tcp"),
+    ("render -f none.yaml", "cannot read none.yaml", ""),
+    ("render -m", "-m needs a name behind it", ""),
+    ("render -m a/b.py", "is no module name", ""),
+    ("render -m --no-python x", "-m and --no-python conflict", ""),
+    ("launch --local --detach train.py", "--detach does not go with --local", ""),
+    ("launch --nods 3 train.py", "No such option '--nods'", "see: kij-train launch --help"),
+    ("train.py --lr 1", "Did you mean: kij-train launch train.py --lr 1", ""),
+    ("lanch train.py", "Did you mean: kij-train launch", ""),
+]
+
+
+@pytest.mark.parametrize(("line", "message", "hint"), REFUSED)
+def test_bad_input_gets_one_error_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], project: Path, line: str, message: str, hint: str
+) -> None:
+    (project.parent / "other.py").touch()
+    code, out, err = run(capsys, *line.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert hint in err
+    assert "Traceback" not in err
+
+
+def test_an_ignored_script_is_not_lost_silently(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    (project / ".gitignore").write_text("train.py\n")
+    code, _, err = run(capsys, "render", "train.py")
+    assert code == 2
+    assert "train.py is left out of the code by .gitignore" in err
+    assert "echo '!/train.py' >> .kijignore" in err
+
+
+@pytest.mark.parametrize(("name", "value"), [("HF_TOKEN", "abc"), ("X", "hf_abcdefghijklmnopqrst")])
+def test_a_literal_secret_is_warned_about_and_config_hides_it(
+    capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    code, out, err = run(capsys, "config", "--env", f"{name}={value}", "train.py")
+    assert code == 0
+    assert f"warning: --env {name}: its value looks like a secret" in err
+    assert "--env-from-secret" in err
+    assert value not in out + err
+
+
+def test_our_flags_behind_the_script_are_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "render", "train.py", "--nodes", "4")
+    assert code == 0
+    assert "--nodes stands behind the script, so the script gets it" in err
+    assert '"--nodes"' in out
+
+
+# --- kubeconfigs ----------------------------------------------------------------------------------
+
+
+def kubeconfig(path: Path, user: dict[str, object]) -> str:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "here",
+    }
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def test_no_kubeconfig_is_said_with_the_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "launch", "--kubeconfig", "none", "train.py")
+    assert code == 4
+    assert "no kubeconfig: none does not exist" in err
+    assert "--local" in err
+
+
+def test_an_unknown_context_names_the_known_ones(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = kubeconfig(tmp_path / "k", {"token": "t"})
+    code, _, err = run(capsys, "launch", "--kubeconfig", path, "--context", "x", "train.py")
+    assert code == 4
+    assert "has no such context" in err
+    assert "it has: here" in err
+
+
+def test_a_broken_kubeconfig_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for text in ("", "[]", "a: [", "apiVersion: v1\nkind: Config\n"):
+        (tmp_path / "k").write_text(text)
+        code, _, err = run(capsys, "launch", "--kubeconfig", str(tmp_path / "k"), "train.py")
+        assert code == 4, text
+        assert "error: kubeconfig" in err
+        assert "Traceback" not in err
+
+
+def test_an_unreachable_server_is_named_and_nothing_claimed_to_be_left(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = kubeconfig(tmp_path / "k", {"token": "secret-token"})
+    code, _, err = run(capsys, "launch", "--kubeconfig", path, "train.py")
+    assert code == 4
+    assert "the cluster at https://127.0.0.1:1 does not answer" in err
+    assert "may be left" not in err
+    assert "secret-token" not in err
+
+
+@pytest.mark.parametrize("plugin", ["false", "no-such-plugin"])
+def test_a_failing_credential_plugin_stops_before_any_request(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, plugin: str
+) -> None:
+    exec_ = {"apiVersion": "client.authentication.k8s.io/v1", "command": plugin}
+    path = kubeconfig(
+        tmp_path / "k", {"exec": {**exec_, "interactiveMode": "Never", "provideClusterInfo": False}}
+    )
+    code, _, err = run(capsys, "launch", "--kubeconfig", path, "train.py")
+    assert code == 4
+    assert "the credential plugin of context here failed" in err
+    assert "does not answer" not in err
+
+
+# --- what it prints -------------------------------------------------------------------------------
+
+
+def test_render_is_the_same_twice_and_needs_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(capsys, "render", "--nodes", "8", "--gpus", "4", "train.py", "--lr", "3e-4")
+    second = run(capsys, "render", "--nodes", "8", "--gpus", "4", "train.py", "--lr", "3e-4")
+    assert first == second
+    assert first[0] == 0
+    kinds = [body["kind"] for body in yaml.safe_load_all(first[1])]
+    assert kinds == ["ConfigMap", "Service", "Job"]
+
+
+def test_where_the_project_lies_does_not_change_what_is_rendered(
+    capsys: pytest.CaptureFixture[str],
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = run(capsys, "render", "train.py")
+    (tmp_path / "elsewhere").mkdir()
+    (project / "train.py").rename(tmp_path / "elsewhere/train.py")
+    (tmp_path / "elsewhere/sub").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run(capsys, "render", "train.py") == here
+
+
+def test_render_as_json_is_a_list_kubectl_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "render", "-o", "json", "train.py")
+    assert json.loads(out)["kind"] == "List"
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("train.py -x --nodes-like", ["train.py", "-x", "--nodes-like"]),
+        ("-m pkg.train -x", ["-m", "pkg.train", "-x"]),
+        ("--no-python ./run.sh -x", ["--no-python", "./run.sh", "-x"]),
+        ("--no-code /opt/app/train.py -x", ["/opt/app/train.py", "-x"]),
+        ("sub/deep.py", ["sub/deep.py"]),
+        ("-- train.py -- x", ["train.py", "--", "x"]),
+    ],
+)
+def test_everything_after_the_script_is_the_scripts(
+    capsys: pytest.CaptureFixture[str], project: Path, line: str, command: list[str]
+) -> None:
+    (project / "sub/deep.py").touch()
+    code, out, err = run(capsys, "render", "-o", "json", *line.split())
+    assert code == 0, err
+    job = json.loads(out)["items"][-1]
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"] == command
+
+
+def test_a_spec_file_with_flags_on_top(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    (project / "job.yaml").write_text("script: train.py\nnodes: 2\nargs: [--lr, 1]\n")
+    _, out, _ = run(capsys, "render", "-f", "job.yaml", "--nodes", "16", "-o", "json")
+    job = json.loads(out)["items"][-1]
+    assert job["spec"]["completions"] == 16
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["train.py", "--lr", "1"]
+
+
+def test_config_shows_every_value_and_its_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIJ_GPUS", "4")
+    code, out, _ = run(capsys, "config", "--nodes", "2", "--mount", "pvc:a:/b", "train.py")
+    assert code == 0
+    rows = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert rows["nodes"][-1] == "--nodes"
+    assert rows["gpus"] == ["gpus", "4", "KIJ_GPUS"]
+    assert rows["mounts.0"][-1] == "--mount"
+    assert "image" not in rows
+    _, out, _ = run(capsys, "config", "--all", "-o", "json", "train.py")
+    assert json.loads(out)["image"] == {"value": DEFAULT_IMAGE, "from": "default"}
+
+
+def test_the_schema_accepts_what_the_spec_accepts(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    _, out, _ = run(capsys, "schema")
+    schema = json.loads(out)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    good = {
+        "script": "train.py",
+        "nodes": 2,
+        "memory": "16Gi",
+        "cpu": 0.5,
+        "timeout": "2h",
+        "ttl": 60,
+        "env": {"LR": 0.1, "DEBUG": True},
+        "mounts": ["pvc:a:/b", {"type": "emptydir", "path": "/c"}],
+        "tolerations": [
+            "a=b:NoSchedule",
+            {"key": "x", "tolerationSeconds": 3, "effect": "NoExecute"},
+        ],
+    }
+    assert list(validator.iter_errors(good)) == []
+    (project / "good.yaml").write_text(yaml.safe_dump(good))
+    assert run(capsys, "render", "-f", "good.yaml")[0] == 0
+    for bad in ({"nodess": 2}, {"nodes": "many"}, {"nodes": 0}, {"env": []}):
+        assert list(validator.iter_errors(bad))
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    line = f"{sys.executable} -m kij_train render train.py | head -n 1"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "---\n", "")
+
+
+def test_no_colour_reaches_a_pipe() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "kij_train", "launch", "nope.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FORCE_COLOR": ""},
+        check=False,
+    )
+    assert "\x1b" not in result.stderr

@@ -1,0 +1,291 @@
+"""Rendered objects: the goldens, and the rules of Kubernetes for any valid spec."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kij_train import bootstrap, names, render, units
+from kij_train.render.code import CHUNK_BYTES
+from kij_train.spec import JobSpec
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from tests import goldens
+
+CODE = render.Code("print('bootstrap')\n", b"archive", "0" * 64)
+
+
+def job_of(spec: JobSpec, name: str = "job") -> dict[str, Any]:
+    return render.render(spec, name=name, code=CODE)[-1]
+
+
+def container_of(job: dict[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+def environment_of(job: dict[str, Any]) -> dict[str, str]:
+    return {v["name"]: v.get("value", "") for v in container_of(job)["env"]}
+
+
+# --- goldens --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", goldens.GOLDENS)
+def test_the_manifests_are_what_their_command_renders(name: str) -> None:
+    stored = (goldens.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    fresh = goldens.text(name)
+    assert goldens.without_archives(stored) == goldens.without_archives(fresh), "run: make goldens"
+    assert stored.splitlines()[0] == fresh.splitlines()[0]
+
+
+def test_no_manifest_is_left_over() -> None:
+    assert {path.stem for path in goldens.FOLDER.glob("*.yaml")} == set(goldens.GOLDENS)
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    assert goldens.text("hello") == goldens.text("hello")
+
+
+# --- any valid spec -------------------------------------------------------------------------------
+
+WORDS = st.text("abcz09-._", max_size=20)
+KEYS = st.builds(
+    lambda prefix, name: f"{prefix}{name}",
+    st.sampled_from(["", "example.com/"]),
+    st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,20}[A-Za-z0-9]", fullmatch=True),
+)
+LABELS = st.dictionaries(
+    KEYS, st.from_regex(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,20}[A-Za-z0-9])?", fullmatch=True)
+)
+OBJECT_NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
+MOUNTS = st.builds(
+    lambda kind, source, path: f"{kind}{source}:{path}",
+    st.sampled_from(["pvc:", "secret:", "configmap:", "hostpath:/"]),
+    OBJECT_NAMES,
+    st.sampled_from(["/data", "/out", "/a/b:ro"]),
+)
+SPECS = st.fixed_dictionaries(
+    {"nodes": st.integers(1, 5000), "script": st.just("train.py")},
+    optional={
+        "gpus": st.integers(1, 16),
+        "memory": st.sampled_from(["1Mi", "512Mi", "16Gi", "1.5G", "2E"]),
+        "cpu": st.sampled_from(["1m", "0.5", "8", 4]),
+        "shm": st.sampled_from(["1Mi", "64Gi"]),
+        "args": st.lists(st.text(max_size=10), max_size=4),
+        "env": st.dictionaries(
+            st.from_regex(r"[A-Z_][A-Z0-9_]{0,10}", fullmatch=True), st.text(max_size=20)
+        ),
+        "env_from_secrets": st.lists(OBJECT_NAMES, max_size=3),
+        "image_pull_secrets": st.lists(OBJECT_NAMES, max_size=3),
+        "mounts": st.lists(MOUNTS, max_size=3),
+        "node_selector": LABELS,
+        "labels": LABELS,
+        "annotations": st.dictionaries(KEYS, st.text(max_size=20)),
+        "tolerations": st.lists(st.sampled_from(["a", "a=b", "a=b:NoSchedule", "a:NoExecute"])),
+        "resources": st.dictionaries(
+            st.sampled_from(["rdma/ib", "vpc.amazonaws.com/efa", "hugepages-2Mi"]),
+            st.integers(1, 8),
+        ),
+        "run_as_user": st.integers(1, 65535),
+        "read_only_root": st.booleans(),
+        "port": st.integers(1024, 65535),
+        "timeout": st.sampled_from(["2h", 90]),
+        "ttl": st.sampled_from(["7d", 1]),
+        "backoff": st.integers(0, 100),
+        "namespace": OBJECT_NAMES,
+    },
+)
+
+DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+QUALIFIED = re.compile(
+    r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+)
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+
+
+@given(SPECS, WORDS)
+@settings(max_examples=200, deadline=None)
+def test_any_valid_spec_renders_objects_that_obey_the_rules(
+    fields: dict[str, Any], stem: str
+) -> None:
+    try:
+        spec = JobSpec.model_validate(fields)
+    except ValidationError:
+        return  # the checks between fields; what they let through is looked at here
+    name = names.generated_job_name(stem, "x3k9a", spec.nodes)
+    config_map, service, job = render.render(spec, name=name, code=CODE)
+
+    assert DNS_LABEL.fullmatch(f"{name}-{spec.nodes - 1}")
+    assert config_map["immutable"] is True
+    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"] == name
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
+    for body in (config_map, service, job, job["spec"]["template"]):
+        for key, value in body["metadata"]["labels"].items():
+            assert QUALIFIED.fullmatch(key)
+            assert LABEL_VALUE.fullmatch(value)
+    check_job_rules(job, spec)
+    check_pod_rules(job["spec"]["template"]["spec"])
+
+
+def check_job_rules(job: dict[str, Any], spec: JobSpec) -> None:
+    body = job["spec"]
+    assert body["completions"] == body["parallelism"] == spec.nodes
+    assert body["completionMode"] == "Indexed"
+    # podFailurePolicy needs both.
+    assert body["podReplacementPolicy"] == "Failed"
+    assert body["template"]["spec"]["restartPolicy"] == "Never"
+    for rule in body["podFailurePolicy"]["rules"]:
+        values = rule["onExitCodes"]["values"]
+        assert values == sorted(set(values))
+        assert all(1 <= value <= 255 for value in values)
+    env = environment_of(job)
+    assert next(iter(env)) == "NODE_RANK"
+    assert int(env["WORLD_SIZE"]) == spec.nodes * int(env["NPROC_PER_NODE"])
+    assert "JOB_COMPLETION_INDEX" not in env  # the Job controller sets it unless we do
+
+
+def check_pod_rules(pod: dict[str, Any]) -> None:
+    container = pod["containers"][0]
+    variables = [variable["name"] for variable in container["env"]]
+    assert len(variables) == len(set(variables))
+    volumes = [volume["name"] for volume in pod["volumes"]]
+    assert len(volumes) == len(set(volumes))
+    assert all(DNS_LABEL.fullmatch(volume) for volume in volumes)
+    mounts = container["volumeMounts"]
+    paths = [mount["mountPath"] for mount in mounts]
+    assert len(paths) == len(set(paths))
+    assert {mount["name"] for mount in mounts} == set(volumes)
+    for amount in container.get("resources", {}).get("requests", {}).values():
+        assert units.quantity_value(amount) > 0
+    shm = next(v for v in pod["volumes"] if v["name"] == "shm")
+    assert units.quantity_value(shm["emptyDir"]["sizeLimit"]) > 0
+    # Pod Security "restricted", but for the user.
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+
+
+def kubelet_expands(text: str, env: dict[str, str]) -> str:
+    """k8s.io/kubernetes/third_party/forked/golang/expansion: $(VAR), and $$ for $."""
+
+    def replace(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        return env.get(match[1], match[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", replace, text)
+
+
+@given(st.lists(st.text("$()ab{} ", max_size=12), max_size=5))
+def test_arguments_reach_the_script_as_they_were_typed(arguments: list[str]) -> None:
+    spec = JobSpec(script="a.py", args=tuple(arguments))
+    rendered = container_of(job_of(spec))["args"][1:]
+    env = {"a": "EXPANDED", "NODE_RANK": "EXPANDED"}
+    assert [kubelet_expands(text, env) for text in rendered] == arguments
+
+
+# --- YAML -----------------------------------------------------------------------------------------
+
+TRAPS = ["3e-4", "1e3", "0o17", "017", "1_000", "yes", "n", "null", "~", "", " a", "a: b", "- a"]
+TRAPS += ["2026-11-23", "=", "0x1F", ".inf", "1:30", "a #b", "é", "a\nb\n", "\ta", "!x", "&x", "*x"]
+
+
+def both_parsers_read(text: str) -> list[Any]:
+    """YAML 1.1 (PyYAML) and YAML 1.2 (ruamel; kubectl's is closer to it)."""
+    old = list(yaml.safe_load_all(text))
+    new = list(YAML(typ="safe", pure=True).load_all(text))
+    assert old == new
+    return old
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_text_stays_text_for_every_parser(trap: str) -> None:
+    objects = [{"env": [{"name": "X", "value": trap}], trap or "key": [trap]}]
+    assert both_parsers_read(render.to_yaml(objects)) == objects
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40))
+def test_any_text_survives(text: str) -> None:
+    assert list(yaml.safe_load_all(render.to_yaml([{"a": text}]))) == [{"a": text}]
+
+
+@given(SPECS)
+@settings(max_examples=50, deadline=None)
+def test_yaml_holds_exactly_the_objects(fields: dict[str, Any]) -> None:
+    try:
+        spec = JobSpec.model_validate(fields)
+    except ValidationError:
+        return
+    objects = render.render(spec, name="job", code=CODE)
+    assert list(yaml.safe_load_all(render.to_yaml(objects))) == objects
+
+
+def test_the_bootstrap_is_readable_in_the_yaml() -> None:
+    document = (goldens.FOLDER / "hello.yaml").read_text(encoding="utf-8")
+    assert "  bootstrap.py: |\n" in document
+    assert "\n    def wait_for_rank0(" in document
+
+
+# --- single decisions -----------------------------------------------------------------------------
+
+
+def test_code_is_cut_into_as_many_config_maps_as_it_takes() -> None:
+    archive = bytes(range(256)) * (CHUNK_BYTES // 128)
+    code = render.Code("bootstrap", archive, "0" * 64)
+    config_maps = render.code_config_maps(JobSpec(script="a.py"), code)
+    assert len(config_maps) == 2
+    assert [next(iter(one["binaryData"])) for one in config_maps] == [
+        f"{bootstrap.CODE_PREFIX}000",
+        f"{bootstrap.CODE_PREFIX}001",
+    ]
+    assert "data" not in config_maps[1]
+
+
+def test_the_same_code_has_the_same_name_and_other_code_another() -> None:
+    spec = JobSpec(script="a.py")
+
+    def name(code: render.Code) -> str:
+        return str(render.code_config_maps(spec, code)[0]["metadata"]["name"])
+
+    assert name(CODE) == name(render.Code(CODE.bootstrap, b"other bytes", CODE.sha256))
+    assert name(CODE) != name(render.Code(CODE.bootstrap, CODE.archive, "1" * 64))
+    assert name(CODE) != name(render.Code("other", CODE.archive, CODE.sha256))
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({}, "1Gi"),
+        ({"gpus": 1}, "8Gi"),
+        ({"gpus": 1, "memory": "4Gi"}, "2048Mi"),
+        ({"gpus": 1, "memory": "64Gi"}, "8Gi"),
+        ({"memory": "1Mi"}, "1Mi"),
+        ({"shm": "3Gi", "memory": "4Gi"}, "3Gi"),
+    ],
+)
+def test_shared_memory_is_sized_below_the_memory_limit(fields: dict[str, Any], size: str) -> None:
+    pod = job_of(JobSpec(script="a.py", **fields))["spec"]["template"]["spec"]
+    shm = next(volume for volume in pod["volumes"] if volume["name"] == "shm")
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": size}
+
+
+def test_what_is_not_asked_for_is_not_rendered() -> None:
+    job = job_of(JobSpec(script="a.py"))
+    assert "resources" not in container_of(job)
+    assert "tolerations" not in job["spec"]["template"]["spec"]
+    assert "NCCL_DEBUG" not in environment_of(job)
+
+
+def test_gpus_bring_their_toleration_and_the_users_env_wins() -> None:
+    job = job_of(JobSpec(script="a.py", gpus=2, env={"NCCL_DEBUG": "INFO"}))
+    assert environment_of(job)["NCCL_DEBUG"] == "INFO"
+    assert job["spec"]["template"]["spec"]["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists"}
+    ]
