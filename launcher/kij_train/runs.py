@@ -1,7 +1,8 @@
 """From a resolved request to a running job: what the command line calls, and nothing else does.
 
 `plan` looks at the file system (script, code) and fixes the name; what follows is either the
-objects of the job, a submission to a cluster, or a run on this machine.
+objects of the job, a submission to a cluster, or a run on this machine. What only one of these
+needs is imported where it begins, so that rendering starts fast.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import bootstrap, bundle, diagnosis, local, names, render, units
+from kij_train import bootstrap, bundle, names, render, units
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError, TimedOutError
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
+    from kij_train import diagnosis, local
     from kij_train.cluster import Cluster, Submission
 
 SUFFIX_CHARS = 5
@@ -161,6 +163,8 @@ def run_local(
     Raises RequestError when the machine cannot, JobFailedError with the verdict, TimedOutError at
     spec.timeout, InterruptedByUserError after `stop`.
     """
+    from kij_train import diagnosis, local
+
     local.check_machine(plan.spec, environ)
     outcome = local.run_nodes(plan.spec, cwd=plan.code_dir, environ=environ, emit=emit, stop=stop)
     after = units.format_seconds(outcome.seconds)
@@ -181,6 +185,8 @@ def run_local(
 
 def _unrecorded(index: int, exit_code: int) -> diagnosis.Failure:
     how = f"ended with exit code {exit_code}" if exit_code > 0 else f"killed by signal {-exit_code}"
+    from kij_train import diagnosis
+
     return diagnosis.Failure(
         index=index,
         rank=None,
@@ -221,6 +227,8 @@ def follow(
     Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError when
     the cluster makes no pod of it at all.
     """
+    from kij_train import diagnosis
+
     end = submission.follow(emit=emit, say=say)
     after = units.format_seconds(end.seconds)
     if end.succeeded:

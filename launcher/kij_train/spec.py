@@ -370,7 +370,7 @@ def _check_names(spec: JobSpec) -> None:
         except ValueError as error:
             raise SpecConflict("name", str(error)) from None
     for name in CONTRACT_ENV & spec.env.keys():
-        instead = "--port" if name == bootstrap.ENV_MASTER_PORT else "nothing: leave it out"
-        raise SpecConflict("env", f"{name} is set by kij-train itself. Use {instead}")
+        instead = "Use --port" if name == bootstrap.ENV_MASTER_PORT else "Leave it out"
+        raise SpecConflict("env", f"{name} is set by kij-train itself. {instead}")
     for name in OWN_LABELS & spec.labels.keys():
         raise SpecConflict("labels", f"{name} is set by kij-train itself")

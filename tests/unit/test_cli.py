@@ -74,7 +74,7 @@ def test_neither_kubernetes_nor_torch_is_imported_without_need(argv: list[str]) 
     probe = (
         "import sys; from kij_train.cli import main\n"
         f"code = main({argv!r})\n"
-        "heavy = {'kubernetes', 'torch', 'numpy', 'requests', 'rich'} & set(sys.modules)\n"
+        "heavy = {'kubernetes', 'torch', 'numpy', 'requests', 'rich', 'psutil'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else code)"
     )
     result = subprocess.run(
@@ -362,7 +362,8 @@ def test_the_schema_accepts_what_the_spec_accepts(
     assert list(validator.iter_errors(good)) == []
     (project / "good.yaml").write_text(yaml.safe_dump(good))
     assert run(capsys, "render", "-f", "good.yaml")[0] == 0
-    for bad in ({"nodess": 2}, {"nodes": "many"}, {"nodes": 0}, {"env": []}):
+    wrong: list[dict[str, object]] = [{"nodess": 2}, {"nodes": "many"}, {"nodes": 0}, {"env": []}]
+    for bad in wrong:
         assert list(validator.iter_errors(bad))
 
 

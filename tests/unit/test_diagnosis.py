@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from kij_train.diagnosis import (
     Failure,
@@ -63,7 +64,7 @@ def test_text_that_is_no_record_gives_none() -> None:
     assert parse_record(wrong, index=0) is None
 
 
-def pod(index: int, **terminated: object) -> dict[str, object]:
+def pod(index: int, **terminated: object) -> dict[str, Any]:
     return {
         "metadata": {"name": f"job-{index}-abcde", "labels": {INDEX: str(index)}},
         "status": {"containerStatuses": [{"state": {"terminated": terminated}}]},

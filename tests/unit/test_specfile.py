@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from kij_train.errors import RequestError
 from kij_train.spec import DEFAULT_IMAGE
-from kij_train.specfile import Layer, Origin, Resolved, resolve
+from kij_train.specfile import Layer, Location, Origin, Resolved, resolve
 
 
 def flags(**values: object) -> Layer:
-    origins = {(name,): Origin(f"--{name}", names_value=True) for name in values}
-    return Layer(dict(values), dict(origins))
+    origins: dict[Location, Origin] = {
+        (name,): Origin(f"--{name}", names_value=True) for name in values
+    }
+    return Layer(dict(values), origins)
 
 
 def resolved(
@@ -123,7 +125,7 @@ WRONG_FILES = [
     ("env:\n  A: [1]\n", "job.yaml:2: env.A must be text"),
     ("args: --lr\n", "job.yaml:1: args --lr must be a list"),
     ("code: perhaps\n", "job.yaml:1: code perhaps must be true or false"),
-    ("mounts:\n  - pvc:a:/a\n  - pvx:b:/b\n", "job.yaml:3: mounts.1 pvx:b:/b: 'pvx:b:/b' must be"),
+    ("mounts:\n  - pvc:a:/a\n  - pvx:b:/b\n", "job.yaml:3: mounts.1: 'pvx:b:/b' must be"),
     ("mounts:\n  - type: pvc\n    path: /a\n", "job.yaml:2: mounts.0 pvc needs a source"),
     (
         "mounts:\n  - {type: pvc, surce: a, path: /a}\n",
@@ -133,7 +135,7 @@ WRONG_FILES = [
     ("image_pull_policy: sometimes\n", "image_pull_policy sometimes must be one of Always, IfNotP"),
     ("gpus: 4\nnproc_per_node: 2\n", "job.yaml:2: nproc_per_node 2 conflicts with 4 GPUs a node"),
     ("name: My_Job\n", "job.yaml:1: name My_Job must be lower-case letters"),
-    ("env: {WORLD_SIZE: 2}\n", "job.yaml:1: env WORLD_SIZE is set by kij-train itself"),
+    ("env: {WORLD_SIZE: 2}\n", "job.yaml:1: env: WORLD_SIZE is set by kij-train itself"),
     ("resources: {cpu: 2}\n", "job.yaml:1: resources cpu has its own flag: --cpu"),
     ("shm: 8Gi\nmemory: 4Gi\n", "job.yaml:1: shm 8Gi is more than memory (4Gi)"),
     ("script: a.py\nmodule: b\n", "module b conflicts with script"),
@@ -145,7 +147,7 @@ WRONG_FILES = [
     ("port: 80\n", "job.yaml:1: port 80 must be at least 1024"),
     ("tolerations: [{key: a, value: b}]\n", "operator Exists takes no value"),
     ("tolerations: ['a:Never']\n", "job.yaml:1: tolerations.0.effect Never must be one of NoSch"),
-    ("labels: {a: 'b c'}\n", "job.yaml:1: labels.a b c"),
+    ("labels: {a: 'b c'}\n", "job.yaml:1: labels.a: 'b c' is no label value"),
 ]
 
 
@@ -156,7 +158,7 @@ def test_a_wrong_file_is_refused_with_file_line_and_way_out(
     (tmp_path / "job.yaml").write_text(text)
     with pytest.raises(RequestError) as caught:
         resolved(tmp_path, spec_file="job.yaml")
-    assert message in str(caught.value).replace("'b c'", "b c", 1)
+    assert message in str(caught.value)
     assert caught.value.exit_code == 2
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import local, runs, units
+from kij_train import runs, units
 from kij_train.cli import output
 from kij_train.cli.options import job_options, resolve_options
 from kij_train.cli.render import print_objects
@@ -20,6 +20,7 @@ from kij_train.errors import InterruptedByUserError, JobFailedError, RequestErro
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
+    from kij_train import local
     from kij_train.cluster import Cluster, Submission
 
 
@@ -83,6 +84,8 @@ job_options(command)
 
 
 def _launch_local(resolved: Resolved) -> None:
+    from kij_train import local
+
     plan = runs.plan(resolved, cwd=Path.cwd(), for_cluster=False, random_name=True)
     output.status(runs.summary(plan, where="this machine"))
     ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
