@@ -16,6 +16,7 @@ The failure record is the JSON of torchrun's error files (`message.message`, `ex
 The kubelet keeps the last 4,096 bytes of a termination message, so records are cut to fit that.
 """
 
+import io
 import json
 import os
 import runpy
@@ -163,7 +164,6 @@ def unpack_code(bundle_dir: str, target: str, sha256: str) -> None:
     Raises Failure when a chunk is missing, the hash differs, or a member would leave `target`.
     """
     import hashlib
-    import io
     import lzma
     import tarfile
 
@@ -377,6 +377,11 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
 
 def run_worker(argv: List[str]) -> None:
     """Run a script or, after -m, a module as the main program of this process, as python would."""
+    # The ranks of a node share its output. torchrun's python -u writes a line and its end apart, so
+    # that lines of two ranks mix; written whole, they do not.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
     as_module = argv[0] == "-m"
     argv = argv[1:] if as_module else argv
     target = argv[0]

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -51,6 +53,23 @@ def launch(folder: Path, *argv: str, timeout_s: float = 240) -> subprocess.Compl
     return subprocess.run(
         command(*argv), cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+@contextmanager
+def running(folder: Path, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    """A launch in the background, killed at the end if it is still there."""
+    with subprocess.Popen(
+        command(*argv), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -120,15 +139,8 @@ def test_an_interrupt_ends_everything_a_hanging_run_started(
     tmp_path: Path, signum: signal.Signals
 ) -> None:
     (tmp_path / "train.py").write_text(HANG)
-    with subprocess.Popen(
-        command("--nodes", "2", "train.py"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        pids = [int(n) for _ in range(2) for n in process.stdout.readline().split()[-2:]]
+    with running(tmp_path, "--nodes", "2", "train.py") as process:
+        pids = [int(n) for _ in range(2) for n in next_line(process).split()[-2:]]
         assert len(alive(pids)) == 4
         started = time.monotonic()
         process.send_signal(signum)
@@ -148,11 +160,8 @@ def test_a_second_interrupt_does_not_wait_for_a_rank_that_ignores_the_first(
         "print('hanging', os.getpid(), flush=True)\n"
         "time.sleep(600)\n"
     )
-    with subprocess.Popen(
-        command("train.py"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        pids = [int(process.stdout.readline().split()[-1])]
+    with running(tmp_path, "train.py") as process:
+        pids = [int(next_line(process).split()[-1])]
         process.send_signal(signal.SIGINT)
         time.sleep(1)
         assert process.poll() is None
@@ -169,15 +178,8 @@ def test_a_launcher_killed_with_sigkill_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(
         "import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(600)"
     )
-    with subprocess.Popen(
-        command("--nodes", "2", "train.py"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        pids = [int(n) for _ in range(2) for n in process.stdout.readline().split()[-2:]]
+    with running(tmp_path, "--nodes", "2", "train.py") as process:
+        pids = [int(n) for _ in range(2) for n in next_line(process).split()[-2:]]
         process.kill()
     assert gone(pids, within_s=40)
 
@@ -191,16 +193,9 @@ def test_sigterm_reaches_the_ranks_so_that_they_can_save(tmp_path: Path) -> None
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
     )
-    with subprocess.Popen(
-        command("--nodes", "2", "--nproc-per-node", "2", "train.py"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
+    with running(tmp_path, "--nodes", "2", "--nproc-per-node", "2", "train.py") as process:
         for _ in range(4):
-            assert "ready" in process.stdout.readline()
+            assert "ready" in next_line(process)
         process.terminate()
         process.communicate(timeout=60)
     assert sorted(p.name for p in tmp_path.glob("saved-*")) == [f"saved-{n}" for n in range(4)]
@@ -211,6 +206,15 @@ def test_the_deadline_ends_the_run_with_exit_code_5(tmp_path: Path) -> None:
     result = launch(tmp_path, "--timeout", "15s", "train.py")
     assert result.returncode == 5
     assert "did not end within its --timeout" in result.stderr
+
+
+def test_lines_of_the_ranks_of_a_node_are_never_mixed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import os\nfor n in range(2000): print(os.environ['RANK'] * 20, n)\n"
+    )
+    result = launch(tmp_path, "--nproc-per-node", "3", "train.py")
+    expected = [f"{rank * 20} {n}" for rank in "012" for n in range(2000)]
+    assert sorted(result.stdout.splitlines()) == sorted(expected)
 
 
 def test_programs_and_modules_run_as_in_torchrun(tmp_path: Path) -> None:
