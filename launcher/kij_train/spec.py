@@ -251,19 +251,20 @@ class JobSpec(Model):
     shm: Memory | None = None
     """Size of /dev/shm: 8Gi with GPUs, 1Gi without, half of memory at most, when not given."""
     resources: dict[Key, Count] = Field(default_factory=dict)
-    """Other extended resources a node, such as vpc.amazonaws.com/efa: 4."""
+    """Other extended resources a node, such as vpc.amazonaws.com/efa."""
 
     env: dict[EnvName, Text] = Field(default_factory=dict)
     """Environment variables of every rank. Not for secrets."""
     env_from_secrets: tuple[ObjectName, ...] = ()
     """Secrets whose keys become environment variables."""
     mounts: tuple[ParsedMount, ...] = ()
-    """Volumes, as pvc:NAME:/path and the like, or as mappings."""
+    """Volumes: pvc:NAME:/path, secret:NAME:/path, configmap:NAME:/path, emptydir:[SIZE:]/path or
+    hostpath:/on/node:/path; with :ro at the end, without write access."""
 
     node_selector: dict[Key, LabelValue] = Field(default_factory=dict)
     """Labels a node must have."""
     tolerations: tuple[ParsedToleration, ...] = ()
-    """Taints that are tolerated, as KEY[=VALUE][:EFFECT] or as mappings."""
+    """Taints that are tolerated, written as for kubectl taint."""
     affinity: dict[str, Any] | None = None
     """Pod affinity, exactly as Kubernetes spells it."""
     priority_class: ObjectName | None = None

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -334,3 +335,37 @@ def test_sigterm_while_waiting_for_rank_0_ends_at_once(tmp_path: Path) -> None:
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
     assert "ended by SIGTERM before the ranks started" in process.stderr.read()
     process.stderr.close()
+
+
+# --- images made for root -------------------------------------------------------------------------
+
+HOME_PROBE = """
+import getpass, os, sys, tempfile
+sys.path.insert(0, sys.argv[1])
+import bootstrap
+bootstrap.writable_home(sys.argv[2])
+open(os.path.expanduser("~/x"), "w").close()
+tempfile.NamedTemporaryFile().close()
+print(os.environ["HOME"], getpass.getuser())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root changes its user")
+def test_a_user_without_name_or_home_gets_both(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Outside of pytest's own folders, which other users may not enter.
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chmod(scratch, 0o777)  # noqa: PTH101 - a volume of a pod is open to its user
+        shutil.copy(bootstrap.__file__, scratch)
+        result = subprocess.run(
+            ["/usr/bin/env", "python3", "-c", HOME_PROBE, scratch, scratch],
+            env={"PATH": "/usr/bin:/bin", "HOME": "/root"},
+            user=12345,
+            group=12345,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{scratch}/home uid-12345\n"

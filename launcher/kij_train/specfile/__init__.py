@@ -1,0 +1,76 @@
+"""Flags, environment, spec file, project file and profile into one spec, each value traceable.
+
+Precedence, highest first: flag > KIJ_* > spec file (-f) > kij-train.toml or [tool.kij-train] >
+profile > default. Mappings (env, labels, …) merge key by key; lists that can only grow in meaning
+(mounts, tolerations, …) are joined, the lower ranks first; everything else is replaced.
+
+Every value keeps its `Origin`, and a value that the spec refuses is reported with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from kij_train.spec import JobSpec
+from kij_train.specfile.explain import explain
+from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
+from kij_train.specfile.sources import (
+    ENV_PREFIX,
+    environment_layer,
+    profile_layer,
+    read_project,
+    read_spec_file,
+    split_pair,
+)
+
+__all__ = ["Layer", "Location", "Origin", "Resolved", "resolve", "split_pair"]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked spec, and where each of its values came from."""
+
+    spec: JobSpec
+    origins: Mapping[Location, Origin]
+
+    def origin(self, location: Location) -> str:
+        """Where the value at `location` came from; "default" where nobody set it."""
+        found = nearest(self.origins, location)
+        return found.where if found else "default"
+
+    def given(self, name: str) -> bool:
+        """Whether anybody set the field."""
+        return any(location[0] == name for location in self.origins)
+
+
+def resolve(
+    flags: Layer,
+    *,
+    environ: Mapping[str, str],
+    cwd: Path,
+    spec_file: str | None = None,
+    profile: str | None = None,
+) -> Resolved:
+    """Merge all sources and check the result. Raises RequestError naming file and line, or flag."""
+    project = read_project(cwd)
+    chosen = profile or environ.get(ENV_PREFIX + "PROFILE") or project.profile
+    layers = [
+        profile_layer(chosen, project, cwd) if chosen else Layer({}),
+        Layer(project.values, project.origins),
+        read_spec_file(Path(spec_file), cwd) if spec_file else Layer({}),
+        environment_layer(environ),
+        flags,
+    ]
+    return check(merge(layers))
+
+
+def check(merged: Layer) -> Resolved:
+    """A layer as a spec. Raises RequestError for the first value that is wrong."""
+    try:
+        return Resolved(JobSpec.model_validate(merged.values), merged.origins)
+    except ValidationError as error:
+        raise explain(error, merged) from None

@@ -1,0 +1,140 @@
+"""A value that the spec refuses, in the words of this tool, with where it came from."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from kij_train.errors import RequestError
+from kij_train.spec import JobSpec, Mount, SpecConflict, Toleration
+from kij_train.specfile.layers import Layer, Location, nearest
+
+# What other launchers call the same thing.
+SYNONYMS = {
+    "nnodes": "nodes",
+    "num_nodes": "nodes",
+    "replicas": "nodes",
+    "completions": "nodes",
+    "parallelism": "nodes",
+    "gpu": "gpus",
+    "num_gpus": "gpus",
+    "gpu_per_node": "gpus",
+    "gpus_per_node": "gpus",
+    "nproc": "nproc_per_node",
+    "procs_per_node": "nproc_per_node",
+    "ranks_per_node": "nproc_per_node",
+    "entrypoint": "script",
+    "command": "program",
+    "arguments": "args",
+    "workdir": "code_dir",
+    "workspace": "code_dir",
+    "environment": "env",
+    "secrets": "env_from_secrets",
+    "env_from": "env_from_secrets",
+    "volumes": "mounts",
+    "volume_mounts": "mounts",
+    "shared_memory": "shm",
+    "deadline": "timeout",
+    "active_deadline_seconds": "timeout",
+    "ttl_seconds_after_finished": "ttl",
+    "backoff_limit": "backoff",
+    "max_restarts": "backoff",
+    "master_port": "port",
+    "user": "run_as_user",
+}
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'. Did you mean "x"?' for the closest known word, or nothing."""
+    synonym = SYNONYMS.get(word.replace("-", "_").lower())
+    known = list(known)
+    if synonym in known:
+        return f'. Did you mean "{synonym}"?'
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'. Did you mean "{close[0]}"?' if close else ""
+
+
+def explain(error: ValidationError, merged: Layer) -> RequestError:
+    """The error for the first value that is wrong."""
+    first = error.errors(include_url=False)[0]
+    location: Location = tuple(first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SpecConflict):
+        location = (cause.field,)
+    kind, message = first["type"], str(cause) if cause else first["msg"]
+    origin = nearest(merged.origins, location)
+    where = origin.where if origin else str(location[0] if location else "spec")
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        key = str(location[-1])
+        return RequestError(
+            f'{where}: unknown key "{key}"{did_you_mean(key, known)}',
+            hints=("keys: kij-train schema",),
+        )
+    value = first["input"] if cause is None else _value_at(merged.values, location)
+    message = _plain(kind, message, first.get("ctx", {}))
+    shown = "" if value is None or isinstance(value, dict | list) else f" {_quoted(value)}"
+    if message[:1] == "'" or location[-1:] == ("[key]",):
+        shown = ":"  # the message names the value itself
+    elif message[:1].isupper():
+        shown += ":"
+    if origin is not None and origin.names_value:
+        subject = f"{where}{shown}"
+    else:
+        path = ".".join(str(part) for part in location if part != "[key]")
+        subject = f"{where}: {path}{shown}" if path else where
+    return RequestError(f"{subject} {message}")
+
+
+def _known_keys(parent: Location) -> list[str]:
+    nested: dict[str, type[BaseModel]] = {"mounts": Mount, "tolerations": Toleration}
+    model = nested.get(str(parent[0]) if parent else "", JobSpec)
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _plain(kind: str, message: str, context: Mapping[str, Any]) -> str:
+    """pydantic's message in the words of this tool."""
+    match kind:
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}"
+        case "less_than":
+            return f"must be less than {context['lt']}"
+        case "int_parsing" | "int_type" | "int_from_float":
+            return "is no whole number"
+        case "bool_parsing" | "bool_type":
+            return "must be true or false"
+        case "string_type":
+            return "must be text"
+        case "tuple_type" | "list_type":
+            return "must be a list"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return "must be a mapping of keys to values"
+        case "literal_error":
+            return f"must be one of {context['expected']}".replace(" or ", ", ").replace("'", "")
+        case "missing":
+            return "is missing"
+        case "string_pattern_mismatch" | "string_too_short":
+            return "must not be empty or hold spaces"
+    return message
+
+
+def _value_at(values: Any, location: Location) -> Any:
+    for part in location:
+        if part == "[key]":
+            break
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return values
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return text if text and not re.search(r"\s", text) else repr(text)

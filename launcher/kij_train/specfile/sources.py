@@ -1,0 +1,225 @@
+"""Reading every source into a layer: variables, spec files, project files, profiles."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kij_train import profiles
+from kij_train.errors import RequestError
+from kij_train.spec import JobSpec
+from kij_train.specfile.explain import did_you_mean
+from kij_train.specfile.layers import COMMAND_FIELDS, JOINED, MAPPINGS, Layer, Location, Origin
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENV_PREFIX = "KIJ_"
+PROJECT_FILE = "kij-train.toml"
+PATH_FIELDS = ("code_dir", "kubeconfig")
+
+
+def environment_layer(environ: Mapping[str, str]) -> Layer:
+    """KIJ_NODES=8 and the like; lists and mappings are separated by white space."""
+    layer = Layer({})
+    for name in JobSpec.model_fields:
+        variable = ENV_PREFIX + name.upper()
+        text = environ.get(variable)
+        if not text or name in ("affinity", "args"):
+            continue
+        value: Any = text
+        if name in MAPPINGS:
+            value = dict(split_pair(item, variable) for item in text.split())
+        elif name in JOINED:
+            value = text.split()
+        layer.values[name] = value
+        layer.origins |= _uniform_origins({name: value}, Origin(variable, names_value=True))
+    return layer
+
+
+def split_pair(text: str, where: str) -> tuple[str, str]:
+    """KEY=VALUE. Raises RequestError naming `where` it was given."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RequestError(f"{where} {text}: must look like KEY=VALUE")
+    return key, value
+
+
+def read_project(cwd: Path) -> ProjectFile:
+    """kij-train.toml, or pyproject.toml with a [tool.kij-train] table, here or further up."""
+    for folder in (cwd, *cwd.parents):
+        own, shared = folder / PROJECT_FILE, folder / "pyproject.toml"
+        if own.is_file():
+            return _project_layer(own, _read_toml(own), cwd)
+        if shared.is_file():
+            table = _read_toml(shared).get("tool", {}).get("kij-train")
+            if table is not None:
+                return _project_layer(shared, table, cwd)
+    return ProjectFile({})
+
+
+@dataclass
+class ProjectFile(Layer):
+    """The project file's defaults, its own profiles, and the profile it chooses."""
+
+    profile: str | None = None
+    profiles: dict[str, Any] = field(default_factory=dict)
+
+
+def _project_layer(path: Path, table: Any, cwd: Path) -> ProjectFile:
+    shown = _shown(path, cwd)
+    if not isinstance(table, dict):
+        raise RequestError(f"{shown}: [tool.kij-train] must be a table")
+    values = _snake(table)
+    profile, own = values.pop("profile", None), values.pop("profiles", {})
+    if profile is not None and not isinstance(profile, str):
+        raise RequestError(f"{shown}: profile must be the name of a profile")
+    if not isinstance(own, dict):
+        raise RequestError(f"{shown}: profiles must be a table of tables")
+    layer = _toml_layer(values, path, shown)
+    return ProjectFile(layer.values, layer.origins, profile, own)
+
+
+def profile_layer(name: str, project: ProjectFile, cwd: Path) -> Layer:
+    """A profile of the project file, a TOML file, or one that comes with kij-train."""
+    if name in project.profiles:
+        table = project.profiles[name]
+        if not isinstance(table, dict):
+            raise RequestError(f"profile {name}: must be a table")
+        table = table.get("spec", table)
+    elif name.endswith(".toml"):
+        path = cwd / name
+        if not path.is_file():
+            raise RequestError(f"--profile {name}: no such file")
+        table = _read_toml(path).get("spec", {})
+    else:
+        try:
+            table = tomllib.loads(profiles.read_builtin(name)).get("spec", {})
+        except KeyError:
+            known = [*profiles.builtin_profiles(), *project.profiles]
+            raise RequestError(
+                f"--profile {name}: no such profile{did_you_mean(name, known)}",
+                hints=(f"profiles: {', '.join(known)}, or the path of a .toml file",),
+            ) from None
+    values = _snake(table)
+    return Layer(values, _uniform_origins(values, Origin(f"profile {name}")))
+
+
+def read_spec_file(path: Path, cwd: Path) -> Layer:
+    """A YAML (or JSON) spec file, with the line of every key. Raises RequestError."""
+    full = cwd / path
+    try:
+        text = full.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} is not a text file in UTF-8") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            raise RequestError(f"{path} is empty", hints=("keys: kij-train schema",))
+        if not isinstance(root, yaml.MappingNode):
+            raise RequestError(f"{path}:{_line(root)}: must be a mapping of keys to values")
+        _no_duplicates(root, str(path))
+        values = yaml.SafeLoader(text).construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RequestError(f"{path}:{line}: no valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise RequestError(f"{path}: no valid YAML: {error}") from None
+    origins: dict[Location, Origin] = {}
+    _collect_lines(root, (), str(path), origins)
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    _anchor_paths(values, full.parent)
+    return Layer(values, origins)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _no_duplicates(node: yaml.Node, path: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise RequestError(f'{path}:{_line(key)}: key "{key.value}" stands here twice')
+            seen.add(key.value)
+            _no_duplicates(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _no_duplicates(item, path)
+
+
+def _collect_lines(
+    node: yaml.Node, at: Location, path: str, origins: dict[Location, Origin]
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = key.value.replace("-", "_") if not at else key.value
+            location: Location = (*at, name)
+            origins[location] = Origin(f"{path}:{_line(key)}")
+            _collect_lines(value, location, path, origins)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            location = (*at, index)
+            origins[location] = Origin(f"{path}:{_line(item)}")
+            _collect_lines(item, location, path, origins)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: no valid TOML: {error}") from None
+
+
+def _toml_layer(values: dict[str, Any], path: Path, shown: str) -> Layer:
+    # tomllib gives no lines: the first line that assigns the key, or opens its table, is it.
+    text = path.read_text(encoding="utf-8").splitlines()
+    origins: dict[Location, Origin] = {}
+    for name in values:
+        key = re.escape(name).replace("_", "[-_]")
+        pattern = re.compile(rf'\s*(\[\[?(tool\.kij-train\.)?)?"?{key}"?\s*([=.\]]|$)')
+        line = next((n for n, row in enumerate(text, start=1) if pattern.match(row)), None)
+        origin = Origin(f"{shown}:{line}" if line else shown)
+        origins |= _uniform_origins({name: values[name]}, origin)
+    _anchor_paths(values, path.parent)
+    return Layer(values, origins)
+
+
+def _snake(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
+    """Paths in a file are relative to the file."""
+    for name in PATH_FIELDS:
+        if isinstance(values.get(name), str):
+            values[name] = str(folder / Path(values[name]).expanduser())
+    if "code_dir" not in values and any(name in values for name in COMMAND_FIELDS):
+        values["code_dir"] = str(folder)
+
+
+def _uniform_origins(values: Mapping[str, Any], origin: Origin) -> dict[Location, Origin]:
+    origins: dict[Location, Origin] = {}
+    for name, value in values.items():
+        origins[(name,)] = origin
+        if isinstance(value, dict):
+            origins.update(((name, key), origin) for key in value)
+    return origins
+
+
+def _shown(path: Path, cwd: Path) -> str:
+    return os.path.relpath(path, cwd)
