@@ -14,18 +14,22 @@ if TYPE_CHECKING:
     from tests.kube import Namespace
 
 HERE = Path(__file__).parent
-TIERS = ("unit", "local", "api")
-CLUSTER_TIERS = ("api",)
+TIERS = ("unit", "local", "api", "node")
 REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--cluster current: run the tiers that need a cluster against the one KUBECONFIG names."""
+    """What the tiers that need a cluster run against."""
     parser.addoption(
         "--cluster",
         choices=["none", "current"],
         default="none",
-        help="cluster of the api tier: none, or the current context of KUBECONFIG",
+        help="cluster of the api and node tiers: none, or the current context of KUBECONFIG",
+    )
+    parser.addoption("--image", help="image with python3 and torch, for the node tier")
+    parser.addoption("--small-image", help="image with python3 alone; --image when not given")
+    parser.addoption(
+        "--shared-folder", default="/tmp/kij-test-shared", help="a path that all nodes share"
     )
 
 
@@ -47,10 +51,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(tier)
         if tier == "local" and importlib.util.find_spec("torch") is None:
             item.add_marker(pytest.mark.skip(reason="torch is missing: pip install -e '.[local]'"))
+    missing = set()
     if config.getoption("--cluster") == "none":
-        without = [i for i in items if i.path.relative_to(HERE).parts[0] in CLUSTER_TIERS]
+        missing = {"api", "node"}
+    elif not config.getoption("--image"):
+        missing = {"node"}
+    without = [item for item in items if item.path.relative_to(HERE).parts[0] in missing]
+    if without:
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
+    config.stash[NOT_RUN] = sorted(missing)
+
+
+NOT_RUN = pytest.StashKey[list[str]]()
+NEEDS = {
+    "api": "a cluster: --cluster current, with KUBECONFIG",
+    "node": "a cluster with nodes and an image: --cluster current --image IMAGE",
+}
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which tiers did not run, and what they need."""
+    for tier in config.stash.get(NOT_RUN, []):
+        terminalreporter.write_line(f"not run: tests/{tier}, which needs {NEEDS[tier]}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -75,6 +100,24 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def kubeconfig(pytestconfig: pytest.Config) -> str:
     """Of the cluster under test, with admin's rights."""
     return pytestconfig.stash[KUBECONFIG]
+
+
+@pytest.fixture
+def image(pytestconfig: pytest.Config) -> str:
+    """An image with python3 and torch."""
+    return str(pytestconfig.getoption("--image"))
+
+
+@pytest.fixture
+def small_image(pytestconfig: pytest.Config, image: str) -> str:
+    """An image with python3."""
+    return str(pytestconfig.getoption("--small-image") or image)
+
+
+@pytest.fixture
+def shared_folder(pytestconfig: pytest.Config) -> str:
+    """A path that is the same folder on all nodes, writable by pods."""
+    return str(pytestconfig.getoption("--shared-folder"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -81,11 +81,25 @@ class Cluster:
         action = Action("get", PATHS[kind][2], name, self.namespace)
         return self._json("GET", self._path(kind, name), action)
 
-    def list(self, kind: str, **query: str) -> list[dict[str, Any]]:
-        """The items of a collection, with labelSelector, fieldSelector and the like."""
+    def list_raw(self, kind: str, **query: str) -> dict[str, Any]:
+        """A collection with its metadata; labelSelector, fieldSelector and the like narrow it."""
         action = Action("list", PATHS[kind][2], "", self.namespace)
-        items = self._json("GET", self._path(kind), action, query=query).get("items")
-        return list(items or [])
+        return self._json("GET", self._path(kind), action, query=query)
+
+    def list(self, kind: str, **query: str) -> list[dict[str, Any]]:
+        """The items of a collection."""
+        return list(self.list_raw(kind, **query).get("items") or [])
+
+    def watch(self, kind: str, **query: str) -> Iterator[dict[str, Any]]:
+        """Events of a collection until the server, timeoutSeconds or the connection ends it."""
+        action = Action("watch", PATHS[kind][2], "", self.namespace)
+        query = {**query, "watch": "true"}
+        response = self._request("GET", self._path(kind), action, query=query, stream=True)
+        try:
+            for line in lines_of(response):
+                yield json.loads(line)
+        finally:
+            response.close()
 
     def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Strategic merge patch."""
@@ -171,3 +185,20 @@ class Cluster:
             content = response.read() if stream else response.data
             raise refusal(response.status, content, action)
         return response
+
+
+def lines_of(response: Any) -> Iterator[str]:
+    """Whole lines of a streamed response; one without an end comes when the stream does."""
+    import urllib3
+
+    rest = b""
+    try:
+        for chunk in response.stream(2**16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode("utf-8", "replace")
+    except (urllib3.exceptions.HTTPError, OSError):
+        # A broken line is asked for again, by its timestamp.
+        return
+    if rest:
+        yield rest.decode("utf-8", "replace")

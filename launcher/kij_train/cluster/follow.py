@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from kij_train.cluster.apierrors import (
     pod_security_refusal,
     quota_refusal,
 )
+from kij_train.cluster.client import lines_of
 from kij_train.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ NO_PODS_AFTER_S = 3.0
 OUTAGE_S = 300.0
 """How long the API server may be away before this gives up; the job goes on."""
 LAST_LINES_S = 10.0
+LAST_WORDS_S = 10.0
+"""How long nodes may take to end, and to say why, after the Job has failed."""
 SUCCEEDED = ("SuccessCriteriaMet", "Complete")
 FAILED = ("FailureTarget", "Failed")
 
@@ -153,18 +156,35 @@ def _raise_if_refused(submission: Submission) -> None:
 
 
 def _ended_pods(submission: Submission) -> list[dict[str, Any]]:
-    """The pods, once the first one with a failed container is to be seen."""
-    deadline = time.monotonic() + LAST_LINES_S
-    while True:
-        pods = submission.cluster.list("Pod", labelSelector=submission.selector)
-        if any(_ended(pod) for pod in pods) or not pods or time.monotonic() > deadline:
-            return pods
-        time.sleep(POLL_S)
+    """The last that was seen of every pod, once all have ended or LAST_WORDS_S are over.
+
+    The Job controller deletes the pods that still run, and with a pod goes its termination message:
+    a watch sees it go by.
+    """
+    deadline = time.monotonic() + LAST_WORDS_S
+    listing = submission.cluster.list_raw("Pod", labelSelector=submission.selector)
+    pods = {str(pod["metadata"]["uid"]): pod for pod in listing.get("items") or []}
+    version = str(listing["metadata"]["resourceVersion"])
+    while (rest_s := deadline - time.monotonic()) > 0 and not all(map(_ended, pods.values())):
+        events = submission.cluster.watch(
+            "Pod",
+            labelSelector=submission.selector,
+            resourceVersion=version,
+            timeoutSeconds=str(max(1, int(rest_s))),
+        )
+        for event in events:
+            if event["type"] == "ERROR":  # too old a version: what there is must do
+                return list(pods.values())
+            pod = event["object"]
+            version = str(pod["metadata"]["resourceVersion"])
+            pods[str(pod["metadata"]["uid"])] = pod
+            if all(map(_ended, pods.values())):
+                break
+    return list(pods.values())
 
 
 def _ended(pod: Mapping[str, Any]) -> bool:
-    states = (c.get("state", {}) for c in pod.get("status", {}).get("containerStatuses", []))
-    return any(state.get("terminated", {}).get("exitCode") for state in states)
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 class _LogOfIndexZero(threading.Thread):
@@ -220,7 +240,7 @@ class _LogOfIndexZero(threading.Thread):
         response = self._submission.cluster.stream_log(pod, **query)
         repeated = 0
         try:
-            for line in _lines(response):
+            for line in lines_of(response):
                 stamp, _, text = line.partition(" ")
                 repeated += stamp == last
                 if stamp < last or (stamp == last and repeated <= shown):
@@ -230,20 +250,3 @@ class _LogOfIndexZero(threading.Thread):
                 self._emit(text)
         finally:
             response.close()
-
-
-def _lines(response: Any) -> Iterator[str]:
-    """Whole lines of a streamed response; one without an end comes when the stream does."""
-    import urllib3
-
-    rest = b""
-    try:
-        for chunk in response.stream(2**16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.decode("utf-8", "replace")
-    except (urllib3.exceptions.HTTPError, OSError):
-        # A broken line is asked for again, by its timestamp.
-        return
-    if rest:
-        yield rest.decode("utf-8", "replace")
