@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import runs, units
+from kij_train import render, runs, units
 from kij_train.cli import output
 from kij_train.cli.options import job_options, resolve_options
 from kij_train.cli.render import print_objects
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "form",
     type=click.Choice(["text", "yaml", "json"]),
     default="text",
-    help="Format of --dry-run (YAML or JSON) and --detach (text or JSON).",
+    help="Format of what --dry-run and --detach print.",
 )
 def command(
     is_local: bool, detach: bool, replace: bool, dry_run: str | None, form: str, **params: Any
@@ -144,10 +144,10 @@ def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
     try:
         with _sigterm_as_interrupt():
             submission = runs.submit(plan, cluster, replace=replace)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         _print_warnings(cluster)
         raise InterruptedByUserError(
-            "interrupted while submitting; what was made is removed", signum=signal.SIGINT
+            "interrupted while submitting; what was made is removed", signum=_signum(interrupt)
         ) from None
     except BaseException:
         _print_warnings(cluster)
@@ -162,14 +162,18 @@ def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     def handle(signum: int, frame: object) -> None:
-        del signum, frame
-        raise KeyboardInterrupt
+        del frame
+        raise KeyboardInterrupt(signum)
 
     before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _signum(interrupt: KeyboardInterrupt) -> int:
+    return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 
 def _print_warnings(cluster: Cluster) -> None:
@@ -188,18 +192,19 @@ def _next_commands(submission: Submission) -> dict[str, str]:
 
 
 def _print_detached(submission: Submission, form: str) -> None:
-    commands = _next_commands(submission)
-    if form in ("json", "yaml"):
-        output.json_data(
-            {
-                "name": submission.name,
-                "namespace": submission.cluster.namespace,
-                "uid": submission.uid,
-            }
-        )
+    made = {
+        "name": submission.name,
+        "namespace": submission.cluster.namespace,
+        "uid": submission.uid,
+    }
+    if form == "json":
+        output.json_data(made)
+        return
+    if form == "yaml":
+        output.data(render.to_yaml([made]))
         return
     output.data(submission.name)
-    for what, line in commands.items():
+    for what, line in _next_commands(submission).items():
         output.status(f"  {what + ':':<12}{line}")
 
 
@@ -207,8 +212,8 @@ def _attach(submission: Submission) -> None:
     try:
         with _sigterm_as_interrupt():
             seconds = runs.follow(submission, emit=output.workload, say=output.status)
-    except KeyboardInterrupt:
-        _interrupted(submission)
+    except KeyboardInterrupt as interrupt:
+        _interrupted(submission, _signum(interrupt))
     except JobFailedError as error:
         output.verdict(error.message, error.hints)
         raise click.exceptions.Exit(error.exit_code) from None
@@ -216,10 +221,10 @@ def _attach(submission: Submission) -> None:
         output.status(f"{submission.name} succeeded in {units.format_seconds(seconds)}")
 
 
-def _interrupted(submission: Submission) -> None:
-    """Ask on a terminal whether to detach or to cancel; elsewhere detach."""
+def _interrupted(submission: Submission, signum: int) -> None:
+    """After Ctrl-C on a terminal, ask whether to detach or to cancel; else detach."""
     answer = "d"
-    if sys.stdin.isatty() and sys.stderr.isatty():
+    if signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty():
         output.status("")
         try:
             answer = click.prompt(
@@ -235,10 +240,10 @@ def _interrupted(submission: Submission) -> None:
         submission.cancel()
         raise InterruptedByUserError(
             f"{submission.name} is cancelled: its pods end, the Job stays, suspended",
-            signum=signal.SIGINT,
+            signum=signum,
             hints=(f"remove it: {_next_commands(submission)['remove']}",),
         )
     lines = (f"{what}: {line}" for what, line in _next_commands(submission).items())
     raise InterruptedByUserError(
-        f"{submission.name} goes on without us", signum=signal.SIGINT, hints=tuple(lines)
+        f"{submission.name} goes on without us", signum=signum, hints=tuple(lines)
     )
