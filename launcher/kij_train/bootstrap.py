@@ -489,6 +489,8 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         waiter.join()
     if problem:
         raise problem[0]
+    if node.nproc > 1:  # torchrun sets the same, but with five lines of warning
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="kij-ranks-") as log_dir:
         try:
             torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
@@ -529,6 +531,8 @@ def run_node(argv: List[str]) -> int:
         code_dir = os.path.join(WORK_DIR, "code")
         unpack_code(BUNDLE_DIR, code_dir, code_sha256)
         os.chdir(code_dir)
+        # PYTHONPATH may name folders of the code, which were not there when Python started.
+        sys.path_importer_cache.clear()
     return run_torchrun(node, argv)
 
 
