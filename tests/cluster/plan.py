@@ -1,0 +1,28 @@
+"""What the supervisor has prepared outside the namespaces, for the process inside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything inside.py needs to know; no network, no cache and no building after this."""
+
+    programs: str
+    """Folder of the daemons."""
+    image_store: str | None
+    """Prepared containerd store; None: no nodes."""
+    kwok: str | None
+    """The program kwok; None: no simulated nodes."""
+    kwok_nodes: int
+    cgroup: str
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        return cls(**json.loads(path.read_text()))
