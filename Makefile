@@ -1,21 +1,27 @@
-# make demo    train a small GPT on two "nodes" of this machine
-# make test    run the tests that this machine can run
-# make lint    style, import layers, types
-# make goldens render the manifests of manifests/ again
+# make demo           train a small GPT on two "nodes" of this machine
+# make test           run the tests that this machine can run
+# make lint           style, import layers, types
+# make goldens        render the manifests of manifests/ again
+#
+# A real Kubernetes of plain processes, on Linux, as root, with Go (tests/cluster/README.md):
+# make cluster        start it in the background, or use the one that runs
+# make cluster-shell  a shell in which kubectl and kij-train speak to it
+# make cluster-test   the tests that need it
+# make cluster-down   stop it, and count what is left of it
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint goldens clean
+.PHONY: demo test lint goldens clean cluster cluster-shell cluster-test cluster-down
 
 demo: $(READY)
 	$(BIN)/kij-train launch --local --nodes 2 --nproc-per-node 2 \
 	    train_examples/char_gpt_ddp.py --steps 200
 
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m tests.run $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -25,6 +31,18 @@ lint: $(READY)
 
 goldens: $(READY)
 	$(BIN)/python -m tests.goldens
+
+cluster: $(READY)
+	$(BIN)/python -m tests.cluster up --detach
+
+cluster-shell: cluster
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.cluster shell
+
+cluster-test: $(READY)
+	$(BIN)/python -m tests.run --only-cluster $(PYTEST_ARGS)
+
+cluster-down:
+	$(PYTHON) -m tests.cluster down
 
 # uv installs torch in seconds where another clone has had it, by hard links; pip does without uv.
 $(READY): pyproject.toml

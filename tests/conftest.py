@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cluster.paths import StatePaths
+from tests.cluster.processes import namespace
+from tests.cluster.state import State
+
 if TYPE_CHECKING:
     from tests.kube import Namespace
 
@@ -22,22 +26,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What the tiers that need a cluster run against."""
     parser.addoption(
         "--cluster",
-        choices=["none", "current"],
+        choices=["none", "current", "own"],
         default="none",
-        help="cluster of the api and node tiers: none, or the current context of KUBECONFIG",
+        help="cluster of the api and node tiers: none, the current context of KUBECONFIG, or the "
+        "one that `python -m tests.cluster up` started",
     )
     parser.addoption("--image", help="image with python3 and torch, for the node tier")
     parser.addoption("--small-image", help="image with python3 alone; --image when not given")
-    parser.addoption(
-        "--shared-folder", default="/tmp/kij-test-shared", help="a path that all nodes share"
-    )
+    parser.addoption("--shared-folder", help="a path on the nodes that all of them share")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the kubeconfig that the tests themselves do not see."""
-    config.stash[KUBECONFIG] = os.environ.get("KUBECONFIG") or str(
-        Path("~/.kube/config").expanduser()
-    )
+    """Keep the kubeconfig, which no test sees by itself; fill in what our own cluster has."""
+    kubeconfig = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    if config.getoption("--cluster") == "own":
+        state = State.of_running(StatePaths.of_this_clone())
+        if state is None or namespace(os.getpid(), "net") != state.network_namespace:
+            raise pytest.UsageError(
+                "--cluster own: not in the network of a running cluster. Run it by\n"
+                "  python -m tests.cluster up --detach\n"
+                "  python -m tests.cluster exec -- python -m pytest --cluster own"
+            )
+        kubeconfig = state.kubeconfig
+        config.option.image = state.images.get("torch")
+        config.option.small_image = state.images.get("python")
+        config.option.shared_folder = state.shared_dir
+    config.stash[KUBECONFIG] = kubeconfig
 
 
 KUBECONFIG = pytest.StashKey[str]()
@@ -52,11 +66,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if tier == "local" and importlib.util.find_spec("torch") is None:
             item.add_marker(pytest.mark.skip(reason="torch is missing: pip install -e '.[local]'"))
     missing = set()
-    if config.getoption("--cluster") == "none":
+    cluster = config.getoption("--cluster")
+    if cluster == "none":
         missing = {"api", "node"}
     elif not config.getoption("--image"):
         missing = {"node"}
-    without = [item for item in items if item.path.relative_to(HERE).parts[0] in missing]
+    without = [
+        item
+        for item in items
+        if item.path.relative_to(HERE).parts[0] in missing
+        or (item.get_closest_marker("own_cluster") and cluster != "own")
+    ]
     if without:
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
@@ -65,8 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 NOT_RUN = pytest.StashKey[list[str]]()
 NEEDS = {
-    "api": "a cluster: --cluster current, with KUBECONFIG",
-    "node": "a cluster with nodes and an image: --cluster current --image IMAGE",
+    "api": "a cluster: make cluster-test, or --cluster current with KUBECONFIG",
+    "node": "a cluster with nodes: make cluster-test, or --cluster current --image IMAGE",
 }
 
 
@@ -117,16 +137,19 @@ def small_image(pytestconfig: pytest.Config, image: str) -> str:
 @pytest.fixture
 def shared_folder(pytestconfig: pytest.Config) -> str:
     """A path that is the same folder on all nodes, writable by pods."""
-    return str(pytestconfig.getoption("--shared-folder"))
+    folder = pytestconfig.getoption("--shared-folder")
+    if folder is None:
+        pytest.skip("needs a folder that all nodes share: --shared-folder PATH")
+    return str(folder)
 
 
 @pytest.fixture
 def ns(request: pytest.FixtureRequest, kubeconfig: str) -> Iterator[Namespace]:
     """A namespace of its own; `@pytest.mark.labels({...})` gives it labels."""
-    from tests.kube import namespace
+    from tests import kube
 
     marker = request.node.get_closest_marker("labels")
-    with namespace(kubeconfig, marker.args[0] if marker else None) as made:
+    with kube.namespace(kubeconfig, marker.args[0] if marker else None) as made:
         yield made
         report = request.node.stash.get(REPORTS, {}).get("call")
         if report is not None and report.failed:

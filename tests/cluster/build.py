@@ -10,7 +10,6 @@ from pathlib import Path
 from . import cache
 from .errors import ClusterError
 from .paths import GO_MODULE
-from .phases import phase
 from .processes import run
 
 KWOK = "sigs.k8s.io/kwok/cmd/kwok@v0.8.0"
@@ -36,20 +35,19 @@ def daemons_key() -> str:
 
 def daemons() -> Path:
     """The folder with one link a daemon, all to the one binary, and with `pause`."""
-    key = daemons_key()
-    if cache.entry("kube", key):
-        return cache.obtain("kube", key, _build_daemons)
-    with phase(f"Go binary, Kubernetes {kubernetes_version()}", expect="some 8 minutes on 2 cores"):
-        return cache.obtain("kube", key, _build_daemons)
+    return cache.obtain(
+        "kube",
+        daemons_key(),
+        _build_daemons,
+        what=f"Go binary, Kubernetes {kubernetes_version()}",
+        expect="some 8 minutes on 2 cores",
+    )
 
 
 def kwok() -> Path:
-    """The folder with the program `kwok`, which simulates nodes."""
+    """The program that simulates nodes."""
     key = cache.digest(KWOK, _go("env", "GOVERSION"), platform.machine())
-    if cache.entry("kwok", key):
-        return cache.obtain("kwok", key, _build_kwok)
-    with phase("kwok", expect="a minute or two"):
-        return cache.obtain("kwok", key, _build_kwok)
+    return cache.obtain("kwok", key, _build_kwok, what="kwok", expect="a minute or two") / "kwok"
 
 
 def _build_daemons(target: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .paths import cache_dir
+from .phases import phase
 from .state import locked
 
 UNUSED_DAYS = 14
@@ -32,14 +33,13 @@ def digest(*parts: str | bytes) -> str:
     return summer.hexdigest()[:12]
 
 
-def entry(kind: str, key: str) -> Path | None:
-    """The entry, if it has been made."""
-    path = cache_dir() / f"{kind}-{key}"
-    return path if path.is_dir() else None
+def obtain(
+    kind: str, key: str, make: Callable[[Path], None], *, what: str, expect: str = ""
+) -> Path:
+    """The entry `<kind>-<key>`; `make` fills an empty folder for it if it is not there yet.
 
-
-def obtain(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The entry `<kind>-<key>`; `make` fills an empty folder for it if it is not there yet."""
+    `what` and `expect` are the words of phases.py for the making.
+    """
     cache = cache_dir()
     target = cache / f"{kind}-{key}"
     if not target.is_dir():
@@ -49,7 +49,8 @@ def obtain(kind: str, key: str, make: Callable[[Path], None]) -> Path:
                     _remove(crashed)
                 part = cache / f"{kind}-{key}{PART}"
                 part.mkdir()
-                make(part)
+                with phase(what, expect=expect):
+                    make(part)
                 part.rename(target)
     (target / USED).touch()
     return target

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from . import build, control, leftovers, requirements, store
 from .errors import ClusterError
 from .paths import StatePaths, cache_dir
 from .phases import say
-from .processes import start_time, without_proxies
+from .processes import without_proxies
 from .state import State, is_locked, locked
-from .supervisor import AlreadyRunningError, Wishes, supervise
+from .supervisor import AlreadyRunningError, supervise
 
 PROGRAM = "python -m tests.cluster"
 POLL_S = 0.2
@@ -45,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start the cluster, or use the one that runs")
     up.add_argument("--detach", action="store_true", help="leave it running in the background")
     up.add_argument("--control-plane-only", action="store_true", help="no nodes: API tests")
-    up.add_argument("--kwok", type=int, default=0, metavar="N", help="and N simulated nodes")
     up.set_defaults(run=_up)
 
     down = commands.add_parser("down", help="stop it, and count what is left of it")
@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("name")
     node.set_defaults(run=lambda a: _ask("node", a.what, a.name))
 
+    simulate = commands.add_parser("simulate", help="have N simulated nodes, by kwok")
+    simulate.add_argument("count", type=int, metavar="N")
+    simulate.set_defaults(run=_simulate)
+
     link = commands.add_parser("link", help="cut a pod's network silently, or heal it")
     link.add_argument("what", choices=["down", "up"])
     link.add_argument("pod", metavar="[NAMESPACE/]POD")
@@ -87,20 +91,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(arguments: argparse.Namespace) -> int:
     paths = StatePaths.of_this_clone()
-    wishes = Wishes(arguments.control_plane_only, arguments.kwok)
+    control_plane_only = arguments.control_plane_only
     if arguments.detach and not is_locked(paths.lock):
-        return _up_detached(paths, wishes)
+        return _up_detached(paths, control_plane_only)
     try:
-        supervise(paths, wishes, _print_usage)
+        supervise(paths, control_plane_only, _print_usage)
     except AlreadyRunningError:
-        _print_usage(_join(paths, wishes))
+        _print_usage(_join(paths, control_plane_only))
     return 0
 
 
-def _up_detached(paths: StatePaths, wishes: Wishes) -> int:
+def _up_detached(paths: StatePaths, control_plane_only: bool) -> int:
     """Start a supervisor in the background and show what it says until the cluster is ready."""
-    command = [sys.executable, "-m", str(__package__), "up", f"--kwok={wishes.kwok_nodes}"]
-    if wishes.control_plane_only:
+    command = [sys.executable, "-m", str(__package__), "up"]
+    if control_plane_only:
         command.append("--control-plane-only")
     with paths.supervisor_log.open("wb") as log:
         supervisor = subprocess.Popen(
@@ -120,7 +124,7 @@ def _up_detached(paths: StatePaths, wishes: Wishes) -> int:
             time.sleep(POLL_S)
 
 
-def _join(paths: StatePaths, wishes: Wishes) -> State:
+def _join(paths: StatePaths, control_plane_only: bool) -> State:
     """Wait until the cluster that another `up` started is ready."""
     say("using the cluster that another `up` has started")
     while True:
@@ -130,7 +134,7 @@ def _join(paths: StatePaths, wishes: Wishes) -> State:
         if state is not None and state.phase == "ready":
             break
         time.sleep(POLL_S)
-    if state.control_plane_only and not wishes.control_plane_only:
+    if state.control_plane_only and not control_plane_only:
         raise ClusterError("the running cluster has no nodes", hint=f"first: {PROGRAM} down")
     return state
 
@@ -149,15 +153,16 @@ def _print_usage(state: State) -> None:
 
 def _down(_: argparse.Namespace) -> int:
     paths = StatePaths.of_this_clone()
-    state = State.load(paths)
-    if (
-        state is not None
-        and is_locked(paths.lock)
-        and start_time(state.supervisor_pid) == state.supervisor_start_time
-    ):
-        os.kill(state.supervisor_pid, signal.SIGTERM)
+    told = 0
+    while is_locked(paths.lock):
+        state = State.of_running(paths)
+        if state is not None and state.supervisor_pid != told:
+            told = state.supervisor_pid
+            with suppress(ProcessLookupError):
+                os.kill(told, signal.SIGTERM)
+        time.sleep(POLL_S)
     with locked(paths.lock, wait=True):
-        left = leftovers.remove(paths, state)
+        left = leftovers.remove(paths, State.load(paths))
     say(f"down: {left} left")
     return 0 if left.none else 1
 
@@ -235,6 +240,11 @@ def _build(arguments: argparse.Namespace) -> int:
     if not arguments.control_plane_only:
         store.image_store(programs)
     return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    _running()
+    return _ask("simulate", str(build.kwok()), str(arguments.count))
 
 
 def _ask(command: str, *arguments: str) -> int:

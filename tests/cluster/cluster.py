@@ -30,6 +30,7 @@ class Cluster:
         self._control_plane = ControlPlane(paths, self._programs)
         self._nodes: list[Node] = []
         self._others: list[Daemon] = []
+        self._simulator: Daemon | None = None
         self._api: Api | None = None
 
     def start(self) -> None:
@@ -41,14 +42,6 @@ class Cluster:
         if self._plan.image_store is not None:
             with phase("nodes and DNS"):
                 self._start_nodes(Path(self._plan.image_store), self._api)
-        if self._plan.kwok is not None:
-            with phase(f"{self._plan.kwok_nodes} simulated nodes"):
-                simulator = kwok.daemon(
-                    self._paths, Path(self._plan.kwok), self._control_plane.authority
-                )
-                simulator.start()
-                self._others.append(simulator)
-                kwok.create(self._api, self._plan.kwok_nodes, simulator)
 
     def commands(self) -> dict[str, Handler]:
         """What control.py may be asked for."""
@@ -57,6 +50,7 @@ class Cluster:
             "apiserver": self._command_api_server,
             "node": self._command_node,
             "link": self._command_link,
+            "simulate": self._command_simulate,
         }
 
     def _start_nodes(self, prepared_store: Path, api: Api) -> None:
@@ -105,6 +99,16 @@ class Cluster:
     def _command_link(self, arguments: list[str]) -> object:
         what, pod = arguments
         return cut_link(self._nodes, pod, what == "up")
+
+    def _command_simulate(self, arguments: list[str]) -> object:
+        assert self._api is not None
+        program, count = arguments
+        if self._simulator is None:
+            self._simulator = kwok.daemon(self._paths, Path(program), self._control_plane.authority)
+            self._simulator.start()
+            self._others.append(self._simulator)
+        kwok.create(self._api, int(count), self._simulator)
+        return None
 
 
 def _hide_the_machines_folders() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .api import Api
+from .api import Api, Object
 from .paths import PACKAGE, StatePaths
 from .pki import ADMIN_GROUP, Authority
 from .processes import Daemon, wait_until, without_proxies
@@ -40,9 +40,9 @@ def daemon(paths: StatePaths, program: Path, authority: Authority) -> Daemon:
 
 
 def create(api: Api, count: int, runs: Daemon) -> None:
-    """Make `count` nodes, named simulated-1 and so on, and wait until all of them are ready."""
-    names = [f"simulated-{number}" for number in range(1, count + 1)]
-    for name in names:
+    """Have at least `count` nodes, named simulated-1 and so on, all of them ready."""
+    there = len(_nodes(api))
+    for name in [f"simulated-{number}" for number in range(there + 1, count + 1)]:
         taint = {"key": LABEL, "value": "true", "effect": "NoSchedule"}
         labels = {LABEL: "true", "kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
         api.call(
@@ -59,10 +59,13 @@ def create(api: Api, count: int, runs: Daemon) -> None:
     )
 
 
+def _nodes(api: Api) -> list[Object]:
+    return list(api.call("GET", f"/api/v1/nodes?labelSelector={LABEL}%3Dtrue")["items"])
+
+
 def _ready(api: Api) -> int:
-    nodes = api.call("GET", f"/api/v1/nodes?labelSelector={LABEL}%3Dtrue")["items"]
     return sum(
         condition["type"] == "Ready" and condition["status"] == "True"
-        for node in nodes
+        for node in _nodes(api)
         for condition in node["status"].get("conditions", [])
     )

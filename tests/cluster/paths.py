@@ -22,9 +22,8 @@ CLONE = PACKAGE.parent.parent
 GO_MODULE = PACKAGE / "go"
 
 
-def clone_key() -> str:
-    """A short name for this clone and user: two clones on one machine never share it."""
-    return hashlib.sha256(f"{os.getuid()}:{CLONE}".encode()).hexdigest()[:8]
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def cache_dir() -> Path:
@@ -48,10 +47,12 @@ class StatePaths:
     def of_this_clone(cls) -> StatePaths:
         """The state folder of this clone.
 
-        It lies in a folder that everyone may write to, so one that someone else made is refused.
+        Its name is of the clone and the user, so two clones on one machine never share it. It lies
+        in a folder that everyone may write to, so one that someone else made is refused.
         """
         chosen = os.environ.get("KIJ_TEST_STATE")
-        root = Path(chosen or Path(tempfile.gettempdir()) / f"kij-train-{clone_key()}")
+        name = f"kij-train-{_short(f'{os.getuid()}:{CLONE}')}"
+        root = Path(chosen or Path(tempfile.gettempdir()) / name)
         root.mkdir(mode=0o700, exist_ok=True)
         if root.is_symlink() or root.stat().st_uid != os.getuid():
             raise ClusterError(
@@ -62,8 +63,8 @@ class StatePaths:
 
     @property
     def cgroup(self) -> str:
-        """The name of the cgroup, in every hierarchy, that holds all nodes of this clone."""
-        return f"kij-train-{clone_key()}"
+        """The name of the cgroup, in every hierarchy, that holds all nodes of this cluster."""
+        return f"kij-train-{_short(str(self.root))}"
 
     @property
     def lock(self) -> Path:

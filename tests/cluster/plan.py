@@ -15,9 +15,6 @@ class Plan:
     """Folder of the daemons."""
     image_store: str | None
     """Prepared containerd store; None: no nodes."""
-    kwok: str | None
-    """The program kwok; None: no simulated nodes."""
-    kwok_nodes: int
     cgroup: str
 
     def save(self, path: Path) -> None:

@@ -64,10 +64,8 @@ def recipe() -> list[str]:
 def base() -> Path:
     """A cached folder with a minimal Debian and its Python."""
     key = cache.digest(DEBIAN, DPKG_CONFIG, HOSTS, platform.machine())
-    if cache.entry("base", key) is None:
-        with phase("image: Debian with Python", expect="a minute"):
-            return cache.obtain("base", key, _make_base) / "rootfs"
-    return cache.obtain("base", key, _make_base) / "rootfs"
+    what = "image: Debian with Python"
+    return cache.obtain("base", key, _make_base, what=what, expect="a minute") / "rootfs"
 
 
 def _make_base(target: Path) -> None:
@@ -146,14 +144,14 @@ def fit_torch(layer: Path, image: Path) -> None:
 
 def _uv() -> Path:
     """A private uv: an older one on the machine may not know these options."""
-    return cache.obtain("uv", cache.digest(UV, sys.version), _make_uv) / "venv/bin/uv"
+    key = cache.digest(UV, sys.version)
+    return cache.obtain("uv", key, _make_uv, what="uv") / "venv/bin/uv"
 
 
 def _make_uv(target: Path) -> None:
-    with phase("uv"):
-        venv = target / "venv"
-        run([sys.executable, "-m", "venv", venv])
-        run([venv / "bin/python", "-m", "pip", "install", "--quiet", f"uv=={UV}"])
+    venv = target / "venv"
+    run([sys.executable, "-m", "venv", venv])
+    run([venv / "bin/python", "-m", "pip", "install", "--quiet", f"uv=={UV}"])
 
 
 def _machines_own_mirror() -> list[str]:

@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from .paths import StatePaths
+from .processes import start_time
 
 
 @dataclass
@@ -27,7 +28,6 @@ class State:
     supervisor_start_time: str
     control_plane_only: bool
     rootless: bool
-    kwok_nodes: int = 0
     namespace_pid: int = 0
     """The first process in the namespaces: nsenter's --target."""
     network_namespace: int = 0
@@ -52,14 +52,22 @@ class State:
     def load(cls, paths: StatePaths) -> State | None:
         """The last state that was saved, of whatever age; None if there is none to be read."""
         try:
-            return cls(**json.loads(paths.state.read_text()))
-        except (OSError, ValueError, TypeError):
+            saved = json.loads(paths.state.read_text())
+        except (OSError, ValueError):
             return None
+        # Another version of this file may have written it; `down` has to work all the same.
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in saved.items() if name in known})
 
     @classmethod
     def of_running(cls, paths: StatePaths) -> State | None:
         """The state of a cluster whose supervisor lives; None if there is none."""
-        return cls.load(paths) if is_locked(paths.lock) else None
+        state = cls.load(paths) if is_locked(paths.lock) else None
+        # A new supervisor has the lock a moment before it replaces a crashed one's state.
+        return state if state is not None and state.supervisor_lives() else None
+
+    def supervisor_lives(self) -> bool:
+        return start_time(self.supervisor_pid) == self.supervisor_start_time
 
 
 @contextmanager

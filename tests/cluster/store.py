@@ -17,7 +17,6 @@ from pathlib import Path
 
 from . import cache, oci, rootfs
 from .containerd import Containerd
-from .phases import phase
 from .processes import run
 
 SNAPSHOTS = Path("io.containerd.snapshotter.v1.overlayfs/snapshots")
@@ -47,11 +46,7 @@ def image_store(programs: Path) -> Path:
     pause = programs / "pause"
     image_parts = [repr(image) for image in (PAUSE, *IMAGES.values())]
     key = cache.digest(*rootfs.recipe(), pause.read_bytes(), *image_parts, platform.machine())
-    if cache.entry("store", key) is None:
-        rootfs.base()
-        with phase("image store"):
-            return cache.obtain("store", key, lambda target: _make(target, pause))
-    return cache.obtain("store", key, lambda target: _make(target, pause))
+    return cache.obtain("store", key, lambda target: _make(target, pause), what="image store")
 
 
 def copy_for_node(prepared: Path, target: Path) -> None:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -31,36 +30,30 @@ from .state import State, locked
 LOCK_ATTEMPTS = 20
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asked `up` for."""
-
-    control_plane_only: bool
-    kwok_nodes: int
-
-
 class AlreadyRunningError(Exception):
     """Another supervisor has this clone's lock."""
 
 
-def supervise(paths: StatePaths, wishes: Wishes, ready: Callable[[State], None]) -> None:
+def supervise(paths: StatePaths, control_plane_only: bool, ready: Callable[[State], None]) -> None:
     """Bring a cluster up, call `ready`, and keep it until SIGINT or SIGTERM; then clean up."""
     for _ in range(LOCK_ATTEMPTS):
         with locked(paths.lock, wait=False) as had:
             if had:
-                _own_the_cluster(paths, wishes, ready)
+                _own_the_cluster(paths, control_plane_only, ready)
                 return
         time.sleep(0.05)  # `status` holds the lock too, for a moment
     raise AlreadyRunningError
 
 
-def _own_the_cluster(paths: StatePaths, wishes: Wishes, ready: Callable[[State], None]) -> None:
+def _own_the_cluster(
+    paths: StatePaths, control_plane_only: bool, ready: Callable[[State], None]
+) -> None:
     crashed = State.load(paths)
     state = State(
         phase="starting",
         supervisor_pid=os.getpid(),
         supervisor_start_time=start_time(os.getpid()) or "",
-        control_plane_only=wishes.control_plane_only,
+        control_plane_only=control_plane_only,
         rootless=os.getuid() != 0,
     )
     leftovers.remove(paths, crashed)
@@ -69,7 +62,7 @@ def _own_the_cluster(paths: StatePaths, wishes: Wishes, ready: Callable[[State],
         signal.signal(number, _end)
     try:
         begin = time.monotonic()
-        plan = _prepare(paths, wishes)
+        plan = _prepare(paths, control_plane_only)
         in_use = [Path(path) for path in (plan.programs, plan.image_store) if path]
         with cache.in_use(in_use):
             inside = _start_inside(paths, state, plan)
@@ -91,9 +84,9 @@ def _own_the_cluster(paths: StatePaths, wishes: Wishes, ready: Callable[[State],
     say(f"down: {left} left")
 
 
-def _prepare(paths: StatePaths, wishes: Wishes) -> Plan:
+def _prepare(paths: StatePaths, control_plane_only: bool) -> Plan:
     """Everything that needs the outside world."""
-    requirements.require(control_plane_only=wishes.control_plane_only)
+    requirements.require(control_plane_only=control_plane_only)
     paths.run.mkdir(mode=0o700)
     paths.shared.mkdir()
     paths.shared.chmod(0o1777)
@@ -101,12 +94,10 @@ def _prepare(paths: StatePaths, wishes: Wishes) -> Plan:
     for log in paths.logs.glob("*.log"):
         log.unlink()
     programs = build.daemons()
-    image_store = None if wishes.control_plane_only else store.image_store(programs)
+    image_store = None if control_plane_only else store.image_store(programs)
     plan = Plan(
         programs=str(programs),
         image_store=str(image_store) if image_store else None,
-        kwok=str(build.kwok() / "kwok") if wishes.kwok_nodes else None,
-        kwok_nodes=wishes.kwok_nodes,
         cgroup=paths.cgroup,
     )
     plan.save(paths.plan)
@@ -148,7 +139,6 @@ def _start_inside(paths: StatePaths, state: State, plan: Plan) -> subprocess.Pop
     if not state.control_plane_only:
         state.nodes = [f"node-{number}" for number in range(1, NODE_COUNT + 1)]
         state.images = {key: image.name for key, image in store.IMAGES.items()}
-    state.kwok_nodes = plan.kwok_nodes
     state.save(paths)
     return inside
 

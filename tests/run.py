@@ -1,0 +1,75 @@
+"""`make test`: every tier of the tests that this machine can run, and why it cannot run the others.
+
+The unit and local tiers always run. The api and node tiers run on the cluster of tests/cluster
+where the machine has all that it takes; with CI=true on Linux, as root and with Go, they are
+required, and what apt has is installed for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+
+from tests.cluster import requirements
+from tests.cluster.paths import StatePaths
+from tests.cluster.phases import phase, say
+from tests.cluster.state import State
+
+CLUSTER = [sys.executable, "-m", "tests.cluster"]
+PYTEST = [sys.executable, "-m", "pytest"]
+
+
+def main() -> int:
+    """Run the tiers; the exit status is the first that is not zero."""
+    parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
+    parser.add_argument("--only-cluster", action="store_true", help="the api and node tiers alone")
+    chosen, pytest_args = parser.parse_known_args()
+    if not chosen.only_cluster:
+        with phase("tests: unit and local"):
+            status = subprocess.call([*PYTEST, "-m", "unit or local", *pytest_args])
+        if status:
+            return status
+        if lacking := reasons_against_a_cluster():
+            say("not run: the api and node tiers. This machine lacks\n  " + "\n  ".join(lacking))
+            return 0
+    return on_cluster(pytest_args)
+
+
+def reasons_against_a_cluster() -> list[str]:
+    """What keeps the cluster's tiers from running here; empty: they run."""
+    if os.environ.get("CI") == "true" and is_made_for_it():
+        return []
+    return [
+        f"{each.name}: {each.purpose}"
+        + (f" (apt install {each.apt_package})" if each.apt_package else "")
+        for each in requirements.missing(control_plane_only=False)
+    ]
+
+
+def is_made_for_it() -> bool:
+    """Whether all that may be missing can be installed."""
+    return sys.platform == "linux" and os.getuid() == 0 and shutil.which("go") is not None
+
+
+def on_cluster(pytest_args: list[str]) -> int:
+    """Run the api and node tiers; a cluster that was not up before is taken down."""
+    was_up = State.of_running(StatePaths.of_this_clone()) is not None
+    with phase("cluster up"):
+        status = subprocess.call([*CLUSTER, "up", "--detach"])
+    if status:
+        return status
+    try:
+        with phase("tests: api and node"):
+            run = [*PYTEST, "-m", "api or node", "--cluster", "own", *pytest_args]
+            return subprocess.call([*CLUSTER, "exec", "--", *run])
+    finally:
+        if not was_up:
+            with phase("cluster down"):
+                subprocess.call([*CLUSTER, "down"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
