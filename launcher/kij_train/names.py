@@ -19,6 +19,13 @@ LABEL_JOB_NAME = "batch.kubernetes.io/job-name"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """Label and annotation that the Job controller puts on the pods of an Indexed Job."""
 
+SUBMISSION = "kij-train/submission"
+"""Annotation of a Job with an id, by which one whose creation was not answered is known."""
+CANCELLED = "kij-train/cancelled"
+"""Annotation of a Job that its user cancelled."""
+QUEUE = "kueue.x-k8s.io/queue-name"
+"""Label of a Job that waits for Kueue to admit it."""
+
 CONTAINER = "train"
 GPU_RESOURCE = "nvidia.com/gpu"
 

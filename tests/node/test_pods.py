@@ -176,7 +176,12 @@ def run_objects(ns: Namespace, objects: list[dict[str, Any]]) -> tuple[str, list
     cluster = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
     lines: list[str] = []
     said: list[str] = []
-    runs.follow(cluster.submit(objects), emit=lines.append, say=said.append)
+    runs.follow(
+        cluster.submit(objects),
+        on_line=lambda line: lines.append(line.text),
+        on_change=lambda observed: None,
+        on_note=said.append,
+    )
     return "\n".join(line for line in lines if not line.startswith("kij-train: ")), said
 
 
