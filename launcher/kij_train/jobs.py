@@ -178,13 +178,13 @@ def _why(cluster: Cluster, job: Object, pods: list[Object]) -> Verdict:
     nodes = [diagnosis.node_of(pod) for pod in pods]
     running = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and bool(nodes)
     events = [] if running else events_of(cluster, str(job["metadata"]["name"]))
-    lacking = any("Insufficient" in str(event.get("message")) for event in events)
+    unfit = any(event.get("reason") == "FailedScheduling" for event in events)
     return diagnosis.why(
         job,
         pods,
         events,
         now=time.time(),
-        machines=_machines(cluster) if lacking else (),
+        machines=_machines(cluster) if unfit else (),
         last_line=_last_line(cluster, nodes) if running else None,
     )
 

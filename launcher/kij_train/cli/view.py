@@ -54,8 +54,10 @@ class View(Protocol):
 
 
 def view(name: str) -> View:
-    """The live view where stderr is a terminal, else the plain one."""
-    return LiveView(name) if sys.stderr.isatty() else PlainView(name)
+    """The live view where stderr is a terminal that can move its cursor, else the plain one."""
+    console = Console(stderr=True, highlight=False)
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    return LiveView(name, console) if can_draw else PlainView(name)
 
 
 class PlainView:
@@ -108,9 +110,9 @@ def named(nodes: Iterable[Node]) -> str:
 class LiveView:
     """A table at the bottom of the terminal, made anew four times a second."""
 
-    def __init__(self, name: str, console: Console | None = None) -> None:
+    def __init__(self, name: str, console: Console) -> None:
         self._name = name
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console
         self._nodes: list[Node] = []
         self._began = time.monotonic()
         self._live = Live(

@@ -24,6 +24,7 @@ class Finding:
     """What to do about it."""
 
 
+MOST_TAINTS = 4
 # Scheduler: "9 Insufficient nvidia.com/gpu" and so on, after "0/12 nodes are available: ".
 _REASON = re.compile(r"(\d+) (.+?)(?=, \d+ |\. |\.?$)")
 _INSUFFICIENT = re.compile(r"Insufficient (\S+)")
@@ -281,8 +282,12 @@ def _reason(
         )
         return words + (f" ({', '.join(about)})" if about else ""), f"ask for less a node: {flag}"
     taint = _TAINT.match(text)
-    if taint:
+    if taint and taint[1].strip():
         return f"{count} have the taint {taint[1].strip()}", f"--toleration {_toleration(taint[1])}"
+    if taint:  # newer schedulers do not say which
+        known = sorted({_taint_text(one) for m in machines for one in _taints(m)})
+        which = f" ({', '.join(known[:MOST_TAINTS])})" if known else ""
+        return f"{count} have a taint that it does not tolerate{which}", "--toleration KEY=VALUE"
     if "didn't match Pod's node affinity/selector" in text:
         selector = job["spec"]["template"]["spec"].get("nodeSelector")
         wanted = ",".join(f"{key}={value}" for key, value in (selector or {}).items())
@@ -292,6 +297,17 @@ def _reason(
     if "were unschedulable" in text:
         return f"{count} are cordoned", None
     return f"{count} {text}", None
+
+
+def _taints(machine: Object) -> list[Object]:
+    """Those that keep pods away."""
+    taints = machine.get("spec", {}).get("taints") or []
+    return [one for one in taints if one.get("effect") != "PreferNoSchedule"]
+
+
+def _taint_text(taint: Object) -> str:
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint['key']}{value}"
 
 
 def _toleration(taint: str) -> str:
