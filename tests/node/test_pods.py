@@ -113,7 +113,7 @@ def test_a_failing_rank_is_named_with_its_traceback(
     code, _, err = launch(ns, project, image, *argv)
     assert code == 1
     verdict = err.partition("failed after ")[2]
-    assert re.search(r"rank 3 \(index 1, pod train-\w+-1-\w+\) was first", err)
+    assert re.search(r"rank 3 \(index 1, pod train-\w+-1-\w+, node \S+\) was first", err)
     assert "ValueError: bad batch" in verdict
     assert 'train.py", line 5, in step' in verdict
 
