@@ -111,19 +111,32 @@ class Stream(threading.Thread):
     """Follows one pod until it has ended and its last line is shown."""
 
     def __init__(
-        self, reader: Reader, emit: Callable[[LogLine], None], note: Callable[[str], None]
+        self,
+        reader: Reader,
+        *,
+        emit: Callable[[LogLine], None],
+        note: Callable[[str], None],
+        done: Callable[[], None],
     ) -> None:
         super().__init__(name="log", daemon=True)
         self._reader = reader
         self._emit = emit
         self._note = note
+        self._done = done
         self._ended = threading.Event()
+        self.finished = False
+        """Whether every line has been emitted; `done` is called when it comes true."""
 
     def pod_has_ended(self) -> None:
         """No line comes any more; what is there is shown, then the thread ends."""
         self._ended.set()
 
     def run(self) -> None:
+        self._read_all()
+        self.finished = True
+        self._done()
+
+    def _read_all(self) -> None:
         while True:
             last_round = self._ended.is_set()
             try:

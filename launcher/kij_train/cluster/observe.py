@@ -63,7 +63,9 @@ class Observation:
         """uid → pod, cut to what diagnosis reads; one that was deleted stays, as it was last."""
         self._nodes: dict[str, Node] = {}
         self._streams: dict[str, Stream] = {}
-        self._queue: queue.Queue[tuple[str, Event | KijError] | LogLine | Note] = queue.Queue()
+        self._queue: queue.Queue[tuple[str, Event | KijError] | LogLine | Note | None] = (
+            queue.Queue()
+        )
         self._stop = threading.Event()
 
     def __enter__(self) -> Observation:
@@ -100,7 +102,8 @@ class Observation:
                 if isinstance(item, (LogLine, Note)):
                     yield item
                     continue
-                yield from self._take(*item)
+                if item is not None:  # else a log has come to its end
+                    yield from self._take(*item)
             if self.job is None or not job_state(self.job).ended:
                 deadline = None
                 continue
@@ -169,7 +172,9 @@ class Observation:
         wanted = self._log_indexes is None or node.index in self._log_indexes
         if started and wanted and uid not in self._streams:
             reader = Reader(self._cluster, node.pod or "", node.index, self._log_choice)
-            self._streams[uid] = Stream(reader, self._queue.put, self._note)
+            self._streams[uid] = Stream(
+                reader, emit=self._queue.put, note=self._note, done=lambda: self._queue.put(None)
+            )
             self._streams[uid].start()
         if uid in self._streams and (deleted or node.phase in (Phase.DONE, Phase.FAILED)):
             self._streams[uid].pod_has_ended()
@@ -182,7 +187,7 @@ class Observation:
     def _all_said(self) -> bool:
         """Whether nothing more is to come: every pod has ended, every log is read."""
         assert self.job is not None
-        if any(stream.is_alive() for stream in self._streams.values()):
+        if not all(stream.finished for stream in self._streams.values()):
             return False
         if not self._with_pods or job_state(self.job) is JobState.CANCELLED:
             return self._queue.empty()
