@@ -32,6 +32,7 @@ from tests.kube import Namespace, eventually, namespace
 FOLDER = Path(__file__).parent / "unit/situations"
 NAME = "job"
 TIMEOUT_S = 150.0
+MACHINES = ("node-1", "node-2", "simulated-1")
 GPU = "nvidia.com/gpu"
 INIT = "import os, sys, time, signal, torch, torch.distributed as dist\n"
 JOIN = INIT + "dist.init_process_group('gloo')\ndist.barrier()\nrank = dist.get_rank()\n"
@@ -74,6 +75,11 @@ def rank0_sleeps(job: dict[str, Any]) -> None:
     container = job["spec"]["template"]["spec"]["containers"][0]
     line = 'if [ "$NODE_RANK" = 0 ]; then exec sleep 600; fi; exec "$@"'
     container["command"] = ["sh", "-c", line, "sh", *container["command"]]
+
+
+def small_disk(job: dict[str, Any]) -> None:
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container["resources"] = {"limits": {"ephemeral-storage": "20Mi"}}
 
 
 def queued(job: dict[str, Any]) -> None:
@@ -196,7 +202,7 @@ SITUATIONS: dict[str, Situation] = {
     "deadline-while-pending": Situation(argv="--timeout 8s --node-selector disk=ssd"),
     "evicted-for-its-disk": Situation(
         "open('/tmp/x', 'wb').write(bytes(10**8))\nimport time; time.sleep(600)\n",
-        "--resource ephemeral-storage=20Mi",
+        change=small_disk,
     ),
     "evicted-by-a-drain": Situation(during=evict_pod),
     "pod-deleted": Situation(during=delete_pod),
@@ -210,7 +216,7 @@ SITUATIONS: dict[str, Situation] = {
     "asks-for-too-many-cores": Situation(argv="--cpu 500", until="FailedScheduling"),
     "no-such-node": Situation(argv="--node-selector disk=ssd", until="FailedScheduling"),
     "half-a-gang": Situation(
-        argv="--nodes 3 --gpus 8 --nproc-per-node 1",
+        argv="--nodes 3 --gpus 8",
         until="FailedScheduling",
         prepare=give_gpus(8),
     ),
@@ -265,12 +271,11 @@ def connect(ns: Namespace) -> Cluster:
 
 def record(name: str, situation: Situation, kubeconfig: str) -> None:
     """Make it, wait until it is there, write it down."""
-    from kij_train import bundle, render, runs
+    from kij_train import runs
     from kij_train.cli.app import app
     from kij_train.cli.options import flags_layer
     from kij_train.specfile import resolve
 
-    del bundle, render
     with namespace(kubeconfig, situation.labels) as ns, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "train.py").write_text(situation.script)
@@ -330,7 +335,7 @@ def write(name: str, cluster: Cluster, command: str, situation: Situation) -> No
             "status": {"allocatable": node["status"]["allocatable"]},
         }
         for node in cluster.list("Node")
-        if node["metadata"]["name"].startswith("node-")
+        if node["metadata"]["name"] in MACHINES
     ]
     for one in [job, *pods, *events]:
         one["metadata"].pop("managedFields", None)

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -463,6 +464,11 @@ def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
         f"--log-dir={log_dir}",  # of the ranks' failure records; their output is not redirected
     ]
     if argv[0] == "--no-python":
+        if shutil.which(argv[1]) is None:
+            raise Failure(
+                EXIT_CODE,
+                f"{argv[1]}: no such program, or it may not be run, in the code or in the image",
+            )
         return args + argv
     return [*args, os.path.abspath(__file__), "--worker", *argv]
 

@@ -48,7 +48,7 @@ def of_nodes(
     return [
         Finding(
             first.kind,
-            f"{_count(len(group), len(nodes))}: {first.summary}",
+            _count(len(group), len(nodes)) + first.summary,
             first.evidence,
             first.hint,
         )
@@ -287,7 +287,8 @@ def _reason(
     if taint:  # newer schedulers do not say which
         known = sorted({_taint_text(one) for m in machines for one in _taints(m)})
         which = f" ({', '.join(known[:MOST_TAINTS])})" if known else ""
-        return f"{count} have a taint that it does not tolerate{which}", "--toleration KEY=VALUE"
+        hint = f"--toleration {known[0]}" if len(known) == 1 else None
+        return f"{count} have a taint that it does not tolerate{which}", hint
     if "didn't match Pod's node affinity/selector" in text:
         selector = job["spec"]["template"]["spec"].get("nodeSelector")
         wanted = ",".join(f"{key}={value}" for key, value in (selector or {}).items())
@@ -323,19 +324,22 @@ def _asked(job: Object, resource: str) -> str | None:
 
 
 def _largest(machines: Sequence[Object], resource: str) -> str | None:
-    from kij_train.units import quantity_value
+    from kij_train.units import format_bytes, quantity_value
 
     values = [m.get("status", {}).get("allocatable", {}).get(resource) for m in machines]
     found = [str(value) for value in values if value is not None]
     if not machines:
         return None
-    return max(found, key=quantity_value) if found else "none"
+    if not found:
+        return "none"
+    largest = max(found, key=quantity_value)
+    return format_bytes(int(quantity_value(largest))) if resource == "memory" else largest
 
 
 def _count(some: int, total: int) -> str:
-    if some == total:
-        return "all nodes" if total > 1 else "its node"
-    return f"{some} of {total} nodes"
+    if total == 1:
+        return ""
+    return f"all {total} nodes: " if some == total else f"{some} of {total} nodes: "
 
 
 def _quoted(message: str) -> tuple[str, ...]:
