@@ -70,6 +70,10 @@ class Cluster:
         """kubernetes.client.Configuration, for what only the official client can do."""
         return self._connection.configuration
 
+    def close(self) -> None:
+        """Close idle connections; the next request opens a new one."""
+        self._connection.pool.clear()
+
     def submit(self, objects: list[dict[str, Any]], *, replace: bool = False) -> Submission:
         """Create the objects of one job, all or nothing."""
         from kij_train.cluster.submit import submit

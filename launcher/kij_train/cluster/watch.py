@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ def changes(
     stop: threading.Event,
     keep: Callable[[Object], Object] = lambda whole: whole,
     **query: str,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Events until `stop` is set; `keep` cuts every object to what is needed, one by one.
 
     Raises RefusedError (permission), UnreachableError after an outage of OUTAGE_S.
