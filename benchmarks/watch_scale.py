@@ -124,6 +124,8 @@ def measure(nodes: int) -> list[dict[str, Any]]:
         row("list", measured("list", "-n", ns, cwd=folder), jobs, "kubectl get jobs")
         row("why", measured("why", "big", "-n", ns, cwd=folder), None, "")
         measured("delete", "big", "-n", ns, cwd=folder)
+        while output_of(["kubectl", "get", "pods", "-n", ns, "-o", "name"], ROOT):
+            time.sleep(2)  # the next job needs their places
         argv = [*launch_argv(ns, nodes, runs_for="5s"), "--name", "wave", "--detach", "train.py"]
         measured(*argv, cwd=folder)
         row(
