@@ -23,6 +23,8 @@ from kij_train.errors import KijError
 
 LAST_WORDS_S = 10.0
 """How long nodes may take to end, and to say why, after the Job has its verdict."""
+GRACE_S = 30.0
+"""What a pod has when it does not say otherwise."""
 TICK_S = 1.0
 
 
@@ -107,7 +109,7 @@ class Observation:
             if self.job is None or not job_state(self.job).ended:
                 deadline = None
                 continue
-            deadline = deadline or time.monotonic() + LAST_WORDS_S
+            deadline = deadline or time.monotonic() + self._last_words_s()
             if self._all_said() or time.monotonic() > deadline:
                 while not self._queue.empty():
                     item = self._queue.get()
@@ -183,6 +185,14 @@ class Observation:
 
     def _note(self, text: str) -> None:
         self._queue.put(Note(text))
+
+    def _last_words_s(self) -> float:
+        """How long to listen on: ranks of a cancelled job have their grace period to save."""
+        assert self.job is not None
+        if job_state(self.job) is not JobState.CANCELLED:
+            return LAST_WORDS_S
+        pod = self.job["spec"]["template"]["spec"]
+        return LAST_WORDS_S + float(pod.get("terminationGracePeriodSeconds") or GRACE_S)
 
     def _all_said(self) -> bool:
         """Whether nothing more is to come: every pod has ended, every log is read."""
