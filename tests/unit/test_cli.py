@@ -40,15 +40,21 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 
 
 def surface() -> dict[str, dict[str, list[str]]]:
-    context = click.Context(app)
     found: dict[str, dict[str, list[str]]] = {}
-    for name in COMMANDS:
-        command = app.get_command(context, name)
-        assert command is not None
-        found[name] = {
-            (parameter.name or ""): sorted([*parameter.opts, *parameter.secondary_opts])
-            for parameter in command.params
-        }
+
+    def look(group: click.Group, prefix: str) -> None:
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            found[prefix + name] = {
+                (parameter.name or ""): sorted([*parameter.opts, *parameter.secondary_opts])
+                for parameter in command.params
+            }
+            if isinstance(command, click.Group):
+                look(command, f"{prefix}{name} ")
+
+    look(app, "")
     return found
 
 

@@ -37,13 +37,14 @@ class SpecOption:
         """Name of click's parameter."""
         return f"spec_{self.field}"
 
-    def option(self) -> click.Option:
+    def option(self, *, short_flags: bool = True) -> click.Option:
         """As click's option."""
+        flags = [flag for flag in self.flags if short_flags or flag.startswith("--")]
         text = JobSpec.model_fields[self.field].description or ""
         if self.kind != "value":
             text += " Repeatable."
         return click.Option(
-            [*self.flags, self.parameter],
+            [*flags, self.parameter],
             metavar=self.metavar,
             multiple=self.kind != "value",
             help=text,
@@ -129,7 +130,7 @@ def resolve_options(params: dict[str, Any]) -> Resolved:
         spec_file=params["spec_file"],
         profile=params["profile"],
     )
-    _warn(resolved)
+    warn_about(resolved)
     return resolved
 
 
@@ -171,7 +172,8 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
     layer.origins[("args",)] = Origin("command line")
 
 
-def _warn(resolved: Resolved) -> None:
+def warn_about(resolved: Resolved) -> None:
+    """Say what is allowed and probably not meant."""
     spec = resolved.spec
     for name, value in spec.env.items():
         if names.looks_secret(name, value):
