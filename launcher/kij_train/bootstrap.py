@@ -43,6 +43,7 @@ ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
 ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
 ENV_NODE_NAME = "KIJ_NODE_NAME"
 ENV_PARENT_PID = "KIJ_PARENT_PID"
+ENV_SETTINGS_SCRIPT = "KIJ_SETTINGS_SCRIPT"
 ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 CONTRACT = (
     ENV_NODE_RANK,
@@ -447,6 +448,30 @@ def die_with_parent(parent_pid: int) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
 
+def source_settings(script: str) -> None:
+    """Take over what a fabric's shell script exports; what is set already stays as it is.
+
+    Google's gIB, for one, gives its NCCL settings in no other form. Raises Failure.
+    """
+    import subprocess
+
+    dump = "import json, os, sys; json.dump(dict(os.environ), sys.stdout)"
+    # Its own output must not mix with the answer.
+    line = '. "$1" >&2 && exec "$2" -c "$3"'
+    try:
+        answer = subprocess.run(
+            ["bash", "-c", line, "settings", script, sys.executable, dump],  # noqa: S607
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        found = json.loads(answer.decode())
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise Failure(EXIT_CONTRACT, f"cannot source {script}: {error}") from error
+    new = {k: v for k, v in found.items() if k not in os.environ and k not in ("_", "OLDPWD")}
+    os.environ.update(new)
+    say("settings of {}: {}".format(script, ", ".join(sorted(new)) or "none"))
+
+
 def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
     """torchrun's own arguments for this node, the script's behind them."""
     args = [
@@ -526,6 +551,8 @@ def run_node(argv: List[str]) -> int:
     say(describe(node, dict(os.environ)))
     if not os.environ.get(ENV_PARENT_PID):
         writable_home(WORK_DIR)
+    if os.environ.get(ENV_SETTINGS_SCRIPT):
+        source_settings(os.environ[ENV_SETTINGS_SCRIPT])
     code_sha256 = os.environ.get(ENV_CODE_SHA256)
     if code_sha256:
         code_dir = os.path.join(WORK_DIR, "code")

@@ -18,6 +18,7 @@ COMMANDS = {
     "render": "Print the exact Kubernetes YAML of a launch; needs no cluster.",
     "config": "Show every value of a launch and where it came from.",
     "schema": "Print the JSON Schema of spec files.",
+    "profiles": "List named settings of fabrics and machines, or show one.",
     "bench": "Measure collectives such as all_reduce, and compare reports.",
 }
 """Name and help. A command's module has the same name and is imported when the command runs."""

@@ -14,7 +14,7 @@ import click
 
 from kij_train import render, runs, units
 from kij_train.cli import output
-from kij_train.cli.options import job_options, resolve_options
+from kij_train.cli.options import job_options, resolve_options, warn_without_gang
 from kij_train.cli.render import print_objects
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
 from kij_train.specfile import Resolved
@@ -63,6 +63,7 @@ def command(
     if dry_run == "client":
         print_objects(plan.objects(), form)
         return
+    warn_without_gang(plan.spec)
     cluster = runs.connect(plan.spec)
     if dry_run == "server":
         _dry_run_server(plan, cluster, form)

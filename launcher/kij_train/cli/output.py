@@ -68,8 +68,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         grid.add_column(name.upper(), overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    console.print(grid, width=None if console.is_terminal else 10_000)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    console.print(grid)
 
 
 def workload(line: str, *, to_stderr: bool = False) -> None:

@@ -72,9 +72,13 @@ class Cluster:
         query = {"fieldValidation": "Strict", "fieldManager": FIELD_MANAGER}
         if dry_run:
             query["dryRun"] = "All"
-        kind, name = str(body["kind"]), str(body["metadata"].get("name", ""))
-        action = Action("create", PATHS[kind][2], name, self.namespace)
-        return self._json("POST", self._path(kind), action, query=query, body=body)
+        # By the object's own words: PodGroups of two schedulers differ in their group alone.
+        kind, version = str(body["kind"]), str(body["apiVersion"])
+        group, resource = version.rpartition("/")[0], f"{kind.lower()}s"
+        path = f"/{'apis' if group else 'api'}/{version}/namespaces/{self.namespace}/{resource}"
+        rbac = f"{resource}.{group}" if group else resource
+        action = Action("create", rbac, str(body["metadata"].get("name", "")), self.namespace)
+        return self._json("POST", path, action, query=query, body=body)
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """GET an object. Raises GoneError when there is none."""
