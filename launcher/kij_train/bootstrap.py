@@ -43,7 +43,10 @@ ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
 ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
 ENV_NODE_NAME = "KIJ_NODE_NAME"
 ENV_PARENT_PID = "KIJ_PARENT_PID"
-ENV_SETTINGS_SCRIPT = "KIJ_SETTINGS_SCRIPT"
+ENV_PREFLIGHT = "KIJ_PREFLIGHT_SCRIPT"
+ENV_PREFLIGHT_GPUS = "KIJ_PREFLIGHT_GPUS"
+ENV_PREFLIGHT_PORT = "KIJ_PREFLIGHT_PORT"
+ENV_SETTINGS_SCRIPT = "KIJ_SOURCE_SCRIPT"
 ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 CONTRACT = (
     ENV_NODE_RANK,
@@ -376,6 +379,25 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
 # --- a rank ---------------------------------------------------------------------------------------
 
 
+class PreflightError(Exception):
+    """A node is not fit to train on; the message names it."""
+
+
+def run_preflight(script: str) -> None:
+    """Run the preflight as a process of its own, so that nothing of it is left in this one.
+
+    It meets at a port of its own: the ranks' store is not to be shared. Raises PreflightError.
+    """
+    import subprocess
+
+    port = os.environ.get(ENV_PREFLIGHT_PORT) or str(int(os.environ[ENV_MASTER_PORT]) + 1)
+    env = dict(os.environ, MASTER_PORT=port)
+    answer = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE)
+    if answer.returncode:
+        said = answer.stdout.decode("utf-8", "replace").strip()
+        raise PreflightError(said or f"preflight: exit code {answer.returncode}")
+
+
 def run_worker(argv: List[str]) -> None:
     """Run a script or, after -m, a module as the main program of this process, as python would."""
     # The ranks of a node share its output. torchrun's python -u writes a line and its end apart, so
@@ -388,6 +410,8 @@ def run_worker(argv: List[str]) -> None:
     target = argv[0]
     sys.argv[:] = argv
     try:
+        if os.environ.get(ENV_PREFLIGHT):
+            run_preflight(os.environ[ENV_PREFLIGHT])
         if not getattr(sys.flags, "safe_path", False):
             folder = os.getcwd() if as_module else os.path.dirname(os.path.abspath(target))
             sys.path.insert(0, folder)

@@ -44,6 +44,9 @@ CONTRACT_ENV = frozenset(
         bootstrap.ENV_CODE_SHA256,
         bootstrap.ENV_NODE_NAME,
         bootstrap.ENV_SETTINGS_SCRIPT,
+        bootstrap.ENV_PREFLIGHT,
+        bootstrap.ENV_PREFLIGHT_GPUS,
+        bootstrap.ENV_PREFLIGHT_PORT,
         bootstrap.ENV_PARENT_PID,
         bootstrap.ENV_ERROR_FILE,
     }
@@ -181,6 +184,8 @@ class JobSpec(Model):
     annotations: dict[Key, Text] = Field(default_factory=dict)
     """Annotations of the Job and its pods."""
 
+    preflight: bool = False
+    """Check every node first: GPUs, /dev/shm, clocks and a short all-reduce; name a bad one."""
     port: Annotated[int, Field(ge=1024, le=65535), NotBool] | None = None
     """MASTER_PORT: 29500 when not given; a free one with --local."""
     rendezvous_timeout: Seconds = 600
@@ -230,7 +235,7 @@ class JobSpec(Model):
 
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
-        checks = (_check_command, _check_processes, _check_gpus, _check_placement)
+        checks = (_check_command, _check_processes, _check_gpus, _check_placement, _check_preflight)
         for check in (*checks, _check_resources, _check_names):
             check(self)
         return self
@@ -252,6 +257,13 @@ def _check_command(spec: JobSpec) -> None:
         raise SpecConflict(
             "module", "is no module name. Write package.module, or give a path without -m"
         )
+
+
+def _check_preflight(spec: JobSpec) -> None:
+    if spec.preflight and spec.program is not None:
+        raise SpecConflict("preflight", "needs a script or module: it is run by Python's ranks")
+    if spec.preflight and spec.port == 65535:
+        raise SpecConflict("port", "leaves no port for the preflight, which takes the next one")
 
 
 def _check_processes(spec: JobSpec) -> None:

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kij_train import bootstrap
 from kij_train.diagnosis import parse_record
+from kij_train.spec import JobSpec
 
 CONTRACT = {
     "JOB_COMPLETION_INDEX": "1",
@@ -393,3 +394,8 @@ def test_a_settings_script_fills_in_and_never_overrides(
 def test_a_settings_script_that_fails_ends_the_node(tmp_path: Path) -> None:
     with pytest.raises(bootstrap.Failure, match="cannot source /none"):
         bootstrap.source_settings("/none")
+
+
+def test_no_variable_of_the_contract_is_also_a_users_setting() -> None:
+    ours = {value for name, value in vars(bootstrap).items() if name.startswith("ENV_")}
+    assert not ours & {f"KIJ_{field.upper()}" for field in JobSpec.model_fields}

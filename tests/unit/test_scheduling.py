@@ -73,7 +73,7 @@ def test_efa_asks_for_its_adapters_and_rdma_for_locked_memory(tmp_path: Path) ->
     }
     assert of("ib")["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
     env = {variable["name"]: variable.get("value") for variable in of("gke-gib")["env"]}
-    assert env["KIJ_SETTINGS_SCRIPT"] == "/usr/local/gib/scripts/set_nccl_env.sh"
+    assert env["KIJ_SOURCE_SCRIPT"] == "/usr/local/gib/scripts/set_nccl_env.sh"
 
 
 def test_users_have_profiles_of_their_own(

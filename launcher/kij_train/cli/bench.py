@@ -153,6 +153,7 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
         "as_module": False,
         "as_program": False,
         "no_code": False,
+        "preflight": False,
         **{f"spec_{name}": None for name in LEFT_OUT},
     }
     layer = flags_layer({**params, **absent})

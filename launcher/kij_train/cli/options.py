@@ -129,6 +129,9 @@ def job_options(command: click.Command) -> click.Command:
         click.Option(
             ["--no-code", "no_code"], is_flag=True, help="Ship no code: the image carries it."
         ),
+        click.Option(
+            ["--preflight"], is_flag=True, help=JobSpec.model_fields["preflight"].description
+        ),
     ]
     return command
 
@@ -169,6 +172,9 @@ def flags_layer(params: dict[str, Any]) -> Layer:
     if params["no_code"]:
         layer.values["code"] = False
         layer.origins[("code",)] = Origin("--no-code", names_value=True)
+    if params["preflight"]:
+        layer.values["preflight"] = True
+        layer.origins[("preflight",)] = Origin("--preflight", names_value=True)
     _add_command(layer, params)
     return layer
 

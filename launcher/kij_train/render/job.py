@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kij_train import bootstrap, names
-from kij_train.render.code import BOOTSTRAP_KEY
+from kij_train.render.code import BOOTSTRAP_KEY, PREFLIGHT_KEY
 from kij_train.render.gpus import container_claims, pod_claims
 from kij_train.render.metadata import job_labels, metadata
 from kij_train.render.scheduling import (
@@ -162,6 +162,9 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
         bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
         bootstrap.ENV_ERROR_FILE: bootstrap.TERMINATION_LOG,
     }
+    if spec.preflight:
+        fixed[bootstrap.ENV_PREFLIGHT] = f"{bootstrap.BUNDLE_DIR}/{PREFLIGHT_KEY}"
+        fixed[bootstrap.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
     if spec.settings_script is not None:
         fixed[bootstrap.ENV_SETTINGS_SCRIPT] = spec.settings_script
     if code_sha256 is not None:
