@@ -33,7 +33,10 @@ from typing import Any
 from kij_train.payloads import allreduce
 
 ROOT = Path(__file__).parent.parent
-SIZES = ["-b", "1M", "-e", "64M", "-f", "4", "-n", "10", "-w", "3"]
+SIZES = ["-b", "1M", "-e", "64M", "-f", "4"]
+LAUNCHED = ["-n", "10", "-w", "3"]
+LOOPED = ["-n", "5", "-w", "1"]
+LOOPS_A_ROUND = 6
 LIMITS = {"kij-train / torchrun": 0.98, "payload / minimal loop": 0.95}
 Figures = dict[int, float]
 """By size in bytes: busbw in GB/s."""
@@ -62,7 +65,7 @@ def launches(rounds: int, ranks: int) -> list[dict[int, list[float]]]:
     payload = str(Path(allreduce.__file__))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        arguments = [payload, *SIZES, "--device", "cpu", "-J", str(report)]
+        arguments = [payload, *SIZES, *LAUNCHED, "--device", "cpu", "-J", str(report)]
         torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
         torchrun += ["--master-port=29577", *arguments]
         kij = [sys.executable, "-m", "kij_train", "launch", "--local"]
@@ -96,7 +99,7 @@ def as_rank(rounds: int) -> None:
     import torch
     import torch.distributed as dist
 
-    args = allreduce.parse_args([*SIZES, "--device", "cpu"])
+    args = allreduce.parse_args([*SIZES, *LOOPED, "--device", "cpu"])
     run = allreduce.Run(args)
     sides: list[dict[int, list[float]]] = [{}, {}]
     sizes = allreduce.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
@@ -116,7 +119,7 @@ def as_rank(rounds: int) -> None:
         return statistics.mean(run.measure(count, count))
 
     for size in sizes:
-        for round_ in range(rounds * 3):
+        for round_ in range(rounds * LOOPS_A_ROUND):
             pair = [(0, ours), (1, minimal)]
             for side, function in pair if round_ % 2 else reversed(pair):
                 factor = allreduce.bus_factor("all_reduce", run.ranks)

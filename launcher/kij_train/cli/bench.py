@@ -13,7 +13,7 @@ import click
 from kij_train import bench, benchplot, benchreport, runs
 from kij_train.cli import output
 from kij_train.cli.launch import signals_to, sigterm_as_interrupt
-from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about
+from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about, warn_without_gang
 from kij_train.errors import KijError, RequestError
 from kij_train.payloads import allreduce
 from kij_train.specfile import Layer, Resolved, resolve
@@ -100,7 +100,9 @@ def _run(
             if json_file is not None:
                 _write(Path(json_file), done)
 
-        plan_for(max(counts))  # a wrong request is refused before anything runs
+        largest = plan_for(max(counts))  # a wrong request is refused before anything runs
+        if not is_local:
+            warn_without_gang(largest.spec)
         sinks = bench.Sinks(output.workload, output.status, save)
         error = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
     _report(document, json_file, plot)
