@@ -23,6 +23,17 @@ GOLDENS = {
     "gpus": "--name train --nodes 8 --gpus 4 --cpu 32 --memory 256Gi hello_ranks.py --lr 3e-4",
     "restricted": "--name safe --nodes 2 --nproc-per-node 2 --memory 4Gi --run-as-user 1000 "
     "-n ml hello_ranks.py",
+    "efa": "--name efa --nodes 2 --gpus 8 --profile efa --no-code -m package.train",
+    "gke-gib": "--name gib --nodes 2 --gpus 8 --profile gke-gib --no-code -m package.train",
+    "mig": "--name mig --nodes 4 --gpus 1 --gpu-kind mig-1g.5gb --no-code -m package.train",
+    "dra": "--name dra --nodes 2 --gpus 4 --gpu-kind dra --no-code -m package.train",
+    "kueue": "--name queued --nodes 4 --gpus 8 --queue team-a --topology rack:required --no-code "
+    "-m package.train",
+    "volcano": "--name gang --nodes 4 --gpus 8 --scheduler volcano --queue team-a --no-code "
+    "-m package.train",
+    "coscheduling": "--name gang --nodes 4 --gpus 8 --scheduler coscheduling --topology zone "
+    "--spread --no-code -m package.train",
+    "native": "--name gang --nodes 4 --gpus 8 --scheduler native --pack --no-code -m package.train",
     "everything": "--name all --nodes 4 --gpus 8 --no-code --image registry.example/train:1.2 "
     "--image-pull-policy Always --image-pull-secret regcred --resource vpc.amazonaws.com/efa=4 "
     "--shm 64Gi --env LR=3e-4 --env 'GREETING=$HOME costs $(MONEY)' --env-from-secret wandb "

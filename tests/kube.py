@@ -82,9 +82,9 @@ class Namespace:
         self, *argv: str, kubeconfig: str | None = None, cwd: Path, timeout_s: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line in this namespace."""
-        command, *rest = argv
-        line = [sys.executable, "-m", "kij_train", command, "-n", self.name]
-        line += ["--kubeconfig", kubeconfig or self.kubeconfig, *rest]
+        words = 2 if argv[0] == "bench" else 1
+        line = [sys.executable, "-m", "kij_train", *argv[:words], "--namespace", self.name]
+        line += ["--kubeconfig", kubeconfig or self.kubeconfig, *argv[words:]]
         return subprocess.run(
             line, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False
         )

@@ -43,6 +43,10 @@ ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
 ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
 ENV_NODE_NAME = "KIJ_NODE_NAME"
 ENV_PARENT_PID = "KIJ_PARENT_PID"
+ENV_PREFLIGHT = "KIJ_PREFLIGHT_SCRIPT"
+ENV_PREFLIGHT_GPUS = "KIJ_PREFLIGHT_GPUS"
+ENV_PREFLIGHT_PORT = "KIJ_PREFLIGHT_PORT"
+ENV_SETTINGS_SCRIPT = "KIJ_SOURCE_SCRIPT"
 ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 CONTRACT = (
     ENV_NODE_RANK,
@@ -379,6 +383,25 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
 # --- a rank ---------------------------------------------------------------------------------------
 
 
+class PreflightError(Exception):
+    """A node is not fit to train on; the message names it."""
+
+
+def run_preflight(script: str) -> None:
+    """Run the preflight as a process of its own, so that nothing of it is left in this one.
+
+    It meets at a port of its own: the ranks' store is not to be shared. Raises PreflightError.
+    """
+    import subprocess
+
+    port = os.environ.get(ENV_PREFLIGHT_PORT) or str(int(os.environ[ENV_MASTER_PORT]) + 1)
+    env = dict(os.environ, MASTER_PORT=port)
+    answer = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE)
+    if answer.returncode:
+        said = answer.stdout.decode("utf-8", "replace").strip()
+        raise PreflightError(said or f"preflight: exit code {answer.returncode}")
+
+
 def run_worker(argv: List[str]) -> None:
     """Run a script or, after -m, a module as the main program of this process, as python would."""
     # The ranks of a node share its output. torchrun's python -u writes a line and its end apart, so
@@ -391,6 +414,8 @@ def run_worker(argv: List[str]) -> None:
     target = argv[0]
     sys.argv[:] = argv
     try:
+        if os.environ.get(ENV_PREFLIGHT):
+            run_preflight(os.environ[ENV_PREFLIGHT])
         if not getattr(sys.flags, "safe_path", False):
             folder = os.getcwd() if as_module else os.path.dirname(os.path.abspath(target))
             sys.path.insert(0, folder)
@@ -449,6 +474,30 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent_pid:
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def source_settings(script: str) -> None:
+    """Take over what a fabric's shell script exports; what is set already stays as it is.
+
+    Google's gIB, for one, gives its NCCL settings in no other form. Raises Failure.
+    """
+    import subprocess
+
+    dump = "import json, os, sys; json.dump(dict(os.environ), sys.stdout)"
+    # Its own output must not mix with the answer.
+    line = '. "$1" >&2 && exec "$2" -c "$3"'
+    try:
+        answer = subprocess.run(
+            ["bash", "-c", line, "settings", script, sys.executable, dump],  # noqa: S607
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        found = json.loads(answer.decode())
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise Failure(EXIT_CONTRACT, f"cannot source {script}: {error}") from error
+    new = {k: v for k, v in found.items() if k not in os.environ and k not in ("_", "OLDPWD")}
+    os.environ.update(new)
+    say("settings of {}: {}".format(script, ", ".join(sorted(new)) or "none"))
 
 
 def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
@@ -526,6 +575,8 @@ def run_node(argv: List[str]) -> int:
     say(describe(node, dict(os.environ)))
     if not os.environ.get(ENV_PARENT_PID):
         writable_home(WORK_DIR)
+    if os.environ.get(ENV_SETTINGS_SCRIPT):
+        source_settings(os.environ[ENV_SETTINGS_SCRIPT])
     code_sha256 = os.environ.get(ENV_CODE_SHA256)
     if code_sha256:
         code_dir = os.path.join(WORK_DIR, "code")

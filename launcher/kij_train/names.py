@@ -23,11 +23,22 @@ SUBMISSION = "kij-train/submission"
 """Annotation of a Job with an id, by which one whose creation was not answered is known."""
 CANCELLED = "kij-train/cancelled"
 """Annotation of a Job that its user cancelled."""
-QUEUE = "kueue.x-k8s.io/queue-name"
-"""Label of a Job that waits for Kueue to admit it."""
 
 CONTAINER = "train"
 GPU_RESOURCE = "nvidia.com/gpu"
+SHARED_GPU_RESOURCE = "nvidia.com/gpu.shared"
+"""Of the NVIDIA device plugin with time-slicing or MPS and renameByDefault."""
+AMD_GPU_RESOURCE = "amd.com/gpu"
+GPU_DEVICE_CLASS = "gpu.nvidia.com"
+"""DeviceClass of the NVIDIA driver for Dynamic Resource Allocation."""
+
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+KUEUE_REQUIRED_TOPOLOGY = "kueue.x-k8s.io/podset-required-topology"
+KUEUE_PREFERRED_TOPOLOGY = "kueue.x-k8s.io/podset-preferred-topology"
+VOLCANO_MIN_MEMBER = "scheduling.volcano.sh/group-min-member"
+VOLCANO_QUEUE = "scheduling.volcano.sh/queue-name"
+COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"
+HOSTNAME = "kubernetes.io/hostname"
 
 DNS_LABEL_MAX = 63
 DNS_SUBDOMAIN_MAX = 253

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kij_train import bootstrap, bundle, names, render, units
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError, TimedOutError
+from kij_train.payloads import preflight
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 
@@ -45,9 +46,12 @@ class Plan:
     def objects(self) -> list[dict[str, Any]]:
         """Every Kubernetes object of the job."""
         source = Path(bootstrap.__file__).read_text(encoding="utf-8")
-        code = render.Code(source)
+        check = ""
+        if self.spec.preflight:
+            check = Path(preflight.__file__).read_text(encoding="utf-8")
+        code = render.Code(source, preflight=check)
         if self.archive is not None:
-            code = render.Code(source, self.archive.packed, self.archive.sha256)
+            code = render.Code(source, self.archive.packed, self.archive.sha256, check)
         return render.render(self.spec, name=self.name, code=code)
 
 

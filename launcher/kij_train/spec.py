@@ -8,179 +8,33 @@ written to stand behind the place the value came from: "job.yaml:3: nodes: must 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import bootstrap, names, units
+from kij_train.spectypes import (
+    Count,
+    Cpu,
+    EnvName,
+    Key,
+    LabelValue,
+    Memory,
+    Model,
+    NotBool,
+    ObjectName,
+    ParsedMount,
+    ParsedToleration,
+    Seconds,
+    Text,
+)
 
 DEFAULT_IMAGE = "pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime"
 """The official PyTorch runtime image that is used when none is named."""
 
 DEFAULT_PORT = 29500
 MAX_NODES = 100_000
-RESERVED_PATHS = (bootstrap.BUNDLE_DIR, bootstrap.WORK_DIR, "/dev/shm")  # noqa: S108 - a check
 
-
-class Model(BaseModel):
-    """Base of the models: frozen, unknown keys refused, fields described by their docstrings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-Memory = Annotated[
-    str, BeforeValidator(units.check_memory, json_schema_input_type=str), Field(examples=["16Gi"])
-]
-Cpu = Annotated[
-    str, BeforeValidator(units.check_cpu, json_schema_input_type=str | float), Field(examples=["8"])
-]
-Seconds = Annotated[
-    int,
-    BeforeValidator(units.parse_duration, json_schema_input_type=str | int),
-    Field(examples=["2h"]),
-]
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("is no whole number")
-    return value
-
-
-NotBool = BeforeValidator(_no_bool)
-"""pydantic takes true for 1."""
-Count = Annotated[int, Field(ge=1), NotBool]
-
-
-def _text(value: object) -> object:
-    # YAML reads `LR: 0.1` and `DEBUG: true` as a number and a truth value.
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
-
-
-Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int | float | bool)]
-EnvName = Annotated[str, AfterValidator(names.check_env_name)]
-Key = Annotated[str, AfterValidator(names.check_key)]
-LabelValue = Annotated[Text, AfterValidator(names.check_label_value)]
-ObjectName = Annotated[str, AfterValidator(names.check_object_name)]
-
-
-class Toleration(Model):
-    """A toleration, with the keys and meanings of Kubernetes."""
-
-    key: str | None = None
-    """Taint key; none with operator Exists tolerates every taint."""
-    operator: Literal["Exists", "Equal"] = "Exists"
-    value: Text | None = None
-    """Taint value, with operator Equal."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Which effect is tolerated; none means all."""
-    toleration_seconds: Annotated[int | None, Field(alias="tolerationSeconds"), NotBool] = None
-    """How long a NoExecute taint is tolerated."""
-
-    @model_validator(mode="after")
-    def _as_kubernetes_asks(self) -> Toleration:
-        if self.key is None and self.operator == "Equal":
-            raise ValueError("operator Equal needs a key")
-        if self.value is not None and self.operator == "Exists":
-            raise ValueError("operator Exists takes no value. Did you mean operator Equal?")
-        if self.toleration_seconds is not None and self.effect != "NoExecute":
-            raise ValueError("tolerationSeconds needs effect NoExecute")
-        if self.key is not None:
-            names.check_key(self.key)
-        return self
-
-
-def parse_toleration(value: object) -> object:
-    """`KEY[=VALUE][:EFFECT]`, as `kubectl taint` writes taints, to the keys of a Toleration."""
-    if not isinstance(value, str):
-        return value
-    taint, colon, effect = value.rpartition(":")
-    if not colon:
-        taint, effect = value, ""
-    key, equals, tainted = taint.partition("=")
-    fields: dict[str, object] = {"key": key}
-    if equals:
-        fields |= {"operator": "Equal", "value": tainted}
-    if effect:
-        fields["effect"] = effect
-    return fields
-
-
-class Mount(Model):
-    """A volume and where it is mounted."""
-
-    type: Literal["pvc", "secret", "configmap", "emptydir", "hostpath"]
-    """What is mounted."""
-    source: str | None = None
-    """Name of the claim, Secret or ConfigMap; path on the node; or size limit of an emptydir."""
-    path: str
-    """Where in the container, an absolute path."""
-    read_only: bool = False
-    """Mount without write access. Secrets and ConfigMaps are never writable."""
-
-    @model_validator(mode="after")
-    def _is_mountable(self) -> Mount:
-        if not self.path.startswith("/") or ".." in PurePosixPath(self.path).parts:
-            raise ValueError(f"{self.path!r} must be an absolute path in the container")
-        if ":" in self.path:
-            raise ValueError(f"{self.path!r} must not contain ':'")
-        if PurePosixPath(self.path) == PurePosixPath("/"):
-            raise ValueError("cannot mount over /")
-        for taken in RESERVED_PATHS:
-            if PurePosixPath(self.path).is_relative_to(taken):
-                hint = ". Set its size with --shm" if taken == "/dev/shm" else ""  # noqa: S108
-                raise ValueError(f"{self.path} is used by kij-train itself{hint}")
-        if self.type == "emptydir":
-            if self.source is not None:
-                units.check_memory(self.source)
-        elif not self.source:
-            raise ValueError(f"{self.type} needs a source: {MOUNT_FORMS[self.type]}")
-        elif self.type == "hostpath":
-            if not self.source.startswith("/") or ".." in PurePosixPath(self.source).parts:
-                raise ValueError(f"{self.source!r} must be an absolute path on the node")
-        else:
-            names.check_object_name(self.source)
-        return self
-
-
-MOUNT_FORMS = {
-    "pvc": "pvc:NAME:/path[:ro]",
-    "secret": "secret:NAME:/path",
-    "configmap": "configmap:NAME:/path",
-    "hostpath": "hostpath:/on/node:/path[:ro]",
-    "emptydir": "emptydir:[SIZE:]/path",
-}
-
-
-def parse_mount(value: object) -> object:
-    """`TYPE:SOURCE:/path[:ro]` to the keys of a Mount. Raises ValueError."""
-    if not isinstance(value, str):
-        return value
-    kind, *rest = value.split(":")
-    kind = kind.lower()
-    if kind not in MOUNT_FORMS:
-        raise ValueError(f"{value!r} must be one of: {', '.join(MOUNT_FORMS.values())}")
-    read_only = len(rest) > 1 and rest[-1] in ("ro", "rw")
-    mode = rest.pop() if read_only else "rw"
-    if kind == "emptydir" and len(rest) == 1:
-        rest.insert(0, "")
-    if len(rest) != 2:
-        raise ValueError(f"{value!r} must look like {MOUNT_FORMS[kind]}")
-    return {
-        "type": kind,
-        "source": rest[0] or None,
-        "path": rest[1],
-        "read_only": mode == "ro",
-    }
-
-
-ParsedToleration = Annotated[
-    Toleration, BeforeValidator(parse_toleration, json_schema_input_type=str | Toleration)
-]
-ParsedMount = Annotated[Mount, BeforeValidator(parse_mount, json_schema_input_type=str | Mount)]
 
 CONTRACT_ENV = frozenset(
     {
@@ -189,6 +43,10 @@ CONTRACT_ENV = frozenset(
         bootstrap.ENV_RENDEZVOUS_TIMEOUT_S,
         bootstrap.ENV_CODE_SHA256,
         bootstrap.ENV_NODE_NAME,
+        bootstrap.ENV_SETTINGS_SCRIPT,
+        bootstrap.ENV_PREFLIGHT,
+        bootstrap.ENV_PREFLIGHT_GPUS,
+        bootstrap.ENV_PREFLIGHT_PORT,
         bootstrap.ENV_PARENT_PID,
         bootstrap.ENV_ERROR_FILE,
     }
@@ -200,7 +58,36 @@ INSTEAD_OF_RESOURCE = {
     "cpu": "--cpu",
     "memory": "--memory",
     names.GPU_RESOURCE: "--gpus",
+    names.SHARED_GPU_RESOURCE: "--gpus with --gpu-kind shared",
+    names.AMD_GPU_RESOURCE: "--gpus with --gpu-kind amd",
 }
+MIG_KIND = re.compile(r"mig-\d+g\.\d+gb(\.me(\.all)?)?")
+"""As the resources of the "mixed" MIG strategy are called, without nvidia.com/."""
+TOPOLOGIES = {
+    "host": "kubernetes.io/hostname",
+    "zone": "topology.kubernetes.io/zone",
+    "rack": "cloud.provider.com/topology-rack",
+    "block": "cloud.provider.com/topology-block",
+}
+"""Short names of node labels; rack and block as in Kueue's documentation, there is no standard."""
+
+
+def parse_gpu_kind(value: object) -> object:
+    """whole, shared, amd, dra, or a MIG profile. Raises ValueError."""
+    kinds = ("whole", "shared", "amd", "dra")
+    if isinstance(value, str) and value not in kinds and MIG_KIND.fullmatch(value) is None:
+        raise ValueError(f"must be one of {', '.join(kinds)}, or a MIG slice such as mig-1g.5gb")
+    return value
+
+
+def parse_topology(value: object) -> object:
+    """`LABEL[:required|preferred]`, or a short name for the label. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    label, colon, mode = value.partition(":")
+    if colon and mode not in ("required", "preferred"):
+        raise ValueError(f"{value!r} must end with :required or :preferred, or neither")
+    return f"{names.check_key(TOPOLOGIES.get(label, label))}:{mode or 'preferred'}"
 
 
 class JobSpec(Model):
@@ -213,6 +100,9 @@ class JobSpec(Model):
     """Number of nodes: pods of the Job, each running one torchrun."""
     gpus: Count | None = None
     """GPUs a node."""
+    gpu_kind: Annotated[str, BeforeValidator(parse_gpu_kind)] = "whole"
+    """Kind of GPU: whole (also for MIG's single strategy), a MIG slice (mig-1g.5gb), shared
+    (time-sliced or MPS), amd, or dra (a claim of device class gpu.nvidia.com)."""
     nproc_per_node: Count | None = None
     """Processes (ranks) a node: as many as GPUs, or 1 without GPUs."""
 
@@ -267,12 +157,25 @@ class JobSpec(Model):
     """Taints that are tolerated, written as for kubectl taint."""
     affinity: dict[str, Any] | None = None
     """Pod affinity, exactly as Kubernetes spells it."""
+    queue: LabelValue | None = None
+    """Queue that admits the job: Kueue's LocalQueue, or Volcano's with --scheduler volcano."""
+    scheduler: Literal["volcano", "coscheduling", "native"] | None = None
+    """Gang scheduler, which places all pods or none."""
+    topology: Annotated[str, BeforeValidator(parse_topology)] | None = None
+    """Keep the pods together: host, zone, rack, block or a node label; :required, or :preferred,
+    which is the default."""
+    placement: Literal["spread", "pack"] | None = None
+    """spread: no two pods on one machine; pack: as few machines as possible."""
     priority_class: ObjectName | None = None
     """PriorityClass of the pods."""
     service_account: ObjectName | None = None
     """ServiceAccount of the pods; its token is not mounted."""
     run_as_user: Annotated[int, Field(ge=1, lt=2**31), NotBool] | None = None
     """User id of the processes, which must not be root's; completes Pod Security "restricted"."""
+    capabilities: tuple[Annotated[str, Field(pattern=r"^[A-Z_]+$")], ...] = ()
+    """Linux capabilities to add, such as IPC_LOCK for RDMA; Pod Security refuses most."""
+    settings_script: Annotated[str, Field(pattern=r"^/\S+$")] | None = None
+    """Shell script of a fabric that is sourced in the pods; what is set already stays as it is."""
     read_only_root: bool = False
     """Mount the image's file system without write access."""
 
@@ -281,6 +184,8 @@ class JobSpec(Model):
     annotations: dict[Key, Text] = Field(default_factory=dict)
     """Annotations of the Job and its pods."""
 
+    preflight: bool = False
+    """Check every node first: GPUs, /dev/shm, clocks and a short all-reduce; name a bad one."""
     port: Annotated[int, Field(ge=1024, le=65535), NotBool] | None = None
     """MASTER_PORT: 29500 when not given; a free one with --local."""
     rendezvous_timeout: Seconds = 600
@@ -298,6 +203,23 @@ class JobSpec(Model):
         return self.nproc_per_node or self.gpus or 1
 
     @property
+    def gpu_resource(self) -> str | None:
+        """The extended resource that counts the GPUs; None without GPUs, and for claims."""
+        if not self.gpus or self.gpu_kind == "dra":
+            return None
+        if self.gpu_kind.startswith("mig-"):
+            return f"nvidia.com/{self.gpu_kind}"
+        return {
+            "amd": names.AMD_GPU_RESOURCE,
+            "shared": names.SHARED_GPU_RESOURCE,
+        }.get(self.gpu_kind, names.GPU_RESOURCE)
+
+    @property
+    def kueue(self) -> str | None:
+        """The LocalQueue that admits the job, where Kueue does."""
+        return None if self.scheduler == "volcano" else self.queue
+
+    @property
     def world_size(self) -> int:
         """Ranks in all."""
         return self.nodes * self.ranks_per_node
@@ -313,7 +235,8 @@ class JobSpec(Model):
 
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
-        for check in (_check_command, _check_processes, _check_resources, _check_names):
+        checks = (_check_command, _check_processes, _check_gpus, _check_placement, _check_preflight)
+        for check in (*checks, _check_resources, _check_names):
             check(self)
         return self
 
@@ -336,6 +259,13 @@ def _check_command(spec: JobSpec) -> None:
         )
 
 
+def _check_preflight(spec: JobSpec) -> None:
+    if spec.preflight and spec.program is not None:
+        raise SpecConflict("preflight", "needs a script or module: it is run by Python's ranks")
+    if spec.preflight and spec.port == 65535:
+        raise SpecConflict("port", "leaves no port for the preflight, which takes the next one")
+
+
 def _check_processes(spec: JobSpec) -> None:
     if spec.gpus and spec.nproc_per_node and spec.gpus != spec.nproc_per_node:
         raise SpecConflict(
@@ -344,11 +274,44 @@ def _check_processes(spec: JobSpec) -> None:
         )
 
 
+def _check_gpus(spec: JobSpec) -> None:
+    if spec.gpu_kind != "shared" or not spec.gpus:
+        return
+    if spec.gpus > 1:
+        raise SpecConflict(
+            "gpu_kind",
+            f"does not go with {spec.gpus} GPUs a node: they may be replicas of one physical GPU, "
+            "and NCCL refuses two ranks on one. Use --gpus 1, whole GPUs or MIG slices",
+        )
+    if spec.nodes > 1 and spec.placement != "spread":
+        raise SpecConflict(
+            "gpu_kind",
+            "needs --spread with several nodes: two pods on one machine may get replicas of one "
+            "physical GPU, and NCCL refuses two ranks on one",
+        )
+
+
+def _check_placement(spec: JobSpec) -> None:
+    if spec.affinity is not None:
+        for field in ("topology", "placement"):
+            if getattr(spec, field) is not None:
+                raise SpecConflict(field, "conflicts with affinity: put all of it there")
+    label = (spec.topology or "").partition(":")[0]
+    if spec.placement == "spread" and label == TOPOLOGIES["host"]:
+        raise SpecConflict("topology", "conflicts with --spread: one host cannot hold them apart")
+    if spec.queue is not None and spec.scheduler in ("coscheduling", "native"):
+        raise SpecConflict(
+            "scheduler", f"conflicts with --queue {spec.queue}: Kueue admits the job as a whole"
+        )
+
+
 def _check_resources(spec: JobSpec) -> None:
     for resource in spec.resources:
         flag = INSTEAD_OF_RESOURCE.get(resource)
         if flag:
             raise SpecConflict("resources", f"{resource} has its own flag: {flag}")
+        if resource.startswith("nvidia.com/mig-"):
+            raise SpecConflict("resources", f"{resource} has its own flag: --gpus with --gpu-kind")
         if "/" not in resource and not resource.startswith("hugepages-"):
             raise SpecConflict(
                 "resources", f"{resource} is no extended resource: they look like example.com/name"

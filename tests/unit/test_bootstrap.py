@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kij_train import bootstrap
 from kij_train.diagnosis import parse_record
+from kij_train.spec import JobSpec
 
 CONTRACT = {
     "JOB_COMPLETION_INDEX": "1",
@@ -369,3 +370,32 @@ def test_a_user_without_name_or_home_gets_both(tmp_path_factory: pytest.TempPath
         )
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{scratch}/home uid-12345\n"
+
+
+# --- settings of a fabric -------------------------------------------------------------------------
+
+
+def test_a_settings_script_fills_in_and_never_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "set env.sh"
+    script.write_text("echo noise\nexport NCCL_TESTED=a\\ b NCCL_OURS=theirs\nNOT_EXPORTED=1\n")
+    monkeypatch.setenv("NCCL_OURS", "ours")
+    monkeypatch.delenv("NCCL_TESTED", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    bootstrap.source_settings(str(script))
+    assert (os.environ["NCCL_TESTED"], os.environ["NCCL_OURS"]) == ("a b", "ours")
+    assert "NOT_EXPORTED" not in os.environ
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "NCCL_TESTED" in err
+
+
+def test_a_settings_script_that_fails_ends_the_node(tmp_path: Path) -> None:
+    with pytest.raises(bootstrap.Failure, match="cannot source /none"):
+        bootstrap.source_settings("/none")
+
+
+def test_no_variable_of_the_contract_is_also_a_users_setting() -> None:
+    ours = {value for name, value in vars(bootstrap).items() if name.startswith("ENV_")}
+    assert not ours & {f"KIJ_{field.upper()}" for field in JobSpec.model_fields}

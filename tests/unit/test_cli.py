@@ -40,15 +40,21 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 
 
 def surface() -> dict[str, dict[str, list[str]]]:
-    context = click.Context(app)
     found: dict[str, dict[str, list[str]]] = {}
-    for name in COMMANDS:
-        command = app.get_command(context, name)
-        assert command is not None
-        found[name] = {
-            (parameter.name or ""): sorted([*parameter.opts, *parameter.secondary_opts])
-            for parameter in command.params
-        }
+
+    def look(group: click.Group, prefix: str) -> None:
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            found[prefix + name] = {
+                (parameter.name or ""): sorted([*parameter.opts, *parameter.secondary_opts])
+                for parameter in command.params
+            }
+            if isinstance(command, click.Group):
+                look(command, f"{prefix}{name} ")
+
+    look(app, "")
     return found
 
 
@@ -141,7 +147,21 @@ REFUSED = [
     ("render --run-as-user 0 train.py", "--run-as-user 0 must be at least 1", ""),
     ("render --timeout soon train.py", "is no duration. Write it like", ""),
     ("render --port 80 train.py", "--port 80 must be at least 1024", ""),
-    ("render --profile tpc train.py", 'Did you mean "tcp"?', "profiles: cpu-gloo, tcp"),
+    ("render --profile tpc train.py", 'Did you mean "tcp"?', "profiles: cpu-gloo, efa, gke-gib"),
+    ("render --gpu-kind big train.py", "--gpu-kind big must be one of whole, shared", ""),
+    ("render --gpu-kind mig-1g train.py", "or a MIG slice such as mig-1g.5gb", ""),
+    ("render --gpus 2 --gpu-kind shared train.py", "NCCL refuses two ranks on one", ""),
+    ("render --gpus 1 --nodes 2 --gpu-kind shared train.py", "needs --spread with several", ""),
+    ("render --resource nvidia.com/mig-1g.5gb=1 train.py", "--gpus with --gpu-kind", ""),
+    ("render --resource amd.com/gpu=1 train.py", "--gpus with --gpu-kind amd", ""),
+    ("render --scheduler slurm train.py", "must be one of volcano, coscheduling, native", ""),
+    ("render --scheduler native --queue a train.py", "--scheduler native conflicts with --q", ""),
+    ("render --topology rack:maybe train.py", "must end with :required or :preferred", ""),
+    ("render --spread --pack train.py", "--pack conflicts with --spread", ""),
+    ("render --spread --topology host train.py", "one host cannot hold them apart", ""),
+    ("profiles show tpc", 'Did you mean "tcp"?', "profiles: cpu-gloo"),
+    ("profiles show none.toml", "--profile none.toml: no such file", ""),
+    ("bench allreduc", "No such command 'allreduc'", ""),
     ("render -f none.yaml", "cannot read none.yaml", ""),
     ("render -m", "-m needs a name behind it", ""),
     ("render -m a/b.py", "is no module name", ""),

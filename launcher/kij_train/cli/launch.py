@@ -14,7 +14,7 @@ import click
 
 from kij_train import render, runs, units
 from kij_train.cli import output
-from kij_train.cli.options import job_options, resolve_options
+from kij_train.cli.options import job_options, resolve_options, warn_without_gang
 from kij_train.cli.render import print_objects
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
 from kij_train.specfile import Resolved
@@ -63,6 +63,7 @@ def command(
     if dry_run == "client":
         print_objects(plan.objects(), form)
         return
+    warn_without_gang(plan.spec)
     cluster = runs.connect(plan.spec)
     if dry_run == "server":
         _dry_run_server(plan, cluster, form)
@@ -98,7 +99,7 @@ def _launch_local(resolved: Resolved) -> None:
         output.workload(text, to_stderr=stream == "stderr")
 
     stop = local.Stop()
-    with _signals_to(stop):
+    with signals_to(stop):
         try:
             seconds = runs.run_local(plan, environ=os.environ, emit=emit, stop=stop)
         except JobFailedError as error:
@@ -108,7 +109,7 @@ def _launch_local(resolved: Resolved) -> None:
 
 
 @contextmanager
-def _signals_to(stop: local.Stop) -> Iterator[None]:
+def signals_to(stop: local.Stop) -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP ask for the end; the second one for the end at once."""
 
     def handle(signum: int, frame: object) -> None:
@@ -142,7 +143,7 @@ def _dry_run_server(plan: runs.Plan, cluster: Cluster, form: str) -> None:
 
 def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             submission = runs.submit(plan, cluster, replace=replace)
     except KeyboardInterrupt as interrupt:
         _print_warnings(cluster)
@@ -160,7 +161,9 @@ def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends what is going on as Ctrl-C does, with its number."""
+
     def handle(signum: int, frame: object) -> None:
         del frame
         raise KeyboardInterrupt(signum)
@@ -211,7 +214,7 @@ def _print_detached(submission: Submission, form: str) -> None:
 
 def _attach(submission: Submission) -> None:
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             seconds = _follow(submission)
     except KeyboardInterrupt as interrupt:
         _interrupted(submission, _signum(interrupt))

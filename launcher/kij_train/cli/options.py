@@ -20,7 +20,7 @@ from kij_train.runs import DEFAULT_FROM_FLAGS
 from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair
 
-Kind = Literal["value", "list", "pairs"]
+Kind = Literal["value", "list", "pairs", "choice"]
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,27 @@ class SpecOption:
     flags: tuple[str, ...]
     field: str
     metavar: str
+    """What stands for the value in the help; the value itself for the kind "choice"."""
     kind: Kind = "value"
 
     @property
     def parameter(self) -> str:
         """Name of click's parameter."""
-        return f"spec_{self.field}"
+        choice = f"_{self.metavar}" if self.kind == "choice" else ""
+        return f"spec_{self.field}{choice}"
 
-    def option(self) -> click.Option:
+    def option(self, *, short_flags: bool = True) -> click.Option:
         """As click's option."""
+        flags = [flag for flag in self.flags if short_flags or flag.startswith("--")]
         text = JobSpec.model_fields[self.field].description or ""
+        if self.kind == "choice":
+            (text,) = (part for part in text.split("; ") if part.startswith(self.metavar))
+            text = text.partition(": ")[2].rstrip(".").capitalize() + "."
+            return click.Option([*flags, self.parameter], is_flag=True, help=text)
         if self.kind != "value":
             text += " Repeatable."
         return click.Option(
-            [*self.flags, self.parameter],
+            [*flags, self.parameter],
             metavar=self.metavar,
             multiple=self.kind != "value",
             help=text,
@@ -53,6 +60,7 @@ class SpecOption:
 SPEC_OPTIONS = (
     SpecOption(("--nodes",), "nodes", "N"),
     SpecOption(("--gpus",), "gpus", "N"),
+    SpecOption(("--gpu-kind",), "gpu_kind", "KIND"),
     SpecOption(("--nproc-per-node",), "nproc_per_node", "N"),
     SpecOption(("--name",), "name", "NAME"),
     SpecOption(("--code-dir",), "code_dir", "DIR"),
@@ -71,6 +79,11 @@ SPEC_OPTIONS = (
     SpecOption(("--mount",), "mounts", "TYPE:SOURCE:/PATH", "list"),
     SpecOption(("--node-selector",), "node_selector", "KEY=VALUE", "pairs"),
     SpecOption(("--toleration",), "tolerations", "KEY[=VALUE][:EFFECT]", "list"),
+    SpecOption(("--queue",), "queue", "NAME"),
+    SpecOption(("--scheduler",), "scheduler", "volcano|coscheduling|native"),
+    SpecOption(("--topology",), "topology", "LABEL[:required]"),
+    SpecOption(("--spread",), "placement", "spread", "choice"),
+    SpecOption(("--pack",), "placement", "pack", "choice"),
     SpecOption(("--priority-class",), "priority_class", "NAME"),
     SpecOption(("--service-account",), "service_account", "NAME"),
     SpecOption(("--run-as-user",), "run_as_user", "UID"),
@@ -116,6 +129,9 @@ def job_options(command: click.Command) -> click.Command:
         click.Option(
             ["--no-code", "no_code"], is_flag=True, help="Ship no code: the image carries it."
         ),
+        click.Option(
+            ["--preflight"], is_flag=True, help=JobSpec.model_fields["preflight"].description
+        ),
     ]
     return command
 
@@ -129,7 +145,7 @@ def resolve_options(params: dict[str, Any]) -> Resolved:
         spec_file=params["spec_file"],
         profile=params["profile"],
     )
-    _warn(resolved)
+    warn_about(resolved)
     return resolved
 
 
@@ -138,9 +154,13 @@ def flags_layer(params: dict[str, Any]) -> Layer:
     layer = Layer({})
     for option in SPEC_OPTIONS:
         given = params[option.parameter]
-        if given is None or given == ():
+        if given is None or given == () or given is False:
             continue
         origin = Origin(option.flags[0], names_value=True)
+        if option.kind == "choice":
+            if option.field in layer.values:
+                raise RequestError(f"{option.flags[0]} conflicts with {_flag_of(layer, option)}")
+            given = option.metavar
         if option.kind == "pairs":
             given = dict(split_pair(text, option.flags[0]) for text in given)
             layer.origins |= {(option.field, key): origin for key in given}
@@ -152,8 +172,15 @@ def flags_layer(params: dict[str, Any]) -> Layer:
     if params["no_code"]:
         layer.values["code"] = False
         layer.origins[("code",)] = Origin("--no-code", names_value=True)
+    if params["preflight"]:
+        layer.values["preflight"] = True
+        layer.origins[("preflight",)] = Origin("--preflight", names_value=True)
     _add_command(layer, params)
     return layer
+
+
+def _flag_of(layer: Layer, option: SpecOption) -> str:
+    return layer.origins[(option.field,)].where
 
 
 def _add_command(layer: Layer, params: dict[str, Any]) -> None:
@@ -171,7 +198,18 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
     layer.origins[("args",)] = Origin("command line")
 
 
-def _warn(resolved: Resolved) -> None:
+def warn_without_gang(spec: JobSpec) -> None:
+    """Say that nothing starts the pods of several nodes together."""
+    if spec.nodes > 1 and spec.queue is None and spec.scheduler is None:
+        output.warning(
+            f"no gang scheduling: the {spec.nodes} pods start one by one, and those that run wait "
+            "for the others with all they hold",
+            ("where the cluster has it: --queue NAME, or --scheduler volcano|coscheduling|native",),
+        )
+
+
+def warn_about(resolved: Resolved) -> None:
+    """Say what is allowed and probably not meant."""
     spec = resolved.spec
     for name, value in spec.env.items():
         if names.looks_secret(name, value):
@@ -183,6 +221,12 @@ def _warn(resolved: Resolved) -> None:
                     "and use it: --env-from-secret NAME",
                 ),
             )
+    if spec.gpu_kind.startswith("mig-") and (spec.gpus or 0) > 1:
+        output.warning(
+            f"{spec.gpu_kind}: CUDA gives a process one MIG slice, and NCCL has no path between "
+            "slices of one GPU",
+            ("one slice a pod: --gpus 1, and more --nodes",),
+        )
     if resolved.origin(("args",)) == "command line":
         for argument in spec.args:
             flag = argument.partition("=")[0]

@@ -1,8 +1,9 @@
 """Create a job so that it is whole or not there, at any moment.
 
 Four requests, however many nodes: the Job, suspended; the ConfigMap and the Service, owned by it;
-the Job, resumed. Whenever this process dies, what exists hangs on the Job, and a suspended Job has
-no pods. Code too large for one ConfigMap adds a request a chunk; code that is there already, from
+the Job, resumed, or put into its queue, whose controller resumes it when there is room. Whenever
+this process dies, what exists hangs on the Job, and a suspended Job has no pods. Code too large for
+one ConfigMap, a pod group and a claim template add a request each; code that is there already, from
 another job, adds one that makes this Job an owner too.
 """
 
@@ -20,6 +21,11 @@ from kij_train.errors import KijError, RefusedError, TimedOutError
 if TYPE_CHECKING:
     from kij_train.cluster.client import Cluster
 
+OPTIONAL_KINDS = {
+    "PodGroup": "install that scheduler, or leave --scheduler out",
+    "ResourceClaimTemplate": "it takes Kubernetes 1.34 with a DRA driver; or leave --gpu-kind out",
+}
+"""Kinds that a cluster may lack, and what to do then."""
 REPLACE_TIMEOUT_S = 120.0
 SHARING_ATTEMPTS = 5
 
@@ -45,7 +51,9 @@ class Submission:
 
 def cancel(cluster: Cluster, name: str, uid: str) -> None:
     """End the pods of a job, with their grace period; the Job stays, suspended and marked."""
-    marked = {"uid": uid, "annotations": {names.CANCELLED: "true"}}
+    # Without its queue, which would resume it.
+    labels = {names.KUEUE_QUEUE: None}
+    marked = {"uid": uid, "annotations": {names.CANCELLED: "true"}, "labels": labels}
     cluster.patch("Job", name, {"metadata": marked, "spec": {"suspend": True}})
 
 
@@ -54,12 +62,13 @@ def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, A
     answers = []
     for body in objects:
         try:
-            answers.append(cluster.create(body, dry_run=True))
+            answers.append(_create(cluster, body, dry_run=True))
         except ConflictError:
             if not body.get("immutable"):
                 raise _taken(cluster, body) from None
             answers.append(body)
     job = _job_of(objects)
+    _check_kept(job, answers[-1])
     template = job["spec"]["template"]
     pod_metadata = {**template["metadata"], "name": f"{job['metadata']['name']}-0"}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": pod_metadata, "spec": template["spec"]}
@@ -78,15 +87,22 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
     job["spec"]["suspend"] = True
     token = uuid.uuid4().hex
     job["metadata"].setdefault("annotations", {})[names.SUBMISSION] = token
+    # A queue that knew the Job already might start it before its code is there.
+    queue = job["metadata"].get("labels", {}).pop(names.KUEUE_QUEUE, None)
+    start: dict[str, Any] = {"metadata": {"uid": ""}, "spec": {"suspend": False}}
+    if queue is not None:
+        start = {"metadata": {"uid": "", "labels": {names.KUEUE_QUEUE: queue}}}
     name = str(job["metadata"]["name"])
     try:
-        submission = Submission(cluster, _create_job(cluster, job, replace))
+        created = _create_job(cluster, job, replace)
+        submission = Submission(cluster, created)
     except (RefusedError, GoneError, NotSentError):
         raise  # there is no Job
     except BaseException:
         _remove(cluster, name, token)
         raise
     try:
+        _check_kept(job, created)
         owner = {
             "apiVersion": "batch/v1",
             "kind": "Job",
@@ -98,9 +114,8 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
         for body in objects:
             if body["kind"] != "Job":
                 _create_owned(cluster, body, owner)
-        cluster.patch(
-            "Job", name, {"metadata": {"uid": submission.uid}, "spec": {"suspend": False}}
-        )
+        start["metadata"]["uid"] = submission.uid
+        cluster.patch("Job", name, start)
     except BaseException:
         _remove(cluster, name, token)
         raise
@@ -109,6 +124,31 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
 
 def _job_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
     return next(body for body in objects if body["kind"] == "Job")
+
+
+def _create(cluster: Cluster, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+    """Create an object of a type that not every cluster has. Raises RefusedError."""
+    try:
+        return cluster.create(body, dry_run=dry_run)
+    except GoneError:
+        if body["kind"] not in OPTIONAL_KINDS:
+            raise
+        raise RefusedError(
+            f"the cluster has no {body['kind']} of {body['apiVersion']}",
+            hints=(OPTIONAL_KINDS[body["kind"]],),
+        ) from None
+
+
+def _check_kept(job: dict[str, Any], created: dict[str, Any]) -> None:
+    """The server drops the fields of features that are off without a word."""
+    if "schedulingGroup" not in job["spec"]["template"]["spec"]:
+        return
+    if "schedulingGroup" not in created["spec"]["template"]["spec"]:
+        raise RefusedError(
+            "the cluster drops schedulingGroup: its gang scheduling (feature gate "
+            "GenericWorkload) is off",
+            hints=("another gang scheduler, or none: leave --scheduler native out",),
+        )
 
 
 def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[str, Any]:
@@ -175,7 +215,7 @@ def _create_owned(cluster: Cluster, body: dict[str, Any], owner: dict[str, Any])
     name = str(body["metadata"]["name"])
     for _ in range(SHARING_ATTEMPTS):
         try:
-            cluster.create(owned)
+            _create(cluster, owned)
             return
         except ConflictError:
             if not body.get("immutable"):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kij_train import bootstrap
 from kij_train.errors import RequestError
+from kij_train.payloads import preflight
 from kij_train.spec import JobSpec
 
 LOCAL_IGNORES = (
@@ -35,6 +36,13 @@ LOCAL_IGNORES = (
     "node_selector",
     "tolerations",
     "affinity",
+    "gpu_kind",
+    "queue",
+    "scheduler",
+    "topology",
+    "placement",
+    "capabilities",
+    "settings_script",
     "priority_class",
     "service_account",
     "run_as_user",
@@ -109,6 +117,7 @@ def node_environment(
     index: int,
     *,
     port: int,
+    preflight_port: int,
     run_id: str,
     error_file: Path,
     environ: Mapping[str, str],
@@ -137,6 +146,12 @@ def node_environment(
         ENV_RUN_ID: run_id,
     }
     env.pop(bootstrap.ENV_CODE_SHA256, None)
+    if spec.preflight:
+        env |= {
+            bootstrap.ENV_PREFLIGHT: preflight.__file__,
+            bootstrap.ENV_PREFLIGHT_GPUS: str(spec.gpus or 0),
+            bootstrap.ENV_PREFLIGHT_PORT: str(preflight_port),
+        }
     if spec.gpus:
         mine = visible_gpus(environ)[index * spec.gpus : (index + 1) * spec.gpus]
         env["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

@@ -92,13 +92,14 @@ def run_nodes(
     run = _Run(spec, f"{os.getpid()}-{uuid.uuid4().hex}", emit)
     with tempfile.TemporaryDirectory(prefix="kij-train-") as scratch:
         error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.nodes)]
-        port = spec.port or free_port()
+        port, preflight_port = spec.port or free_port(), free_port()
         try:
             for index, error_file in enumerate(error_files):
                 env = node_environment(
                     spec,
                     index,
                     port=port,
+                    preflight_port=preflight_port,
                     run_id=run.run_id,
                     error_file=error_file,
                     environ=environ,

@@ -15,6 +15,7 @@ CHUNK_BYTES = 900 * 1024
 """A ConfigMap holds 1 MiB of data; the first one carries the bootstrap as well."""
 
 BOOTSTRAP_KEY = "bootstrap.py"
+PREFLIGHT_KEY = "preflight.py"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Code:
     archive: bytes = b""
     sha256: str | None = None
     """Of the archive before compression; None without an archive."""
+    preflight: str = ""
+    """Source of the preflight, where it is asked for."""
 
 
 def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
@@ -33,7 +36,7 @@ def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
     The name is a hash of the content: the same content is the same object, for every job.
     """
     identity = "\n".join([code.sha256 or "", str(sorted(shared_labels(spec).items()))])
-    digest = hashlib.sha256((identity + code.bootstrap).encode()).hexdigest()[:16]
+    digest = hashlib.sha256((identity + code.bootstrap + code.preflight).encode()).hexdigest()[:16]
     chunks = [
         code.archive[start : start + CHUNK_BYTES]
         for start in range(0, len(code.archive), CHUNK_BYTES)
@@ -48,6 +51,8 @@ def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
         }
         if index == 0:
             config_map["data"] = {BOOTSTRAP_KEY: code.bootstrap}
+            if code.preflight:
+                config_map["data"][PREFLIGHT_KEY] = code.preflight
         if index < len(chunks):
             key = f"{bootstrap.CODE_PREFIX}{index:03d}"
             config_map["binaryData"] = {key: base64.b64encode(chunks[index]).decode()}

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from kij_train import bootstrap, names
-from kij_train.render.code import BOOTSTRAP_KEY
+from kij_train.render.code import BOOTSTRAP_KEY, PREFLIGHT_KEY
+from kij_train.render.gpus import container_claims, pod_claims
 from kij_train.render.metadata import job_labels, metadata
+from kij_train.render.scheduling import (
+    SCHEDULER_NAMES,
+    affinity,
+    scheduling_metadata,
+    sorted_dict,
+)
 from kij_train.render.volumes import volume_mounts, volumes
 from kij_train.spec import DEFAULT_PORT, JobSpec
 
@@ -43,12 +50,17 @@ def render_job(
         body["activeDeadlineSeconds"] = spec.timeout
     if spec.ttl is not None:
         body["ttlSecondsAfterFinished"] = spec.ttl
-    template_metadata: dict[str, Any] = {"labels": dict(sorted(labels.items()))}
-    job_metadata = metadata(spec, name, labels)
-    if spec.annotations:
-        annotations = dict(sorted(spec.annotations.items()))
-        template_metadata["annotations"] = annotations
-        job_metadata["annotations"] = dict(annotations)
+    if spec.kueue is not None:
+        body["suspend"] = True  # until Kueue admits it
+    own = scheduling_metadata(spec, name)
+    template_metadata: dict[str, Any] = {"labels": sorted_dict(labels | own.pod_labels)}
+    job_metadata = metadata(spec, name, labels | own.job_labels)
+    for target, notes in (
+        (template_metadata, spec.annotations | own.pod_annotations),
+        (job_metadata, spec.annotations | own.job_annotations),
+    ):
+        if notes:
+            target["annotations"] = sorted_dict(notes)
     body["template"] = {
         "metadata": template_metadata,
         "spec": _pod(spec, name, config_maps, code_sha256),
@@ -71,7 +83,10 @@ def _pod(
     optional: dict[str, Any] = {
         "nodeSelector": dict(sorted(spec.node_selector.items())),
         "tolerations": _tolerations(spec),
-        "affinity": spec.affinity,
+        "affinity": spec.affinity or affinity(spec, name),
+        "schedulerName": SCHEDULER_NAMES.get(spec.scheduler or ""),
+        "resourceClaims": pod_claims(spec, name),
+        "schedulingGroup": {"podGroupName": name} if spec.scheduler == "native" else None,
         "priorityClassName": spec.priority_class,
         "serviceAccountName": spec.service_account,
         "imagePullSecrets": [{"name": secret} for secret in dict.fromkeys(spec.image_pull_secrets)],
@@ -98,6 +113,8 @@ def _container(spec: JobSpec, name: str, code_sha256: str | None) -> dict[str, A
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
+    if spec.capabilities:
+        security["capabilities"]["add"] = sorted(set(spec.capabilities))
     if spec.read_only_root:
         security["readOnlyRootFilesystem"] = True
     container: dict[str, Any] = {
@@ -117,9 +134,13 @@ def _container(spec: JobSpec, name: str, code_sha256: str | None) -> dict[str, A
     if spec.env_from_secrets:
         secrets = dict.fromkeys(spec.env_from_secrets)
         container["envFrom"] = [{"secretRef": {"name": secret}} for secret in secrets]
-    resources = _resources(spec)
+    resources, claims = _resources(spec), container_claims(spec)
+    if resources or claims:
+        container["resources"] = {}
     if resources:
-        container["resources"] = {"requests": resources, "limits": dict(resources)}
+        container["resources"] |= {"requests": resources, "limits": dict(resources)}
+    if claims:
+        container["resources"]["claims"] = claims
     return container
 
 
@@ -141,6 +162,11 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
         bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
         bootstrap.ENV_ERROR_FILE: bootstrap.TERMINATION_LOG,
     }
+    if spec.preflight:
+        fixed[bootstrap.ENV_PREFLIGHT] = f"{bootstrap.BUNDLE_DIR}/{PREFLIGHT_KEY}"
+        fixed[bootstrap.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
+    if spec.settings_script is not None:
+        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = spec.settings_script
     if code_sha256 is not None:
         fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
     user = {"PYTHONUNBUFFERED": "1", **spec.env}
@@ -158,8 +184,8 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
 def _resources(spec: JobSpec) -> dict[str, str]:
     """Requests equal limits: guaranteed, and what the user asked for, neither more nor less."""
     resources = {name: str(count) for name, count in sorted(spec.resources.items())}
-    if spec.gpus:
-        resources[names.GPU_RESOURCE] = str(spec.gpus)
+    if spec.gpu_resource is not None:
+        resources[spec.gpu_resource] = str(spec.gpus)
     if spec.memory is not None:
         resources["memory"] = spec.memory
     if spec.cpu is not None:
@@ -170,5 +196,7 @@ def _resources(spec: JobSpec) -> dict[str, str]:
 def _tolerations(spec: JobSpec) -> list[dict[str, Any]]:
     tolerations = [t.model_dump(by_alias=True, exclude_none=True) for t in spec.tolerations]
     if spec.gpus:
-        tolerations.insert(0, {"key": names.GPU_RESOURCE, "operator": "Exists"})
+        amd = spec.gpu_kind == "amd"
+        taint = names.AMD_GPU_RESOURCE if amd else names.GPU_RESOURCE
+        tolerations.insert(0, {"key": taint, "operator": "Exists"})
     return [t for i, t in enumerate(tolerations) if t not in tolerations[:i]]

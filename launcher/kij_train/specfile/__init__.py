@@ -20,6 +20,8 @@ from kij_train.specfile.explain import explain
 from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
 from kij_train.specfile.sources import (
     ENV_PREFIX,
+    Profile,
+    all_profiles,
     environment_layer,
     profile_layer,
     read_project,
@@ -27,7 +29,16 @@ from kij_train.specfile.sources import (
     split_pair,
 )
 
-__all__ = ["Layer", "Location", "Origin", "Resolved", "resolve", "split_pair"]
+__all__ = [
+    "Layer",
+    "Location",
+    "Origin",
+    "Profile",
+    "Resolved",
+    "all_profiles",
+    "resolve",
+    "split_pair",
+]
 
 
 @dataclass(frozen=True)

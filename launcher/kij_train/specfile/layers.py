@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-JOINED = frozenset({"mounts", "tolerations", "env_from_secrets", "image_pull_secrets"})
+JOINED = frozenset(
+    {"mounts", "tolerations", "env_from_secrets", "image_pull_secrets", "capabilities"}
+)
 """Lists to which every source adds."""
 MAPPINGS = frozenset({"env", "resources", "node_selector", "labels", "annotations"})
 """Merged key by key."""

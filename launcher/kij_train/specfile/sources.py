@@ -89,28 +89,76 @@ def _project_layer(path: Path, table: Any, cwd: Path) -> ProjectFile:
     return ProjectFile(layer.values, layer.origins, profile, own)
 
 
-def profile_layer(name: str, project: ProjectFile, cwd: Path) -> Layer:
-    """A profile of the project file, a TOML file, or one that comes with kij-train."""
-    if name in project.profiles:
-        table = project.profiles[name]
+@dataclass(frozen=True)
+class Profile:
+    """Named settings, with what a user should know about them."""
+
+    name: str
+    origin: str
+    """"built-in", or the file."""
+    spec: dict[str, Any]
+    """Partial spec, by field name."""
+    description: str = ""
+    source: str = ""
+    """Where the settings are documented."""
+    why: Mapping[str, str] = field(default_factory=dict)
+    """By key, as in "env.NCCL_IB_DISABLE"."""
+    needs: tuple[str, ...] = ()
+    """What must be there on the cluster."""
+
+    @classmethod
+    def of_table(cls, name: str, origin: str, table: Any) -> Profile:
+        """A TOML table with [spec]; without, the table is the spec. Raises RequestError."""
         if not isinstance(table, dict):
             raise RequestError(f"profile {name}: must be a table")
-        table = table.get("spec", table)
-    elif name.endswith(".toml"):
-        path = cwd / name
-        if not path.is_file():
-            raise RequestError(f"--profile {name}: no such file")
-        table = _read_toml(path).get("spec", {})
-    else:
+        spec = table.get("spec", table)
+        about = table if "spec" in table else {}
+        needs, why = about.get("needs", []), about.get("why", {})
+        if not (isinstance(spec, dict) and isinstance(needs, list) and isinstance(why, dict)):
+            raise RequestError(
+                f"profile {name}: spec and why must be tables, needs a list",
+                hints=("an example: kij-train profiles show ib",),
+            )
+        return cls(
+            name=name,
+            origin=origin,
+            spec=_snake(spec),
+            description=str(about.get("description", "")),
+            source=str(about.get("source", "")),
+            why={str(key): str(text) for key, text in why.items()},
+            needs=tuple(str(need) for need in needs),
+        )
+
+    @classmethod
+    def find(cls, name: str, cwd: Path, project: ProjectFile | None = None) -> Profile:
+        """A profile of the project file, a TOML file, or a built-in one. Raises RequestError."""
+        own = (project or read_project(cwd)).profiles
+        if name in own:
+            return cls.of_table(name, "project file", own[name])
+        if name.endswith(".toml"):
+            if not (cwd / name).is_file():
+                raise RequestError(f"--profile {name}: no such file")
+            return cls.of_table(name, name, {"spec": {}, **_read_toml(cwd / name)})
         try:
-            table = tomllib.loads(profiles.read_builtin(name)).get("spec", {})
+            return cls.of_table(name, "built-in", tomllib.loads(profiles.read_builtin(name)))
         except KeyError:
-            known = [*profiles.builtin_profiles(), *project.profiles]
+            known = [*profiles.builtin_profiles(), *own]
             raise RequestError(
                 f"--profile {name}: no such profile{did_you_mean(name, known)}",
                 hints=(f"profiles: {', '.join(known)}, or the path of a .toml file",),
             ) from None
-    values = _snake(table)
+
+
+def all_profiles(cwd: Path) -> list[Profile]:
+    """Those of the project file, which win, and the built-in ones."""
+    own = read_project(cwd).profiles
+    builtin = [name for name in profiles.builtin_profiles() if name not in own]
+    return [Profile.find(name, cwd) for name in [*own, *builtin]]
+
+
+def profile_layer(name: str, project: ProjectFile, cwd: Path) -> Layer:
+    """The lowest layer above the defaults."""
+    values = dict(Profile.find(name, cwd, project).spec)
     return Layer(values, _uniform_origins(values, Origin(f"profile {name}")))
 
 

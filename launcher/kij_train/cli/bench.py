@@ -1,0 +1,323 @@
+"""kij-train bench"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kij_train import bench, benchplot, benchreport, runs
+from kij_train.cli import output
+from kij_train.cli.launch import signals_to, sigterm_as_interrupt
+from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about, warn_without_gang
+from kij_train.errors import KijError, RequestError
+from kij_train.payloads import allreduce
+from kij_train.specfile import Layer, Resolved, resolve
+
+COMMANDS = {
+    "allreduce": "all_reduce",
+    "allgather": "all_gather",
+    "reducescatter": "reduce_scatter",
+    "broadcast": "broadcast",
+    "alltoall": "alltoall",
+}
+PASSED_ON = (
+    (("-b", "--minbytes"), "SIZE", "Smallest message; 32M, or -e."),
+    (("-e", "--maxbytes"), "SIZE", "Largest message; 32M, or -b."),
+    (("-f", "--stepfactor"), "N", "Factor from size to size; 2."),
+    (("-i", "--stepbytes"), "SIZE", "Or bytes from size to size."),
+    (("-n", "--iters"), "N", "Timed calls a size; 20."),
+    (("-w", "--warmup_iters"), "N", "Calls before them; 1."),
+    (("-d", "--datatype"), "TYPE", f"{', '.join(allreduce.DTYPES)}; float."),
+    (("-o", "--op"), "OP", f"{', '.join(allreduce.REDOPS)}; sum."),
+    (("-c", "--check"), "0|1", "Check the results; 1."),
+    (("-z", "--blocking"), "0|1", "Wait for every call; 0."),
+    (("--min-bw",), "GBPS", "Fail when the mean busbw of a run is under 0.9 of this."),
+    (("--backend",), "gloo|nccl", "nccl with --gpus, else gloo."),
+)
+"""Flags of nccl-tests that go to the payload as they are."""
+LEFT_OUT = ("nodes", "code_dir")
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure collectives wherever training runs, as nccl-tests does.
+
+    \b
+      kij-train bench allreduce --local --nodes 2 -b 1K -e 16M -f 4
+      kij-train bench allreduce --nodes 1,2,4 --gpus 8 -b 1M -e 8G -f 2 --json new.json
+      kij-train bench compare old.json new.json --tolerance 10%
+    """
+
+
+def _run(
+    collective: str,
+    *,
+    nodes: str | None,
+    is_local: bool,
+    json_file: str | None,
+    resume: bool,
+    plot: str | None,
+    min_busbw: tuple[str, ...],
+    **params: Any,
+) -> None:
+    gates = [benchreport.parse_gate(text) for text in min_busbw]
+    arguments, args = _payload_arguments(collective, params)
+    _check_gates(gates, args)
+    if resume and json_file is None:
+        raise RequestError("--resume needs the file: --json FILE")
+    if plot is not None:
+        benchplot.require()
+    spec = _resolve(params, Layer({})).spec
+    counts = [spec.nodes] if nodes is None else _node_counts(nodes)
+    arguments += ["--device", "cuda" if spec.gpus else "cpu"]
+    settings = {
+        "arguments": arguments,
+        "ranks_per_node": spec.ranks_per_node,
+        "gpus": spec.gpus,
+        "where": "this machine" if is_local else "cluster",
+        "image": None if is_local else spec.image,
+        "profile": params["profile"],
+    }
+    document = _start(json_file, resume, settings)
+    with ExitStack() as stack:
+        folder = stack.enter_context(bench.shipped_payload())
+        stop = stack.enter_context(_stop()) if is_local else None
+        if not is_local:
+            stack.enter_context(sigterm_as_interrupt())
+
+        def plan_for(count: int) -> runs.Plan:
+            name = f"{spec.name}-n{count}" if spec.name else None
+            fixed = bench.command_layer(folder, arguments, count, name)
+            resolved = _resolve(params, fixed)
+            return runs.plan(resolved, cwd=folder, for_cluster=not is_local, random_name=True)
+
+        def save(done: benchreport.Document) -> None:
+            if json_file is not None:
+                _write(Path(json_file), done)
+
+        largest = plan_for(max(counts))  # a wrong request is refused before anything runs
+        if not is_local:
+            warn_without_gang(largest.spec)
+        sinks = bench.Sinks(output.workload, output.status, save)
+        error = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
+    _report(document, json_file, plot)
+    if error is not None:
+        _fail(error, json_file)
+    problems = benchreport.below(document, gates) + _under_mean(document)
+    if problems:
+        output.verdict("\n".join(problems))
+        raise click.exceptions.Exit(1)
+
+
+def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
+    """The payload's arguments, checked by its own parser; what it makes of them."""
+    arguments = ["--collective", collective]
+    for flags, _, _ in PASSED_ON:
+        given = params.pop(_parameter(flags))
+        if given is not None:
+            arguments += [flags[0], given]
+    try:
+        return arguments, allreduce.parse_args(arguments)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+
+
+def _check_gates(gates: list[tuple[int, float]], args: Any) -> None:
+    sizes = allreduce.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
+    for asked, _ in gates:
+        if asked not in sizes:
+            shown = ", ".join(benchreport.size_text(size) for size in sizes[:12])
+            raise RequestError(
+                f"--min-busbw: {benchreport.size_text(asked)} is not among the sizes",
+                hints=(f"sizes: {shown}{', …' if len(sizes) > 12 else ''}",),
+            )
+
+
+def _node_counts(text: str) -> list[int]:
+    counts = []
+    for part in text.split(","):
+        if not (part.isascii() and part.isdigit() and int(part)):
+            raise RequestError(f"--nodes {text}: must look like 4 or 1,2,4,8")
+        counts.append(int(part))
+    return sorted(set(counts))
+
+
+def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
+    """The spec, with what the benchmark fixes on top."""
+    absent: dict[str, Any] = {
+        "script": None,
+        "args": (),
+        "as_module": False,
+        "as_program": False,
+        "no_code": False,
+        "preflight": False,
+        **{f"spec_{name}": None for name in LEFT_OUT},
+    }
+    layer = flags_layer({**params, **absent})
+    layer.values |= fixed.values
+    layer.origins |= fixed.origins
+    resolved = resolve(
+        layer,
+        environ=os.environ,
+        cwd=Path.cwd(),
+        spec_file=params["spec_file"],
+        profile=params["profile"],
+    )
+    if not fixed.values:
+        warn_about(resolved)
+    return resolved
+
+
+def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> benchreport.Document:
+    if json_file is None:
+        return benchreport.new_document(settings)
+    path = Path(json_file)
+    if resume and path.exists():
+        document = _read(json_file)
+        benchreport.check_resumable(document, settings, json_file)
+        return document
+    document = benchreport.new_document(settings)
+    _write(path, document)  # whether it can be written is known before the first job
+    return document
+
+
+def _write(path: Path, document: benchreport.Document) -> None:
+    """Replace the file as a whole, so that an interruption leaves the old or the new."""
+    import json
+
+    beside = path.with_name(path.name + ".part")
+    try:
+        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise RequestError(f"--json {path}: cannot be written: {error.strerror}") from None
+
+
+def _read(path: str) -> benchreport.Document:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text in UTF-8"
+        raise RequestError(f"cannot read {path}: {reason}") from None
+    return benchreport.parse_document(text, path)
+
+
+@contextmanager
+def _stop() -> Iterator[Any]:
+    from kij_train import local
+
+    stop = local.Stop()
+    with signals_to(stop):
+        yield stop
+
+
+def _report(document: benchreport.Document, json_file: str | None, plot: str | None) -> None:
+    if not document["runs"]:
+        return
+    output.data("")
+    output.table(*benchreport.summary_table(benchreport.summarize(document)))
+    written = [json_file] if json_file else []
+    if plot is None and json_file is not None:
+        plot = str(Path(json_file).with_suffix(""))
+        if not benchplot.available():
+            output.status(f"no plot: matplotlib is missing: {benchplot.PIP_LINE}")
+            plot = None
+    if plot is not None:
+        base = Path(plot)
+        base = base.with_suffix("") if base.suffix in (".png", ".svg") else base
+        written += [str(path) for path in benchplot.plot(document, base)]
+    if written:
+        output.status(f"wrote {', '.join(written)}")
+
+
+def _fail(error: KijError, json_file: str | None) -> None:
+    output.verdict(error.message, error.hints)
+    if json_file is not None:
+        output.status(f"  go on with the rest: the same command with --resume ({json_file})")
+    raise click.exceptions.Exit(error.exit_code)
+
+
+def _under_mean(document: benchreport.Document) -> list[str]:
+    """Runs that --min-bw refuses."""
+    return [
+        f"{run['nodes']} nodes: mean busbw "
+        f"{run['report']['average_bus_bandwidth']['bandwidth']:.3g} GB/s is under 0.9 of --min-bw"
+        for run in document["runs"]
+        if run["report"]["average_bus_bandwidth"]["okay"] == "false"
+    ]
+
+
+@command.command("compare")
+@click.argument("old")
+@click.argument("new")
+@click.option("--tolerance", metavar="PERCENT", default="10%", help="How much may be lost; 10%.")
+def compare(old: str, new: str, tolerance: str) -> None:
+    """Exit 1 when a bandwidth in NEW is less than in OLD, and name the rows that fell."""
+    allowed = benchreport.parse_tolerance(tolerance)
+    rows = benchreport.compare(_read(old), _read(new), allowed)
+    output.table(
+        ("row", "old", "new", "ratio", ""),
+        (
+            (
+                one.old.what,
+                f"{one.old.algbw:.3g} GB/s",
+                f"{one.new.algbw:.3g} GB/s" if one.new else "-",
+                f"{one.ratio:.2f}" if one.new else "-",
+                ("fell" if one.new else "missing") if one.fell else "",
+            )
+            for one in rows
+        ),
+    )
+    fallen = [one for one in rows if one.fell]
+    if fallen:
+        output.verdict(f"{len(fallen)} of {len(rows)} rows fell by more than {tolerance}")
+        raise click.exceptions.Exit(1)
+    output.status(f"all {len(rows)} rows are within {tolerance}")
+
+
+def _parameter(flags: tuple[str, ...]) -> str:
+    return flags[-1].lstrip("-").replace("-", "_")
+
+
+def _collective_command(name: str, collective: str) -> click.Command:
+    def callback(**params: Any) -> None:
+        _run(collective, **params)
+
+    option = click.Option
+    return click.Command(
+        name,
+        callback=callback,
+        help=f"Measure {collective} over message sizes and numbers of nodes.",
+        short_help=f"Measure {collective}.",
+        params=[
+            option(["--nodes"], metavar="N[,N...]", help="Numbers of nodes, one job each."),
+            option(["--local", "is_local"], is_flag=True, help="As processes of this machine."),
+            *(
+                option([*flags, _parameter(flags)], metavar=metavar, help=text)
+                for flags, metavar, text in PASSED_ON
+            ),
+            option(
+                ["--json", "-J", "json_file"], metavar="FILE", help="Report; plots go beside it."
+            ),
+            option(["--resume"], is_flag=True, help="Keep what the --json file has already."),
+            option(["--plot"], metavar="FILE", help="Plots, as FILE.png and FILE.svg."),
+            option(
+                ["--min-busbw"],
+                metavar="SIZE:GBPS",
+                multiple=True,
+                help="Exit 1 when busbw at this size is less. Repeatable.",
+            ),
+            option(["--file", "spec_file"], metavar="FILE", help="Spec file (YAML)."),
+            option(["--profile"], metavar="NAME|FILE", help="Named settings of a fabric."),
+            *(one.option(short_flags=False) for one in SPEC_OPTIONS if one.field not in LEFT_OUT),
+        ],
+    )
+
+
+for _name, _collective in COMMANDS.items():
+    command.add_command(_collective_command(_name, _collective))

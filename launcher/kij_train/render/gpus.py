@@ -1,0 +1,43 @@
+"""GPUs as claims of Dynamic Resource Allocation, in place of a counted resource."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kij_train import names
+from kij_train.render.metadata import job_labels, metadata
+from kij_train.spec import JobSpec
+
+CLAIM = "gpus"
+"""Name of the claim within the pod."""
+
+
+def claim_templates(spec: JobSpec, name: str) -> list[dict[str, Any]]:
+    """The template from which every pod gets its claim, with --gpu-kind dra (Kubernetes 1.34)."""
+    if not spec.gpus or spec.gpu_kind != "dra":
+        return []
+    exactly = {
+        "deviceClassName": names.GPU_DEVICE_CLASS,
+        "allocationMode": "ExactCount",
+        "count": spec.gpus,
+    }
+    return [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaimTemplate",
+            "metadata": metadata(spec, name, job_labels(spec, name)),
+            "spec": {"spec": {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}},
+        }
+    ]
+
+
+def pod_claims(spec: JobSpec, name: str) -> list[dict[str, Any]]:
+    """The pod's claims."""
+    if not claim_templates(spec, name):
+        return []
+    return [{"name": CLAIM, "resourceClaimTemplateName": name}]
+
+
+def container_claims(spec: JobSpec) -> list[dict[str, Any]]:
+    """Which of them the container uses."""
+    return [{"name": CLAIM}] if spec.gpus and spec.gpu_kind == "dra" else []

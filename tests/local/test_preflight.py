@@ -1,0 +1,67 @@
+"""The preflight with real ranks: good nodes train, a bad one is named and nothing trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = (
+    "import torch.distributed as dist\n"
+    "dist.init_process_group('gloo')\n"
+    "dist.barrier()\n"
+    "print('trained', dist.get_rank())\n"
+    "dist.destroy_process_group()\n"
+)
+
+
+def launch(folder: Path, *argv: str, custom: str = "") -> subprocess.CompletedProcess[str]:
+    """A launch with --preflight, with code that every preflight runs first."""
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "site").mkdir()
+    guard = "import os, sys\nif 'preflight' in ' '.join(sys.orig_argv):\n    "
+    (folder / "site/sitecustomize.py").write_text(guard + (custom or "pass"))
+    return subprocess.run(
+        [sys.executable, "-m", "kij_train", "launch", "--local", "--preflight", *argv, "train.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(folder / "site"),
+            "KIJ_PREFLIGHT_DEADLINE_S": "15",
+        },
+    )
+
+
+def test_good_nodes_are_said_to_be_good_and_train(tmp_path: Path) -> None:
+    result = launch(tmp_path, "--nodes", "2", "--nproc-per-node", "2")
+    assert result.returncode == 0, result.stderr
+    assert "preflight: 2 nodes are good, all-reduce of 4 MiB" in result.stderr
+    assert result.stdout.count("trained") == 4
+
+
+@pytest.mark.parametrize(
+    ("custom", "said"),
+    [
+        (
+            "import time; real = time.time\n"
+            "    if os.environ['RANK'] == '1': time.time = lambda: real() + 100",
+            "index 1 on node 1: its clock is 100.0 s off rank 0's",
+        ),
+        (
+            "if os.environ['RANK'] == '1': import time; time.sleep(60)",
+            "index 1 (rank 1) never came, within 15 s",
+        ),
+    ],
+)
+def test_a_bad_node_is_named_and_nothing_trains(tmp_path: Path, custom: str, said: str) -> None:
+    result = launch(tmp_path, "--nodes", "2", custom=custom)
+    assert result.returncode == 1
+    assert f"PreflightError: preflight: {said}" in result.stderr
+    assert "trained" not in result.stdout

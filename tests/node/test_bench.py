@@ -1,0 +1,48 @@
+"""The benchmark and the preflight in real pods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.kube import Namespace
+
+
+def test_a_sweep_over_pods_is_one_report_and_leaves_nothing(
+    ns: Namespace, tmp_path: Path, image: str
+) -> None:
+    result = ns.kij_train(
+        "bench",
+        "allreduce",
+        "--nodes",
+        "1,2",
+        "--image",
+        image,
+        "-b",
+        "1K",
+        "-e",
+        "64K",
+        "-f",
+        "8",
+        "--json",
+        "out.json",
+        cwd=tmp_path,
+        timeout_s=280,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "#json" not in result.stdout
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert [run["report"]["kij"]["ranks"] for run in document["runs"]] == [1, 2]
+    assert sum(row["in_place"]["nwrong"] for row in document["runs"][1]["report"]["results"]) == 0
+    assert ns.empties()
+
+
+def test_the_preflight_runs_in_pods_before_the_training(
+    ns: Namespace, tmp_path: Path, image: str
+) -> None:
+    (tmp_path / "train.py").write_text("print('trained')\n")
+    argv = ["--nodes", "2", "--image", image, "--run-as-user", "1000", "--preflight", "train.py"]
+    result = ns.kij_train("launch", *argv, cwd=tmp_path, timeout_s=280)
+    assert result.returncode == 0, result.stderr
+    output = result.stdout + result.stderr
+    assert output.index("preflight: 2 nodes are good") < output.index("trained")

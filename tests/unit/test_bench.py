@@ -1,0 +1,337 @@
+"""What is made of measurements: formulas, sizes, test data, fits, gates, comparisons."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kij_train import benchplot, benchreport
+from kij_train.benchreport import ReportLines
+from kij_train.cli import main
+from kij_train.errors import RequestError
+from kij_train.payloads import allreduce
+
+
+def report(
+    *,
+    ranks: int = 2,
+    sizes: tuple[int, ...] = (1024, 65536, 2**20),
+    slower: float = 1.0,
+    **own: Any,
+) -> dict[str, Any]:
+    """What the payload reports for times of 100 us + 1 us per 1000 bytes."""
+    args = allreduce.parse_args([])
+    rows = [
+        allreduce.make_row(args, size, size // 4, [(100e-6 + size * 1e-9) * slower] * ranks, 0)
+        for size in sizes
+    ]
+    return {
+        "kij": {"collective": "all_reduce", "ranks": ranks, "nodes": 1, **own},
+        "results": rows,
+        "average_bus_bandwidth": {"okay": "unchecked", "bandwidth": 1.0},
+    }
+
+
+def document(*runs: tuple[int, dict[str, Any]]) -> benchreport.Document:
+    made = benchreport.new_document({"arguments": ["-b", "1K"]})
+    for nodes, one in runs:
+        benchreport.add_run(made, nodes, 1.0, one)
+    return made
+
+
+# --- the conventions of nccl-tests ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("collective", "ranks", "factor"),
+    [
+        ("all_reduce", 8, 1.75),
+        ("all_reduce", 1, 0),
+        ("all_gather", 4, 0.75),
+        ("reduce_scatter", 4, 0.75),
+        ("alltoall", 2, 0.5),
+        ("broadcast", 8, 1),
+    ],
+)
+def test_bus_bandwidth_has_the_factors_of_nccl_tests(
+    collective: str, ranks: int, factor: float
+) -> None:
+    assert allreduce.bus_factor(collective, ranks) == factor
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8", 8), ("1K", 1024), ("64k", 65536), ("8M", 2**23), ("1.5G", 3 * 2**29), ("1GiB", 2**30)],
+)
+def test_sizes_are_binary(text: str, size: int) -> None:
+    assert allreduce.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "1X", "1 M", "1e6", "٣"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size"):
+        allreduce.parse_size(text)
+
+
+def test_steps_are_by_factor_or_by_bytes() -> None:
+    assert allreduce.message_sizes(1024, 20000, 0, 4) == [1024, 4096, 16384]
+    assert allreduce.message_sizes(10, 35, 10, 0) == [10, 20, 30]
+    assert allreduce.message_sizes(8, 8, 0, 2) == [8]
+
+
+@given(
+    st.sampled_from(sorted(allreduce.COLLECTIVES)),
+    st.integers(0, 10**6),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 100),
+)
+def test_no_buffer_is_larger_than_the_message(
+    collective: str, size: int, element_bytes: int, ranks: int
+) -> None:
+    count, send, receive = allreduce.elements(collective, size, element_bytes, ranks)
+    assert max(send, receive) * element_bytes <= size
+    assert max(send, receive) in (count, count * ranks)
+
+
+def test_columns_are_where_parsers_of_nccl_tests_look() -> None:
+    args = allreduce.parse_args([])
+    row = allreduce.make_row(args, 8388608, 2097152, [0.001, 0.003], 0)
+    fields = allreduce.row_text(row).split()
+    assert fields[:5] == ["8388608", "2097152", "float", "sum", "-1"]
+    assert fields[5:9] == ["N/A"] * 4
+    assert fields[9:] == ["2000.00", "4.19", "4.19", "0"]
+    assert row["ranks"] == {"times_us": [1000.0, 3000.0], "slowest": 1, "spread": 1.0}
+    assert len(allreduce.row_text(row)) == 52 + 2 * 33
+
+
+@given(st.floats(0, 1e12), st.sampled_from([6, 7]))
+def test_a_figure_never_breaks_its_column(figure: float, width: int) -> None:
+    text = allreduce.number(figure, width)
+    assert len(text) <= max(width, 7)
+    assert math.isclose(float(text), figure, rel_tol=0.1, abs_tol=0.006)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("-b 8M -e 1M", "-b 8388608 is more than -e 1048576"),
+        ("-b 2 -d double", "less than one element of double"),
+        ("-i 1K -f 2", "-i and -f conflict"),
+        ("-f 1", "makes no step"),
+        ("-n 0", "-n must be at least 1"),
+        ("-b lots", "lots is no size"),
+        ("-d float8", "invalid choice"),
+        ("-o avg -d int8", "-o avg does not go with -d int8"),
+        ("--backend nccl --device cpu", "needs GPUs"),
+    ],
+)
+def test_wrong_flags_are_refused(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        allreduce.parse_args(line.split())
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("op", allreduce.REDOPS)
+def test_test_data_tells_ranks_and_places_apart(op: str, ranks: int) -> None:
+    values = [
+        [allreduce.value(op, rank, ranks, r) for r in range(allreduce.PERIOD)]
+        for rank in range(ranks)
+    ]
+    assert len({tuple(row) for row in values}) == ranks
+    results = [allreduce.reduced(op, ranks, r) for r in range(allreduce.PERIOD)]
+    assert max(results) <= 6 * ranks
+    if op == "sum":
+        assert results == [sum(column) for column in zip(*values, strict=True)]
+
+
+# --- reports come back among the output -----------------------------------------------------------
+
+
+def test_a_report_survives_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    sent = report(ranks=300, note="a | b\n  c é")
+    allreduce.write_json(sent, "-")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) < 16 * 1024
+    picked = ReportLines()
+    assert [line for line in ["# head", *lines, "tail"] if not picked.take(line)] == [
+        "# head",
+        "tail",
+    ]
+    assert picked.report() == sent
+
+
+def test_a_report_with_a_hole_is_none() -> None:
+    picked = ReportLines()
+    assert picked.report() is None
+    picked.take('#json 1/2 {"a":')
+    assert picked.report() is None
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+@given(
+    st.floats(0.5, 1e4),
+    st.floats(0.01, 500),
+    st.lists(st.integers(3, 33), min_size=3, max_size=12, unique=True),
+)
+def test_the_fit_finds_latency_and_bandwidth_of_an_ideal_network(
+    latency_us: float, bandwidth: float, powers: list[int]
+) -> None:
+    sizes = [2**power for power in powers]
+    times = [latency_us + size / bandwidth / 1000 for size in sizes]
+    model = benchreport.fit(sizes, times, 1.0)
+    assert model is not None
+    assert model.residual < 1e-4
+    for size, time in zip(sizes, times, strict=True):
+        fitted = model.latency_us + size / model.bandwidth / 1000
+        assert fitted == pytest.approx(time, rel=1e-3)
+
+
+@given(st.lists(st.floats(0.1, 1e6), min_size=3, max_size=10))
+def test_no_measurement_gives_a_negative_latency_or_bandwidth(times: list[float]) -> None:
+    model = benchreport.fit([2**n for n in range(len(times))], times, 1.5)
+    assert model is not None
+    assert model.latency_us >= 0
+    assert model.bandwidth > 0
+
+
+def test_two_sizes_are_no_fit() -> None:
+    assert benchreport.fit([1, 2, 2], [1.0, 2.0, 2.0], 1.0) is None
+
+
+def test_efficiency_is_against_the_smallest_run_that_has_a_peer() -> None:
+    lines = benchreport.summarize(
+        document((4, report(ranks=4, slower=2.0)), (1, report(ranks=1)), (2, report(ranks=2)))
+    )
+    assert [line.nodes for line in lines] == [1, 2, 4]
+    assert [line.efficiency for line in lines] == [None, 1.0, pytest.approx(0.75)]
+    assert lines[1].latency_us == pytest.approx(100)
+    assert lines[1].bandwidth == pytest.approx(1.0)
+
+
+def test_runs_are_compared_at_the_largest_size_they_share() -> None:
+    lines = benchreport.summarize(
+        document((2, report(sizes=(8, 1024, 4096))), (4, report(ranks=4, sizes=(8, 1024))))
+    )
+    assert [line.size for line in lines] == [1024, 1024]
+
+
+# --- gates ----------------------------------------------------------------------------------------
+
+
+def test_a_gate_names_the_rows_that_are_under_it() -> None:
+    made = document((2, report()), (4, report(ranks=4, slower=3.0)))
+    assert benchreport.below(made, [(2**20, 0.6)]) == [
+        "all_reduce float 4 nodes 4 ranks 1048576 B: busbw 0.456 GB/s is under 0.6 GB/s"
+    ]
+    assert benchreport.below(made, [(2**20, 0.4)]) == []
+
+
+def test_wrong_results_fail_without_any_gate() -> None:
+    bad = report()
+    bad["results"][1]["in_place"]["nwrong"] = 7
+    assert "7 elements are wrong" in benchreport.below(document((2, bad)), [])[0]
+
+
+@pytest.mark.parametrize("text", ["8M", "8M:", ":3", "8M:-1", "8M:nan", "x:1", "8M:inf", "0:1"])
+def test_what_is_no_gate_is_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="SIZE:GBPS"):
+        benchreport.parse_gate(text)
+
+
+def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
+    old, new = document((2, report())), document((2, report(slower=1.05)))
+    assert not any(one.fell for one in benchreport.compare(old, new, 0.1))
+    assert all(one.fell for one in benchreport.compare(old, new, 0.01))
+    short = document((2, report(sizes=(1024,))))
+    assert [one.fell for one in benchreport.compare(old, short, 0.1)] == [False, True, True]
+    with pytest.raises(RequestError, match="no row in common"):
+        benchreport.compare(old, document((8, report(ranks=8))), 0.1)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(["bench", *argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_compare_exits_with_1_and_names_the_rows(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "old").write_text(json.dumps(document((2, report()))))
+    (tmp_path / "new").write_text(json.dumps(document((2, report(slower=2.0)))))
+    code, out, err = run(capsys, "compare", str(tmp_path / "old"), str(tmp_path / "new"))
+    assert code == 1
+    assert out.count("fell") == 3
+    assert "3 of 3 rows fell by more than 10%" in err
+    code, _, err = run(capsys, "compare", str(tmp_path / "new"), str(tmp_path / "old"))
+    assert (code, err) == (0, "all 3 rows are within 10%\n")
+
+
+REFUSED = [
+    ("allreduce --nodes 1,x", "--nodes 1,x: must look like 4 or 1,2,4,8"),
+    ("allreduce --nodes 0", "--nodes 0: must look like"),
+    ("allreduce -b lots", "lots is no size"),
+    ("allreduce -b 8M -e 1M", "is more than -e"),
+    ("allreduce --resume", "--resume needs the file: --json FILE"),
+    ("allreduce --min-busbw 8M", "must look like SIZE:GBPS"),
+    ("allreduce -b 1M -e 4M --min-busbw 8M:1", "8M is not among the sizes"),
+    ("allreduce --memory 16gb", "Did you mean 16Gi"),
+    ("allreduce --local --json none/x.json", "--json none/x.json: cannot be written"),
+    ("compare none.json none.json", "cannot read none.json"),
+    ("compare text text", "text is no report of kij-train bench"),
+    ("compare report report --tolerance 200%", "must be less than 100%"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), REFUSED)
+def test_bad_input_gets_one_error_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "report").write_text(json.dumps(document((2, report()))))
+    code, out, err = run(capsys, *line.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_a_plot_without_matplotlib_names_the_pip_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchplot, "available", lambda: False)
+    code, _, err = run(capsys, "allreduce", "--local", "--plot", "x.png")
+    assert code == 2
+    assert "pip install 'kij-train[bench]'" in err
+
+
+def test_the_plot_is_a_png_and_an_svg(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = benchplot.plot(
+        document((1, report(ranks=1)), (2, report()), (4, report(ranks=4))), tmp_path / "out.v1"
+    )
+    assert [file.name for file in files] == ["out.v1.png", "out.v1.svg"]
+    assert files[0].read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in files[1].read_text()
+
+
+def test_resume_refuses_a_report_of_something_else() -> None:
+    made = benchreport.new_document({"arguments": ["-b", "1K"], "gpus": None})
+    benchreport.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": None}, "out.json")
+    with pytest.raises(RequestError, match="has gpus None, this is gpus 8"):
+        benchreport.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": 8}, "out.json")

@@ -1,0 +1,220 @@
+"""Profiles, kinds of GPU, queues, gangs and places: what a cluster admin would expect to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kij_train import profiles, render
+from kij_train.cli import main
+from kij_train.spec import JobSpec
+from kij_train.specfile import Layer, Profile, resolve
+
+CODE = render.Code("print('bootstrap')\n")
+
+
+def rendered(**fields: Any) -> list[dict[str, Any]]:
+    spec = JobSpec.model_validate({"script": "a.py", **fields})
+    return render.render(spec, name="job", code=CODE)
+
+
+def pod(**fields: Any) -> dict[str, Any]:
+    template: dict[str, Any] = rendered(**fields)[-1]["spec"]["template"]
+    return template
+
+
+def container(**fields: Any) -> dict[str, Any]:
+    first: dict[str, Any] = pod(**fields)["spec"]["containers"][0]
+    return first
+
+
+# --- profiles -------------------------------------------------------------------------------------
+
+UNSAFE = ("NCCL_NET", "NCCL_PROTO", "NCCL_ALGO", "RDMAV_", "NVIDIA_")
+
+
+@pytest.mark.parametrize("name", profiles.builtin_profiles())
+def test_every_profile_says_why_by_which_source_and_what_it_needs(
+    tmp_path: Path, name: str
+) -> None:
+    profile = Profile.find(name, tmp_path)
+    assert profile.description
+    assert profile.source.startswith("https://")
+    assert profile.needs
+    fields = {key: value for key, value in profile.spec.items() if key != "nodes"}
+    shown = set(profile.why)
+    for field, value in fields.items():
+        keys = {f"{field}.{key}" for key in value} if isinstance(value, dict) else {field}
+        assert keys & shown, f"{field} without a reason"
+    resolved = resolve(Layer({"script": "a.py"}), environ={}, cwd=tmp_path, profile=name)
+    assert resolved.origin((next(iter(profile.spec)),)) == f"profile {name}"
+    assert not any(key.startswith(UNSAFE) for key in resolved.spec.env)
+    render.render(resolved.spec, name="job", code=CODE)
+
+
+def test_no_setting_of_a_fabric_is_a_default() -> None:
+    env = [variable["name"] for variable in container(gpus=8, nodes=2)["env"]]
+    assert [name for name in env if name.startswith(("NCCL_", "FI_", "GLOO_"))] == ["NCCL_DEBUG"]
+    assert container(gpus=8)["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_efa_asks_for_its_adapters_and_rdma_for_locked_memory(tmp_path: Path) -> None:
+    def of(name: str) -> dict[str, Any]:
+        layer = Layer({"script": "a.py", "gpus": 8})
+        spec = resolve(layer, environ={}, cwd=tmp_path, profile=name).spec
+        job = render.render(spec, name="job", code=CODE)[-1]
+        first: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+        return first
+
+    assert of("efa")["resources"]["limits"] == {
+        "nvidia.com/gpu": "8",
+        "vpc.amazonaws.com/efa": "4",
+    }
+    assert of("ib")["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    env = {variable["name"]: variable.get("value") for variable in of("gke-gib")["env"]}
+    assert env["KIJ_SOURCE_SCRIPT"] == "/usr/local/gib/scripts/set_nccl_env.sh"
+
+
+def test_users_have_profiles_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kij-train.toml").write_text(
+        '[profiles.big]\nshm = "64Gi"\n'
+        '[profiles.tcp]\ndescription = "ours"\n[profiles.tcp.spec.env]\nX = "1"\n'
+    )
+    (tmp_path / "mine.toml").write_text(
+        'description = "of a file"\n[why]\n"env.A" = "because"\n[spec.env]\nA = "1"\n'
+    )
+    assert main(["profiles"]) == 0
+    out = capsys.readouterr().out
+    assert "big" in out
+    assert [line.split()[1:] for line in out.splitlines() if line.startswith("tcp")] == [
+        ["project", "file", "ours"]
+    ]
+    assert main(["profiles", "show", "mine.toml"]) == 0
+    assert "env.A = 1\n      because" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["spec = 3", "needs = 3\n[spec]", "why = 3\n[spec]"])
+def test_a_profile_of_the_wrong_shape_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.toml").write_text(text)
+    assert main(["profiles", "show", "p.toml"]) == 2
+    assert "spec and why must be tables" in capsys.readouterr().err
+
+
+# --- kinds of GPU ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource", "taint"),
+    [
+        ("whole", "nvidia.com/gpu", "nvidia.com/gpu"),
+        ("mig-1g.5gb", "nvidia.com/mig-1g.5gb", "nvidia.com/gpu"),
+        ("mig-1g.10gb.me", "nvidia.com/mig-1g.10gb.me", "nvidia.com/gpu"),
+        ("shared", "nvidia.com/gpu.shared", "nvidia.com/gpu"),
+        ("amd", "amd.com/gpu", "amd.com/gpu"),
+    ],
+)
+def test_each_kind_has_its_resource(kind: str, resource: str, taint: str) -> None:
+    template = pod(gpus=1, gpu_kind=kind)["spec"]
+    resources = template["containers"][0]["resources"]
+    assert resources == {"requests": {resource: "1"}, "limits": {resource: "1"}}
+    assert template["tolerations"] == [{"key": taint, "operator": "Exists"}]
+
+
+def test_dra_is_a_claim_and_no_counted_resource() -> None:
+    objects = rendered(gpus=4, gpu_kind="dra")
+    template = next(body for body in objects if body["kind"] == "ResourceClaimTemplate")
+    (request,) = template["spec"]["spec"]["devices"]["requests"]
+    assert request["exactly"]["count"] == 4
+    spec = objects[-1]["spec"]["template"]["spec"]
+    assert spec["resourceClaims"] == [{"name": "gpus", "resourceClaimTemplateName": "job"}]
+    assert spec["containers"][0]["resources"] == {"claims": [{"name": "gpus"}]}
+    assert {"name": "WORLD_SIZE", "value": "4"} in spec["containers"][0]["env"]
+
+
+def test_a_kind_without_gpus_changes_nothing() -> None:
+    assert rendered(gpu_kind="dra") == rendered()
+
+
+def test_shared_gpus_are_for_one_rank_a_machine() -> None:
+    assert pod(gpus=1, nodes=2, gpu_kind="shared", placement="spread")["spec"]["affinity"]
+
+
+# --- queues, gangs, places ------------------------------------------------------------------------
+
+
+def test_a_queued_job_stays_suspended_for_kueue() -> None:
+    job = rendered(nodes=2, queue="team-a", topology="rack:required")[-1]
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    template = job["spec"]["template"]
+    assert "kueue.x-k8s.io/queue-name" not in template["metadata"]["labels"]
+    assert template["metadata"]["annotations"] == {
+        "kueue.x-k8s.io/podset-required-topology": "cloud.provider.com/topology-rack"
+    }
+    assert "affinity" not in template["spec"]
+
+
+def test_without_a_queue_nothing_is_suspended() -> None:
+    assert "suspend" not in rendered(nodes=2)[-1]["spec"]
+
+
+def test_volcano_reads_the_gang_from_the_job() -> None:
+    objects = rendered(nodes=8, scheduler="volcano", queue="team-a")
+    job = objects[-1]
+    assert job["metadata"]["annotations"] == {"scheduling.volcano.sh/group-min-member": "8"}
+    template = job["spec"]["template"]
+    assert template["spec"]["schedulerName"] == "volcano"
+    assert template["metadata"]["annotations"] == {"scheduling.volcano.sh/queue-name": "team-a"}
+    assert "suspend" not in job["spec"]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "version"),
+    [
+        ("coscheduling", "scheduling.x-k8s.io/v1alpha1"),
+        ("native", "scheduling.k8s.io/v1alpha2"),
+    ],
+)
+def test_a_gang_is_a_pod_group_of_all_nodes(scheduler: str, version: str) -> None:
+    objects = rendered(nodes=8, scheduler=scheduler)
+    group = next(body for body in objects if body["kind"] == "PodGroup")
+    assert (group["apiVersion"], group["metadata"]["name"]) == (version, "job")
+    template = objects[-1]["spec"]["template"]
+    if scheduler == "native":
+        assert group["spec"] == {"schedulingPolicy": {"gang": {"minCount": 8}}}
+        assert template["spec"]["schedulingGroup"] == {"podGroupName": "job"}
+    else:
+        assert group["spec"] == {"minMember": 8, "scheduleTimeoutSeconds": 600}
+        assert template["metadata"]["labels"]["scheduling.x-k8s.io/pod-group"] == "job"
+        assert template["spec"]["schedulerName"] == "scheduler-plugins-scheduler"
+
+
+def test_places_are_affinities_to_the_pods_of_the_job() -> None:
+    term = {
+        "labelSelector": {"matchLabels": {"batch.kubernetes.io/job-name": "job"}},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    assert pod(placement="spread")["spec"]["affinity"] == {"podAntiAffinity": {required: [term]}}
+    assert pod(placement="pack")["spec"]["affinity"] == {
+        "podAffinity": {preferred: [{"weight": 100, "podAffinityTerm": term}]}
+    }
+    zone = term | {"topologyKey": "topology.kubernetes.io/zone"}
+    both = pod(topology="zone:required", placement="spread")["spec"]["affinity"]
+    assert both == {"podAffinity": {required: [zone]}, "podAntiAffinity": {required: [term]}}
+
+
+def test_an_affinity_of_the_users_own_is_not_mixed_with_ours() -> None:
+    with pytest.raises(ValueError, match="put all of it there"):
+        rendered(affinity={"nodeAffinity": {}}, placement="pack")
