@@ -37,7 +37,7 @@ RIGHTS = (
     ("", "events", ("list",)),
     ("", "resourcequotas", ("list",)),
 )
-"""API group, resource and verbs that kij-train uses; manifests/role.yaml grants the same."""
+"""API group, resource and verbs that every launch uses; manifests/role.yaml grants them."""
 
 GANG_SCHEDULERS = {
     "kueue.x-k8s.io": "Kueue",
