@@ -20,11 +20,11 @@ import io
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from pathlib import Path, PurePosixPath
@@ -75,8 +75,11 @@ RECORD_BYTES = 4096
 TRACEBACK_CHARS = 2400
 MESSAGE_CHARS = 600
 CONNECT_TIMEOUT_S = 3.0
-FIRST_PAUSE_S = 0.1
+STILL_WAITING_S = 30.0
+FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+ATTEMPTS_PER_S = 500
+"""Of all nodes together, at rank 0: how long each pauses follows from it."""
 OUR_FRAMES = (__file__, runpy.__file__, "<frozen runpy>")
 
 
@@ -231,7 +234,7 @@ def stays_inside(link: str, target: str) -> bool:
 # --- rank 0 ---------------------------------------------------------------------------------------
 
 
-def wait_for_rank0(address: str, port: int, timeout_s: float) -> None:
+def wait_for_rank0(address: str, port: int, timeout_s: float, nnodes: int) -> None:
     """Return once something accepts connections at rank 0. Raises Failure at the deadline.
 
     Resolving and connecting are tried together: negative DNS answers are cached, and a name that
@@ -240,9 +243,9 @@ def wait_for_rank0(address: str, port: int, timeout_s: float) -> None:
     import random
 
     started = time.monotonic()
-    pause_s, attempts, last, resolved = FIRST_PAUSE_S, 0, "", ""
+    longest_pause_s = min(LONGEST_PAUSE_S, max(2 * FIRST_PAUSE_S, nnodes / ATTEMPTS_PER_S))
+    pause_s, next_word_s, last, resolved = FIRST_PAUSE_S, STILL_WAITING_S, "", ""
     while True:
-        attempts += 1
         try:
             found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
             resolved = ", ".join(sorted({str(entry[4][0]) for entry in found}))
@@ -259,11 +262,12 @@ def wait_for_rank0(address: str, port: int, timeout_s: float) -> None:
         waited_s = time.monotonic() - started
         if waited_s >= timeout_s:
             raise Failure(EXIT_RENDEZVOUS, rank0_message(address, port, waited_s, last, resolved))
-        if attempts % 30 == 0:
+        if waited_s >= next_word_s:
+            next_word_s += STILL_WAITING_S
             say(f"still waiting for rank 0 after {waited_s:.0f} s: {last}")
         # Thousands of pods ask the same DNS server: spread them.
         time.sleep(min(pause_s * random.uniform(0.7, 1.3), timeout_s - waited_s))  # noqa: S311
-        pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+        pause_s = min(pause_s * 1.5, longest_pause_s)
 
 
 def rank0_message(address: str, port: int, waited_s: float, last: str, resolved: str) -> str:
@@ -509,23 +513,21 @@ def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
         f"--log-dir={log_dir}",  # of the ranks' failure records; their output is not redirected
     ]
     if argv[0] == "--no-python":
+        if shutil.which(argv[1]) is None:
+            raise Failure(
+                EXIT_CODE,
+                f"{argv[1]}: no such program, or it may not be run, in the code or in the image",
+            )
         return args + argv
     return [*args, os.path.abspath(__file__), "--worker", *argv]
 
 
 def run_torchrun(node: Node, argv: List[str]) -> int:
-    """Import torch while rank 0 is waited for, then be torchrun. Gives the exit code."""
-    problem: List[Failure] = []
+    """Import torch, wait for rank 0, then be torchrun. Gives the exit code.
 
-    def wait() -> None:
-        try:
-            wait_for_rank0(node.master_addr, node.master_port, node.rendezvous_timeout_s)
-        except Failure as failure:
-            problem.append(failure)
-
-    waiter = threading.Thread(target=wait, name="wait-for-rank0", daemon=True)
-    if node.rank != 0:
-        waiter.start()
+    In this order: rank 0 listens when it has imported torch, and a name that is asked for too early
+    is a negative DNS answer, which name servers keep for seconds.
+    """
     try:
         from torch.distributed import run as torchrun
         from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -535,9 +537,7 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
             EXIT_CONTRACT, f"torch cannot be imported by {sys.executable}: {error}"
         ) from error
     if node.rank != 0:
-        waiter.join()
-    if problem:
-        raise problem[0]
+        wait_for_rank0(node.master_addr, node.master_port, node.rendezvous_timeout_s, node.nnodes)
     if node.nproc > 1:  # torchrun sets the same, but with five lines of warning
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="kij-ranks-") as log_dir:

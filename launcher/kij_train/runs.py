@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
     from kij_train import diagnosis, local
-    from kij_train.cluster import Cluster, Submission
+    from kij_train.cluster import Cluster, LogLine, Observation, Submission
 
 SUFFIX_CHARS = 5
 DEFAULT_FROM_FLAGS = "script"
@@ -224,27 +225,31 @@ def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission
 
 
 def follow(
-    submission: Submission, *, emit: Callable[[str], None], say: Callable[[str], None]
+    submission: Submission,
+    *,
+    on_line: Callable[[LogLine], None],
+    on_change: Callable[[Observation], None],
+    on_note: Callable[[str], None],
 ) -> float:
     """Stay until the job ends, passing on the log of index 0; the seconds it took.
 
     Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError when
     the cluster makes no pod of it at all.
     """
-    from kij_train import diagnosis
+    from kij_train import cluster, diagnosis, jobs
 
-    end = submission.follow(emit=emit, say=say)
-    after = units.format_seconds(end.seconds)
-    if end.succeeded:
+    end = cluster.follow(submission, on_line=on_line, on_change=on_change, on_note=on_note)
+    verdict = diagnosis.why(end.job, end.pods, (), now=time.time())
+    if verdict.state is diagnosis.JobState.SUCCEEDED:
         return end.seconds
-    name = submission.name
-    if end.reason == "DeadlineExceeded":
-        raise TimedOutError(f"{name} did not end within its --timeout ({after})")
-    failures = diagnosis.failures_of_pods(end.pods, names.COMPLETION_INDEX)
-    if failures:
-        message = diagnosis.verdict(name, after, failures)
-    else:
-        message = f"{name} failed after {after}: {end.reason}: {end.message}"
-    raise JobFailedError(
-        message, hints=(f"log: kubectl logs{submission.kubectl_flags} -l {submission.selector}",)
-    )
+    if verdict.findings and verdict.findings[0].kind in ("deadline", "pods-gone", "unknown"):
+        # The pods do not tell; events may.
+        events = jobs.events_of(submission.cluster, submission.name)
+        verdict = diagnosis.why(end.job, end.pods, events, now=time.time())
+    flags = f"{submission.name} -n {submission.cluster.namespace}"
+    hints = (f"log: kij-train logs {flags} --all --tail 100",)
+    if verdict.state is diagnosis.JobState.CANCELLED:
+        raise JobFailedError(verdict.text(), hints=hints)
+    if verdict.findings and verdict.findings[0].kind == "deadline":
+        raise TimedOutError(verdict.text(), hints=hints)
+    raise JobFailedError(verdict.text(), hints=hints)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -38,7 +39,7 @@ def test_without_a_terminal_it_detaches_and_says_how_to_go_on(
         _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signum
     assert "a goes on without us" in err
-    assert f"kubectl delete -n {ns.name} job a" in err
+    assert f"kij-train delete a -n {ns.name}" in err
     assert ns.batch.read_namespaced_job("a", ns.name).spec.suspend is False
 
 
@@ -46,7 +47,7 @@ def on_a_terminal(line: list[str], answer: bytes) -> tuple[int, str]:
     """Run on a pseudo terminal, press Ctrl-C once pods are pending, answer the question."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(line[0], line)
+        os.execve(line[0], line, {**os.environ, "TERM": "xterm"})
     seen, sent = "", 0
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -56,7 +57,7 @@ def on_a_terminal(line: list[str], answer: bytes) -> tuple[int, str]:
             seen += os.read(terminal, 4096).decode()
         except OSError:  # the other side is gone
             break
-        if sent == 0 and "pending 1" in seen:
+        if sent == 0 and re.search(r"pending\W.*\b1\b", seen):
             os.write(terminal, b"\x03")
             sent = 1
         elif sent == 1 and "[c]ancel" in seen:

@@ -113,7 +113,7 @@ def test_a_failing_rank_is_named_with_its_traceback(
     code, _, err = launch(ns, project, image, *argv)
     assert code == 1
     verdict = err.partition("failed after ")[2]
-    assert re.search(r"rank 3 \(index 1, pod train-\w+-1-\w+\) was first", err)
+    assert re.search(r"rank 3 \(index 1, pod train-\w+-1-\w+, node \S+\) was first", err)
     assert "ValueError: bad batch" in verdict
     assert 'train.py", line 5, in step' in verdict
 
@@ -176,7 +176,12 @@ def run_objects(ns: Namespace, objects: list[dict[str, Any]]) -> tuple[str, list
     cluster = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
     lines: list[str] = []
     said: list[str] = []
-    runs.follow(cluster.submit(objects), emit=lines.append, say=said.append)
+    runs.follow(
+        cluster.submit(objects),
+        on_line=lambda line: lines.append(line.text),
+        on_change=lambda observed: None,
+        on_note=said.append,
+    )
     return "\n".join(line for line in lines if not line.startswith("kij-train: ")), said
 
 

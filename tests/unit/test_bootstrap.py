@@ -140,7 +140,7 @@ def test_a_late_rank_0_is_waited_for() -> None:
     thread = threading.Thread(target=listen)
     thread.start()
     started = time.monotonic()
-    bootstrap.wait_for_rank0("127.0.0.1", port, 30)
+    bootstrap.wait_for_rank0("127.0.0.1", port, 30, nnodes=2)
     assert 0.4 < time.monotonic() - started < 10
     thread.join()
     listener.close()
@@ -157,7 +157,7 @@ def test_at_the_deadline_it_says_what_was_tried_and_the_likely_cause(
     address: str, message: str
 ) -> None:
     with pytest.raises(bootstrap.Failure) as caught:
-        bootstrap.wait_for_rank0(address, free_port(), 0.3)
+        bootstrap.wait_for_rank0(address, free_port(), 0.3, nnodes=2)
     assert caught.value.exit_code == bootstrap.EXIT_RENDEZVOUS
     assert message in str(caught.value)
     assert f"tried {address} port" in str(caught.value)

@@ -10,9 +10,9 @@ from kij_train.diagnosis import (
     failures_of_pods,
     first_failure,
     parse_record,
-    traceback_tail,
     verdict,
 )
+from kij_train.diagnosis.failures import traceback_tail
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -77,7 +77,7 @@ def test_pods_without_a_record_are_reported_by_reason_and_exit_code() -> None:
         pod(1, exitCode=137, reason="OOMKilled", finishedAt="2026-11-23T10:00:00Z"),
         {"metadata": {"name": "job-2-x", "labels": {INDEX: "2"}}, "status": {}},
     ]
-    found = failures_of_pods(pods, INDEX)
+    found = failures_of_pods(pods)
     assert [(f.index, f.message) for f in found] == [(1, "OOMKilled, exit code 137")]
 
 

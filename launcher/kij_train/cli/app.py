@@ -15,11 +15,23 @@ from kij_train.errors import KijError
 
 COMMANDS = {
     "launch": "Run a script on N nodes that train as one: pods, or processes with --local.",
+    "status": "Show the phase of every node of a job, and the verdict.",
+    "logs": "Print or follow the logs of some or all nodes of a job.",
+    "why": "Say why a job failed, waits or hangs, and what to do.",
+    "wait": "Wait until a job has ended.",
+    "list": "List the jobs that kij-train made.",
+    "cancel": "End the pods of a job; the Job stays, readable as cancelled.",
+    "delete": "Remove jobs with their pods, code and logs.",
+    "exec": "Run a command in a pod of a job.",
+    "shell": "Open a shell in a pod of a job.",
+    "events": "Show the events about a job and its pods.",
+    "doctor": "Check, before the first launch, what a cluster lets you do.",
     "render": "Print the exact Kubernetes YAML of a launch; needs no cluster.",
     "config": "Show every value of a launch and where it came from.",
     "schema": "Print the JSON Schema of spec files.",
     "profiles": "List named settings of fabrics and machines, or show one.",
     "bench": "Measure collectives such as all_reduce, and compare reports.",
+    "completion": "Print a shell's completion script.",
 }
 """Name and help. A command's module has the same name and is imported when the command runs."""
 

@@ -186,11 +186,12 @@ def _print_warnings(cluster: Cluster) -> None:
 
 
 def _next_commands(submission: Submission) -> dict[str, str]:
-    flags, selector = submission.kubectl_flags, submission.selector
+    of_job = f"{submission.name} -n {submission.cluster.namespace}"
     return {
-        "log of all": f"kubectl logs{flags} -f --prefix --max-log-requests 100 -l {selector}",
-        "state": f"kubectl get{flags} job,pods -l {selector}",
-        "remove": f"kubectl delete{flags} job {submission.name}",
+        "attach": f"kij-train logs -f --all {of_job}",
+        "state": f"kij-train status {of_job}",
+        "cancel": f"kij-train cancel {of_job}",
+        "remove": f"kij-train delete {of_job}",
     }
 
 
@@ -214,7 +215,7 @@ def _print_detached(submission: Submission, form: str) -> None:
 def _attach(submission: Submission) -> None:
     try:
         with sigterm_as_interrupt():
-            seconds = runs.follow(submission, emit=output.workload, say=output.status)
+            seconds = _follow(submission)
     except KeyboardInterrupt as interrupt:
         _interrupted(submission, _signum(interrupt))
     except JobFailedError as error:
@@ -222,6 +223,15 @@ def _attach(submission: Submission) -> None:
         raise click.exceptions.Exit(error.exit_code) from None
     else:
         output.status(f"{submission.name} succeeded in {units.format_seconds(seconds)}")
+
+
+def _follow(submission: Submission) -> float:
+    from kij_train.cli.view import view
+
+    with view(submission.name) as shown:
+        return runs.follow(
+            submission, on_line=shown.line, on_change=shown.change, on_note=shown.note
+        )
 
 
 def _interrupted(submission: Submission, signum: int) -> None:

@@ -69,7 +69,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
-    console.print(grid)
+    with console.capture() as captured:
+        console.print(grid)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+LABEL_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
+
+
+def log_line(line: str, label: str | None, index: int) -> None:
+    """A line of a node's log, with a label in the node's own colour where there are several."""
+    import os
+
+    if label is not None:
+        shown = click.style(label, fg=LABEL_COLOURS[index % len(LABEL_COLOURS)])
+        line = f"{label if os.environ.get('NO_COLOR') else shown} | {line}"
+    click.echo(line)
 
 
 def workload(line: str, *, to_stderr: bool = False) -> None:

@@ -44,6 +44,10 @@ class ConflictError(RefusedError):
     """The object exists already, or changed meanwhile (409)."""
 
 
+class ExpiredError(UnreachableError):
+    """The version to go on from is too old: list again (410)."""
+
+
 class NotReadyError(RefusedError):
     """The server will answer later: a container that has not started (400 from the log)."""
 
@@ -69,6 +73,8 @@ def refusal(status: int, body: bytes, action: Action) -> KijError:
                 ),
             )
         return GoneError(f"{where} has no {action.resource} {action.name}: {message}")
+    if status == 410:
+        return ExpiredError(f"{action}: {message}")
     if status == 409:
         return ConflictError(f"{action}: {message}")
     if status == 400 and ("waiting to start" in message or "not available" in message):

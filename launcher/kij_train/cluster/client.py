@@ -25,8 +25,18 @@ PATHS = {
     "Event": ("/api/v1", "events", "events"),
     "Job": ("/apis/batch/v1", "jobs", "jobs.batch"),
     "Pod": ("/api/v1", "pods", "pods"),
+    "ResourceQuota": ("/api/v1", "resourcequotas", "resourcequotas"),
     "Service": ("/api/v1", "services", "services"),
+    "Node": ("/api/v1", "nodes", "nodes"),
+    "Namespace": ("/api/v1", "namespaces", "namespaces"),
+    "SelfSubjectAccessReview": (
+        "/apis/authorization.k8s.io/v1",
+        "selfsubjectaccessreviews",
+        "selfsubjectaccessreviews.authorization.k8s.io",
+    ),
 }
+WITHOUT_NAMESPACE = ("Node", "Namespace", "SelfSubjectAccessReview")
+PAGE = 500
 FIELD_MANAGER = "kij-train"
 _WARNING = re.compile(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"')
 
@@ -55,6 +65,15 @@ class Cluster:
         """URL of the API server."""
         return self._connection.host
 
+    @property
+    def configuration(self) -> Any:
+        """kubernetes.client.Configuration, for what only the official client can do."""
+        return self._connection.configuration
+
+    def close(self) -> None:
+        """Close idle connections; the next request opens a new one."""
+        self._connection.pool.clear()
+
     def submit(self, objects: list[dict[str, Any]], *, replace: bool = False) -> Submission:
         """Create the objects of one job, all or nothing."""
         from kij_train.cluster.submit import submit
@@ -75,9 +94,11 @@ class Cluster:
         # By the object's own words: PodGroups of two schedulers differ in their group alone.
         kind, version = str(body["kind"]), str(body["apiVersion"])
         group, resource = version.rpartition("/")[0], f"{kind.lower()}s"
-        path = f"/{'apis' if group else 'api'}/{version}/namespaces/{self.namespace}/{resource}"
-        rbac = f"{resource}.{group}" if group else resource
-        action = Action("create", rbac, str(body["metadata"].get("name", "")), self.namespace)
+        path = self._path(kind) if kind in PATHS else ""
+        path = path or f"/apis/{version}/namespaces/{self.namespace}/{resource}"
+        rbac = PATHS[kind][2] if kind in PATHS else f"{resource}.{group}"
+        name = str(body.get("metadata", {}).get("name", ""))
+        action = Action("create", rbac, name, self.namespace)
         return self._json("POST", path, action, query=query, body=body)
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
@@ -85,25 +106,45 @@ class Cluster:
         action = Action("get", PATHS[kind][2], name, self.namespace)
         return self._json("GET", self._path(kind, name), action)
 
-    def list_raw(self, kind: str, **query: str) -> dict[str, Any]:
-        """A collection with its metadata; labelSelector, fieldSelector and the like narrow it."""
-        action = Action("list", PATHS[kind][2], "", self.namespace)
-        return self._json("GET", self._path(kind), action, query=query)
+    def pages(
+        self, kind: str, *, everywhere: bool = False, **query: str
+    ) -> Iterator[dict[str, Any]]:
+        """A collection, PAGE objects at a time; labelSelector and fieldSelector narrow it.
 
-    def list(self, kind: str, **query: str) -> list[dict[str, Any]]:
+        `everywhere` is all namespaces.
+        """
+        action = Action("list", PATHS[kind][2], "", "" if everywhere else self.namespace)
+        query = {**query, "limit": str(PAGE)}
+        while True:
+            page = self._json("GET", self._path(kind, everywhere=everywhere), action, query=query)
+            yield page
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query["continue"] = token
+
+    def list(self, kind: str, *, everywhere: bool = False, **query: str) -> list[dict[str, Any]]:
         """The items of a collection."""
-        return list(self.list_raw(kind, **query).get("items") or [])
+        pages = self.pages(kind, everywhere=everywhere, **query)
+        return [item for page in pages for item in page.get("items") or []]
 
     def watch(self, kind: str, **query: str) -> Iterator[dict[str, Any]]:
-        """Events of a collection until the server, timeoutSeconds or the connection ends it."""
+        """Events of a collection until the server, timeoutSeconds or the connection ends it.
+
+        The watch is open when this returns.
+        """
         action = Action("watch", PATHS[kind][2], "", self.namespace)
         query = {**query, "watch": "true"}
         response = self._request("GET", self._path(kind), action, query=query, stream=True)
-        try:
-            for line in lines_of(response):
-                yield json.loads(line)
-        finally:
-            response.close()
+
+        def events() -> Iterator[dict[str, Any]]:
+            try:
+                for line in lines_of(response):
+                    yield json.loads(line)
+            finally:
+                response.close()
+
+        return events()
 
     def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Strategic merge patch."""
@@ -127,9 +168,20 @@ class Cluster:
             "GET", self._path("Pod", pod) + "/log", action, query=query, stream=True
         )
 
-    def _path(self, kind: str, name: str = "") -> str:
+    def version(self) -> dict[str, Any]:
+        """What /version says: gitVersion, major, minor."""
+        action = Action("get", "/version", "", self.namespace)
+        return self._json("GET", "/version", action)
+
+    def groups(self) -> set[str]:
+        """The names of the API groups that the server has."""
+        action = Action("get", "/apis", "", self.namespace)
+        return {str(one["name"]) for one in self._json("GET", "/apis", action)["groups"]}
+
+    def _path(self, kind: str, name: str = "", *, everywhere: bool = False) -> str:
         api, resource, _ = PATHS[kind]
-        path = f"{api}/namespaces/{self.namespace}/{resource}"
+        within = "" if everywhere or kind in WITHOUT_NAMESPACE else f"/namespaces/{self.namespace}"
+        path = f"{api}{within}/{resource}"
         return f"{path}/{name}" if name else path
 
     def _json(self, method: str, path: str, action: Action, **how: Any) -> dict[str, Any]:

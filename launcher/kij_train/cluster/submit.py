@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import time
 import uuid
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
@@ -21,11 +20,7 @@ from kij_train.errors import KijError, RefusedError, TimedOutError
 
 if TYPE_CHECKING:
     from kij_train.cluster.client import Cluster
-    from kij_train.cluster.follow import End
 
-SUBMISSION = "kij-train/submission"
-"""Annotation with an id, by which a Job whose creation was not answered is known."""
-CANCELLED = "kij-train/cancelled"
 OPTIONAL_KINDS = {
     "PodGroup": "install that scheduler, or leave --scheduler out",
     "ResourceClaimTemplate": "it takes Kubernetes 1.34 with a DRA driver; or leave --gpu-kind out",
@@ -45,36 +40,21 @@ class Submission:
         self.selector = f"{names.LABEL_JOB_NAME}={self.name}"
         """Label selector of its pods."""
 
-    @property
-    def kubectl_flags(self) -> str:
-        """` -n NAMESPACE`, for commands that are shown to the user."""
-        return f" -n {self.cluster.namespace}"
-
-    def follow(self, *, emit: Callable[[str], None], say: Callable[[str], None]) -> End:
-        """Stay until the job ends; `emit` gets the lines of index 0, `say` what changes."""
-        from kij_train.cluster.follow import follow
-
-        return follow(self, emit=emit, say=say)
-
     def cancel(self) -> None:
         """End the pods; the Job stays, suspended and marked as cancelled."""
-        self.cluster.patch(
-            "Job",
-            self.name,
-            {
-                "metadata": {
-                    "uid": self.uid,
-                    "annotations": {CANCELLED: "true"},
-                    # A queue would resume it.
-                    "labels": {names.KUEUE_QUEUE: None},
-                },
-                "spec": {"suspend": True},
-            },
-        )
+        cancel(self.cluster, self.name, self.uid)
 
     def delete(self) -> None:
         """Remove the job with all that it owns."""
         self.cluster.delete("Job", self.name, uid=self.uid)
+
+
+def cancel(cluster: Cluster, name: str, uid: str) -> None:
+    """End the pods of a job, with their grace period; the Job stays, suspended and marked."""
+    # Out of its queue, which would resume it.
+    labels = {names.QUEUE: None}
+    marked = {"uid": uid, "annotations": {names.CANCELLED: "true"}, "labels": labels}
+    cluster.patch("Job", name, {"metadata": marked, "spec": {"suspend": True}})
 
 
 def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -106,12 +86,12 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
     job = copy.deepcopy(_job_of(objects))
     job["spec"]["suspend"] = True
     token = uuid.uuid4().hex
-    job["metadata"].setdefault("annotations", {})[SUBMISSION] = token
+    job["metadata"].setdefault("annotations", {})[names.SUBMISSION] = token
     # A queue that knew the Job already might start it before its code is there.
-    queue = job["metadata"].get("labels", {}).pop(names.KUEUE_QUEUE, None)
+    queue = job["metadata"].get("labels", {}).pop(names.QUEUE, None)
     start: dict[str, Any] = {"metadata": {"uid": ""}, "spec": {"suspend": False}}
     if queue is not None:
-        start = {"metadata": {"uid": "", "labels": {names.KUEUE_QUEUE: queue}}}
+        start = {"metadata": {"uid": "", "labels": {names.QUEUE: queue}}}
     name = str(job["metadata"]["name"])
     try:
         created = _create_job(cluster, job, replace)
@@ -252,7 +232,7 @@ def _remove(cluster: Cluster, name: str, token: str) -> None:
     """Remove what a failed submission made; only the Job with its token, whoever made others."""
     try:
         job = cluster.get("Job", name)
-        if job["metadata"].get("annotations", {}).get(SUBMISSION) == token:
+        if job["metadata"].get("annotations", {}).get(names.SUBMISSION) == token:
             cluster.delete("Job", name, uid=job["metadata"]["uid"])
     except GoneError:
         return

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from kij_train.diagnosis.phases import epoch, index_of
 
 # What gloo, NCCL and torch's stores say on ranks that lost a peer.
 _SECONDARY = re.compile(
@@ -41,11 +44,16 @@ class Failure:
     """Seconds since the epoch."""
     pod: str | None = None
     """Pod, None on this machine."""
+    oom_killed: bool = False
+    """Whether the kernel killed a process of the pod at its memory limit."""
 
     @property
     def secondary(self) -> bool:
-        """Whether it only says that another rank was gone."""
-        return _SECONDARY.search(self.message) is not None
+        """Whether it only says that another rank was gone, or that the node was told to end."""
+        if self.oom_killed:
+            return False
+        told_to_end = self.rank is None and self.exit_code == 128 + signal.SIGTERM
+        return told_to_end or _SECONDARY.search(self.message) is not None
 
 
 def parse_record(text: str, *, index: int, pod: str | None = None) -> Failure | None:
@@ -82,48 +90,51 @@ def first_failure(failures: Iterable[Failure]) -> Failure | None:
     return min(failures, key=lambda f: (f.secondary, f.time, f.index), default=None)
 
 
-def failures_of_pods(pods: Iterable[Mapping[str, Any]], index_label: str) -> list[Failure]:
-    """Failures of pods as the API server gives them, from their termination messages.
+def failures_of_pods(pods: Iterable[Mapping[str, Any]]) -> list[Failure]:
+    """The failures among pods as the API server gives them."""
+    return [found for pod in pods if (found := failure_of_pod(pod)) is not None]
 
-    `index_label` is the label with the completion index. A container that ended without a record
-    (OOM kill, a missing python3) is reported by its reason and exit code.
+
+def failure_of_pod(pod: Mapping[str, Any]) -> Failure | None:
+    """How a pod failed, from its termination message; None for one that has not.
+
+    A container that ended without a record (OOM kill, a missing python3) is reported by its reason
+    and exit code, a pod that the kubelet ended by the kubelet's words.
     """
-    failures = []
-    for pod in pods:
-        metadata, status = pod["metadata"], pod.get("status", {})
-        index = int(metadata.get("labels", {}).get(index_label, -1))
-        for container in status.get("containerStatuses", []):
-            ended = container.get("state", {}).get("terminated")
-            if not ended or ended.get("exitCode") == 0:
-                continue
-            text = str(ended.get("message", ""))
-            failures.append(
-                parse_record(text, index=index, pod=metadata["name"])
-                or Failure(
-                    index=index,
-                    rank=None,
-                    message=_container_message(ended, text),
-                    callstack="",
-                    exit_code=ended.get("exitCode"),
-                    time=_epoch(ended.get("finishedAt")),
-                    pod=metadata["name"],
-                )
-            )
-    return failures
+    status = pod.get("status", {})
+    index, name = index_of(pod), str(pod["metadata"]["name"])
+    for container in status.get("containerStatuses") or []:
+        ended = container.get("state", {}).get("terminated")
+        if not ended or ended.get("exitCode") == 0:
+            continue
+        text = str(ended.get("message") or "")
+        failure = parse_record(text, index=index, pod=name) or Failure(
+            index=index,
+            rank=None,
+            message=_container_message(ended, text),
+            callstack="",
+            exit_code=ended.get("exitCode"),
+            time=epoch(ended.get("finishedAt")) or float("inf"),
+            pod=name,
+        )
+        return replace(failure, oom_killed=ended.get("reason") == "OOMKilled")
+    if status.get("phase") != "Failed":
+        return None
+    return Failure(
+        index=index,
+        rank=None,
+        message=str(status.get("message") or status.get("reason") or "failed without a word"),
+        callstack="",
+        exit_code=None,
+        time=epoch(status.get("startTime")) or float("inf"),
+        pod=name,
+    )
 
 
 def _container_message(ended: Mapping[str, Any], text: str) -> str:
     head = f"{ended.get('reason', 'Error')}, exit code {ended.get('exitCode')}"
     tail = "\n".join(text.strip().splitlines()[-TRACEBACK_LINES:])
     return f"{head}\n{tail}" if tail else head
-
-
-def _epoch(timestamp: str | None) -> float:
-    from datetime import datetime
-
-    if not timestamp:
-        return float("inf")
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
 def verdict(name: str, after: str, failures: list[Failure]) -> str:

@@ -1,0 +1,26 @@
+"""kij-train exec"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from kij_train import jobs
+from kij_train.cli.onjob import connect, job_argument
+
+
+@click.command("exec")
+@job_argument
+@click.option("--index", type=int, default=0, metavar="I", help="Of this node; 0 unless given.")
+@click.option("--stdin", "-i", is_flag=True, help="Pass stdin on.")
+@click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(name: str, index: int, stdin: bool, words: tuple[str, ...], **params: Any) -> None:
+    """Run a command in the pod of an index, and end with its exit code.
+
+    \b
+      kij-train exec NAME --index 3 -- nvidia-smi
+    """
+    code = jobs.execute(connect(params), name, index, list(words), stdin=stdin, tty=False)
+    sys.exit(code)

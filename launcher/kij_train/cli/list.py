@@ -1,0 +1,41 @@
+"""kij-train list"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from kij_train import diagnosis, jobs, units
+from kij_train.cli import output
+from kij_train.cli.onjob import connect, output_option, where_options
+
+
+@click.command("list")
+@where_options
+@click.option("--all-namespaces", "-A", "everywhere", is_flag=True, help="In all namespaces.")
+@output_option("table", "json")
+def command(everywhere: bool, form: str, **params: Any) -> None:
+    """List the jobs that kij-train made, newest first."""
+    cluster = connect(params)
+    found = jobs.list_jobs(cluster, everywhere=everywhere)
+    if form == "json":
+        output.json_data([job.as_json() for job in found])
+        return
+    if not found:
+        where = "any namespace" if everywhere else f"namespace {cluster.namespace}"
+        output.status(f"no jobs of kij-train in {where}")
+        return
+    header = ("name", "age", "nodes", "gpus", "state", "restarts")
+    if everywhere:
+        output.table(("namespace", *header), ((job.namespace, *_row(job)) for job in found))
+    else:
+        output.table(header, map(_row, found))
+
+
+def _row(job: jobs.JobSummary) -> tuple[str, ...]:
+    created = diagnosis.epoch(job.created)
+    age = "" if created is None else units.format_seconds(max(0.0, time.time() - created))
+    state = job.active or job.state.value
+    return job.name, age, str(job.nodes), str(job.gpus or "-"), state, str(job.restarts)

@@ -1,0 +1,121 @@
+"""kij-train logs"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kij_train import diagnosis, jobs, units
+from kij_train.cli import output
+from kij_train.cli.onjob import connect, job_argument, note, output_option
+from kij_train.errors import RequestError
+
+if TYPE_CHECKING:
+    from kij_train.cluster import LogLine
+
+
+@click.command("logs")
+@job_argument
+@click.option("--follow", "-f", is_flag=True, help="Stay until the job ends; waits for its pods.")
+@click.option(
+    "--index", "indexes", type=int, multiple=True, metavar="I", help="Of this node. Repeatable."
+)
+@click.option(
+    "--rank",
+    "ranks",
+    type=int,
+    multiple=True,
+    metavar="R",
+    help="Of the node of this rank. Repeatable.",
+)
+@click.option("--all", "everybody", is_flag=True, help="Of all nodes, in the order of time.")
+@click.option("--since", metavar="DURATION", help="Only lines younger than 90s, 10m, 1h.")
+@click.option(
+    "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each node."
+)
+@click.option("--grep", "pattern", metavar="REGEX", help="Only lines in which this is found.")
+@click.option(
+    "--previous", "-p", is_flag=True, help="Of the pod before the newest, where one was replaced."
+)
+@output_option("text", "json")
+def command(
+    name: str,
+    follow: bool,
+    indexes: tuple[int, ...],
+    ranks: tuple[int, ...],
+    everybody: bool,
+    since: str | None,
+    tail: int | None,
+    pattern: str | None,
+    previous: bool,
+    form: str,
+    **params: Any,
+) -> None:
+    """Print the log of a job: of index 0, of some nodes, or of all.
+
+    Lines of several nodes begin with index/ranks. With -o json every line is an object with index,
+    ranks, pod, time and text.
+    """
+    from kij_train.cluster import LogChoice
+
+    if everybody and (indexes or ranks):
+        raise RequestError("--all conflicts with --index and --rank: give one of them")
+    try:
+        wanted = None if pattern is None else re.compile(pattern)
+        since_s = None if since is None else units.parse_duration(since)
+    except re.error as error:
+        raise RequestError(f"--grep {pattern!r} is no regular expression: {error}") from None
+    except ValueError as error:
+        raise RequestError(f"--since {since} {error}") from None
+    cluster = connect(params)
+    job = jobs.get(cluster, name)
+    nproc = diagnosis.ranks_per_node(job)
+    chosen = _indexes(job, nproc, indexes, ranks)
+    lines = jobs.logs(
+        cluster,
+        name,
+        indexes=None if everybody else chosen,
+        choice=LogChoice(since_s, tail),
+        follow=follow,
+        previous=previous,
+        note=note,
+    )
+    several = everybody or len(chosen) > 1
+    for line in lines:
+        if wanted is None or wanted.search(line.text):
+            output.log_line(
+                _json(line, nproc) if form == "json" else line.text,
+                label_of(line.index, nproc) if several and form == "text" else None,
+                line.index,
+            )
+
+
+def _indexes(
+    job: dict[str, Any], nproc: int, indexes: tuple[int, ...], ranks: tuple[int, ...]
+) -> set[int]:
+    world = nproc * int(job["spec"].get("completions") or 1)
+    for rank in ranks:
+        if not 0 <= rank < world:
+            raise RequestError(f"--rank {rank}: the job has {world} ranks, from 0 on")
+    return set(indexes) | {rank // nproc for rank in ranks} or {0}
+
+
+def label_of(index: int, nproc: int) -> str:
+    """`3/12-15`: the index, and the ranks that print there."""
+    first, last = index * nproc, (index + 1) * nproc - 1
+    return f"{index}/{first}" if first == last else f"{index}/{first}-{last}"
+
+
+def _json(line: LogLine, nproc: int) -> str:
+    ranks = list(range(line.index * nproc, (line.index + 1) * nproc))
+    whole = {
+        "index": line.index,
+        "ranks": ranks,
+        "pod": line.pod,
+        "time": line.time,
+        "text": line.text,
+    }
+    return json.dumps(whole, ensure_ascii=False)

@@ -1,0 +1,77 @@
+"""What the commands about a job on a cluster share: its name, where it is, how to get there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kij_train import jobs, runs
+from kij_train.cli import output
+from kij_train.errors import KijError
+from kij_train.spec import JobSpec
+from kij_train.specfile import Layer, Origin, resolve
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
+
+_WHERE = {
+    "namespace": ("--namespace", "-n"),
+    "context": ("--context",),
+    "kubeconfig": ("--kubeconfig",),
+}
+Function = Callable[..., Any]
+
+
+def where_options(function: Function) -> Function:
+    """Add --namespace, --context and --kubeconfig, as `launch` has them."""
+    for field, flags in reversed(_WHERE.items()):
+        text = JobSpec.model_fields[field].description
+        metavar = "FILE" if field == "kubeconfig" else "NAME"
+        function = click.option(*flags, field, metavar=metavar, help=text)(function)
+    return function
+
+
+def job_argument(function: Function) -> Function:
+    """Add the argument NAME, completed from the jobs that there are, and where_options."""
+    argument = click.argument("name", metavar="NAME", shell_complete=_complete)
+    return argument(where_options(function))
+
+
+def output_option(*forms: str) -> Callable[[Function], Function]:
+    """Add --output; the first form is the default."""
+    return click.option(
+        "--output", "-o", "form", type=click.Choice(forms), default=forms[0], help="Format."
+    )
+
+
+def connect(params: dict[str, Any]) -> Cluster:
+    """The cluster that flags, KIJ_* and the project file name."""
+    return runs.connect(resolve(where_layer(params), environ=os.environ, cwd=Path.cwd()).spec)
+
+
+def where_layer(params: dict[str, Any]) -> Layer:
+    """The flags of where_options as the highest layer."""
+    layer = Layer({})
+    for field, flags in _WHERE.items():
+        if params.get(field) is not None:
+            layer.values[field] = params[field]
+            layer.origins[(field,)] = Origin(flags[0], names_value=True)
+    return layer
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    del param
+    with contextlib.suppress(KijError):  # completion has no place for an error
+        found = jobs.list_jobs(connect(ctx.params))
+        return [job.name for job in found if job.name.startswith(incomplete)]
+    return []
+
+
+def note(text: str) -> None:
+    """A line about the watching itself."""
+    output.status(text)

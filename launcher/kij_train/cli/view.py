@@ -1,0 +1,183 @@
+"""Showing a job as it goes: a live table on a terminal, one line a change elsewhere.
+
+Lines of the log scroll by above the table, which stays at the bottom and goes when the job ends. It
+has a row a phase, never a row a node, so that 5,000 nodes take no more room than 8.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kij_train import diagnosis, units
+from kij_train.cli import output
+from kij_train.diagnosis import Node, Phase
+
+if TYPE_CHECKING:
+    from kij_train.cluster import LogLine, Observation
+
+LINE_PAUSE_S = 1.0
+REFRESH_PER_S = 4
+NAMED = 3
+"""Troubled nodes that are named in a row."""
+STYLES = {Phase.RUNNING: "green", Phase.DONE: "green", Phase.FAILED: "red"}
+
+
+class View(Protocol):
+    """What launch shows a job with."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def line(self, line: LogLine) -> None:
+        """A line of the log."""
+
+    def change(self, observed: Observation) -> None:
+        """The job or its pods are different, or time has passed."""
+
+    def note(self, text: str) -> None:
+        """Something about the watching."""
+
+
+def view(name: str) -> View:
+    """The live view where stderr is a terminal that can move its cursor, else the plain one."""
+    console = Console(stderr=True, highlight=False)
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    return LiveView(name, console) if can_draw else PlainView(name)
+
+
+class PlainView:
+    """One line at each change, at most one a second."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._shown = ""
+        self._at = 0.0
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def line(self, line: LogLine) -> None:
+        output.workload(line.text)
+
+    def change(self, observed: Observation) -> None:
+        now = time.monotonic()
+        if now - self._at < LINE_PAUSE_S:
+            return
+        text = f"{self._name}  {summary(observed)}"
+        if text != self._shown:
+            output.status(text)
+            self._shown, self._at = text, now
+
+    def note(self, text: str) -> None:
+        output.status(text)
+
+
+def summary(observed: Observation) -> str:
+    """`8 nodes: pending 3, running 5`, and who is in trouble."""
+    nodes = observed.nodes
+    counts = ", ".join(f"{phase.value} {n}" for phase, n in diagnosis.phases(nodes).items())
+    text = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {counts}"
+    troubled = named(node for node in nodes if node.troubled)
+    return f"{text} · {troubled}" if troubled else text
+
+
+def named(nodes: Iterable[Node]) -> str:
+    """`index 3 ErrImagePull, index 7 ErrImagePull and 12 more`."""
+    found = list(nodes)
+    shown = [f"index {node.index} {node.reason or node.phase.value}" for node in found[:NAMED]]
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return ", ".join(shown) + more
+
+
+class LiveView:
+    """A table at the bottom of the terminal, made anew four times a second."""
+
+    def __init__(self, name: str, console: Console) -> None:
+        self._name = name
+        self._console = console
+        self._nodes: list[Node] = []
+        self._began = time.monotonic()
+        self._live = Live(
+            self, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True
+        )
+
+    def __enter__(self) -> LiveView:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def line(self, line: LogLine) -> None:
+        if sys.stdout.isatty():
+            # The same terminal: rich puts the line above the table.
+            self._console.print(Text(line.text), soft_wrap=True)
+        else:
+            output.workload(line.text)
+
+    def change(self, observed: Observation) -> None:
+        self._nodes = observed.nodes
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del options
+        yield table(self._name, self._nodes, time.monotonic() - self._began, width=console.width)
+
+
+def table(name: str, nodes: list[Node], elapsed_s: float, *, width: int) -> Table:
+    """A row a phase: how many nodes, which is in it the longest, which are in trouble."""
+    grid = Table(
+        box=None, pad_edge=False, show_header=False, width=min(width, 100), padding=(0, 2, 0, 0)
+    )
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, justify="right")
+    grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    head = f"{len(nodes)} nodes · {units.format_seconds(elapsed_s)}" if nodes else "…"
+    grid.add_row(Text(name, style="bold", overflow="ellipsis"), "", Text(head))
+    now = time.time()
+    for phase, count in diagnosis.phases(nodes).items():
+        inside = [node for node in nodes if node.phase is phase]
+        grid.add_row(
+            Text(f"  {phase.value}", style=STYLES.get(phase, "yellow")),
+            str(count),
+            Text(_about(phase, inside, now), style="dim"),
+        )
+    return grid
+
+
+def _about(phase: Phase, nodes: list[Node], now: float) -> str:
+    troubled = named(node for node in nodes if node.troubled)
+    if troubled or phase in (Phase.RUNNING, Phase.DONE):
+        return troubled
+    dated = [node for node in nodes if node.since is not None]
+    if not dated:
+        return ""
+    slowest = min(dated, key=lambda node: node.since or now)
+    at = f" on {slowest.node}" if slowest.node else ""
+    waited = units.format_seconds(max(0.0, now - (slowest.since or now)))
+    return f"index {slowest.index} for {waited}{at}"

@@ -1,0 +1,23 @@
+"""kij-train why"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kij_train import diagnosis, jobs
+from kij_train.cli import output
+from kij_train.cli.onjob import connect, job_argument, output_option
+
+
+@click.command("why")
+@job_argument
+@output_option("text", "json")
+def command(name: str, form: str, **params: Any) -> None:
+    """Say why a job failed, waits or hangs: the verdict, the evidence, and what to do."""
+    verdict = jobs.why(connect(params), name)
+    if form == "json":
+        output.json_data(diagnosis.as_json(verdict))
+    else:
+        output.data(verdict.text())

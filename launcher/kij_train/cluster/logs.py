@@ -1,0 +1,158 @@
+"""Logs of pods: every line once, across broken connections, rotation and restarted API servers.
+
+The kubelet stamps every line with nine digits, so stamps sort as text does. A stream that breaks is
+asked for again from the second of its last line, and what was shown is dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from kij_train import names
+from kij_train.cluster.apierrors import GoneError, NotReadyError
+from kij_train.cluster.client import Cluster, lines_of
+from kij_train.errors import RefusedError, UnreachableError
+
+PAUSE_S = 1.0
+MOST_STREAMS = 256
+"""One connection and one thread each."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of a node's log."""
+
+    index: int
+    pod: str
+    time: str
+    """RFC 3339 with nine digits."""
+    text: str
+
+
+@dataclass(frozen=True)
+class LogChoice:
+    """What of a log is wanted."""
+
+    since_s: int | None = None
+    tail: int | None = None
+    """Lines from the end."""
+
+    def query(self) -> dict[str, str]:
+        """For the first request."""
+        query = {"container": names.CONTAINER, "timestamps": "true"}
+        if self.since_s is not None:
+            query["sinceSeconds"] = str(self.since_s)
+        if self.tail is not None:
+            query["tailLines"] = str(self.tail)
+        return query
+
+
+class Reader:
+    """Reads one pod's log, again and again, without repeating."""
+
+    def __init__(self, cluster: Cluster, pod: str, index: int, choice: LogChoice) -> None:
+        self._cluster = cluster
+        self._pod = pod
+        self._index = index
+        self._choice = choice
+        self._last = ""
+        self._with_last = 0
+        """Lines shown that carry the newest stamp."""
+
+    def read(self, *, follow: bool) -> Iterator[LogLine]:
+        """New lines until the connection, or the container with `follow`, ends.
+
+        Raises GoneError (the pod), NotReadyError, RefusedError, UnreachableError.
+        """
+        query = self._choice.query()
+        if self._last:
+            # Whole seconds are all that the API takes.
+            since = re.sub(r"\.\d+", "", self._last)
+            query = {**LogChoice().query(), "sinceTime": since}
+        if follow:
+            query["follow"] = "true"
+        response = self._cluster.stream_log(self._pod, **query)
+        before, shown, repeated = self._last, self._with_last, 0
+        try:
+            for line in lines_of(response):
+                stamp, _, text = line.partition(" ")
+                repeated += stamp == before
+                if stamp < before or (stamp == before and repeated <= shown):
+                    continue
+                self._with_last = self._with_last + 1 if stamp == self._last else 1
+                self._last = stamp
+                yield LogLine(self._index, self._pod, stamp, text)
+        finally:
+            response.close()
+
+
+def merged(
+    cluster: Cluster,
+    pods: Iterable[tuple[int, str]],
+    choice: LogChoice,
+    note: Callable[[str], None],
+) -> Iterator[LogLine]:
+    """What the logs of (index, pod) hold now, by time. `note` hears of those without one."""
+
+    def one(index: int, pod: str) -> Iterator[LogLine]:
+        try:
+            yield from Reader(cluster, pod, index, choice).read(follow=False)
+        except (GoneError, NotReadyError) as error:
+            note(f"index {index}: no log of pod {pod}: {error.message}")
+
+    yield from heapq.merge(*(one(index, pod) for index, pod in pods), key=lambda line: line.time)
+
+
+class Stream(threading.Thread):
+    """Follows one pod until it has ended and its last line is shown."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        emit: Callable[[LogLine], None],
+        note: Callable[[str], None],
+        done: Callable[[], None],
+    ) -> None:
+        super().__init__(name="log", daemon=True)
+        self._reader = reader
+        self._emit = emit
+        self._note = note
+        self._done = done
+        self._ended = threading.Event()
+        self.finished = False
+        """Whether every line has been emitted; `done` is called when it comes true."""
+
+    def pod_has_ended(self) -> None:
+        """No line comes any more; what is there is shown, then the thread ends."""
+        self._ended.set()
+
+    def run(self) -> None:
+        self._read_all()
+        self.finished = True
+        self._done()
+
+    def _read_all(self) -> None:
+        while True:
+            last_round = self._ended.is_set()
+            try:
+                for line in self._reader.read(follow=not last_round):
+                    self._emit(line)
+            except GoneError:
+                return
+            except NotReadyError:
+                pass
+            except UnreachableError:
+                # The API server is away, which the watches report; the log waits for it.
+                self._ended.wait(PAUSE_S)
+                continue
+            except RefusedError as error:
+                self._note(f"no log: {error.message}")
+                return
+            if last_round:
+                return
+            self._ended.wait(PAUSE_S)

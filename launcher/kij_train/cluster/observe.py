@@ -1,0 +1,201 @@
+"""A job as it goes: its Job, its pods and their logs, from two watches and a stream a pod.
+
+Requests, however many nodes: a list of the Job and a watch of it; with pods, a page of 500 each and
+a watch; a log request a followed node. Quiet watches are asked again every 50 s. No polling.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from typing import Any
+
+from kij_train import names
+from kij_train.cluster.apierrors import GoneError
+from kij_train.cluster.client import Cluster
+from kij_train.cluster.logs import LogChoice, LogLine, Reader, Stream
+from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
+from kij_train.diagnosis import JobState, Node, Phase, job_state, node_of, nodes_of_job, trimmed
+from kij_train.errors import KijError
+
+LAST_WORDS_S = 10.0
+"""How long nodes may take to end, and to say why, after the Job has its verdict."""
+TICK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something about the watching itself: the API server is away, or back."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """The job or a pod is different, or a second has passed."""
+
+
+class Observation:
+    """Watches one job, from `with` on. Everything is read by the thread that iterates."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        *,
+        uid: str | None = None,
+        pods: bool = True,
+        log_indexes: Set[int] | None = frozenset(),
+        log_choice: LogChoice | None = None,
+    ) -> None:
+        """`uid` is the Job's, where it is known. `log_indexes` are followed; None: all."""
+        self._cluster = cluster
+        self.name = name
+        self._uid = uid
+        self._with_pods = pods
+        self._log_indexes = log_indexes
+        self._log_choice = log_choice or LogChoice()
+        self.job: dict[str, Any] | None = None
+        self.pods: dict[str, dict[str, Any]] = {}
+        """uid → pod, cut to what diagnosis reads; one that was deleted stays, as it was last."""
+        self._nodes: dict[str, Node] = {}
+        self._streams: dict[str, Stream] = {}
+        self._queue: queue.Queue[tuple[str, Event | KijError] | LogLine | Note | None] = (
+            queue.Queue()
+        )
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Observation:
+        self._start("Job", fieldSelector=f"metadata.name={self.name}")
+        if self._with_pods:
+            self._start("Pod", labelSelector=f"{names.LABEL_JOB_NAME}={self.name}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for stream in self._streams.values():
+            stream.pod_has_ended()
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every completion index, by its newest pod."""
+        assert self.job is not None
+        return nodes_of_job(self.job, self._nodes.values())
+
+    def events(self) -> Iterator[Change | LogLine | Note]:
+        """What happens, until the job has ended and its logs are shown.
+
+        Raises GoneError when the job is deleted or replaced, RefusedError when the permission to
+        watch is taken away, UnreachableError when the API server is away for long.
+        """
+        deadline: float | None = None
+        while True:
+            try:
+                item = self._queue.get(timeout=TICK_S)
+            except queue.Empty:
+                if self.job is not None:
+                    yield Change()
+            else:
+                if isinstance(item, (LogLine, Note)):
+                    yield item
+                    continue
+                if item is not None:  # else a log has come to its end
+                    yield from self._take(*item)
+            if self.job is None or not job_state(self.job).ended:
+                deadline = None
+                continue
+            deadline = deadline or time.monotonic() + LAST_WORDS_S
+            if self._all_said() or time.monotonic() > deadline:
+                while not self._queue.empty():
+                    item = self._queue.get()
+                    if isinstance(item, LogLine):
+                        yield item
+                return
+
+    def _start(self, kind: str, **query: str) -> None:
+        def pump() -> None:
+            keep = trimmed if kind == "Pod" else _whole
+            try:
+                found = changes(self._cluster, kind, stop=self._stop, keep=keep, **query)
+                for event in found:
+                    self._queue.put((kind, event))
+            except KijError as error:
+                self._queue.put((kind, error))
+
+        threading.Thread(target=pump, name=f"watch-{kind}", daemon=True).start()
+
+    def _take(self, kind: str, event: Event | KijError) -> Iterator[Change | Note]:
+        if isinstance(event, KijError):
+            raise event
+        if isinstance(event, (Lost, Back)):
+            if kind == "Job":  # one of the watches speaks for both
+                away = "does not answer; the job goes on" if isinstance(event, Lost) else "is back"
+                yield Note(f"{self.name}  the API server {away}")
+            return
+        if kind == "Job":
+            self._take_job(event)
+        else:
+            self._take_pods(event)
+        if self.job is not None:
+            yield Change()
+
+    def _take_job(self, event: Synced | Changed) -> None:
+        deleted = isinstance(event, Changed) and event.deleted
+        found = event.objects if isinstance(event, Synced) else [event.object]
+        if deleted or not found:
+            if self.job is None and self._uid is None:
+                raise GoneError(f"namespace {self._cluster.namespace} has no job {self.name}")
+            raise GoneError(f"job {self.name} was deleted while we watched")
+        uid = str(found[0]["metadata"]["uid"])
+        self._uid = self._uid or uid
+        if uid != self._uid:
+            raise GoneError(f"job {self.name} was replaced by another of that name")
+        self.job = found[0]
+
+    def _take_pods(self, event: Synced | Changed) -> None:
+        if isinstance(event, Changed):
+            self._take_pod(event.object, event.deleted)
+            return
+        there = {str(pod["metadata"]["uid"]) for pod in event.objects}
+        for uid in self.pods.keys() - there:
+            self._take_pod(self.pods[uid], deleted=True)
+        for pod in sorted(event.objects, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
+            self._take_pod(pod, deleted=False)
+
+    def _take_pod(self, pod: dict[str, Any], deleted: bool) -> None:
+        uid, node = str(pod["metadata"]["uid"]), node_of(pod)
+        self.pods[uid], self._nodes[uid] = pod, node
+        started = node.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
+        wanted = self._log_indexes is None or node.index in self._log_indexes
+        if started and wanted and uid not in self._streams:
+            reader = Reader(self._cluster, node.pod or "", node.index, self._log_choice)
+            self._streams[uid] = Stream(
+                reader, emit=self._queue.put, note=self._note, done=lambda: self._queue.put(None)
+            )
+            self._streams[uid].start()
+        if uid in self._streams and (deleted or node.phase in (Phase.DONE, Phase.FAILED)):
+            self._streams[uid].pod_has_ended()
+        if deleted and node.phase not in (Phase.DONE, Phase.FAILED):
+            pod["metadata"].setdefault("deletionTimestamp", pod["metadata"]["creationTimestamp"])
+
+    def _note(self, text: str) -> None:
+        self._queue.put(Note(text))
+
+    def _all_said(self) -> bool:
+        """Whether nothing more is to come: every pod has ended, every log is read."""
+        assert self.job is not None
+        if not all(stream.finished for stream in self._streams.values()):
+            return False
+        if not self._with_pods or job_state(self.job) is JobState.CANCELLED:
+            return self._queue.empty()
+        ended = (Phase.DONE, Phase.FAILED)
+        gone = (pod["metadata"].get("deletionTimestamp") for pod in self.pods.values())
+        done = (node.phase in ended for node in self._nodes.values())
+        return self._queue.empty() and all(a or b for a, b in zip(done, gone, strict=True))
+
+
+def _whole(job: dict[str, Any]) -> dict[str, Any]:
+    return job

@@ -1,0 +1,54 @@
+"""What the objects of a job say: phases of its nodes, why it failed, waits or hangs.
+
+Pure functions from dicts, as the API server gives them, to verdicts. Nothing here asks anybody, and
+nothing guesses: what is not known is said as it was seen.
+"""
+
+from kij_train.diagnosis.failures import (
+    Failure,
+    failures_of_pods,
+    first_failure,
+    parse_record,
+    verdict,
+)
+from kij_train.diagnosis.pending import Finding, sorted_events
+from kij_train.diagnosis.phases import (
+    JobState,
+    Node,
+    Phase,
+    epoch,
+    index_of,
+    job_state,
+    node_of,
+    nodes_of_job,
+    phases,
+    ranks_per_node,
+    terminal_condition,
+    trimmed,
+)
+from kij_train.diagnosis.why import Verdict, as_json, why
+
+__all__ = [
+    "Failure",
+    "Finding",
+    "JobState",
+    "Node",
+    "Phase",
+    "Verdict",
+    "as_json",
+    "epoch",
+    "failures_of_pods",
+    "first_failure",
+    "index_of",
+    "job_state",
+    "node_of",
+    "nodes_of_job",
+    "parse_record",
+    "phases",
+    "ranks_per_node",
+    "sorted_events",
+    "terminal_condition",
+    "trimmed",
+    "verdict",
+    "why",
+]

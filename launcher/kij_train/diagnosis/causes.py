@@ -1,0 +1,107 @@
+"""What an ending means: exceptions by their words, exit codes and signals by name, what to try."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+
+from kij_train import bootstrap
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A kind of failure. `kind` is for scripts and stays as it is."""
+
+    kind: str
+    hint: str | None = None
+    summary: str | None = None
+    """A sentence to say before what was seen; None where that says all."""
+
+
+_MESSAGES = [
+    (
+        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError",
+        Cause(
+            "cuda-out-of-memory", "a smaller batch, activation checkpointing, or more GPUs a node"
+        ),
+    ),
+    (
+        r"Bus error|SIGBUS|unable to (write to|open|mmap) (file|shared memory).*torch_"
+        r"|out of shared memory|DataLoader worker .*bus error",
+        Cause("shared-memory", "more room in /dev/shm: --shm 16Gi (and --memory, which counts it)"),
+    ),
+    (
+        r"Watchdog caught collective operation timeout|collective operation timeout",
+        Cause(
+            "nccl-timeout",
+            "find the rank that did not come: kij-train logs NAME --all --tail 20",
+        ),
+    ),
+    (
+        r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError|ncclInvalid|NCCL error",
+        Cause("nccl", "hear NCCL's own words: --env NCCL_DEBUG=INFO"),
+    ),
+    (
+        r"no NVIDIA driver|no CUDA-capable device|CUDA driver|invalid device ordinal"
+        r"|No CUDA GPUs are available|not compiled with CUDA",
+        Cause(
+            "cuda", "ask for GPUs with --gpus, and take an image whose CUDA the nodes' driver knows"
+        ),
+    ),
+    (
+        r"No space left on device|Disk quota exceeded",
+        Cause("disk-full", "write to a mount: --mount pvc:NAME:/path"),
+    ),
+    (
+        r"ModuleNotFoundError|No module named",
+        Cause("missing-module", "take an image that has it, or put it in the code folder"),
+    ),
+]
+_PATTERNS = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _MESSAGES]
+
+_EXITS = {
+    bootstrap.EXIT_CONTRACT: Cause("contract"),
+    bootstrap.EXIT_CODE: Cause("code"),
+    bootstrap.EXIT_RENDEZVOUS: Cause("rendezvous"),
+    126: Cause(
+        "not-executable", summary="the command is there, but may not be run (exit code 126)"
+    ),
+    127: Cause("not-found", summary="the image has no such command (exit code 127)"),
+    128: Cause("not-started", summary="the container could not be started"),
+}
+
+
+def of_message(message: str) -> Cause | None:
+    """The cause that an exception's or a program's words name."""
+    return next((cause for pattern, cause in _PATTERNS if pattern.search(message)), None)
+
+
+def of_exit(code: int | None, *, memory_limit: str | None = None) -> Cause | None:
+    """The cause that an exit code names; negative for a rank that a signal ended."""
+    if code is None:
+        return None
+    if code in _EXITS:
+        return _EXITS[code]
+    number = -code if code < 0 else code - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return None
+    if number == signal.SIGKILL:
+        limit = f" (here {memory_limit})" if memory_limit else ""
+        return Cause(
+            "killed",
+            "more memory: --memory",
+            "killed by SIGKILL; the kernel does that to a process that goes over the pod's memory "
+            f"limit{limit} or takes what its node has left",
+        )
+    if number == signal.SIGTERM:
+        return Cause("terminated", summary="told to end by SIGTERM")
+    if number == signal.SIGBUS:
+        return Cause(
+            "shared-memory",
+            "more room in /dev/shm: --shm 16Gi (and --memory, which counts it)",
+            "ended by SIGBUS, which a full /dev/shm causes",
+        )
+    return Cause("signal", summary=f"ended by {name}")

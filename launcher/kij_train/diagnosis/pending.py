@@ -1,0 +1,382 @@
+"""Why nodes do not run yet: the words of scheduler, kubelet and quota, in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from kij_train import names
+from kij_train.diagnosis.phases import Node, Object, Phase
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that explains the state of a job."""
+
+    kind: str
+    """Stable, for scripts: `unschedulable`, `image-pull`, `exception`."""
+    summary: str
+    evidence: tuple[str, ...] = ()
+    """What the objects say, quoted."""
+    hint: str | None = None
+    """What to do about it."""
+
+
+MOST_TAINTS = 4
+# Scheduler: "9 Insufficient nvidia.com/gpu" and so on, after "0/12 nodes are available: ".
+_REASON = re.compile(r"(\d+) (.+?)(?=, \d+ |\. |\.?$)")
+_INSUFFICIENT = re.compile(r"Insufficient (\S+)")
+_TAINT = re.compile(r"node\(s\) had untolerated taint(?:\(s\))? ?\{?([^}]*)\}?")
+_IMAGE = re.compile(r'image "([^"]+)"')
+
+
+def of_nodes(
+    nodes: Sequence[Node], job: Object, events: Sequence[Object], machines: Sequence[Object]
+) -> list[Finding]:
+    """Findings about nodes that do not run; those that say the same are one."""
+    by_pod = _events_by_pod(events)
+    grouped: dict[tuple[str, str], list[tuple[Node, Finding]]] = defaultdict(list)
+    for node in nodes:
+        if node.pod is None:
+            continue
+        if node.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING):
+            finding = _of_node(node, by_pod.get(node.pod, []), job, machines)
+            if finding is not None:
+                grouped[(finding.kind, finding.summary)].append((node, finding))
+    return [
+        Finding(
+            first.kind,
+            _count(len(group), len(nodes)) + first.summary,
+            first.evidence,
+            first.hint,
+        )
+        for group in grouped.values()
+        for first in [group[0][1]]
+    ]
+
+
+def of_creation(events: Iterable[Object]) -> list[Finding]:
+    """Why the Job controller could not create pods, from its events; the newest word counts."""
+    messages = [
+        str(e.get("message", ""))
+        for e in sorted_events(events)
+        if e.get("reason") == "FailedCreate"
+    ]
+    if not messages:
+        return []
+    message = messages[-1].partition("is forbidden: ")[2] or messages[-1]
+    if "exceeded quota" in message:
+        return [
+            Finding(
+                "quota",
+                "the namespace has no quota left for its pods",
+                (message,),
+                "ask for less, or wait; kubectl describe quota",
+            )
+        ]
+    if "must specify" in message:
+        return [
+            Finding(
+                "quota",
+                "the namespace's quota asks for numbers",
+                (message,),
+                "give them: --cpu 4 --memory 16Gi",
+            )
+        ]
+    if "violates PodSecurity" in message:
+        hint = "--run-as-user 1000" if "runAsNonRoot" in message else None
+        return [
+            Finding(
+                "pod-security",
+                "the namespace's Pod Security level refuses its pods",
+                (message,),
+                hint,
+            )
+        ]
+    return [Finding("refused", "the cluster refuses to create its pods", (message,))]
+
+
+def _of_node(
+    node: Node, events: Sequence[Object], job: Object, machines: Sequence[Object]
+) -> Finding | None:
+    for read in _READERS:
+        finding = read(node, events)
+        if finding is not None:
+            return finding
+    if node.reason == "Unschedulable" or _last(events, "FailedScheduling"):
+        return unschedulable(_last(events, "FailedScheduling") or "", job, machines)
+    return None
+
+
+def _image(node: Node, events: Sequence[Object]) -> Finding | None:
+    if node.reason == "InvalidImageName":
+        said = _last(events, "InspectFailed", "Failed") or ""
+        return Finding(
+            "image-name", "the image's name is none", _quoted(said), "--image NAME[:TAG]"
+        )
+    if node.reason not in ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"):
+        return None
+    said = _last_with(events, r"pull image|not present|rpc error|Failed to") or ""
+    image = _IMAGE.search(said)
+    what = f"image {image[1]} cannot be pulled" if image else "the image cannot be pulled"
+    lower = said.lower()
+    if node.reason == "ErrImageNeverPull":
+        return Finding(
+            "image-pull",
+            f"{what}: it is not on the node, and --image-pull-policy is Never",
+            _quoted(said),
+            "--image-pull-policy IfNotPresent",
+        )
+    if "toomanyrequests" in lower or "rate limit" in lower:
+        return Finding(
+            "image-rate-limit",
+            f"{what}: the registry's rate limit",
+            _quoted(said),
+            "log in to the registry: --image-pull-secret NAME",
+        )
+    if "unauthorized" in lower or "denied" in lower or "authentication" in lower or "403" in lower:
+        return Finding(
+            "image-auth",
+            f"{what}: the registry wants credentials, or there is no such image",
+            _quoted(said),
+            "--image-pull-secret NAME, or check the name",
+        )
+    if "not found" in lower or "manifest unknown" in lower:
+        return Finding(
+            "image-not-found",
+            f"{what}: there is no such name or tag",
+            _quoted(said),
+            "check --image",
+        )
+    return Finding(
+        "image-pull", what, _quoted(said), "check --image, and that the nodes reach the registry"
+    )
+
+
+def _config(node: Node, events: Sequence[Object]) -> Finding | None:
+    if node.reason not in (
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    ):
+        return None
+    said = _last(events, "Failed") or ""
+    missing = re.search(r'(secret|configmap) "([^"]+)" not found', said)
+    if missing:
+        kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing[1]]
+        return Finding(
+            "missing-object",
+            f"{kind} {missing[2]} does not exist in the namespace",
+            _quoted(said),
+            f"create it: kubectl create {missing[1]} "
+            f"{'generic ' if kind == 'Secret' else ''}{missing[2]} …",
+        )
+    key = re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S+/(\S+)", said)
+    if key:
+        return Finding("missing-key", f"{key[2]} {key[3]} has no key {key[1]}", _quoted(said))
+    if "runAsNonRoot" in said:
+        return Finding(
+            "run-as-root",
+            "the image runs as root, which its namespace forbids",
+            _quoted(said),
+            "--run-as-user 1000",
+        )
+    return Finding("container-create", "the container cannot be created", _quoted(said))
+
+
+def _mount(node: Node, events: Sequence[Object]) -> Finding | None:
+    if node.phase is not Phase.STARTING:
+        return None
+    said = _last(events, "FailedMount", "FailedAttachVolume", "FailedMapVolume")
+    if said is None:
+        return None
+    missing = re.search(r'(secret|configmap) "([^"]+)" not found', said)
+    if missing:
+        kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing[1]]
+        return Finding(
+            "missing-object",
+            f"{kind} {missing[2]}, which it mounts, does not exist in the namespace",
+            _quoted(said),
+            "create it, or leave out its --mount",
+        )
+    path = re.search(r"hostPath type check failed: (\S+)", said)
+    if path:
+        return Finding("mount", f"the host path {path[1]} is not on its node", _quoted(said))
+    return Finding("mount", "a volume cannot be mounted", _quoted(said), "check --mount")
+
+
+def _sandbox(node: Node, events: Sequence[Object]) -> Finding | None:
+    said = _last(events, "FailedCreatePodSandBox", "NetworkNotReady")
+    if said is None or node.phase is not Phase.STARTING:
+        return None
+    return Finding(
+        "sandbox",
+        "the pod's network or sandbox cannot be made on its node",
+        _quoted(said),
+        "another node: --node-selector; an admin must look at this one",
+    )
+
+
+_READERS: tuple[Callable[[Node, Sequence[Object]], Finding | None], ...] = (
+    _image,
+    _config,
+    _mount,
+    _sandbox,
+)
+
+
+def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Finding:
+    """The scheduler's sentence, read: what is short on how many machines, which taints."""
+    claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
+    if claim:
+        return Finding(
+            "missing-object",
+            f"PersistentVolumeClaim {claim[1]} does not exist in the namespace",
+            (message,),
+            "create it, or leave out its --mount",
+        )
+    if "unbound immediate PersistentVolumeClaims" in message:
+        return Finding(
+            "volume-unbound",
+            "a PersistentVolumeClaim has no volume yet",
+            (message,),
+            "see why: kubectl describe pvc",
+        )
+    if "gated" in message.lower() and "scheduling gate" in message.lower():
+        return Finding("gated", "it has a scheduling gate that somebody must lift", (message,))
+    total = re.match(r"(\d+)/(\d+) nodes are available: ", message)
+    if total is None:
+        said = (message,) if message else ()
+        return Finding(
+            "unschedulable",
+            "no node fits" if message else "the scheduler has found no node yet",
+            said,
+        )
+    reasons = _REASON.findall(message[total.end() :].partition(" preemption:")[0])
+    parts, hints = [], []
+    for count, text in reasons:
+        part, hint = _reason(count, text, job, machines)
+        parts.append(part)
+        if hint and hint not in hints:
+            hints.append(hint)
+    summary = f"{total[1]} of {total[2]} machines fit: " + ", ".join(parts)
+    return Finding("unschedulable", summary, (message,), " · ".join(hints) or None)
+
+
+def _reason(
+    count: str, text: str, job: Object, machines: Sequence[Object]
+) -> tuple[str, str | None]:
+    short = _INSUFFICIENT.match(text)
+    if short:
+        resource = short[1].rstrip(".")
+        asked = _asked(job, resource)
+        words = f"{count} have too little {resource} free"
+        about = [f"asked {asked}"] if asked else []
+        largest = _largest(machines, resource)
+        if largest is not None:
+            about.append(f"the largest machine has {largest} in all")
+        flag = {names.GPU_RESOURCE: "--gpus", "cpu": "--cpu", "memory": "--memory"}.get(
+            resource, f"--resource {resource}"
+        )
+        return words + (f" ({', '.join(about)})" if about else ""), f"ask for less a node: {flag}"
+    taint = _TAINT.match(text)
+    if taint and taint[1].strip():
+        return f"{count} have the taint {taint[1].strip()}", f"--toleration {_toleration(taint[1])}"
+    if taint:  # newer schedulers do not say which
+        known = sorted({_taint_text(one) for m in machines for one in _taints(m)})
+        which = f" ({', '.join(known[:MOST_TAINTS])})" if known else ""
+        hint = f"--toleration {known[0]}" if len(known) == 1 else None
+        return f"{count} have a taint that it does not tolerate{which}", hint
+    if "didn't match Pod's node affinity/selector" in text:
+        selector = job["spec"]["template"]["spec"].get("nodeSelector")
+        wanted = ",".join(f"{key}={value}" for key, value in (selector or {}).items())
+        return f"{count} do not match the node selector" + (
+            f" {wanted}" if wanted else " or affinity"
+        ), "check --node-selector"
+    if "were unschedulable" in text:
+        return f"{count} are cordoned", None
+    return f"{count} {text}", None
+
+
+def _taints(machine: Object) -> list[Object]:
+    """Those that keep pods away."""
+    taints = machine.get("spec", {}).get("taints") or []
+    return [one for one in taints if one.get("effect") != "PreferNoSchedule"]
+
+
+def _taint_text(taint: Object) -> str:
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint['key']}{value}"
+
+
+def _toleration(taint: str) -> str:
+    key, _, value = taint.strip().partition(":")
+    return f"{key.strip()}={value.strip()}" if value.strip() else key.strip()
+
+
+def _asked(job: Object, resource: str) -> str | None:
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    resources = container.get("resources") or {}
+    asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return None if asked.get(resource) is None else str(asked[resource])
+
+
+def _largest(machines: Sequence[Object], resource: str) -> str | None:
+    from kij_train.units import format_bytes, quantity_value
+
+    values = [m.get("status", {}).get("allocatable", {}).get(resource) for m in machines]
+    found = [str(value) for value in values if value is not None]
+    if not machines:
+        return None
+    if not found:
+        return "none"
+    largest = max(found, key=quantity_value)
+    return format_bytes(int(quantity_value(largest))) if resource == "memory" else largest
+
+
+def _count(some: int, total: int) -> str:
+    if total == 1:
+        return ""
+    return f"all {total} nodes: " if some == total else f"{some} of {total} nodes: "
+
+
+def _quoted(message: str) -> tuple[str, ...]:
+    return (message.strip(),) if message.strip() else ()
+
+
+def _events_by_pod(events: Iterable[Object]) -> dict[str, list[Object]]:
+    found: dict[str, list[Object]] = defaultdict(list)
+    for event in sorted_events(events):
+        found[str(event.get("involvedObject", {}).get("name"))].append(event)
+    return found
+
+
+def sorted_events(events: Iterable[Object]) -> list[Object]:
+    """Oldest first; an event that is counted up has its newest time."""
+
+    def when(event: Object) -> str:
+        return str(
+            (event.get("series") or {}).get("lastObservedTime")
+            or event.get("lastTimestamp")
+            or event.get("eventTime")
+            or event["metadata"].get("creationTimestamp")
+            or ""
+        )
+
+    return sorted(events, key=when)
+
+
+def _last(events: Sequence[Object], *reasons: str) -> str | None:
+    said = [str(event.get("message", "")) for event in events if event.get("reason") in reasons]
+    return said[-1] if said else None
+
+
+def _last_with(events: Sequence[Object], pattern: str) -> str | None:
+    said = [
+        str(e.get("message", ""))
+        for e in events
+        if e.get("type") == "Warning" or "pull" in str(e.get("reason", "")).lower()
+    ]
+    return next((text for text in reversed(said) if re.search(pattern, text)), None)

@@ -1,0 +1,240 @@
+"""The phase of every node of a job, and the state of the job, from its pods and its Job."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kij_train import bootstrap, names
+
+Object = Mapping[str, Any]
+SUCCEEDED = ("SuccessCriteriaMet", "Complete")
+FAILED = ("FailureTarget", "Failed")
+
+
+class Phase(str, enum.Enum):
+    """Where a node is on its way. The values are what users read."""
+
+    PENDING = "pending"
+    """No pod yet, or no place for it."""
+    STARTING = "starting"
+    """On a node, which prepares its network and volumes."""
+    PULLING = "pulling"
+    """Its network and volumes are ready; what is left is the image."""
+    WAITING = "waiting for rank 0"
+    """Runs, while the pod of index 0 does not: the bootstrap waits for it."""
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class JobState(str, enum.Enum):
+    """What a job as a whole does. The values are what users and scripts read."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUSPENDED = "suspended"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it stays so. A cancelled job can be resumed, but nothing of it runs."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One completion index, by its newest pod."""
+
+    index: int
+    phase: Phase
+    pod: str | None = None
+    node: str | None = None
+    """The machine."""
+    since: float | None = None
+    """Epoch seconds at which the phase began, as far as the pod tells."""
+    reason: str | None = None
+    """What keeps it: `ErrImagePull`, `Unschedulable`, `OOMKilled`."""
+    exit_code: int | None = None
+
+    @property
+    def troubled(self) -> bool:
+        """Whether it will not go on by itself."""
+        return self.phase is Phase.FAILED or self.reason in TROUBLES
+
+
+TROUBLES = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+        "Unschedulable",
+    }
+)
+
+
+def trimmed(pod: Object) -> dict[str, Any]:
+    """What this package reads of a pod, a tenth of its size: thousands are kept in memory."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    kept = ("name", "uid", "creationTimestamp", "deletionTimestamp", "resourceVersion")
+    labels = metadata.get("labels", {})
+    small: dict[str, Any] = {
+        "metadata": {key: metadata[key] for key in kept if key in metadata},
+        "spec": {},
+        "status": {},
+    }
+    small["metadata"]["labels"] = {
+        key: labels[key] for key in (names.COMPLETION_INDEX,) if key in labels
+    }
+    if node := pod.get("spec", {}).get("nodeName"):
+        small["spec"]["nodeName"] = node
+    wanted = ("phase", "reason", "message", "startTime", "conditions", "containerStatuses")
+    small["status"] = {key: status[key] for key in wanted if key in status}
+    return small
+
+
+def epoch(timestamp: str | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time in UTC, as Kubernetes writes it."""
+    if not timestamp:
+        return None
+    # Python 3.10 reads neither Z nor nine digits.
+    seconds, _, fraction = timestamp.rstrip("Z").partition(".")
+    whole = datetime.fromisoformat(seconds + "+00:00").timestamp()
+    return whole + (float(f"0.{fraction}") if fraction else 0.0)
+
+
+def condition(obj: Object, kind: str) -> Object | None:
+    """The condition of this type that is True."""
+    for each in obj.get("status", {}).get("conditions") or []:
+        if each["type"] == kind and each["status"] == "True":
+            return dict(each)
+    return None
+
+
+def terminal_condition(job: Object) -> Object | None:
+    """The verdict: FailureTarget and SuccessCriteriaMet come before every pod has ended."""
+    for kind in (*SUCCEEDED, *FAILED):
+        if found := condition(job, kind):
+            return found
+    return None
+
+
+def job_state(job: Object) -> JobState:
+    """The state of the job, from the Job alone."""
+    ended = terminal_condition(job)
+    if ended is not None:
+        return JobState.SUCCEEDED if ended["type"] in SUCCEEDED else JobState.FAILED
+    if job["spec"].get("suspend"):
+        annotations = job["metadata"].get("annotations") or {}
+        return JobState.CANCELLED if names.CANCELLED in annotations else JobState.SUSPENDED
+    status = job.get("status", {})
+    return JobState.RUNNING if status.get("ready") or status.get("succeeded") else JobState.PENDING
+
+
+def ranks_per_node(job: Object) -> int:
+    """Processes a node, from the pod contract in the Job; 1 for a Job that is not ours."""
+    for container in job["spec"]["template"]["spec"]["containers"]:
+        for variable in container.get("env") or []:
+            if variable["name"] == bootstrap.ENV_NPROC_PER_NODE:
+                return int(variable.get("value") or 1)
+    return 1
+
+
+def index_of(pod: Object) -> int:
+    """The completion index of a pod; -1 for a pod without one."""
+    return int(pod["metadata"].get("labels", {}).get(names.COMPLETION_INDEX, -1))
+
+
+def node_of(pod: Object) -> Node:
+    """The node that this pod is, as if it were alone: WAITING takes the knowledge of index 0."""
+    status = pod.get("status", {})
+    phase, since, reason, code = _phase(pod)
+    return Node(
+        index=index_of(pod),
+        phase=phase,
+        pod=str(pod["metadata"]["name"]),
+        node=pod.get("spec", {}).get("nodeName"),
+        since=since,
+        reason=reason or status.get("reason"),
+        exit_code=code,
+    )
+
+
+def _phase(pod: Object) -> tuple[Phase, float | None, str | None, int | None]:
+    status = pod.get("status", {})
+    created = epoch(pod["metadata"].get("creationTimestamp"))
+    containers = status.get("containerStatuses") or [{}]
+    state = containers[0].get("state") or {}
+    ended = state.get("terminated") or {}
+    if ended or status.get("phase") in ("Succeeded", "Failed"):
+        # The container ends some moments before the pod does.
+        done = ended.get("exitCode") == 0 if ended else status["phase"] == "Succeeded"
+        phase = Phase.DONE if done else Phase.FAILED
+        reason = None if phase is Phase.DONE else ended.get("reason")
+        return phase, epoch(ended.get("finishedAt")) or created, reason, ended.get("exitCode")
+    if "running" in state:
+        return Phase.RUNNING, epoch(state["running"].get("startedAt")) or created, None, None
+    scheduled = _times(pod, "PodScheduled")
+    if scheduled is None:
+        unschedulable = any(
+            each["type"] == "PodScheduled" and each.get("reason") == "Unschedulable"
+            for each in status.get("conditions") or []
+        )
+        return Phase.PENDING, created, "Unschedulable" if unschedulable else None, None
+    waits_for = (state.get("waiting") or {}).get("reason")
+    reason = None if waits_for in ("ContainerCreating", "PodInitializing") else waits_for
+    sandbox = _times(pod, "PodReadyToStartContainers")
+    if sandbox is not None:
+        return Phase.PULLING, sandbox, reason, None
+    return Phase.STARTING, scheduled, reason, None
+
+
+def _times(pod: Object, kind: str) -> float | None:
+    found = condition(pod, kind)
+    return None if found is None else epoch(found.get("lastTransitionTime")) or 0.0
+
+
+def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
+    """Every completion index of the job, in order; `nodes` come from `node_of`, oldest first."""
+    newest = {node.index: node for node in nodes}
+    completed = _completed(job)
+    first = newest.get(0)
+    rank0_runs = 0 in completed or (
+        first is not None and first.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
+    )
+    found = []
+    for index in range(int(job["spec"].get("completions") or 1)):
+        node = newest.get(index)
+        if node is None:
+            node = Node(index, Phase.DONE if index in completed else Phase.PENDING)
+        elif node.phase is Phase.RUNNING and not rank0_runs:
+            node = Node(index, Phase.WAITING, node.pod, node.node, node.since)
+        found.append(node)
+    return found
+
+
+def _completed(job: Object) -> set[int]:
+    """`1,3-5,7` of status.completedIndexes."""
+    done: set[int] = set()
+    for part in (job.get("status", {}).get("completedIndexes") or "").split(","):
+        low, _, high = part.partition("-")
+        if low:
+            done.update(range(int(low), int(high or low) + 1))
+    return done
+
+
+def phases(nodes: Iterable[Node]) -> dict[Phase, int]:
+    """How many nodes are in each phase, phases in their order, none with zero."""
+    counts = dict.fromkeys(Phase, 0)
+    for node in nodes:
+        counts[node.phase] += 1
+    return {phase: count for phase, count in counts.items() if count}

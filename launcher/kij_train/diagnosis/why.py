@@ -1,0 +1,398 @@
+"""The verdict on a job: what it does, why, the evidence quoted, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from kij_train import names, units
+from kij_train.diagnosis import causes, pending
+from kij_train.diagnosis.failures import (
+    Failure,
+    failure_of_pod,
+    first_failure,
+    traceback_tail,
+)
+from kij_train.diagnosis.pending import Finding
+from kij_train.diagnosis.phases import (
+    JobState,
+    Node,
+    Object,
+    Phase,
+    condition,
+    epoch,
+    job_state,
+    node_of,
+    nodes_of_job,
+    phases,
+    ranks_per_node,
+    terminal_condition,
+)
+
+STUCK_AFTER_S = 60.0
+SILENT_AFTER_S = 300.0
+MESSAGE_LINES = 6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a job is as it is."""
+
+    state: JobState
+    headline: str
+    """One line."""
+    findings: tuple[Finding, ...] = ()
+    """The most telling first; empty where all is well or nothing is known."""
+
+    def text(self) -> str:
+        """For people: headline, findings, what to try."""
+        lines = [self.headline]
+        for finding in self.findings:
+            lines += ["", *(f"  {line}" for line in finding.summary.splitlines())]
+            lines += [f"    {line}" for said in finding.evidence for line in said.splitlines()]
+            if finding.hint:
+                lines.append(f"  try: {finding.hint}")
+        return "\n".join(lines)
+
+
+def why(
+    job: Object,
+    pods: Sequence[Object],
+    events: Sequence[Object],
+    *,
+    now: float,
+    machines: Sequence[Object] = (),
+    last_line: tuple[float, str] | None = None,
+) -> Verdict:
+    """The verdict, from a Job, its pods (oldest first), the events about them, and the time.
+
+    `machines` are Node objects, for what they have in all; `last_line` is the time and the text of
+    index 0's newest log line. Both may be left out, and then nothing is said of them.
+    """
+    state = job_state(job)
+    name = str(job["metadata"]["name"])
+    nodes = nodes_of_job(job, map(node_of, pods))
+    if state is JobState.FAILED:
+        return _failed(name, job, pods, events, nodes)
+    if state is JobState.SUCCEEDED:
+        ended = terminal_condition(job) or {}
+        took = _duration(job, epoch(ended.get("lastTransitionTime")))
+        return Verdict(state, f"{name} succeeded" + (f" in {took}" if took else ""))
+    if state is JobState.CANCELLED:
+        return Verdict(
+            state, f"{name} was cancelled: its pods have ended, the Job stays, suspended"
+        )
+    if state is JobState.SUSPENDED:
+        return _suspended(name, job)
+    return _going_on(name, job, nodes, events, now, machines, last_line)
+
+
+def _duration(job: Object, end: float | None) -> str | None:
+    start = epoch(job.get("status", {}).get("startTime"))
+    return units.format_seconds(end - start) if start is not None and end is not None else None
+
+
+# --- failed ---------------------------------------------------------------------------------------
+
+
+def _failed(
+    name: str,
+    job: Object,
+    pods: Sequence[Object],
+    events: Sequence[Object],
+    nodes: Sequence[Node],
+) -> Verdict:
+    ended = terminal_condition(job) or {}
+    took = _duration(job, epoch(ended.get("lastTransitionTime")))
+    head = f"{name} failed" + (f" after {took}" if took else "")
+    if ended.get("reason") == "DeadlineExceeded":
+        return _deadline(f"{name} ran into its deadline", job, events, nodes)
+    failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
+    cause = first_failure(failures)
+    if cause is None:
+        return Verdict(JobState.FAILED, head, tuple(_without_pods(ended, events)))
+    pod = next(pod for pod in pods if pod["metadata"]["name"] == cause.pod)
+    where = f"index {cause.index}, pod {cause.pod}"
+    if machine := pod.get("spec", {}).get("nodeName"):
+        where += f", node {machine}"
+    headline = (
+        f"{head} · rank {cause.rank} ({where}) was first"
+        if cause.rank is not None
+        else f"{head} · {where}"
+    )
+    return Verdict(JobState.FAILED, headline, (_finding(cause, pod, job, failures),))
+
+
+def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failure]) -> Finding:
+    name = str(job["metadata"]["name"])
+    disruption = _disruption(pod)
+    if disruption is not None:
+        finding = disruption
+    else:
+        limit = _memory_limit(job)
+        known = causes.of_message(cause.message)
+        by_exit = causes.of_exit(cause.exit_code, memory_limit=limit)
+        if cause.oom_killed:
+            of_limit = f" of {limit}" if limit else ""
+            known = causes.Cause(
+                "oom-killed",
+                "more memory: --memory, or less of it a rank (batch size, DataLoader workers)",
+                f"out of memory: the kernel killed it at the pod's limit{of_limit}",
+            )
+        elif (known is None and cause.rank is None and by_exit is not None) or (
+            known is None and cause.exit_code is not None and cause.exit_code < 0
+        ):
+            known = by_exit
+        known = known or causes.Cause("exception" if cause.callstack else "exit-code")
+        message = _shortened(cause.message)
+        summary = f"{known.summary}" if known.summary else message
+        evidence = [message] if known.summary and cause.message else []
+        stack = traceback_tail(cause.callstack, cause.message)
+        if stack:
+            evidence.append("\n".join(stack))
+        hint = (
+            known.hint.replace("NAME", name, 1)
+            if known.hint and "logs NAME" in known.hint
+            else known.hint
+        )
+        finding = Finding(known.kind, summary, tuple(evidence), hint)
+    others = len({failure.index for failure in failures} - {cause.index})
+    if others:
+        followed = f"{others} other node{'s' if others > 1 else ''} failed after it"
+        finding = replace(finding, evidence=(*finding.evidence, followed))
+    return finding
+
+
+def _shortened(message: str) -> str:
+    lines = message.strip().splitlines()
+    if len(lines) <= MESSAGE_LINES:
+        return "\n".join(lines)
+    return "\n".join([*lines[: MESSAGE_LINES - 1], "…"])
+
+
+def _memory_limit(job: Object) -> str | None:
+    resources = job["spec"]["template"]["spec"]["containers"][0].get("resources") or {}
+    limit = (resources.get("limits") or {}).get("memory")
+    return None if limit is None else str(limit)
+
+
+_DISRUPTIONS = {
+    "PreemptionByScheduler": (
+        "preempted",
+        "a job of higher priority took its place",
+        "--priority-class",
+    ),
+    "DeletionByTaintManager": ("node-lost", "its node was lost or tainted", None),
+    "EvictionByEvictionAPI": ("evicted", "it was evicted, as by a drain of its node", None),
+    "DeletionByPodGC": ("node-lost", "its node is gone from the cluster", None),
+}
+
+
+def _disruption(pod: Object) -> Finding | None:
+    """What the cluster did to a pod, which the pod could not help."""
+    status = pod.get("status", {})
+    said = str(status.get("message") or "")
+    if status.get("reason") == "Evicted":
+        hint = None
+        if "ephemeral" in said or "emptyDir" in said or "disk" in said.lower():
+            hint = "write to a mount: --mount pvc:NAME:/path"
+        elif "memory" in said:
+            hint = "ask for the memory it takes: --memory"
+        return Finding("evicted", "its node evicted it", (said,) if said else (), hint)
+    if status.get("reason") in ("Terminated", "NodeShutdown", "Shutdown"):
+        return Finding(
+            "node-shutdown", "its node was shut down, as spot machines are", (said,) if said else ()
+        )
+    if status.get("reason") in (
+        "NodeLost",
+        "NodeAffinity",
+        "UnexpectedAdmissionError",
+        "OutOfcpu",
+        "OutOfmemory",
+        "OutOfpods",
+    ):
+        return Finding(
+            "node-refused", f"its node did not take it: {status['reason']}", (said,) if said else ()
+        )
+    disrupted = condition(pod, "DisruptionTarget")
+    if disrupted is None:
+        return None
+    words = str(disrupted.get("message") or "")
+    if disrupted.get("reason") == "TerminationByKubelet":
+        shutdown = "shutdown" in words.lower()
+        kind, summary = (
+            ("node-shutdown", "its node was shut down")
+            if shutdown
+            else ("evicted", "its node ended it")
+        )
+        return Finding(kind, summary, (words,) if words else ())
+    known = _DISRUPTIONS.get(str(disrupted.get("reason")))
+    if known is None:
+        return Finding(
+            "disrupted",
+            f"the cluster ended it: {disrupted.get('reason')}",
+            (words,) if words else (),
+        )
+    return Finding(known[0], known[1], (words,) if words else (), known[2])
+
+
+_EVENTS = {
+    "Preempted": ("preempted", "a pod of higher priority took its place"),
+    "TaintManagerEviction": ("node-lost", "its node was lost or tainted"),
+    "NodeNotReady": ("node-lost", "its node was lost"),
+    "Evicted": ("evicted", "its node evicted it"),
+}
+
+
+def _without_pods(ended: Object, events: Sequence[Object]) -> list[Finding]:
+    """No pod is there to speak: the events that are still known, else the Job's own words."""
+    said = str(ended.get("message") or "")
+    for event in events:
+        if event.get("reason") in _EVENTS:
+            kind, summary = _EVENTS[str(event["reason"])]
+            about = event.get("involvedObject", {}).get("name")
+            return [Finding(kind, f"pod {about}: {summary}", (str(event.get("message", "")),))]
+    if ended.get("reason") == "BackoffLimitExceeded":
+        return [
+            Finding(
+                "pods-gone",
+                "a pod failed, and it is gone: deleted, or its node was",
+                (said,) if said else (),
+            )
+        ]
+    return [Finding("unknown", f"{ended.get('reason')}: {said}")]
+
+
+def _deadline(
+    headline: str, job: Object, events: Sequence[Object], nodes: Sequence[Node]
+) -> Verdict:
+    limit = units.format_seconds(float(job["spec"].get("activeDeadlineSeconds") or 0))
+    finding = Finding(
+        "deadline", f"it did not end within its --timeout of {limit}", (), "a longer --timeout"
+    )
+    waited = [str(e.get("message", "")) for e in events if e.get("reason") == "FailedScheduling"]
+    more = [pending.unschedulable(waited[-1], job, ())] if waited else []
+    more += pending.of_creation(events)
+    del nodes
+    return Verdict(JobState.FAILED, headline, (finding, *more))
+
+
+# --- not ended ------------------------------------------------------------------------------------
+
+
+def _suspended(name: str, job: Object) -> Verdict:
+    queue = (job["metadata"].get("labels") or {}).get(names.QUEUE)
+    if queue:
+        finding = Finding(
+            "queued",
+            f"queue {queue} has not admitted it yet",
+            (),
+            f"where it stands: kubectl get workloads -n {job['metadata'].get('namespace')}",
+        )
+        return Verdict(JobState.SUSPENDED, f"{name} waits in a queue", (finding,))
+    namespace = job["metadata"].get("namespace")
+    patch = '\'{"spec":{"suspend":false}}\''
+    resume = f"kubectl patch job {name} -n {namespace} -p {patch}"
+    finding = Finding(
+        "suspended",
+        "somebody suspended it, or its submission did not end",
+        (),
+        f"resume it: {resume}",
+    )
+    return Verdict(JobState.SUSPENDED, f"{name} is suspended", (finding,))
+
+
+def _going_on(
+    name: str,
+    job: Object,
+    nodes: Sequence[Node],
+    events: Sequence[Object],
+    now: float,
+    machines: Sequence[Object],
+    last_line: tuple[float, str] | None,
+) -> Verdict:
+    state = job_state(job)
+    start = epoch(job.get("status", {}).get("startTime")) or epoch(
+        job["metadata"].get("creationTimestamp")
+    )
+    age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
+    counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
+    waiting = pending.of_nodes(nodes, job, events, machines)
+    if all(node.pod is None for node in nodes):
+        waiting = pending.of_creation(events) or [
+            Finding("no-pods", "the Job controller has made no pods yet", (), None)
+        ]
+    if waiting:
+        waits = "waits" if state is JobState.PENDING else "is not whole"
+        headline = f"{name} {waits} after {age}: {counted}"
+        return Verdict(state, headline, tuple(waiting))
+    not_running = [n for n in nodes if n.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING)]
+    if not_running:
+        return Verdict(
+            state, f"{name} is starting, {age}: {counted}", tuple(_slow(not_running, now))
+        )
+    stuck = _stuck(nodes, now) + _silent(last_line, now, ranks_per_node(job))
+    return Verdict(state, f"{name} runs, {age}: {counted}", tuple(stuck))
+
+
+def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
+    """Nodes that take long without a word of complaint."""
+    oldest = min(nodes, key=lambda node: node.since or now)
+    waited = now - (oldest.since or now)
+    if waited < STUCK_AFTER_S:
+        return []
+    at = f" on node {oldest.node}" if oldest.node else ""
+    return [
+        Finding(
+            "slow-start",
+            f"index {oldest.index} is {oldest.phase.value} for {units.format_seconds(waited)}{at}",
+            (f"pod {oldest.pod}",),
+            "a large image takes minutes the first time" if oldest.phase is Phase.PULLING else None,
+        )
+    ]
+
+
+def _stuck(nodes: Sequence[Node], now: float) -> list[Finding]:
+    waiting = [node for node in nodes if node.phase is Phase.WAITING]
+    if not waiting:
+        return []
+    longest = max(now - (node.since or now) for node in waiting)
+    return [
+        Finding(
+            "waiting-for-rank-0",
+            f"{len(waiting)} nodes wait for index 0, which does not run, "
+            f"for {units.format_seconds(longest)}",
+        )
+    ]
+
+
+def _silent(last_line: tuple[float, str] | None, now: float, nproc: int) -> list[Finding]:
+    if last_line is None or now - last_line[0] < SILENT_AFTER_S:
+        return []
+    text = re.sub(r"\s+", " ", last_line[1]).strip()[:200]
+    return [
+        Finding(
+            "silent",
+            f"index 0 has printed nothing for {units.format_seconds(now - last_line[0])}",
+            (f"its last line: {text}",),
+            None if nproc < 1 else "compare the ranks: kij-train logs --all --tail 5",
+        )
+    ]
+
+
+def as_json(verdict: Verdict) -> Mapping[str, object]:
+    """For scripts: state, headline, findings with kind, summary, evidence and hint."""
+    return {
+        "state": verdict.state.value,
+        "headline": verdict.headline,
+        "findings": [
+            {
+                "kind": each.kind,
+                "summary": each.summary,
+                "evidence": list(each.evidence),
+                "hint": each.hint,
+            }
+            for each in verdict.findings
+        ],
+    }

@@ -1,0 +1,193 @@
+"""Before the first launch: what this machine has, and what a cluster and a namespace let one do.
+
+Each check is one or two requests that change nothing. One that may not be made, because the user
+lacks a right that training does not need, is skipped and says so.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.metadata
+import importlib.util
+import platform
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kij_train import names, runs
+from kij_train.errors import KijError, RefusedError
+from kij_train.specfile import Resolved
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
+
+OLDEST_MINOR, NEWEST_MINOR = 31, 37
+"""Kubernetes 1.x that is tested."""
+
+RIGHTS = (
+    ("batch", "jobs", ("create", "get", "list", "watch", "patch", "delete")),
+    ("", "services", ("create",)),
+    ("", "configmaps", ("create", "patch")),
+    ("", "pods", ("list", "watch")),
+    ("", "pods/log", ("get",)),
+    ("", "pods/exec", ("create", "get")),
+    ("", "events", ("list",)),
+    ("", "resourcequotas", ("list",)),
+)
+"""API group, resource and verbs that kij-train uses; manifests/role.yaml grants the same."""
+
+GANG_SCHEDULERS = {
+    "kueue.x-k8s.io": "Kueue",
+    "scheduling.volcano.sh": "Volcano",
+    "scheduling.x-k8s.io": "coscheduling",
+}
+"""API group → what brings it."""
+
+
+class Result(str, enum.Enum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check."""
+
+    name: str
+    result: Result
+    detail: str
+    hint: str | None = None
+
+
+def of_this_machine() -> Iterator[Check]:
+    """Python and torch; torch is for --local alone."""
+    yield Check("python", Result.OK, platform.python_version())
+    if importlib.util.find_spec("torch") is None:
+        hint = "for --local: pip install 'kij-train[local]'"
+        yield Check("torch", Result.WARNING, "not installed; only --local needs it", hint)
+    else:
+        yield Check("torch", Result.OK, f"{importlib.metadata.version('torch')}, for --local")
+
+
+def of_cluster(cluster: Cluster, resolved: Resolved) -> Iterator[Check]:
+    """Everything about the cluster and the namespace; `resolved` gives image and namespace.
+
+    Raises UnreachableError when the server does not answer.
+    """
+    yield _version(cluster)
+    for check in (_namespace, _rights, _quotas, _gpus, _gang):
+        yield _guarded(check, cluster)
+    yield _dry_run(cluster, resolved)
+
+
+def _guarded(check: Callable[[Cluster], Check], cluster: Cluster) -> Check:
+    try:
+        return check(cluster)
+    except RefusedError as error:
+        name = check.__name__.lstrip("_").replace("_", " ")
+        return Check(name, Result.SKIPPED, f"may not be asked: {error.message}")
+
+
+def _version(cluster: Cluster) -> Check:
+    said = cluster.version()
+    minor = int("".join(filter(str.isdigit, str(said["minor"]))) or 0)
+    text = f"{said['gitVersion']} at {cluster.host}"
+    if minor < OLDEST_MINOR:
+        hint = f"kij-train is tested with 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
+        return Check("server", Result.WARNING, f"{text} is old", hint)
+    return Check("server", Result.OK, text)
+
+
+def _namespace(cluster: Cluster) -> Check:
+    labels = cluster.get("Namespace", cluster.namespace)["metadata"].get("labels") or {}
+    level = labels.get("pod-security.kubernetes.io/enforce", "privileged")
+    hint = "launch with --run-as-user 1000" if level == "restricted" else None
+    return Check("namespace", Result.OK, f"{cluster.namespace}, Pod Security {level}", hint)
+
+
+def _rights(cluster: Cluster) -> Check:
+    missing = [
+        f"{verb} {resource}"
+        for group, resource, verbs in RIGHTS
+        for verb in verbs
+        if not _allowed(cluster, group, resource, verb)
+    ]
+    if missing:
+        hint = f"an admin can grant it: kubectl apply -n {cluster.namespace} -f manifests/role.yaml"
+        return Check("permissions", Result.FAILED, f"missing: {', '.join(missing)}", hint)
+    return Check("permissions", Result.OK, "all that kij-train uses")
+
+
+def _allowed(cluster: Cluster, group: str, resource: str, verb: str) -> bool:
+    resource, _, subresource = resource.partition("/")
+    asked = {
+        "namespace": cluster.namespace,
+        "verb": verb,
+        "group": group,
+        "resource": resource,
+        "subresource": subresource,
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": asked},
+    }
+    return bool(cluster.create(review)["status"]["allowed"])
+
+
+def _quotas(cluster: Cluster) -> Check:
+    parts = []
+    for quota in cluster.list("ResourceQuota"):
+        status = quota.get("status", {})
+        used = status.get("used") or {}
+        for what, hard in (status.get("hard") or {}).items():
+            parts.append(f"{what} {used.get(what, 0)} of {hard}")
+    return Check("quota", Result.OK, ", ".join(parts) or "none")
+
+
+def _gpus(cluster: Cluster) -> Check:
+    kinds: Counter[tuple[str, str]] = Counter()
+    machines = cluster.list("Node")
+    for machine in machines:
+        for resource, count in (machine.get("status", {}).get("allocatable") or {}).items():
+            if "gpu" in resource.rpartition("/")[2] or resource.startswith("nvidia.com/mig"):
+                kinds[(resource, str(count))] += count != "0"
+    found = [f"{n} × {count} {resource}" for (resource, count), n in sorted(kinds.items()) if n]
+    of_all = f"{len(machines)} nodes"
+    if not found:
+        hint = "train on CPUs: --profile cpu-gloo"
+        return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs", hint)
+    return Check("gpus", Result.OK, f"{of_all}: {', '.join(found)}")
+
+
+def _gang(cluster: Cluster) -> Check:
+    groups = cluster.groups()
+    found = [what for group, what in GANG_SCHEDULERS.items() if group in groups]
+    if found:
+        return Check("gang scheduler", Result.OK, ", ".join(found))
+    return Check(
+        "gang scheduler",
+        Result.WARNING,
+        "none: nodes of a job start one by one, and may hold GPUs while they wait for the rest",
+    )
+
+
+def _dry_run(cluster: Cluster, resolved: Resolved) -> Check:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "train.py").touch()
+        spec = resolved.spec.model_copy(
+            update={"script": "train.py", "code_dir": ".", "name": f"{names.MANAGER}-doctor"}
+        )
+        plan = runs.plan(Resolved(spec, {}), cwd=Path(folder))
+        try:
+            runs.dry_run(plan, cluster)
+        except KijError as error:
+            return Check("dry run", Result.FAILED, error.message, " · ".join(error.hints) or None)
+    return Check("dry run", Result.OK, "the server would take a job of one node")

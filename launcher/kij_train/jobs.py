@@ -1,0 +1,354 @@
+"""A job that is on a cluster: status, logs, why, wait, list, cancel, delete.
+
+Every function takes the cluster and the job's name, and asks for what it needs: one request for the
+Job, one for 500 pods or events. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kij_train import diagnosis, names
+from kij_train.diagnosis import JobState, Node, Phase, Verdict
+from kij_train.errors import RefusedError, RequestError, TimedOutError, UnreachableError
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster, LogChoice, LogLine
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands."""
+
+    job: Object
+    nodes: list[Node]
+    """Every completion index."""
+    verdict: Verdict
+
+    @property
+    def state(self) -> JobState:
+        return self.verdict.state
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable form of `status -o json`; times are RFC 3339, as Kubernetes has them."""
+        summary = summary_of(self.job)
+        return {
+            **summary.as_json(),
+            "ranksPerNode": diagnosis.ranks_per_node(self.job),
+            "phases": {phase.value: count for phase, count in diagnosis.phases(self.nodes).items()},
+            "indexes": [
+                {
+                    "index": node.index,
+                    "phase": node.phase.value,
+                    "pod": node.pod,
+                    "node": node.node,
+                    "reason": node.reason,
+                    "exitCode": node.exit_code,
+                }
+                for node in self.nodes
+            ],
+            "verdict": diagnosis.as_json(self.verdict),
+        }
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a Job says without its pods."""
+
+    name: str
+    namespace: str
+    uid: str
+    state: JobState
+    created: str
+    started: str | None
+    ended: str | None
+    nodes: int
+    gpus: int
+    """Of all nodes."""
+    restarts: int
+    """Pods that have failed and were replaced, as far as the Job counts them."""
+    active: str
+    """Such as "running 5, pending 3"; empty once it has ended."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "name": self.name,
+            "namespace": self.namespace,
+            "uid": self.uid,
+            "state": self.state.value,
+            "created": self.created,
+            "started": self.started,
+            "ended": self.ended,
+            "nodes": self.nodes,
+            "gpus": self.gpus,
+            "restarts": self.restarts,
+        }
+
+
+def summary_of(job: Object) -> JobSummary:
+    """From the Job alone."""
+    status, spec = job.get("status", {}), job["spec"]
+    state = diagnosis.job_state(job)
+    nodes = int(spec.get("completions") or 1)
+    ready, done = int(status.get("ready") or 0), int(status.get("succeeded") or 0)
+    counts = {"running": ready, "done": done, "pending": max(nodes - ready - done, 0)}
+    going_on = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
+    limits = (spec["template"]["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
+    ended = diagnosis.terminal_condition(job)
+    failed = int(status.get("failed") or 0)
+    return JobSummary(
+        name=str(job["metadata"]["name"]),
+        namespace=str(job["metadata"]["namespace"]),
+        uid=str(job["metadata"]["uid"]),
+        state=state,
+        created=str(job["metadata"]["creationTimestamp"]),
+        started=status.get("startTime"),
+        ended=None if ended is None else ended.get("lastTransitionTime"),
+        nodes=nodes,
+        gpus=nodes * int(limits.get(names.GPU_RESOURCE, 0)),
+        restarts=0 if state is JobState.FAILED else failed,
+        active="" if state.ended or state is JobState.SUSPENDED else going_on,
+    )
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+def get(cluster: Cluster, name: str) -> Object:
+    """The Job. Raises UnreachableError when there is none."""
+    from kij_train.cluster.apierrors import GoneError
+
+    try:
+        return cluster.get("Job", name)
+    except GoneError:
+        flags = f" -n {cluster.namespace}"
+        raise GoneError(
+            f"namespace {cluster.namespace} has no job {name}",
+            hints=(f"see what there is: kij-train list{flags}, or -A for all namespaces",),
+        ) from None
+
+
+def pods_of(cluster: Cluster, name: str, index: int | None = None) -> list[Object]:
+    """The pods of a job, or of one index, oldest first, cut to what diagnosis reads."""
+    selector = f"{names.LABEL_JOB_NAME}={name}"
+    if index is not None:
+        selector += f",{names.COMPLETION_INDEX}={index}"
+    pages = cluster.pages("Pod", labelSelector=selector)
+    pods = [diagnosis.trimmed(pod) for page in pages for pod in page.get("items") or []]
+    return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+
+def events_of(cluster: Cluster, name: str) -> list[Mapping[str, Any]]:
+    """The events of a job and its pods, those that are gone included, oldest first."""
+    ours = re.compile(rf"{re.escape(name)}(-\d+-[a-z0-9]{{5}})?")
+    found = [
+        event
+        for event in cluster.list("Event")
+        if event["involvedObject"].get("kind") in ("Job", "Pod")
+        and ours.fullmatch(str(event["involvedObject"].get("name")))
+    ]
+    return diagnosis.sorted_events(found)
+
+
+def why(cluster: Cluster, name: str) -> Verdict:
+    """Why a job is as it is."""
+    job = get(cluster, name)
+    return _why(cluster, job, pods_of(cluster, name))
+
+
+def status(cluster: Cluster, name: str) -> JobStatus:
+    """Where every index stands, and the verdict."""
+    job = get(cluster, name)
+    pods = pods_of(cluster, name)
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    return JobStatus(job, nodes, _why(cluster, job, pods))
+
+
+def _why(cluster: Cluster, job: Object, pods: list[Object]) -> Verdict:
+    state = diagnosis.job_state(job)
+    if state in (JobState.SUCCEEDED, JobState.CANCELLED, JobState.SUSPENDED):
+        return diagnosis.why(job, pods, (), now=time.time())
+    nodes = [diagnosis.node_of(pod) for pod in pods]
+    running = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and bool(nodes)
+    events = [] if running else events_of(cluster, str(job["metadata"]["name"]))
+    unfit = any(event.get("reason") == "FailedScheduling" for event in events)
+    return diagnosis.why(
+        job,
+        pods,
+        events,
+        now=time.time(),
+        machines=_machines(cluster) if unfit else (),
+        last_line=_last_line(cluster, nodes) if running else None,
+    )
+
+
+def _machines(cluster: Cluster) -> list[Object]:
+    """The cluster's nodes; none where the user may not list them."""
+    try:
+        return cluster.list("Node")
+    except (RefusedError, UnreachableError):
+        return []
+
+
+def _last_line(cluster: Cluster, nodes: list[Node]) -> tuple[float, str] | None:
+    from kij_train.cluster.logs import LogChoice, Reader
+
+    first = next((node for node in reversed(nodes) if node.index == 0), None)
+    if first is None or first.pod is None:
+        return None
+    try:
+        lines = list(Reader(cluster, first.pod, 0, LogChoice(tail=1)).read(follow=False))
+    except (RefusedError, UnreachableError):
+        return None
+    at = diagnosis.epoch(lines[-1].time) if lines else None
+    return None if at is None else (at, lines[-1].text)
+
+
+def list_jobs(cluster: Cluster, *, everywhere: bool = False) -> list[JobSummary]:
+    """The jobs of kij-train in the namespace, or in all, newest first; no request a job."""
+    selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
+    jobs = cluster.list("Job", everywhere=everywhere, labelSelector=selector)
+    return sorted(map(summary_of, jobs), key=lambda one: one.created, reverse=True)
+
+
+# --- staying --------------------------------------------------------------------------------------
+
+
+def wait(
+    cluster: Cluster, name: str, *, timeout_s: float | None = None, note: Callable[[str], None]
+) -> Verdict:
+    """Block until a job has ended; gives its verdict. Raises TimedOutError.
+
+    Two requests, and one every 50 s; the pods are asked for at the end, when the job has failed.
+    """
+    from kij_train.cluster.observe import Note, Observation
+
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with Observation(cluster, name, pods=False) as observed:
+        for event in observed.events():
+            if isinstance(event, Note):
+                note(event.text)
+            elif deadline is not None and time.monotonic() > deadline:
+                raise TimedOutError(
+                    f"{name} has not ended within {timeout_s:.0f} s; it goes on",
+                    hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
+                )
+        assert observed.job is not None
+        return _why(cluster, observed.job, pods_of(cluster, name))
+
+
+def logs(
+    cluster: Cluster,
+    name: str,
+    *,
+    indexes: Set[int] | None,
+    choice: LogChoice,
+    follow: bool = False,
+    previous: bool = False,
+    note: Callable[[str], None],
+) -> Iterator[LogLine]:
+    """Lines of the logs of some indexes (None: all) in the order of time.
+
+    With `follow`, until the job ends, waiting for pods that do not run yet, and going on with those
+    that replace them. `previous` is the log of the pod before the newest. `note` hears of what has
+    no log. Raises RequestError for an index that the job does not have.
+    """
+    from kij_train.cluster.logs import MOST_STREAMS, LogLine, merged
+    from kij_train.cluster.observe import Note, Observation
+
+    job = get(cluster, name)
+    nodes = int(job["spec"].get("completions") or 1)
+    wrong = [index for index in indexes or () if not 0 <= index < nodes]
+    if wrong:
+        raise RequestError(f"{name} has no index {wrong[0]}: it has {nodes}, from 0 on")
+    if len(indexes or range(nodes)) > MOST_STREAMS:
+        raise RequestError(
+            f"{name} has {nodes} nodes; logs of at most {MOST_STREAMS} can be read at once",
+            hints=("choose: --index 0 --index 7",),
+        )
+    if follow and not diagnosis.job_state(job).ended:
+        uid = str(job["metadata"]["uid"])
+        with Observation(
+            cluster, name, uid=uid, log_indexes=indexes, log_choice=choice
+        ) as observed:
+            for event in observed.events():
+                if isinstance(event, Note):
+                    note(event.text)
+                elif isinstance(event, LogLine):
+                    yield event
+        return
+    only = next(iter(indexes)) if indexes is not None and len(indexes) == 1 else None
+    by_index: dict[int, list[Object]] = {}
+    for pod in pods_of(cluster, name, only):
+        by_index.setdefault(diagnosis.index_of(pod), []).append(pod)
+    wanted = sorted(indexes) if indexes is not None else range(nodes)
+    chosen = []
+    for index in wanted:
+        pods = by_index.get(index, [])[: -1 if previous else None]
+        if pods:
+            chosen.append((index, str(pods[-1]["metadata"]["name"])))
+        elif indexes is not None or previous:
+            what = "no earlier pod" if previous else "no pod any more, or none yet"
+            note(f"index {index} has {what}: kij-train why {name} -n {cluster.namespace}")
+    yield from merged(cluster, chosen, choice, note)
+
+
+def execute(
+    cluster: Cluster, name: str, index: int, command: list[str], *, stdin: bool, tty: bool
+) -> int:
+    """Run a command in the running pod of an index; gives its exit code.
+
+    Raises RequestError for an index without a running pod.
+    """
+    from kij_train.cluster.execute import execute
+
+    get(cluster, name)
+    nodes = [diagnosis.node_of(pod) for pod in pods_of(cluster, name, index)]
+    running = [node for node in nodes if node.phase is Phase.RUNNING and node.pod]
+    if not running:
+        is_now = f"it is {nodes[-1].phase.value}" if nodes else "it has no pod"
+        raise RequestError(
+            f"index {index} of {name} does not run: {is_now}",
+            hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
+        )
+    return execute(cluster, running[-1].pod or "", command, stdin=stdin, tty=tty)
+
+
+# --- ending ---------------------------------------------------------------------------------------
+
+
+def _ours(cluster: Cluster, name: str, what: str) -> Object:
+    job = get(cluster, name)
+    if (job["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) != names.MANAGER:
+        raise RefusedError(
+            f"job {name} in namespace {cluster.namespace} was not made by kij-train",
+            hints=(f"{what} it all the same: kubectl {what} job {name} -n {cluster.namespace}",),
+        )
+    return job
+
+
+def cancel(cluster: Cluster, name: str) -> JobState:
+    """End a job's pods, with their grace period; the Job stays, readable as cancelled.
+
+    Gives the state before; one that had ended already is left alone.
+    """
+    from kij_train.cluster.submit import cancel
+
+    job = _ours(cluster, name, "delete")
+    state = diagnosis.job_state(job)
+    if not state.ended:
+        cancel(cluster, name, str(job["metadata"]["uid"]))
+    return state
+
+
+def delete(cluster: Cluster, name: str) -> None:
+    """Remove a job with its pods, Service and code; the logs go too."""
+    job = _ours(cluster, name, "delete")
+    cluster.delete("Job", name, uid=str(job["metadata"]["uid"]))

@@ -1,0 +1,264 @@
+"""Watching jobs on real pods: logs, status, wait, cancel, exec, and faults of the API server."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import validate
+
+from tests.kube import ROOT, Namespace, eventually
+
+COUNT = """
+import os, sys, time
+for number in range(int(sys.argv[1])):
+    print("rank", os.environ["RANK"], "line", number, flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+SAVES = """
+import signal, sys, time
+def save(signum, frame):
+    print("saved at", signal.Signals(signum).name, flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(600)
+"""
+STATUS_SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": [
+        *("name", "namespace", "uid", "state", "created", "started", "ended", "nodes", "gpus"),
+        *("restarts", "ranksPerNode", "phases", "indexes", "verdict"),
+    ],
+    "properties": {
+        "name": {"type": "string"},
+        "namespace": {"type": "string"},
+        "uid": {"type": "string"},
+        "state": {"enum": ["pending", "running", "succeeded", "failed", "suspended", "cancelled"]},
+        "created": {"type": "string"},
+        "started": {"type": ["string", "null"]},
+        "ended": {"type": ["string", "null"]},
+        "nodes": {"type": "integer"},
+        "gpus": {"type": "integer"},
+        "restarts": {"type": "integer"},
+        "ranksPerNode": {"type": "integer"},
+        "phases": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "indexes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["index", "phase", "pod", "node", "reason", "exitCode"],
+                "properties": {
+                    "index": {"type": "integer"},
+                    "phase": {"type": "string"},
+                    "pod": {"type": ["string", "null"]},
+                    "node": {"type": ["string", "null"]},
+                    "reason": {"type": ["string", "null"]},
+                    "exitCode": {"type": ["integer", "null"]},
+                },
+            },
+        },
+        "verdict": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["state", "headline", "findings"],
+            "properties": {
+                "state": {"type": "string"},
+                "headline": {"type": "string"},
+                "findings": {"type": "array"},
+            },
+        },
+    },
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "count.py").write_text(COUNT)
+    (folder / "saves.py").write_text(SAVES)
+    return folder
+
+
+def submit(ns: Namespace, project: Path, image: str, *argv: str) -> None:
+    line = ["launch", "--detach", "--name", "a", "--image", image, *argv]
+    result = ns.kij_train(*line, cwd=project)
+    assert result.returncode == 0, result.stderr
+
+
+def state_of(ns: Namespace, project: Path) -> str:
+    status = json.loads(ns.kij_train("status", "a", "-o", "json", cwd=project).stdout)
+    return str(status["state"])
+
+
+def started(ns: Namespace, pods: int = 1) -> bool:
+    phases = [pod.status.phase for pod in ns.core.list_namespaced_pod(ns.name).items]
+    return phases.count("Running") >= pods
+
+
+@pytest.fixture
+def api_server() -> Iterator[None]:
+    """Put the cluster's API server back on its feet, whatever the test did to it."""
+    yield
+    harness("apiserver", "start")
+
+
+def harness(*words: str) -> None:
+    line = [sys.executable, "-m", "tests.cluster", *words]
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=120)
+
+
+@pytest.mark.own_cluster
+def test_following_all_logs_through_an_api_server_restart_shows_each_line_once(
+    ns: Namespace, project: Path, image: str, api_server: None
+) -> None:
+    submit(ns, project, image, "--nodes", "3", "count.py", "120", "0.2")
+    line = [sys.executable, "-m", "kij_train", "logs", "-f", "--all", "a", "-n", ns.name]
+    line += ["--kubeconfig", ns.kubeconfig]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as logs:
+        assert logs.stdout is not None
+        before = []
+        for text in logs.stdout:
+            before.append(text)
+            if "line 30" in text:
+                break
+        harness("apiserver", "stop")
+        time.sleep(4)
+        harness("apiserver", "start")
+        out, err = logs.communicate(timeout=120)
+    assert logs.returncode == 0, err
+    found = re.findall(r"^(\d)/(\d) \| rank (\d) line (\d+)$", "".join(before) + out, re.MULTILINE)
+    for rank in "012":
+        numbers = [int(number) for *who, number in found if who == [rank, rank, rank]]
+        assert numbers == list(range(120)), rank
+    assert "does not answer; the job goes on" in err
+    assert "is back" in err
+
+
+@pytest.mark.own_cluster
+def test_waiting_goes_on_through_an_api_server_restart(
+    ns: Namespace, project: Path, image: str, api_server: None
+) -> None:
+    submit(ns, project, image, "count.py", "40", "0.2")
+    line = [sys.executable, "-m", "kij_train", "wait", "a", "-n", ns.name]
+    line += ["--kubeconfig", ns.kubeconfig, "--timeout", "2m"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as waiting:
+        assert eventually(lambda: started(ns), 30)
+        harness("apiserver", "stop")
+        time.sleep(3)
+        harness("apiserver", "start")
+        _, err = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, err
+    assert "a succeeded in" in err
+
+
+def test_logs_of_some_with_grep_tail_and_json(ns: Namespace, project: Path, image: str) -> None:
+    submit(ns, project, image, "--nodes", "2", "--nproc-per-node", "2", "count.py", "12", "0")
+    # Before the pods run: it waits for them.
+    followed = ns.kij_train("logs", "-f", "a", "--rank", "3", "--grep", "line 1", cwd=project)
+    assert followed.returncode == 0, followed.stderr
+    ours = sorted(re.findall(r"rank (\d) line (\d+)", followed.stdout))
+    assert ours == [(rank, number) for rank in "23" for number in ("1", "10", "11")]
+    tail = ns.kij_train("logs", "a", "--index", "1", "--tail", "1", "-o", "json", cwd=project)
+    (line,) = map(json.loads, tail.stdout.splitlines())
+    assert (line["index"], line["ranks"]) == (1, [2, 3])
+    assert set(line) == {"index", "ranks", "pod", "time", "text"}
+    both = ns.kij_train("logs", "a", "--all", "--grep", "line", cwd=project)
+    assert len(re.findall(r"^[01]/(0-1|2-3) \| rank \d line \d+$", both.stdout, re.MULTILINE)) == 48
+    wrong = ns.kij_train("logs", "a", "--rank", "4", cwd=project)
+    assert (wrong.returncode, "the job has 4 ranks" in wrong.stderr) == (2, True)
+    older = ns.kij_train("logs", "a", "--previous", cwd=project)
+    assert "index 0 has no earlier pod" in older.stderr
+
+
+def test_cancel_gives_the_ranks_time_to_save(ns: Namespace, project: Path, image: str) -> None:
+    submit(ns, project, image, "--nodes", "2", "saves.py")
+    line = [sys.executable, "-m", "kij_train", "logs", "-f", "--all", "a", "-n", ns.name]
+    line += ["--kubeconfig", ns.kubeconfig]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as logs:
+        assert logs.stdout is not None
+        ready = (text for text in logs.stdout if "ready" in text)
+        assert next(ready) and next(ready)
+        cancelled = ns.kij_train("cancel", "a", cwd=project)
+        assert cancelled.returncode == 0, cancelled.stderr
+        out, _ = logs.communicate(timeout=60)
+    assert out.count("saved at SIGTERM") == 2
+    assert state_of(ns, project) == "cancelled"
+    listed = json.loads(ns.kij_train("list", "-o", "json", cwd=project).stdout)
+    assert [(job["name"], job["state"]) for job in listed] == [("a", "cancelled")]
+    again = ns.kij_train("cancel", "a", cwd=project)
+    assert (again.returncode, "had ended already" in again.stderr) == (0, True)
+    assert ns.kij_train("wait", "a", cwd=project).returncode == 1
+    assert ns.kij_train("delete", "a", cwd=project).returncode == 0
+    assert ns.empties()
+    gone = ns.kij_train("why", "a", cwd=project)
+    assert (gone.returncode, "has no job a" in gone.stderr) == (4, True)
+
+
+def test_status_json_and_exec(ns: Namespace, project: Path, image: str) -> None:
+    submit(ns, project, image, "--nodes", "2", "saves.py")
+    assert eventually(lambda: started(ns, 2), 60)
+    status = json.loads(ns.kij_train("status", "a", "-o", "json", cwd=project).stdout)
+    validate(status, STATUS_SCHEMA)
+    assert status["phases"] == {"running": 2}
+    assert [row["index"] for row in status["indexes"]] == [0, 1]
+    ran = ns.kij_train(
+        "exec", "a", "--index", "1", "--", "sh", "-c", "echo index $NODE_RANK; exit 7", cwd=project
+    )
+    assert (ran.returncode, ran.stdout) == (7, "index 1\n"), ran.stderr
+    none = ns.kij_train("exec", "a", "--index", "5", "--", "true", cwd=project)
+    assert (none.returncode, "index 5 of a does not run" in none.stderr) == (2, True)
+    timed = ns.kij_train("wait", "a", "--timeout", "1s", cwd=project)
+    assert timed.returncode == 5
+    events = json.loads(ns.kij_train("events", "a", "-o", "json", cwd=project).stdout)
+    assert {"Resumed", "Started"} <= {event["reason"] for event in events}
+
+
+def test_the_role_suffices_for_every_command_that_watches(
+    ns: Namespace, project: Path, image: str, tmp_path: Path
+) -> None:
+    rules = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
+    config = ns.user("worker", rules, tmp_path)
+    argv = ["launch", "--image", image, "--name", "a", "count.py", "3", "0"]
+    result = ns.kij_train(*argv, cwd=project, kubeconfig=config)
+    assert result.returncode == 0, result.stderr
+    for words in (
+        ("status", "a"),
+        ("why", "a"),
+        ("logs", "a", "--all"),
+        ("logs", "-f", "a"),
+        ("wait", "a"),
+        ("list",),
+        ("events", "a"),
+        ("doctor",),
+        ("cancel", "a"),
+        ("delete", "a"),
+    ):
+        done = ns.kij_train(*words, cwd=project, kubeconfig=config)
+        assert done.returncode == 0, (words, done.stderr)
+
+
+def test_a_right_that_is_taken_away_ends_the_watch_with_its_name(
+    ns: Namespace, project: Path, image: str, tmp_path: Path
+) -> None:
+    rules = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
+    config = ns.user("worker", rules, tmp_path)
+    submit(ns, project, image, "saves.py")
+    line = [sys.executable, "-m", "kij_train", "wait", "a", "-n", ns.name, "--kubeconfig", config]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as waiting:
+        time.sleep(6)
+        ns.rbac.delete_namespaced_role_binding("worker", ns.name)
+        _, err = waiting.communicate(timeout=120)
+    assert waiting.returncode == 3
+    assert re.search(r"may not (watch|list) jobs\.batch", err)
+    assert re.search(r"kubectl auth can-i (watch|list) jobs\.batch", err)

@@ -1,0 +1,67 @@
+"""The picture of the live view in the README, taken of a real job on the test cluster.
+
+make cluster
+python -m tests.cluster exec -- python -m tests.picture
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+from kij_train import jobs, runs
+from kij_train.cli.app import app
+from kij_train.cli.options import flags_layer
+from kij_train.cli.view import table
+from kij_train.cluster import LogLine, Observation
+from kij_train.specfile import resolve
+from rich.console import Console
+from rich.text import Text
+
+from tests.cluster.paths import StatePaths
+from tests.cluster.state import State
+from tests.kube import ROOT, namespace
+
+FILE = ROOT / "docs/live-view.svg"
+STEPS = 6
+"""Log lines of training to wait for."""
+WIDTH = 80
+
+
+def main() -> None:
+    """Launch, wait for some steps, draw what a terminal shows at that moment."""
+    state = State.of_running(StatePaths.of_this_clone())
+    assert state is not None, "first: make cluster"
+    words = ["--name", "char-gpt", "--nodes", "4", "--image", state.images["torch"]]
+    words += ["char_gpt_ddp.py", "--steps", "200", "--width", "32", "--layers", "1"]
+    command = app.get_command(None, "launch")  # type: ignore[arg-type] # needs no context
+    assert command is not None
+    params = command.make_context("launch", list(words)).params
+    folder = ROOT / "train_examples"
+    plan = runs.plan(resolve(flags_layer(params), environ={}, cwd=folder), cwd=folder)
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    with namespace(state.kubeconfig) as ns:
+        from kij_train.cluster import Cluster
+
+        cluster = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
+        submission = runs.submit(plan, cluster)
+        with Observation(cluster, submission.name, log_indexes={0}) as observed:
+            steps, began = 0, time.monotonic()
+            for event in observed.events():
+                if isinstance(event, LogLine) and not event.text.startswith("[W"):
+                    console.print(Text(event.text), soft_wrap=True)
+                    steps += event.text.startswith("step")
+                if steps == STEPS:
+                    break
+            console.print(
+                table(submission.name, observed.nodes, time.monotonic() - began, width=WIDTH)
+            )
+        jobs.delete(cluster, submission.name)
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(console.export_svg(title="kij-train launch --nodes 4 char_gpt_ddp.py"))
+    print(Path(FILE).relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

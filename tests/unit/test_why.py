@@ -1,0 +1,151 @@
+"""`why` on real situations: each was made on the test cluster, by tests/situations.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kij_train import diagnosis
+from kij_train.diagnosis import Finding, Phase, Verdict
+
+FOLDER = Path(__file__).parent / "situations"
+
+# Situation → kind of the first finding, and words that the text must have.
+EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "exception-on-one-rank": ("exception", ("rank 1 (index 1", "ValueError: bad batch", "line 5")),
+    "exception-on-all-ranks": ("exception", ("ValueError: wrong learning rate", "line 1")),
+    "exception-in-one-of-four": ("exception", ("rank 2 (index 1", "KeyError: 'loss'")),
+    "exit-code-3": ("exit-code", ("rank 0 exited with code 3",)),
+    "out-of-memory": ("oom-killed", ("limit of 400Mi", "--memory")),
+    "killed-by-itself": ("killed", ("SIGKILL", "--memory")),
+    "segmentation-fault": ("signal", ("SIGSEGV",)),
+    "bus-error": ("shared-memory", ("SIGBUS", "--shm")),
+    "shm-full": ("disk-full", ("No space left on device", "line 1")),
+    "missing-module": ("missing-module", ("no_such_module", "image")),
+    "no-gpu-driver": ("cuda", ("Found no NVIDIA driver", "--gpus")),
+    "cuda-out-of-memory": ("cuda-out-of-memory", ("Tried to allocate 2.00 GiB", "smaller batch")),
+    "nccl-error": ("nccl", ("ncclSystemError", "NCCL_DEBUG=INFO")),
+    "nccl-timeout": ("nccl-timeout", ("Watchdog caught", "kij-train logs job --all")),
+    "missing-program": ("code", ("./no-such-program: no such program",)),
+    "image-without-python": ("not-started", ('exec: "python3": executable file not found',)),
+    "image-without-torch": ("missing-module", ("torch cannot be imported",)),
+    "rank-0-never-came": ("rendezvous", ("index 1", "rank 0 never came", "port 29500")),
+    "contract-broken": ("contract", ("not set or empty: NNODES",)),
+    "code-changed": ("code", ("is not what was launched",)),
+    "deadline-while-running": ("deadline", ("--timeout of 15 s",)),
+    "deadline-while-pending": ("deadline", ("--timeout of 8.0 s", "node selector disk=ssd")),
+    "evicted-for-its-disk": ("evicted", ("ephemeral", "--mount pvc")),
+    "evicted-by-a-drain": ("pods-gone", ("it is gone",)),
+    "pod-deleted": ("pods-gone", ("it is gone",)),
+    "preempted": ("preempted", ("a pod of higher priority",)),
+    "asks-for-9-gpus": (
+        "unschedulable",
+        ("2 have too little nvidia.com/gpu", "asked 9, the largest machine has 8", "--gpus"),
+    ),
+    "asks-for-too-much-memory": ("unschedulable", ("too little memory", "asked 4Ti", "--memory")),
+    "asks-for-too-many-cores": ("unschedulable", ("too little cpu", "asked 500", "--cpu")),
+    "no-such-node": ("unschedulable", ("do not match the node selector disk=ssd",)),
+    "half-a-gang": ("unschedulable", ("1 of 3 nodes", "too little nvidia.com/gpu free")),
+    "missing-claim": ("missing-object", ("PersistentVolumeClaim data does not exist",)),
+    "unbound-claim": ("volume-unbound", ("has no volume yet",)),
+    "image-does-not-exist": ("image-pull", ("image example.test/no/image:1 cannot be pulled",)),
+    "image-never-pulled": ("image-pull", ("--image-pull-policy is Never",)),
+    "image-name-wrong": ("image-name", ("InvalidImageName", "--image")),
+    "missing-secret": ("missing-object", ("Secret wandb does not exist", "kubectl create secret")),
+    "missing-secret-mount": ("missing-object", ("Secret keys, which it mounts",)),
+    "missing-configmap-mount": ("missing-object", ("ConfigMap settings, which it mounts",)),
+    "root-image-as-non-root": ("run-as-root", ("--run-as-user 1000",)),
+    "quota-used-up": ("quota", ("exceeded quota: team",)),
+    "quota-wants-numbers": ("quota", ("must specify requests.cpu", "--cpu 4")),
+    "pod-security": ("pod-security", ('violates PodSecurity "restricted', "--run-as-user 1000")),
+    "missing-service-account": ("refused", ('serviceaccount "robot" not found',)),
+    "missing-priority-class": ("refused", ("no PriorityClass with name none-such",)),
+    "queued": ("queued", ("queue team-a has not admitted it yet",)),
+    "suspended": ("suspended", ("is suspended", "kubectl patch job job")),
+    "cancelled": ("", ("was cancelled",)),
+    "running": ("", ("job runs", "running 1")),
+    "succeeded": ("", ("job succeeded in",)),
+}
+
+
+def situation(name: str) -> dict[str, Any]:
+    found = json.loads((FOLDER / f"{name}.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def verdict_of(found: dict[str, Any], **changes: Any) -> Verdict:
+    pods = [diagnosis.trimmed(pod) for pod in found["pods"]]
+    how = {"now": found["now"], "machines": found["machines"], **changes}
+    return diagnosis.why(found["job"], pods, found["events"], **how)
+
+
+def test_every_recorded_situation_is_expected() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(EXPECTED)
+    assert len(EXPECTED) >= 30
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_verdict_names_the_cause(name: str) -> None:
+    kind, words = EXPECTED[name]
+    verdict = verdict_of(situation(name))
+    assert (verdict.findings[0].kind if verdict.findings else "") == kind, verdict.text()
+    for word in words:
+        assert word in verdict.text()
+    assert verdict.headline.startswith("job ")
+    assert "\n" not in verdict.headline
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_it_says_what_was_seen_when_nothing_else_is_known(name: str) -> None:
+    """Without events and machines a verdict is poorer, never an exception or a guess."""
+    found = situation(name)
+    assert verdict_of({**found, "events": [], "machines": []}).headline
+    assert verdict_of({**found, "pods": [], "events": [], "machines": []}).headline
+
+
+def test_phases_follow_a_pod() -> None:
+    def phases(name: str) -> list[Phase]:
+        found = situation(name)
+        nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
+        return [node.phase for node in nodes]
+
+    assert phases("no-such-node") == [Phase.PENDING]
+    assert phases("missing-secret-mount") == [Phase.STARTING]
+    assert phases("image-does-not-exist") == [Phase.PULLING]
+    assert phases("running") == [Phase.RUNNING]
+    assert phases("succeeded") == [Phase.DONE, Phase.DONE]
+    assert phases("exception-on-all-ranks") == [Phase.FAILED, Phase.FAILED]
+    assert sorted(phases("half-a-gang")) == [Phase.PENDING, Phase.RUNNING, Phase.RUNNING]
+
+
+def test_nodes_that_run_while_index_0_does_not_wait_for_it() -> None:
+    found = situation("succeeded")
+    found["job"]["status"] = {"startTime": "2026-01-01T00:00:00Z"}
+    first, second = sorted(found["pods"], key=diagnosis.index_of)
+    first["status"] = {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+    }
+    started = {"startedAt": "2026-01-01T00:00:00Z"}
+    second["status"] = {"phase": "Running", "containerStatuses": [{"state": {"running": started}}]}
+    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, [first, second]))
+    assert [node.phase for node in nodes] == [Phase.STARTING, Phase.WAITING]
+
+
+def test_a_long_silence_is_said_with_the_last_line() -> None:
+    found = situation("running")
+    quiet = verdict_of(found, last_line=(found["now"] - 400, "step 7"))
+    assert [finding.kind for finding in quiet.findings] == ["silent"]
+    assert "step 7" in quiet.text()
+    assert verdict_of(found, last_line=(found["now"] - 5, "step 7")).findings == ()
+
+
+def test_the_json_form_is_stable() -> None:
+    shown = diagnosis.as_json(verdict_of(situation("asks-for-9-gpus")))
+    assert set(shown) == {"state", "headline", "findings"}
+    assert isinstance(shown["findings"], list)
+    assert set(shown["findings"][0]) == {"kind", "summary", "evidence", "hint"}
+    assert Finding("k", "s") == Finding("k", "s", (), None)
