@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import kij_train
@@ -60,6 +62,27 @@ def test_a_run_can_be_waited_for_and_cancelled_from_several_threads(tmp_path: Pa
         thread.join(60)
     assert caught == [f"{run.name} was cancelled"] * 3
     assert run.status() is JobState.CANCELLED
+
+
+def test_the_program_of_the_readme_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (program,) = (each for each in programs if "kij_train.launch(" in each)
+    monkeypatch.chdir(ROOT)
+    exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" succeeded")
+
+
+def test_the_fixture_gives_the_lines_and_fails_with_rank_and_traceback(
+    tmp_path: Path, kij_launch: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "good.py").write_text("import sys\nprint('args', sys.argv[1:])\n")
+    assert "args ['--steps', '3']" in kij_launch("good.py", "--steps", "3", cwd=tmp_path)
+    (tmp_path / "bad.py").write_text(FAIL)
+    with pytest.raises(AssertionError, match=r"rank 1 [^$]*bad batch[^$]*line 3"):
+        kij_launch("bad.py", nodes=2, cwd=tmp_path)
+    assert "ValueError: bad batch" in capsys.readouterr().out
 
 
 def test_the_fsdp_example_resumes_after_an_interrupt(tmp_path: Path) -> None:
