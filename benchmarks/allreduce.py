@@ -212,6 +212,7 @@ def main() -> int:
         "date": datetime.date.today().isoformat(),
         "command": f"python benchmarks/allreduce.py --rounds {args.rounds} --ranks {args.ranks}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "load_average": os.getloadavg(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "backend": "gloo",

@@ -21,6 +21,7 @@ from kij_train.specfile import Layer, Origin
 
 if TYPE_CHECKING:
     from kij_train import local
+    from kij_train.cluster import Submission
 
 SCRIPT = "allreduce.py"
 
@@ -32,6 +33,8 @@ class Sinks:
     output: Callable[[str], None]
     """The payload's tables."""
     status: Callable[[str], None]
+    follow: Callable[[Submission, Callable[[str], bool]], float]
+    """Stays with a job, shows it but for the lines that the function takes; its seconds."""
     saved: Callable[[benchreport.Document], None] = field(default=lambda _: None)
     """Called with the document after every run."""
 
@@ -92,7 +95,7 @@ def run_once(
         if stop is not None:
             seconds = runs.run_local(plan, environ=environ, emit=emit_of_node, stop=stop)
         else:
-            seconds = _run_in_cluster(plan, emit, sinks)
+            seconds = _run_in_cluster(plan, lines, sinks)
     except JobFailedError:
         if lines.report() is None:
             raise
@@ -102,16 +105,11 @@ def run_once(
     return seconds, report
 
 
-def _run_in_cluster(plan: runs.Plan, emit: Callable[[str], None], sinks: Sinks) -> float:
+def _run_in_cluster(plan: runs.Plan, lines: benchreport.ReportLines, sinks: Sinks) -> float:
     cluster = runs.connect(plan.spec)
     submission = runs.submit(plan, cluster)
     try:
-        seconds = runs.follow(
-            submission,
-            on_line=lambda line: emit(line.text),
-            on_change=lambda _: None,
-            on_note=sinks.status,
-        )
+        seconds = sinks.follow(submission, lines.take)
     except KeyboardInterrupt as interrupt:
         submission.delete()
         raise InterruptedByUserError(

@@ -240,8 +240,10 @@ def wait(
                     f"{name} has not ended within {timeout_s:.0f} s; it goes on",
                     hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
                 )
-        assert observed.job is not None
-        return _why(cluster, observed.job, pods_of(cluster, name))
+        job = observed.job
+    assert job is not None
+    failed = diagnosis.job_state(job) is JobState.FAILED
+    return _why(cluster, job, pods_of(cluster, name) if failed else [])
 
 
 def logs(

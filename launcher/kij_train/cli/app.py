@@ -29,9 +29,9 @@ COMMANDS = {
     "render": "Print the exact Kubernetes YAML of a launch; needs no cluster.",
     "config": "Show every value of a launch and where it came from.",
     "schema": "Print the JSON Schema of spec files.",
-    "completion": "Print a shell's completion script.",
     "profiles": "List named settings of fabrics and machines, or show one.",
     "bench": "Measure collectives such as all_reduce, and compare reports.",
+    "completion": "Print a shell's completion script.",
 }
 """Name and help. A command's module has the same name and is imported when the command runs."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about, warn_wi
 from kij_train.errors import KijError, RequestError
 from kij_train.payloads import allreduce
 from kij_train.specfile import Layer, Resolved, resolve
+
+if TYPE_CHECKING:
+    from kij_train.cluster import LogLine, Submission
 
 COMMANDS = {
     "allreduce": "all_reduce",
@@ -103,7 +106,7 @@ def _run(
         largest = plan_for(max(counts))  # a wrong request is refused before anything runs
         if not is_local:
             warn_without_gang(largest.spec)
-        sinks = bench.Sinks(output.workload, output.status, save)
+        sinks = bench.Sinks(output.workload, output.status, _follow, save)
         error = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
     _report(document, json_file, plot)
     if error is not None:
@@ -112,6 +115,19 @@ def _run(
     if problems:
         output.verdict("\n".join(problems))
         raise click.exceptions.Exit(1)
+
+
+def _follow(submission: Submission, take: Callable[[str], bool]) -> float:
+    """Show the job as launch does, but for the lines of the report."""
+    from kij_train.cli.view import view
+
+    with view(submission.name) as shown:
+
+        def on_line(line: LogLine) -> None:
+            if not take(line.text):
+                shown.line(line)
+
+        return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=shown.note)
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:

@@ -188,7 +188,7 @@ def _print_warnings(cluster: Cluster) -> None:
 def _next_commands(submission: Submission) -> dict[str, str]:
     of_job = f"{submission.name} -n {submission.cluster.namespace}"
     return {
-        "attach": f"kij-train logs -f --all {of_job}",
+        "attach": f"kij-train logs -f {of_job}",
         "state": f"kij-train status {of_job}",
         "cancel": f"kij-train cancel {of_job}",
         "remove": f"kij-train delete {of_job}",

@@ -94,13 +94,12 @@ class Cluster:
         # By the object's own words: PodGroups of two schedulers differ in their group alone.
         kind, version = str(body["kind"]), str(body["apiVersion"])
         group, resource = version.rpartition("/")[0], f"{kind.lower()}s"
-        within = "" if kind in WITHOUT_NAMESPACE else f"/namespaces/{self.namespace}"
-        path = f"/{'apis' if group else 'api'}/{version}{within}/{resource}"
-        rbac = f"{resource}.{group}" if group else resource
+        path = self._path(kind) if kind in PATHS else ""
+        path = path or f"/apis/{version}/namespaces/{self.namespace}/{resource}"
+        rbac = PATHS[kind][2] if kind in PATHS else f"{resource}.{group}"
         name = str(body.get("metadata", {}).get("name", ""))
-        return self._json(
-            "POST", path, Action("create", rbac, name, self.namespace), query=query, body=body
-        )
+        action = Action("create", rbac, name, self.namespace)
+        return self._json("POST", path, action, query=query, body=body)
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """GET an object. Raises GoneError when there is none."""

@@ -51,8 +51,8 @@ class Submission:
 
 def cancel(cluster: Cluster, name: str, uid: str) -> None:
     """End the pods of a job, with their grace period; the Job stays, suspended and marked."""
-    # Without its queue, which would resume it.
-    labels = {names.KUEUE_QUEUE: None}
+    # Out of its queue, which would resume it.
+    labels = {names.QUEUE: None}
     marked = {"uid": uid, "annotations": {names.CANCELLED: "true"}, "labels": labels}
     cluster.patch("Job", name, {"metadata": marked, "spec": {"suspend": True}})
 
@@ -88,10 +88,10 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
     token = uuid.uuid4().hex
     job["metadata"].setdefault("annotations", {})[names.SUBMISSION] = token
     # A queue that knew the Job already might start it before its code is there.
-    queue = job["metadata"].get("labels", {}).pop(names.KUEUE_QUEUE, None)
+    queue = job["metadata"].get("labels", {}).pop(names.QUEUE, None)
     start: dict[str, Any] = {"metadata": {"uid": ""}, "spec": {"suspend": False}}
     if queue is not None:
-        start = {"metadata": {"uid": "", "labels": {names.KUEUE_QUEUE: queue}}}
+        start = {"metadata": {"uid": "", "labels": {names.QUEUE: queue}}}
     name = str(job["metadata"]["name"])
     try:
         created = _create_job(cluster, job, replace)

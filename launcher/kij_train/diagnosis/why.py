@@ -282,7 +282,7 @@ def _deadline(
 
 
 def _suspended(name: str, job: Object) -> Verdict:
-    queue = (job["metadata"].get("labels") or {}).get(names.KUEUE_QUEUE)
+    queue = (job["metadata"].get("labels") or {}).get(names.QUEUE)
     if queue:
         finding = Finding(
             "queued",

@@ -35,7 +35,7 @@ def scheduling_metadata(spec: JobSpec, name: str) -> SchedulingMetadata:
     """What Kueue, Volcano and the coscheduling plugin want to read."""
     result = SchedulingMetadata()
     if spec.kueue is not None:
-        result.job_labels[names.KUEUE_QUEUE] = spec.kueue
+        result.job_labels[names.QUEUE] = spec.kueue
         if spec.topology is not None:
             label, _, mode = spec.topology.partition(":")
             required = mode == "required"
