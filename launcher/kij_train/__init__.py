@@ -1,5 +1,22 @@
-"""kij-train: launch a PyTorch script on N Kubernetes pods, or N local processes, as one job."""
+"""kij-train: launch a PyTorch script on N Kubernetes pods, or N local processes, as one job.
 
-__all__ = ["__version__"]
+From Python: `job` describes it, `launch` starts it and gives a `Run`, `attach` finds it again.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Run", "__version__", "attach", "job", "launch"]
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kij_train.api import Run, attach, job, launch
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: the command line, and the bootstrap in pods, import this package too.
+    if name in __all__:
+        from kij_train import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
