@@ -1,6 +1,8 @@
 """What runs in every pod, and in every local "node": the environment contract, then torchrun.
 
     python bootstrap.py [-m | --no-python] SCRIPT [ARG ...]        the node's first process
+    python bootstrap.py --no-torchrun [--await-rank0] [-m | --no-python] SCRIPT [ARG ...]
+                                                                   the same, without torchrun
     python bootstrap.py --worker [-m] SCRIPT [ARG ...]             a rank, started by torchrun
 
 As the node's first process it says which node this is, checks the contract, unpacks the code, waits
@@ -16,6 +18,7 @@ The failure record is the JSON of torchrun's error files (`message.message`, `ex
 The kubelet keeps the last 4,096 bytes of a termination message, so records are cut to fit that.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -48,6 +51,12 @@ ENV_PREFLIGHT_GPUS = "KIJ_PREFLIGHT_GPUS"
 ENV_PREFLIGHT_PORT = "KIJ_PREFLIGHT_PORT"
 ENV_SETTINGS_SCRIPT = "KIJ_SOURCE_SCRIPT"
 ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+ENV_RANK0_HOST = "KIJ_RANK0_HOST"
+"""Set for a command without torchrun: rank 0 as this node reaches it, on rank 0 localhost."""
+NODE_RANK_REFERENCE = f"$({ENV_NODE_RANK})"
+"""What stands for the completion index in arguments and env values; the kubelet expands it."""
+NO_TORCHRUN = "--no-torchrun"
+AWAIT_RANK0 = "--await-rank0"
 CONTRACT = (
     ENV_NODE_RANK,
     ENV_NNODES,
@@ -562,6 +571,51 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
     return 0
 
 
+def run_plain(node: Node, argv: List[str]) -> int:
+    """Run the command once, in the code's folder. Gives its exit code, 128 + N for signal N.
+
+    After AWAIT_RANK0 the nodes but the first wait until rank 0 accepts connections.
+    """
+    os.environ.setdefault(ENV_RANK0_HOST, "localhost" if node.rank == 0 else node.master_addr)
+    if argv[0] == AWAIT_RANK0:
+        argv = argv[1:]
+        if node.rank != 0:
+            timeout_s = node.rendezvous_timeout_s
+            wait_for_rank0(node.master_addr, node.master_port, timeout_s, node.nnodes)
+    command = argv[1:] if argv[0] == "--no-python" else [sys.executable, "-u", *argv]
+    caught: List[int] = []
+
+    def keep(signum: int, frame: Optional[FrameType]) -> None:
+        del frame
+        caught.append(signum)
+
+    # Kept until there is a child to give it to.
+    signal.signal(signal.SIGTERM, keep)
+    try:
+        child = os.posix_spawnp(command[0], command, os.environ)
+    except OSError as error:
+        raise Failure(
+            EXIT_CODE, f"{command[0]}: cannot be run in the code or in the image: {error.strerror}"
+        ) from error
+
+    def pass_on(signum: int, frame: Optional[FrameType]) -> None:
+        del frame
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signum)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    for signum in caught:
+        pass_on(signum, None)
+    while True:
+        ended, status = os.wait()  # orphans too, which are ours where this is a pod's first process
+        if ended == child:
+            break
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    if code:
+        say(f"{command[0]} ended with exit code {code}")
+    return code
+
+
 def error_file() -> str:
     """Where this node's failure record goes."""
     return os.environ.get(ENV_ERROR_FILE) or TERMINATION_LOG
@@ -584,6 +638,8 @@ def run_node(argv: List[str]) -> int:
         os.chdir(code_dir)
         # PYTHONPATH may name folders of the code, which were not there when Python started.
         sys.path_importer_cache.clear()
+    if argv[0] == NO_TORCHRUN:
+        return run_plain(node, argv[1:])
     return run_torchrun(node, argv)
 
 

@@ -33,7 +33,7 @@ MAX_UNPACKED_BYTES = 64 * 2**20
 MAX_FILES = 20_000
 XZ_PRESET = 6
 
-IGNORE_FILES = (".gitignore", ".kijignore")
+IGNORE_FILES = (".gitignore", ".kijignore", ".torchxignore")
 SECRET_FILES = (".env", ".env.*", ".netrc", ".ssh/", ".aws/", ".kube/", "id_rsa", "id_ed25519")
 DEFAULT_IGNORES = (
     "__pycache__/",

@@ -24,6 +24,12 @@ SUBMISSION = "kij-train/submission"
 CANCELLED = "kij-train/cancelled"
 """Annotation of a Job that its user cancelled."""
 
+APP = "kij-train/app"
+"""Label of a Job with the TorchX app it belongs to."""
+ROLE = "kij-train/role"
+ROLE_INDEX = "kij-train/role-index"
+"""Annotations of a Job with the role of that app."""
+
 CONTAINER = "train"
 GPU_RESOURCE = "nvidia.com/gpu"
 SHARED_GPU_RESOURCE = "nvidia.com/gpu.shared"

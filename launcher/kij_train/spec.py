@@ -113,7 +113,10 @@ class JobSpec(Model):
     program: str | None = None
     """Program to run instead of Python, once a rank."""
     args: tuple[Text, ...] = ()
-    """Arguments of the script, module or program."""
+    """Arguments of the script, module or program; $(NODE_RANK) in them is the node's index."""
+    torchrun: bool = True
+    """Start the ranks with torchrun; false: run the command once a node, as it is, for commands
+    that start ranks themselves. With a port, nodes then wait until rank 0 listens there."""
 
     code_dir: str = "."
     """Folder that is shipped to the pods, and the working directory there."""
@@ -144,7 +147,7 @@ class JobSpec(Model):
     """Other extended resources a node, such as vpc.amazonaws.com/efa."""
 
     env: dict[EnvName, Text] = Field(default_factory=dict)
-    """Environment variables of every rank. Not for secrets."""
+    """Environment variables of every rank, $(NODE_RANK) as in args. Not for secrets."""
     env_from_secrets: tuple[ObjectName, ...] = ()
     """Secrets whose keys become environment variables."""
     mounts: tuple[ParsedMount, ...] = ()
@@ -227,11 +230,16 @@ class JobSpec(Model):
     @property
     def command(self) -> list[str]:
         """The bootstrap's arguments: script, module or program, with the user's arguments."""
+        how: list[str] = []
+        if not self.torchrun:
+            how = [bootstrap.NO_TORCHRUN]
+            if self.port is not None and self.nodes > 1:
+                how.append(bootstrap.AWAIT_RANK0)
         if self.module is not None:
-            return ["-m", self.module, *self.args]
+            return [*how, "-m", self.module, *self.args]
         if self.program is not None:
-            return ["--no-python", self.program, *self.args]
-        return [self.script or "", *self.args]
+            return [*how, "--no-python", self.program, *self.args]
+        return [*how, self.script or "", *self.args]
 
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
@@ -260,13 +268,15 @@ def _check_command(spec: JobSpec) -> None:
 
 
 def _check_preflight(spec: JobSpec) -> None:
-    if spec.preflight and spec.program is not None:
+    if spec.preflight and (spec.program is not None or not spec.torchrun):
         raise SpecConflict("preflight", "needs a script or module: it is run by Python's ranks")
     if spec.preflight and spec.port == 65535:
         raise SpecConflict("port", "leaves no port for the preflight, which takes the next one")
 
 
 def _check_processes(spec: JobSpec) -> None:
+    if spec.nproc_per_node and not spec.torchrun:
+        raise SpecConflict("nproc_per_node", "is torchrun's, which the job does without")
     if spec.gpus and spec.nproc_per_node and spec.gpus != spec.nproc_per_node:
         raise SpecConflict(
             "nproc_per_node",

@@ -127,6 +127,12 @@ def job_options(command: click.Command) -> click.Command:
         ),
         *(option.option() for option in SPEC_OPTIONS),
         click.Option(
+            ["--no-torchrun", "no_torchrun"],
+            is_flag=True,
+            help="SCRIPT is run once a node, without torchrun: it starts its ranks itself. With "
+            "--port, nodes wait until rank 0 listens there.",
+        ),
+        click.Option(
             ["--no-code", "no_code"], is_flag=True, help="Ship no code: the image carries it."
         ),
         click.Option(
@@ -169,12 +175,15 @@ def flags_layer(params: dict[str, Any]) -> Layer:
             layer.origins |= {(option.field, index): origin for index in range(len(given))}
         layer.values[option.field] = given
         layer.origins[(option.field,)] = origin
-    if params["no_code"]:
-        layer.values["code"] = False
-        layer.origins[("code",)] = Origin("--no-code", names_value=True)
-    if params["preflight"]:
-        layer.values["preflight"] = True
-        layer.origins[("preflight",)] = Origin("--preflight", names_value=True)
+    for field, parameter, value in (
+        ("torchrun", "no_torchrun", False),
+        ("code", "no_code", False),
+        ("preflight", "preflight", True),
+    ):
+        if params[parameter]:
+            layer.values[field] = value
+            flag = "--" + parameter.replace("_", "-")
+            layer.origins[(field,)] = Origin(flag, names_value=True)
     _add_command(layer, params)
     return layer
 

@@ -61,7 +61,7 @@ MAX_LOCAL_RANKS = 256
 
 def check_machine(spec: JobSpec, environ: Mapping[str, str]) -> None:
     """Raise RequestError unless this machine can run the job."""
-    if importlib.util.find_spec("torch") is None:
+    if spec.torchrun and importlib.util.find_spec("torch") is None:
         raise RequestError(
             f"--local needs torch, which {sys.executable} does not have",
             hints=(f"{sys.executable} -m pip install 'kij-train[local]'",),
@@ -112,6 +112,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def for_node(text: str, index: int) -> str:
+    """What the kubelet makes of $(NODE_RANK) in a pod."""
+    return text.replace(bootstrap.NODE_RANK_REFERENCE, str(index))
+
+
 def node_environment(
     spec: JobSpec,
     index: int,
@@ -131,7 +136,7 @@ def node_environment(
         "OMP_NUM_THREADS": str(max(1, cores // spec.world_size)),
         **environ,
         "PYTHONUNBUFFERED": "1",
-        **spec.env,
+        **{key: for_node(value, index) for key, value in spec.env.items()},
         bootstrap.ENV_COMPLETION_INDEX: str(index),
         bootstrap.ENV_NODE_RANK: str(index),
         bootstrap.ENV_NNODES: str(spec.nodes),
@@ -146,6 +151,11 @@ def node_environment(
         ENV_RUN_ID: run_id,
     }
     env.pop(bootstrap.ENV_CODE_SHA256, None)
+    if not spec.torchrun:
+        # A torchrun of the command's own: that of this Python, at an address that all nodes know.
+        here = str(Path(sys.executable).parent)
+        env["PATH"] = os.pathsep.join([here, env["PATH"]]) if env.get("PATH") else here
+        env.setdefault("PET_LOCAL_ADDR", "127.0.0.1")
     if spec.preflight:
         env |= {
             bootstrap.ENV_PREFLIGHT: preflight.__file__,

@@ -25,7 +25,7 @@ import psutil
 
 from kij_train import bootstrap
 from kij_train.diagnosis import Failure, parse_record
-from kij_train.local.machine import ENV_RUN_ID, free_port, node_environment
+from kij_train.local.machine import ENV_RUN_ID, for_node, free_port, node_environment
 from kij_train.spec import JobSpec
 
 Stream = Literal["stdout", "stderr"]
@@ -119,8 +119,9 @@ def run_nodes(
 
 
 def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> None:
+    command = [for_node(argument, index) for argument in run.spec.command]
     process = subprocess.Popen(
-        [sys.executable, "-u", bootstrap.__file__, *run.spec.command],
+        [sys.executable, "-u", bootstrap.__file__, *command],
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,

@@ -145,8 +145,12 @@ def _container(spec: JobSpec, name: str, code_sha256: str | None) -> dict[str, A
 
 
 def literal(text: str) -> str:
-    """Text that the kubelet gives to the process unchanged: it expands $(VAR) and folds $$."""
-    return text.replace("$", "$$")
+    """Text that the kubelet gives to the process as it is, but for $(NODE_RANK).
+
+    It expands $(VAR) and folds $$.
+    """
+    parts = text.split(bootstrap.NODE_RANK_REFERENCE)
+    return bootstrap.NODE_RANK_REFERENCE.join(part.replace("$", "$$") for part in parts)
 
 
 def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict[str, Any]]:

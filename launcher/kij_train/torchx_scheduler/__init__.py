@@ -1,0 +1,29 @@
+"""TorchX schedulers: `kij_train` runs apps as plain Jobs, `local_kij_train` on this machine.
+
+Entry points of the group torchx.schedulers, for TorchX 0.7 and later. What a role becomes is told
+in `roles`.
+"""
+
+from __future__ import annotations
+
+from kij_train.torchx_scheduler.cluster import KijTrainScheduler
+from kij_train.torchx_scheduler.local import LocalKijTrainScheduler
+
+__all__ = [
+    "KijTrainScheduler",
+    "LocalKijTrainScheduler",
+    "create_local_scheduler",
+    "create_scheduler",
+]
+
+
+def create_scheduler(session_name: str, **kwargs: object) -> KijTrainScheduler:
+    """Entry point `kij_train`."""
+    del kwargs  # parameters of other schedulers
+    return KijTrainScheduler(session_name)
+
+
+def create_local_scheduler(session_name: str, **kwargs: object) -> LocalKijTrainScheduler:
+    """Entry point `local_kij_train`."""
+    del kwargs
+    return LocalKijTrainScheduler(session_name)
