@@ -6,7 +6,10 @@ in `roles`.
 
 from __future__ import annotations
 
+import threading
+
 from kij_train.torchx_scheduler.cluster import KijTrainScheduler
+from kij_train.torchx_scheduler.errors import say_without_traceback
 from kij_train.torchx_scheduler.local import LocalKijTrainScheduler
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
 def create_scheduler(session_name: str, **kwargs: object) -> KijTrainScheduler:
     """Entry point `kij_train`."""
     del kwargs  # parameters of other schedulers
+    threading.excepthook = say_without_traceback(threading.excepthook)
     return KijTrainScheduler(session_name)
 
 

@@ -42,12 +42,20 @@ class RunOptions(runopts):
 
     def cfg_from_str(self, cfg_str: str) -> dict[str, Any]:
         """The text of -cfg as values."""
-        given = to_dict(cfg_str or "")
-        for key in given:
-            if self.get(key) is None:
-                raise UnknownOptionError(key, KNOWN_OPTIONS, given)
+        self._refuse_unknown(to_dict(cfg_str or ""))
         parsed: dict[str, Any] = super().cfg_from_str(cfg_str)
         return parsed
+
+    def resolve(self, cfg: Config) -> dict[str, Any]:
+        """All options, with None for those that are not given."""
+        self._refuse_unknown(cfg)
+        resolved: dict[str, Any] = super().resolve(cfg)
+        return resolved
+
+    def _refuse_unknown(self, cfg: Config) -> None:
+        for key in cfg:
+            if self.get(key) is None:
+                raise UnknownOptionError(key, KNOWN_OPTIONS, cfg)
 
 
 def _type_of(field: str) -> Any:
@@ -116,9 +124,6 @@ class BaseScheduler(WorkspaceMixin, Scheduler, abc.ABC):
 
     def _resolved(self, app: AppDef, cfg: Config) -> tuple[str, list[Resolved]]:
         """The app's id, and the checked request of every role. Raises RequestError."""
-        for key in cfg:
-            if key not in KNOWN_OPTIONS:
-                raise UnknownOptionError(key, KNOWN_OPTIONS, cfg)
         suffix = secrets.token_hex(4)[: runs.SUFFIX_CHARS]
         app_id = names.generated_job_name(app.name, suffix, 1)
         if len(app.roles) == 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,6 +30,24 @@ class SchedulerError(ComponentValidationException, SystemExit):
         super().__init__(text)
         self.code = text
         self.error = error
+
+
+def say_without_traceback(hook: Callable[[threading.ExceptHookArgs], Any]) -> Callable[..., None]:
+    """A threading.excepthook that prints the text of a SchedulerError once; others go to `hook`.
+
+    `torchx log` reads each replica in a thread, raises what came of it there, and then in the main
+    thread.
+    """
+
+    def say(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        if not isinstance(error, SchedulerError):
+            hook(args)
+        elif isinstance(error.code, str):
+            sys.stderr.write(error.code + "\n")
+            error.code = 1
+
+    return say
 
 
 class UnknownOptionError(InvalidRunConfigException, SystemExit):
