@@ -237,6 +237,7 @@ def _check(_: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     requirements.require(control_plane_only=arguments.control_plane_only)
     programs = build.daemons()
+    build.kwok()
     if not arguments.control_plane_only:
         store.image_store(programs)
     return 0

@@ -94,6 +94,7 @@ def _prepare(paths: StatePaths, control_plane_only: bool) -> Plan:
     for log in paths.logs.glob("*.log"):
         log.unlink()
     programs = build.daemons()
+    build.kwok()  # `simulate` may be called from inside, where there is no way to the network
     image_store = None if control_plane_only else store.image_store(programs)
     plan = Plan(
         programs=str(programs),
