@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -66,15 +67,14 @@ def test_dist_ddp_runs_unchanged_by_the_command_line(ns: Namespace) -> None:
     followed = torchx("log", "--tail", handle)
     for rank in (0, 1):
         assert f"rank {rank} of 2: the ranks add up to 1" in followed.stdout
-    assert {line.split()[0][5:-4] for line in followed.stdout.splitlines()} == {
-        "hello_ranks/0",
-        "hello_ranks/1",
-    }
+    plain = re.sub(r"\x1b\[\d+m", "", followed.stdout)
+    assert {line.split()[0] for line in plain.splitlines()} == {"hello_ranks/0", "hello_ranks/1"}
     deadline = time.monotonic() + 30
     while "SUCCEEDED" not in (status := torchx("status", handle).stdout):
         assert time.monotonic() < deadline, status
     assert "hello_ranks[1]:SUCCEEDED" in status
-    assert f"{handle}  SUCCEEDED" in torchx("list", "-s", "kij_train").stdout
+    listed = torchx("list", "-s", "kij_train").stdout
+    assert re.search(rf"{re.escape(handle)}\s.*SUCCEEDED", listed)
     described = torchx("describe", handle).stdout
     assert "'entrypoint': 'bash'" in described and "torchrun --rdzv_backend" in described
 

@@ -294,7 +294,6 @@ def test_the_stock_image_gives_way_to_ours(runner: Runner, monkeypatch: pytest.M
     assert image("--image", "component:1", image="mine:1") == "component:1"
 
 
-@pytest.mark.filterwarnings("ignore:.*dist.ddp is deprecated")
 def test_the_dry_run_is_the_yaml_that_would_be_sent(runner: Runner, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("print(1)\n")
     info = runner.dryrun_component(

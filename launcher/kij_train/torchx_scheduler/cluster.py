@@ -19,7 +19,8 @@ from torchx.specs import AppDef, AppDryRunInfo, AppState, ReplicaStatus, Role, R
 from kij_train import api, diagnosis, jobs, names, runs
 from kij_train.bootstrap import WORK_DIR
 from kij_train.diagnosis import JobState, Phase
-from kij_train.errors import RequestError, UnreachableError
+from kij_train.diagnosis.tracebacks import first_traceback
+from kij_train.errors import RefusedError, RequestError, UnreachableError
 from kij_train.render.text import to_yaml
 from kij_train.specfile import Layer, Location, Origin, resolve
 from kij_train.torchx_scheduler import roles
@@ -39,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 MOST_REPLICAS = 256
 """Of apps with more, `describe` gives no states of replicas: TorchX asks every second."""
+LOG_LINES = 400
+"""From the end of a failed replica's log, in which its traceback is looked for."""
 OUTAGE_S = 300.0
 """For so long `describe` answers with what was last known when the API server is away."""
 REPLICA_STATES = {
@@ -180,7 +183,7 @@ class KijTrainScheduler(BaseScheduler):
             name = str(job["metadata"]["name"])
             state = diagnosis.job_state(job)
             if state is JobState.FAILED:
-                response.msg = jobs.why(cluster, name).text()
+                response.msg = jobs.why(cluster, name).text() + _traceback(cluster, name)
                 response.msg += f"\n\n  log: kij-train logs {name} -n {cluster.namespace} --all"
             elif response.state is AppState.FAILED and not state.ended:
                 response.msg += f"\n  it goes on: kij-train cancel {name} -n {cluster.namespace}"
@@ -253,6 +256,22 @@ class KijTrainScheduler(BaseScheduler):
             if (regex is None or re.search(regex, line.text))
             and (end is None or (diagnosis.epoch(line.time) or 0) <= end)
         )
+
+
+def _traceback(cluster: Cluster, name: str) -> str:
+    """The traceback in the log of the pod that failed first, where it left no record of one."""
+    from kij_train.cluster import LogChoice
+    from kij_train.cluster.logs import Reader
+
+    first = diagnosis.first_failure(diagnosis.failures_of_pods(jobs.pods_of(cluster, name)))
+    if first is None or first.callstack or first.pod is None:
+        return ""
+    try:
+        read = Reader(cluster, first.pod, first.index, LogChoice(tail=LOG_LINES)).read(follow=False)
+        found = first_traceback(line.text for line in read)
+    except (RefusedError, UnreachableError):
+        return ""
+    return "".join(f"\n    {line}" for line in ["", *found]) if found else ""
 
 
 def _replicas(job: Mapping[str, Any], pods: list[dict[str, Any]]) -> list[ReplicaStatus]:
