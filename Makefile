@@ -1,5 +1,6 @@
 # make demo           train a small GPT on two "nodes" of this machine
 # make test           run the tests that this machine can run
+# make torchx         the TorchX schedulers against its last release and its newest nightly
 # make lint           style, import layers, types
 # make goldens        render the manifests of manifests/ again
 #
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint goldens clean cluster cluster-shell cluster-test cluster-down
+.PHONY: demo test torchx lint goldens clean cluster cluster-shell cluster-test cluster-down
 
 demo: $(READY)
 	$(BIN)/kij-train launch --local --nodes 2 --nproc-per-node 2 \
@@ -22,6 +23,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m tests.run $(PYTEST_ARGS)
+
+torchx: $(READY)
+	$(BIN)/nox
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -60,4 +64,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
