@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train import benchplot, benchreport
+from kij_train import bench, benchplot, benchreport, runs
 from kij_train.benchreport import ReportLines
 from kij_train.cli import main
-from kij_train.errors import RequestError
+from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
 from kij_train.payloads import allreduce
 
 
@@ -256,6 +259,116 @@ def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
         benchreport.compare(old, document((8, report(ranks=8))), 0.1)
 
 
+# --- all jobs at once -----------------------------------------------------------------------------
+
+
+class FakeJob:
+    """A submission that knows whether it is still there."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes, self.name = nodes, f"job-n{nodes}"
+        self.cluster = SimpleNamespace(namespace="ml")
+        self.deleted = False
+
+    def delete(self) -> None:
+        self.deleted = True
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[int, FakeJob]:
+    """Jobs that were submitted, by nodes; 13 nodes are refused."""
+    made: dict[int, FakeJob] = {}
+
+    def submit(plan: Any, cluster: Any) -> FakeJob:
+        if plan.spec.nodes == 13:
+            raise RefusedError("quota")
+        made[plan.spec.nodes] = FakeJob(plan.spec.nodes)
+        return made[plan.spec.nodes]
+
+    monkeypatch.setattr(runs, "connect", lambda spec: None)
+    monkeypatch.setattr(runs, "submit", submit)
+    monkeypatch.setattr(runs, "summary", lambda plan, where: f"{plan.spec.nodes} nodes")
+    return made
+
+
+def plan_for(nodes: int) -> Any:
+    return SimpleNamespace(spec=SimpleNamespace(nodes=nodes, image="image"))
+
+
+def at_once(
+    counts: list[int],
+    follow: Callable[[Any, Callable[[str], bool]], float],
+    saved: Callable[[benchreport.Document], None] = lambda _: None,
+) -> tuple[benchreport.Document, list[str], list[str]]:
+    """The document, the errors and the output of a parallel sweep."""
+    made, said = document(), list[str]()
+    sinks = bench.Sinks(said.append, lambda _: None, follow, saved)
+    errors = bench.sweep_at_once(made, counts, plan_for, sinks=sinks)
+    return made, [str(error) for error in errors], said
+
+
+def tell(job: Any, take: Callable[[str], bool]) -> None:
+    """Print a table and a report."""
+    take(f"# table of {job.nodes}")
+    take(f"row of {job.nodes}")
+    take(f"#json 1/1 {json.dumps(report(ranks=job.nodes))}")
+
+
+def test_a_parallel_sweep_runs_all_its_jobs_at_the_same_time(jobs: dict[int, FakeJob]) -> None:
+    meeting = threading.Barrier(3, timeout=20)
+
+    def follow(job: Any, take: Callable[[str], bool]) -> float:
+        meeting.wait()
+        tell(job, take)
+        return 1.0
+
+    made, errors, said = at_once([1, 2, 4], follow)
+    assert errors == []
+    assert [run["nodes"] for run in made["runs"]] == [1, 2, 4]
+    assert [line["nodes"] for line in made["summary"]] == [1, 2, 4]
+    # Tables come whole, in whichever order jobs end.
+    assert sorted(zip(said[::2], said[1::2], strict=True)) == [
+        (f"# table of {nodes}", f"row of {nodes}") for nodes in (1, 2, 4)
+    ]
+    assert all(job.deleted for job in jobs.values())
+
+
+def test_jobs_that_fail_or_are_refused_leave_the_others_alone(jobs: dict[int, FakeJob]) -> None:
+    def follow(job: Any, take: Callable[[str], bool]) -> float:
+        if job.nodes == 2:
+            raise JobFailedError("job-n2 failed")
+        tell(job, take)
+        return 1.0
+
+    made, errors, _ = at_once([1, 2, 4, 13], follow)
+    assert errors == ["job-n2 failed", "quota"]
+    assert [run["nodes"] for run in made["runs"]] == [1, 4]
+    # A failed job stays, for its logs.
+    assert [job.nodes for job in jobs.values() if not job.deleted] == [2]
+
+
+def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(jobs: dict[int, FakeJob]) -> None:
+    stay = threading.Event()
+
+    def follow(job: Any, take: Callable[[str], bool]) -> float:
+        if job.nodes > 1:
+            stay.wait(20)
+        tell(job, take)
+        return 1.0
+
+    def saved(_: benchreport.Document) -> None:
+        raise KeyboardInterrupt(15)
+
+    made, said = document(), list[str]()
+    sinks = bench.Sinks(said.append, lambda _: None, follow, saved)
+    (error,) = bench.sweep_at_once(made, [1, 2, 4], plan_for, sinks=sinks)
+    stay.set()
+    assert isinstance(error, InterruptedByUserError)
+    assert error.exit_code == 143
+    assert all(job.deleted for job in jobs.values())
+    assert [run["nodes"] for run in made["runs"]] == [1]
+
+
 # --- the command line -----------------------------------------------------------------------------
 
 
@@ -283,6 +396,7 @@ REFUSED = [
     ("allreduce --nodes 0", "--nodes 0: must look like"),
     ("allreduce -b lots", "lots is no size"),
     ("allreduce -b 8M -e 1M", "is more than -e"),
+    ("allreduce --parallel --local", "--parallel does not go with --local"),
     ("allreduce --resume", "--resume needs the file: --json FILE"),
     ("allreduce --min-busbw 8M", "must look like SIZE:GBPS"),
     ("allreduce -b 1M -e 4M --min-busbw 8M:1", "8M is not among the sizes"),

@@ -62,6 +62,7 @@ def _run(
     *,
     nodes: str | None,
     is_local: bool,
+    parallel: bool,
     json_file: str | None,
     resume: bool,
     plot: str | None,
@@ -71,6 +72,11 @@ def _run(
     gates = [benchreport.parse_gate(text) for text in min_busbw]
     arguments, args = _payload_arguments(collective, params)
     _check_gates(gates, args)
+    if parallel and is_local:
+        raise RequestError(
+            "--parallel does not go with --local: the runs would share this machine's cores",
+            hints=("one after the other: leave --parallel out",),
+        )
     if resume and json_file is None:
         raise RequestError("--resume needs the file: --json FILE")
     if plot is not None:
@@ -86,12 +92,8 @@ def _run(
         "image": None if is_local else spec.image,
         "profile": params["profile"],
     }
-    document = _start(json_file, resume, settings)
     with ExitStack() as stack:
         folder = stack.enter_context(bench.shipped_payload())
-        stop = stack.enter_context(_stop()) if is_local else None
-        if not is_local:
-            stack.enter_context(sigterm_as_interrupt())
 
         def plan_for(count: int) -> runs.Plan:
             name = f"{spec.name}-n{count}" if spec.name else None
@@ -103,14 +105,25 @@ def _run(
             if json_file is not None:
                 _write(Path(json_file), done)
 
-        largest = plan_for(max(counts))  # a wrong request is refused before anything runs
-        if not is_local:
+        # A wrong request is refused before anything runs, or a file is written.
+        largest = plan_for(max(counts))
+        document = _start(json_file, resume, settings)
+        if is_local:
+            stop = stack.enter_context(_stop())
+            sinks = bench.Sinks(output.workload, output.status, _follow, save)
+            errors = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
+        else:
             warn_without_gang(largest.spec)
-        sinks = bench.Sinks(output.workload, output.status, _follow, save)
-        error = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
+            stack.enter_context(sigterm_as_interrupt())
+            follow = _follow_beside if parallel else _follow
+            sinks = bench.Sinks(output.workload, output.status, follow, save)
+            if parallel:
+                errors = bench.sweep_at_once(document, counts, plan_for, sinks=sinks)
+            else:
+                errors = bench.sweep(document, counts, plan_for, stop=None, sinks=sinks)
     _report(document, json_file, plot)
-    if error is not None:
-        _fail(error, json_file)
+    if errors:
+        _fail(errors, json_file)
     problems = benchreport.below(document, gates) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
@@ -128,6 +141,21 @@ def _follow(submission: Submission, take: Callable[[str], bool]) -> float:
                 shown.line(line)
 
         return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=shown.note)
+
+
+def _follow_beside(submission: Submission, take: Callable[[str], bool]) -> float:
+    """Show one of several jobs: a line a change, since a live table has the terminal for itself."""
+    from kij_train.cli.view import PlainView
+
+    shown = PlainView(submission.name)
+
+    def on_line(line: LogLine) -> None:
+        take(line.text)
+
+    def on_note(text: str) -> None:
+        shown.note(f"{submission.name}  {text}")
+
+    return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=on_note)
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
@@ -251,11 +279,12 @@ def _report(document: benchreport.Document, json_file: str | None, plot: str | N
         output.status(f"wrote {', '.join(written)}")
 
 
-def _fail(error: KijError, json_file: str | None) -> None:
-    output.verdict(error.message, error.hints)
+def _fail(errors: list[KijError], json_file: str | None) -> None:
+    for error in errors:
+        output.verdict(error.message, error.hints)
     if json_file is not None:
         output.status(f"  go on with the rest: the same command with --resume ({json_file})")
-    raise click.exceptions.Exit(error.exit_code)
+    raise click.exceptions.Exit(errors[0].exit_code)
 
 
 def _under_mean(document: benchreport.Document) -> list[str]:
@@ -313,6 +342,11 @@ def _collective_command(name: str, collective: str) -> click.Command:
         params=[
             option(["--nodes"], metavar="N[,N...]", help="Numbers of nodes, one job each."),
             option(["--local", "is_local"], is_flag=True, help="As processes of this machine."),
+            option(
+                ["--parallel"],
+                is_flag=True,
+                help="All jobs at once; they share what network they have in common.",
+            ),
             *(
                 option([*flags, _parameter(flags)], metavar=metavar, help=text)
                 for flags, metavar, text in PASSED_ON
