@@ -243,6 +243,20 @@ def test_wrong_results_fail_without_any_gate() -> None:
     assert "7 elements are wrong" in benchreport.below(document((2, bad)), [])[0]
 
 
+def test_a_gate_that_judges_no_row_is_a_problem() -> None:
+    alone = document((1, report(ranks=1)))
+    assert benchreport.below(alone, [(2**20, 0.1)]) == [
+        "no row of 1M and several ranks to judge by its busbw"
+    ]
+
+
+def test_a_bandwidth_of_zero_can_be_compared_with() -> None:
+    old = document((2, report(sizes=(1024,))))
+    old["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = 0
+    (one,) = benchreport.compare(old, document((2, report(sizes=(1024,)))), 0.1)
+    assert (one.ratio, one.fell) == (math.inf, False)
+
+
 @pytest.mark.parametrize("text", ["8M", "8M:", ":3", "8M:-1", "8M:nan", "x:1", "8M:inf", "0:1"])
 def test_what_is_no_gate_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="SIZE:GBPS"):
@@ -254,7 +268,13 @@ def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
     assert not any(one.fell for one in benchreport.compare(old, new, 0.1))
     assert all(one.fell for one in benchreport.compare(old, new, 0.01))
     short = document((2, report(sizes=(1024,))))
-    assert [one.fell for one in benchreport.compare(old, short, 0.1)] == [False, True, True]
+    compared = benchreport.compare(old, short, 0.1)
+    assert not any(one.fell for one in compared)
+    assert [one.problem for one in compared] == [
+        None,
+        "all_reduce float 2 nodes 2 ranks 65536 B: missing from the new report",
+        "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
+    ]
     with pytest.raises(RequestError, match="no row in common"):
         benchreport.compare(old, document((8, report(ranks=8))), 0.1)
 
@@ -386,12 +406,99 @@ def test_compare_exits_with_1_and_names_the_rows(
     code, out, err = run(capsys, "compare", str(tmp_path / "old"), str(tmp_path / "new"))
     assert code == 1
     assert out.count("fell") == 3
-    assert "3 of 3 rows fell by more than 10%" in err
+    assert "2 nodes 2 ranks 65536 B: fell from 0.396 to 0.198 GB/s, to 0.50 of it" in err
+    assert err.endswith("of 3 rows: 3 fell by more than 10%\n")
     code, _, err = run(capsys, "compare", str(tmp_path / "new"), str(tmp_path / "old"))
     assert (code, err) == (0, "all 3 rows are within 10%\n")
 
 
+def test_compare_fails_on_wrong_results_and_says_missing_of_what_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bad = report(sizes=(1024, 65536))
+    bad["results"][1]["in_place"]["nwrong"] = 7
+    (tmp_path / "old").write_text(json.dumps(document((2, report()))))
+    (tmp_path / "new").write_text(json.dumps(document((2, bad))))
+    code, _, err = run(capsys, "compare", str(tmp_path / "old"), str(tmp_path / "new"))
+    assert code == 1
+    assert err.splitlines()[1:] == [
+        "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
+        "all_reduce float 2 nodes 2 ranks 65536 B: 7 elements are wrong",
+        "of 3 rows: 1 missing, 1 with wrong results",
+    ]
+
+
+def broken(**changes: Any) -> str:
+    """A document with other values at "a.b.0.c"; `...` takes a key out."""
+    made = document((2, report()))
+    for path, value in changes.items():
+        at: Any = made
+        *parents, last = path.split("__")
+        for key in parents:
+            at = at[int(key) if key.isdigit() else key]
+        if value is ...:
+            del at[last]
+        else:
+            at[last] = value
+    return json.dumps(made)
+
+
+ROW = "runs__0__report__results__0"
+BROKEN = [
+    ("[]", "is no report"),
+    ("[" * 100_000, "is no report"),
+    (broken(settings=...), "settings: Field required"),
+    (broken(settings=None), "settings: Input should be a valid dictionary"),
+    (broken(runs={}), "runs: Input should be a valid list"),
+    (broken(kij_train_bench=2), "was written by another version"),
+    (broken(runs__0__nodes="2"), "runs.0.nodes"),
+    (broken(runs__0__report__average_bus_bandwidth=...), "average_bus_bandwidth: Field required"),
+    (broken(runs__0__report__kij__collective="x"), "runs.0.report.kij.collective"),
+    (broken(**{f"{ROW}__in_place": None}), "neither in_place nor out_of_place"),
+    (broken(**{f"{ROW}__in_place__time": 0}), "in_place.time: Input should be greater than 0"),
+    (broken(**{f"{ROW}__in_place__bus_bw": math.nan}), "in_place.bus_bw"),
+    (broken(**{f"{ROW}__size": 10**400}), "size: Input should be less than"),
+    (broken(**{f"{ROW}__ranks": ...}), "ranks: Field required"),
+    ('{"results": []}', "runs.0.nodes"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN)
+@pytest.mark.parametrize("line", ["compare x x", "allreduce --local --resume --json x"])
+def test_a_report_that_is_damaged_is_refused_with_the_place(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    text: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text(text)
+    code, out, err = run(capsys, *line.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert (tmp_path / "x").read_text() == text
+
+
+def test_a_refused_request_leaves_the_file_as_it_was(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("kept")
+    name = "a" * 60
+    code, _, err = run(capsys, "allreduce", "--nodes", "9999", "--name", name, "--json", "x")
+    assert (code, "is too long by" in err) == (2, True)
+    assert (tmp_path / "x").read_text() == "kept"
+
+
 REFUSED = [
+    (f"allreduce -b {'9' * 400}", "9999999999999999… is too large: the largest is 16T"),
+    (f"allreduce -n {'9' * 5000}", "more than 2147483647"),
+    (f"allreduce --nodes {'9' * 5000}", "must look like 4 or 1,2,4,8"),
+    ("allreduce -b 1 -d int8 -i 1 -e 8G", "-i 1 makes 8589934592 sizes, 1000 at most"),
+    ("allreduce --local --backend nccl", "--backend nccl needs GPUs, and none are asked for"),
+    ("allreduce --local --min-busbw 32M:1", "one rank alone has no busbw"),
     ("allreduce --nodes 1,x", "--nodes 1,x: must look like 4 or 1,2,4,8"),
     ("allreduce --nodes 0", "--nodes 0: must look like"),
     ("allreduce -b lots", "lots is no size"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from kij_train.cli.launch import signals_to, sigterm_as_interrupt
 from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about, warn_without_gang
 from kij_train.errors import KijError, RequestError
 from kij_train.payloads import allreduce
+from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Resolved, resolve
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def _run(
     _check_gates(gates, args)
     if parallel and is_local:
         raise RequestError(
-            "--parallel does not go with --local: the runs would share this machine's cores",
+            "--parallel does not go with --local: the runs would share this machine",
             hints=("one after the other: leave --parallel out",),
         )
     if resume and json_file is None:
@@ -83,6 +85,7 @@ def _run(
         benchplot.require()
     spec = _resolve(params, Layer({})).spec
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
+    _check_ranks(spec, max(counts), args, gates)
     arguments += ["--device", "cuda" if spec.gpus else "cpu"]
     settings = {
         "arguments": arguments,
@@ -108,16 +111,15 @@ def _run(
         # A wrong request is refused before anything runs, or a file is written.
         largest = plan_for(max(counts))
         document = _start(json_file, resume, settings)
+        sinks = bench.Sinks(output.workload, output.status, _follow, save)
         if is_local:
             stop = stack.enter_context(_stop())
-            sinks = bench.Sinks(output.workload, output.status, _follow, save)
             errors = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
         else:
             warn_without_gang(largest.spec)
             stack.enter_context(sigterm_as_interrupt())
-            follow = _follow_beside if parallel else _follow
-            sinks = bench.Sinks(output.workload, output.status, follow, save)
             if parallel:
+                sinks = replace(sinks, follow=_follow_beside)
                 errors = bench.sweep_at_once(document, counts, plan_for, sinks=sinks)
             else:
                 errors = bench.sweep(document, counts, plan_for, stop=None, sinks=sinks)
@@ -182,10 +184,25 @@ def _check_gates(gates: list[tuple[int, float]], args: Any) -> None:
             )
 
 
+def _check_ranks(spec: JobSpec, most_nodes: int, args: Any, gates: list[tuple[int, float]]) -> None:
+    """What hangs on how many ranks there are, and of which kind."""
+    if gates and most_nodes * spec.ranks_per_node == 1:
+        raise RequestError(
+            "--min-busbw judges nothing here: one rank alone has no busbw",
+            hints=("give it a peer: --nodes 2, or --nproc-per-node 2",),
+        )
+    if args.backend == "nccl" and not spec.gpus:
+        raise RequestError(
+            "--backend nccl needs GPUs, and none are asked for",
+            hints=("ask for them: --gpus N; on CPUs: --backend gloo",),
+        )
+
+
 def _node_counts(text: str) -> list[int]:
     counts = []
     for part in text.split(","):
-        if not (part.isascii() and part.isdigit() and int(part)):
+        # int() takes 4,300 digits at most; the spec says how many nodes there may be.
+        if not (part.isascii() and part.isdigit() and len(part) < 10 and int(part)):
             raise RequestError(f"--nodes {text}: must look like 4 or 1,2,4,8")
         counts.append(int(part))
     return sorted(set(counts))
@@ -302,9 +319,10 @@ def _under_mean(document: benchreport.Document) -> list[str]:
 @click.argument("new")
 @click.option("--tolerance", metavar="PERCENT", default="10%", help="How much may be lost; 10%.")
 def compare(old: str, new: str, tolerance: str) -> None:
-    """Exit 1 when a bandwidth in NEW is less than in OLD, and name the rows that fell."""
+    """Exit 1 when a bandwidth in NEW is less than in OLD, or a result wrong; name the rows."""
     allowed = benchreport.parse_tolerance(tolerance)
-    rows = benchreport.compare(_read(old), _read(new), allowed)
+    newer = _read(new)
+    rows = benchreport.compare(_read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (
@@ -313,14 +331,21 @@ def compare(old: str, new: str, tolerance: str) -> None:
                 f"{one.old.algbw:.3g} GB/s",
                 f"{one.new.algbw:.3g} GB/s" if one.new else "-",
                 f"{one.ratio:.2f}" if one.new else "-",
-                ("fell" if one.new else "missing") if one.fell else "",
+                "fell" if one.fell else "" if one.new else "missing",
             )
             for one in rows
         ),
     )
-    fallen = [one for one in rows if one.fell]
-    if fallen:
-        output.verdict(f"{len(fallen)} of {len(rows)} rows fell by more than {tolerance}")
+    wrong = benchreport.wrong_rows(newer)
+    problems = [one.problem for one in rows if one.problem is not None] + wrong
+    if problems:
+        counts = {
+            f"fell by more than {tolerance}": sum(one.fell for one in rows),
+            "missing": sum(one.new is None for one in rows),
+            "with wrong results": len(wrong),
+        }
+        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        output.verdict("\n".join([*problems, f"of {len(rows)} rows: {summary}"]))
         raise click.exceptions.Exit(1)
     output.status(f"all {len(rows)} rows are within {tolerance}")
 
