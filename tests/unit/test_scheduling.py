@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import profiles, render
+from kij_train import jobs, profiles, render
 from kij_train.cli import main
 from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Profile, resolve
+
+from tests import goldens
 
 CODE = render.Code("print('bootstrap')\n")
 
@@ -42,15 +44,38 @@ def test_every_profile_says_why_by_which_source_and_what_it_needs(
     assert profile.description
     assert profile.source.startswith("https://")
     assert profile.needs
-    fields = {key: value for key, value in profile.spec.items() if key != "nodes"}
-    shown = set(profile.why)
-    for field, value in fields.items():
-        keys = {f"{field}.{key}" for key in value} if isinstance(value, dict) else {field}
-        assert keys & shown, f"{field} without a reason"
+    sets: set[str] = {"max_nodes"} if profile.max_nodes else set()
+    for field, value in profile.spec.items():
+        sets |= {f"{field}.{key}" for key in value} if isinstance(value, dict) else {field}
+    assert set(profile.why) == sets
     resolved = resolve(Layer({"script": "a.py"}), environ={}, cwd=tmp_path, profile=name)
     assert resolved.origin((next(iter(profile.spec)),)) == f"profile {name}"
     assert not any(key.startswith(UNSAFE) for key in resolved.spec.env)
     render.render(resolved.spec, name="job", code=CODE)
+
+
+def test_tcp_turns_rdma_off_and_touches_nothing_else(tmp_path: Path) -> None:
+    assert Profile.find("tcp", tmp_path).spec == {"env": {"NCCL_IB_DISABLE": "1"}}
+
+
+def test_every_profile_has_a_manifest() -> None:
+    assert set(profiles.builtin_profiles()) <= set(goldens.GOLDENS)
+
+
+def test_a_profile_of_one_node_is_refused_for_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").touch()
+    assert main(["render", "--profile", "nvlink", "--nodes", "2", "a.py"]) == 2
+    err = capsys.readouterr().err
+    assert "profile nvlink is for 1 node at most, and --nodes asks for 2: it keeps NCCL off" in err
+    assert "kij-train profiles" in err
+    assert main(["render", "--profile", "nvlink", "a.py"]) == 0
+    for text in ("max_nodes = 0\n[spec]", "max_nodes = true\n[spec]", 'max_nodes = "1"\n[spec]'):
+        (tmp_path / "p.toml").write_text(text)
+        assert main(["render", "--profile", "p.toml", "a.py"]) == 2
+        assert "max_nodes must be a whole number, at least 1" in capsys.readouterr().err
 
 
 def test_no_setting_of_a_fabric_is_a_default() -> None:
@@ -139,6 +164,14 @@ def test_dra_is_a_claim_and_no_counted_resource() -> None:
     assert spec["resourceClaims"] == [{"name": "gpus", "resourceClaimTemplateName": "job"}]
     assert spec["containers"][0]["resources"] == {"claims": [{"name": "gpus"}]}
     assert {"name": "WORLD_SIZE", "value": "4"} in spec["containers"][0]["env"]
+
+
+@pytest.mark.parametrize("kind", ["whole", "mig-1g.5gb", "shared", "amd", "dra"])
+def test_list_counts_gpus_of_every_kind(kind: str) -> None:
+    gpus = 1 if kind == "shared" else 2
+    job = rendered(nodes=3, gpus=gpus, gpu_kind=kind, placement="spread")[-1]
+    job["metadata"] |= {"namespace": "ml", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    assert jobs.summary_of(job).gpus == 3 * gpus
 
 
 def test_a_kind_without_gpus_changes_nothing() -> None:
