@@ -43,6 +43,10 @@ KUEUE_PREFERRED_TOPOLOGY = "kueue.x-k8s.io/podset-preferred-topology"
 VOLCANO_MIN_MEMBER = "scheduling.volcano.sh/group-min-member"
 VOLCANO_QUEUE = "scheduling.volcano.sh/queue-name"
 COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"
+NATIVE_GROUP = "scheduling.k8s.io"
+NATIVE_VERSIONS = ("v1beta1", "v1alpha3", "v1alpha2")
+"""Of Kubernetes' own PodGroup, the best first: 1.37 has the first two, 1.36 the last. What we write
+of it is the same in all."""
 HOSTNAME = "kubernetes.io/hostname"
 
 DNS_LABEL_MAX = 63

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from kij_train import jobs, profiles, render
 from kij_train.cli import main
+from kij_train.cluster.submit import as_served
+from kij_train.errors import RefusedError
 from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Profile, resolve
 
@@ -215,7 +217,7 @@ def test_volcano_reads_the_gang_from_the_job() -> None:
     ("scheduler", "version"),
     [
         ("coscheduling", "scheduling.x-k8s.io/v1alpha1"),
-        ("native", "scheduling.k8s.io/v1alpha2"),
+        ("native", "scheduling.k8s.io/v1beta1"),
     ],
 )
 def test_a_gang_is_a_pod_group_of_all_nodes(scheduler: str, version: str) -> None:
@@ -230,6 +232,64 @@ def test_a_gang_is_a_pod_group_of_all_nodes(scheduler: str, version: str) -> Non
         assert group["spec"] == {"minMember": 8, "scheduleTimeoutSeconds": 600}
         assert template["metadata"]["labels"]["scheduling.x-k8s.io/pod-group"] == "job"
         assert template["spec"]["schedulerName"] == "scheduler-plugins-scheduler"
+
+
+class Server:
+    """Says which versions it has; None: says that one may not ask."""
+
+    def __init__(self, versions: list[str] | None) -> None:
+        self._versions = versions
+        self.requests = 0
+
+    def versions(self, group: str) -> set[str]:
+        assert group == "scheduling.k8s.io"
+        self.requests += 1
+        if self._versions is None:
+            raise RefusedError("no")
+        return set(self._versions)
+
+
+@pytest.mark.parametrize(
+    ("versions", "taken"),
+    [
+        (["v1", "v1alpha3", "v1beta1"], "v1beta1"),
+        (["v1", "v1alpha3"], "v1alpha3"),
+        (["v1", "v1alpha2"], "v1alpha2"),
+        (["v1"], "v1beta1"),
+        ([], "v1beta1"),
+        (None, "v1beta1"),
+    ],
+)
+def test_the_native_pod_group_is_sent_in_the_version_of_the_server(
+    versions: list[str] | None, taken: str
+) -> None:
+    objects = rendered(nodes=8, scheduler="native")
+    server: Any = Server(versions)
+    sent = as_served(server, objects)
+    assert server.requests == 1
+    changed = [body for body in sent if body not in objects]
+    assert [body["kind"] for body in changed] == ["PodGroup"] * (taken != "v1beta1")
+    group = next(body for body in sent if body["kind"] == "PodGroup")
+    assert group["apiVersion"] == f"scheduling.k8s.io/{taken}"
+
+
+@pytest.mark.parametrize("scheduler", [None, "volcano", "coscheduling"])
+def test_nothing_is_asked_for_other_schedulers(scheduler: str | None) -> None:
+    objects = rendered(nodes=2, scheduler=scheduler)
+    server: Any = Server(["v1"])
+    assert as_served(server, objects) is objects
+    assert server.requests == 0
+
+
+def test_render_says_for_which_version_the_native_pod_group_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").touch()
+    assert main(["render", "--nodes", "2", "--scheduler", "native", "a.py"]) == 0
+    assert "written for scheduling.k8s.io/v1beta1, Kubernetes 1.37" in capsys.readouterr().err
+    assert main(["launch", "--dry-run=client", "--scheduler", "native", "a.py"]) == 0
+    assert "written for scheduling.k8s.io/v1beta1" in capsys.readouterr().err
 
 
 def test_places_are_affinities_to_the_pods_of_the_job() -> None:
