@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from kij_train import jobs, profiles, render
 from kij_train.cli import main
@@ -232,6 +235,64 @@ def test_a_gang_is_a_pod_group_of_all_nodes(scheduler: str, version: str) -> Non
         assert group["spec"] == {"minMember": 8, "scheduleTimeoutSeconds": 600}
         assert template["metadata"]["labels"]["scheduling.x-k8s.io/pod-group"] == "job"
         assert template["spec"]["schedulerName"] == "scheduler-plugins-scheduler"
+
+
+SCHEMAS: dict[str, Any] = json.loads((Path(__file__).parent / "scheduler_schemas.json").read_text())
+
+
+def read_by(system: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The object that a scheduler reads."""
+    kind = "PodGroup" if system == "coscheduling" else "Job"
+    return next(body for body in objects if body["kind"] == kind)
+
+
+@pytest.mark.parametrize("nodes", [1, 8, 100_000])
+@pytest.mark.parametrize("topology", [None, "rack:required", "zone", "example.com/spine:preferred"])
+@pytest.mark.parametrize(
+    ("system", "fields"),
+    [
+        ("coscheduling", {"scheduler": "coscheduling"}),
+        ("coscheduling", {"scheduler": "coscheduling", "rendezvous_timeout": "2d"}),
+        ("volcano", {"scheduler": "volcano"}),
+        ("volcano", {"scheduler": "volcano", "queue": "team-a"}),
+        ("kueue", {"queue": "team-a"}),
+        ("kueue", {"queue": "team-a.gpu", "gpus": 8, "placement": "pack"}),
+    ],
+)
+def test_what_a_scheduler_reads_is_as_its_documents_say(
+    system: str, fields: dict[str, Any], topology: str | None, nodes: int
+) -> None:
+    objects = rendered(nodes=nodes, topology=topology, **fields)
+    jsonschema.validate(read_by(system, objects), SCHEMAS[system])
+
+
+@pytest.mark.parametrize(
+    ("system", "path", "value"),
+    [
+        ("coscheduling", "spec.minMember", 0),
+        ("coscheduling", "spec.minMember", "2"),
+        ("coscheduling", "spec.minMembers", 2),
+        ("volcano", "metadata.annotations", {}),
+        ("volcano", "metadata.annotations", {"scheduling.volcano.sh/group-min-member": "0"}),
+        ("volcano", "spec.template.spec.schedulerName", "default"),
+        ("kueue", "spec.suspend", False),
+        ("kueue", "metadata.labels", {}),
+        ("kueue", "spec.template.metadata.labels", {"kueue.x-k8s.io/queue-name": "a"}),
+    ],
+)
+def test_the_schemas_refuse_what_those_schedulers_would_not_understand(
+    system: str, path: str, value: object
+) -> None:
+    scheduler = None if system == "kueue" else system
+    queue = "a" if system == "kueue" else None
+    body = copy.deepcopy(read_by(system, rendered(nodes=2, scheduler=scheduler, queue=queue)))
+    *parents, last = path.split(".")
+    at = body
+    for key in parents:
+        at = at[key]
+    at[last] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(body, SCHEMAS[system])
 
 
 class Server:
