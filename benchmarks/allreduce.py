@@ -1,16 +1,20 @@
 """What kij-train and its payload cost the bandwidth of an all_reduce: ratios from one run.
 
-    python benchmarks/allreduce.py [--rounds 7] [--ranks 2] [--out FILE]
+    python benchmarks/allreduce.py [--rounds 15] [--ranks 2] [--cluster] [--out FILE]
 
-Two comparisons over gloo, 1 MiB to 64 MiB, on this machine:
+Comparisons over gloo, 1 MiB to 64 MiB:
 
+- the payload's measuring loop against a minimal loop written by hand: both in the same processes of
+  this machine, in turn at each size, must be at least 0.95;
 - the payload under `kij-train launch --local` against the same payload under bare torchrun, with
   the same network interface and threads: launches in turn, busbw must be at least 0.98;
-- the payload's measuring loop against a minimal loop written by hand: both in the same processes,
-  in turn at each size, must be at least 0.95.
+- with --cluster, `kij-train bench allreduce` against a Job and a Service written by hand that run
+  torchrun, applied with kubectl: in pods on two nodes of the cluster of tests/cluster, which it
+  starts if none runs, in turn, at least 0.98 as well.
 
 The machine's speed drifts and the ratio of neighbours does not, so the median of the ratios pair by
-pair is what counts. Needs torch; the plot needs matplotlib.
+pair is what counts, over all sizes that of their geometric mean. Many short rounds say more than
+few long ones. Needs torch; the plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -27,17 +31,62 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kij_train import benchreport
 from kij_train.payloads import allreduce
 
 ROOT = Path(__file__).parent.parent
 SIZES = ["-b", "1M", "-e", "64M", "-f", "4"]
-LAUNCHED = ["-n", "10", "-w", "3"]
+LAUNCHED = ["-n", "5", "-w", "2"]
 LOOPED = ["-n", "5", "-w", "1"]
-LOOPS_A_ROUND = 6
-LIMITS = {"kij-train / torchrun": 0.98, "payload / minimal loop": 0.95}
+LOOPS_A_ROUND = 3
+LIMITS = {
+    "payload / minimal loop": 0.95,
+    "kij-train / torchrun": 0.98,
+    "kij-train in pods / torchrun in pods": 0.98,
+}
+PODS = 2
+PLAIN = """\
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  clusterIP: None
+  publishNotReadyAddresses: true
+  selector: {{batch.kubernetes.io/job-name: {name}}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: {name}}}
+spec:
+  completionMode: Indexed
+  completions: {pods}
+  parallelism: {pods}
+  backoffLimit: 0
+  template:
+    spec:
+      subdomain: {name}
+      restartPolicy: Never
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            - labelSelector: {{matchLabels: {{batch.kubernetes.io/job-name: {name}}}}}
+              topologyKey: kubernetes.io/hostname
+      containers:
+        - name: train
+          image: {image}
+          command: [torchrun, --nnodes={pods}, --nproc-per-node=1,
+                    --node-rank=$(JOB_COMPLETION_INDEX), --master-addr={name}-0.{name},
+                    --master-port=29500, /code/allreduce.py]
+          args: {arguments}
+          env: [{{name: OMP_NUM_THREADS, value: "1"}}]
+          volumeMounts: [{{name: code, mountPath: /code}}]
+      volumes: [{{name: code, configMap: {{name: payload}}}}]
+"""
 Figures = dict[int, float]
 """By size in bytes: busbw in GB/s."""
 
@@ -56,12 +105,26 @@ def environment() -> dict[str, str]:
 def measured(command: list[str], report: Path) -> Figures:
     """busbw of a launch of the payload."""
     subprocess.run(command, check=True, capture_output=True, env=environment())
-    rows = json.loads(report.read_text())["results"]
-    return {row["size"]: allreduce.figures_of(row)["bus_bw"] for row in rows}
+    return figures(json.loads(report.read_text()))
+
+
+def in_turn(
+    rounds: int, what: str, ours: Callable[[], Figures], other: Callable[[], Figures]
+) -> list[dict[int, list[float]]]:
+    """busbw of two ways to launch, by size, a value a round."""
+    sides: list[dict[int, list[float]]] = [{}, {}]
+    for round_ in range(rounds):
+        # Which one goes first changes, so that neither always follows the other.
+        order = [(0, ours), (1, other)]
+        for side, launch in order if round_ % 2 else reversed(order):
+            for size, busbw in launch().items():
+                sides[side].setdefault(size, []).append(busbw)
+        print(f"  {what}: round {round_ + 1} of {rounds}", flush=True)
+    return sides
 
 
 def launches(rounds: int, ranks: int) -> list[dict[int, list[float]]]:
-    """busbw under kij-train and under torchrun, by size, a value a round."""
+    """On this machine, under kij-train and under torchrun."""
     payload = str(Path(allreduce.__file__))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
@@ -70,15 +133,78 @@ def launches(rounds: int, ranks: int) -> list[dict[int, list[float]]]:
         torchrun += ["--master-port=29577", *arguments]
         kij = [sys.executable, "-m", "kij_train", "launch", "--local"]
         kij += ["--nproc-per-node", str(ranks), "--code-dir", str(Path(payload).parent), *arguments]
-        sides: list[dict[int, list[float]]] = [{}, {}]
-        for round_ in range(rounds):
-            # Which one goes first changes, so that neither always follows the other.
-            order = [(0, kij), (1, torchrun)]
-            for side, command in order if round_ % 2 else reversed(order):
-                for size, busbw in measured(command, report).items():
-                    sides[side].setdefault(size, []).append(busbw)
-            print(f"  launches: round {round_ + 1} of {rounds}", flush=True)
-    return sides
+        return in_turn(
+            rounds, "launches", lambda: measured(kij, report), lambda: measured(torchrun, report)
+        )
+
+
+def launches_in_pods(rounds: int, image: str) -> list[dict[int, list[float]]]:
+    """In pods, under kij-train and under torchrun alone, in a namespace of their own."""
+    ns = f"allreduce-{uuid.uuid4().hex[:5]}"
+    kubectl("create", "namespace", ns)
+    try:
+        payload = Path(allreduce.__file__)
+        kubectl("create", "configmap", "payload", "-n", ns, f"--from-file={payload}")
+        with tempfile.TemporaryDirectory() as folder:
+            return in_turn(
+                rounds,
+                "pods",
+                lambda: by_kij_train(ns, image, Path(folder, "ours.json")),
+                lambda: by_kubectl(ns, image, Path(folder, "plain.yaml")),
+            )
+    finally:
+        kubectl("delete", "namespace", ns, "--wait=false")
+
+
+def by_kij_train(ns: str, image: str, report: Path) -> Figures:
+    """One sweep of one number of nodes, as a user types it."""
+    line = [sys.executable, "-m", "kij_train", "bench", "allreduce", "--nodes", str(PODS)]
+    line += ["--spread", "--namespace", ns, "--image", image]
+    line += ["--env", "OMP_NUM_THREADS=1", *SIZES, *LAUNCHED, "--json", str(report)]
+    subprocess.run(line, check=True, capture_output=True, timeout=600)
+    (run,) = json.loads(report.read_text())["runs"]
+    return figures(run["report"])
+
+
+def by_kubectl(ns: str, image: str, manifest: Path) -> Figures:
+    """The same payload by the plainest objects that work."""
+    name = f"plain-{uuid.uuid4().hex[:5]}"
+    manifest.write_text(plain_manifest(name, image))
+    kubectl("apply", "-n", ns, "-f", str(manifest))
+    kubectl("wait", "-n", ns, "--for=condition=complete", "--timeout=300s", f"job/{name}")
+    index0 = f"batch.kubernetes.io/job-name={name},batch.kubernetes.io/job-completion-index=0"
+    found = figures_of_log(kubectl("logs", "-n", ns, "-l", index0, "--tail=-1"))
+    # Gone before the next one starts, as the job of kij-train is.
+    kubectl("delete", "-n", ns, "-f", str(manifest), "--cascade=foreground")
+    return found
+
+
+def plain_manifest(name: str, image: str) -> str:
+    """A Service and an Indexed Job, one pod a machine."""
+    arguments = json.dumps([*SIZES, *LAUNCHED, "--device", "cpu", "-J", "-"])
+    return PLAIN.format(name=name, image=image, pods=PODS, arguments=arguments)
+
+
+def figures_of_log(log: str) -> Figures:
+    """busbw by size, from the report among the lines."""
+    lines = benchreport.ReportLines()
+    for line in log.splitlines():
+        lines.take(line)
+    report = lines.report()
+    assert report is not None, log
+    return figures(report)
+
+
+def figures(report: dict[str, Any]) -> Figures:
+    """busbw by size."""
+    return {row["size"]: allreduce.figures_of(row)["bus_bw"] for row in report["results"]}
+
+
+def kubectl(*arguments: str) -> str:
+    """stdout of kubectl, which must succeed."""
+    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def loops(rounds: int, ranks: int) -> list[dict[int, list[float]]]:
@@ -149,6 +275,7 @@ def compare(name: str, sides: list[dict[int, list[float]]]) -> dict[str, Any]:
                 "ours_gbps": statistics.median(ours[size]),
                 "other_gbps": statistics.median(other[size]),
                 "ratio": statistics.median(ratios[size]),
+                "interval_95": list(interval(ratios[size])),
             }
             for size in ours
         },
@@ -161,7 +288,7 @@ def compare(name: str, sides: list[dict[int, list[float]]]) -> dict[str, Any]:
     for size, one in result["by_size"].items():
         print(
             f"  {int(size) >> 20:>4} MiB  {one['ours_gbps']:6.3f}  {one['other_gbps']:6.3f} GB/s"
-            f"  {one['ratio']:.3f}"
+            f"  {one['ratio']:.3f}, {one['interval_95'][0]:.3f} to {one['interval_95'][1]:.3f}"
         )
     return result
 
@@ -173,12 +300,13 @@ def interval(values: list[float]) -> tuple[float, float]:
     return medians[49], medians[1949]
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """busbw by size of each side, log-log."""
+def plot(results: list[dict[str, Any]], base: Path) -> list[Path]:
+    """busbw by size of each side, log-log, as PNG and SVG; the files."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, result in zip(figure.subplots(1, len(results)), results, strict=True):
+    figure = Figure(figsize=(5.5 * len(results), 4.5), layout="constrained")
+    (row,) = figure.subplots(1, len(results), squeeze=False)
+    for axes, result in zip(row, results, strict=True):
         sizes = [int(size) >> 20 for size in result["by_size"]]
         for key, label in zip(
             ("ours_gbps", "other_gbps"), result["name"].split(" / "), strict=True
@@ -186,42 +314,64 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             values = [one[key] for one in result["by_size"].values()]
             axes.plot(sizes, values, marker="o", label=label)
         axes.set(xscale="log", yscale="log", xlabel="message (MiB)", ylabel="busbw (GB/s)")
-        axes.set_title(f"{result['name']}: {result['ratio']:.3f}")
+        axes.set_title(f"{result['name']}: {result['ratio']:.3f}", fontsize=10)
         axes.legend()
-    figure.savefig(path, dpi=120)
+    files = [base.with_suffix(suffix) for suffix in (".png", ".svg")]
+    for file in files:
+        figure.savefig(file, dpi=120)
+    return files
 
 
 def main() -> int:
     """Print the ratios, keep the report; exit code 1 when a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--cluster", action="store_true", help="also in pods of the test cluster")
+    parser.add_argument("--note", help="what a reader of the report should know")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/allreduce.json")
     parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_rank:
         as_rank(args.rounds)
         return 0
+    image = cluster_image() if args.cluster else None
     import torch
 
+    load = os.getloadavg()
+    print(f"load average at the start: {', '.join(f'{one:.2f}' for one in load)}", flush=True)
     results = [
         compare("payload / minimal loop", loops(args.rounds, args.ranks)),
         compare("kij-train / torchrun", launches(args.rounds, args.ranks)),
     ]
+    if image is not None:
+        sides = launches_in_pods(args.rounds, image)
+        results.append(compare("kij-train in pods / torchrun in pods", sides))
+    flags = f"--rounds {args.rounds} --ranks {args.ranks}" + " --cluster" * args.cluster
     report = {
-        "date": datetime.date.today().isoformat(),
-        "command": f"python benchmarks/allreduce.py --rounds {args.rounds} --ranks {args.ranks}",
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "command": f"python benchmarks/allreduce.py {flags}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "load_average": os.getloadavg(),
+        "load_average_at_start": list(load),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "backend": "gloo",
+        **({"note": args.note} if args.note else {}),
         "results": results,
     }
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    plot(results, args.out.with_suffix(".png"))
-    print(f"wrote {args.out} and {args.out.with_suffix('.png').name}")
+    files = plot(results, args.out)
+    print(f"wrote {args.out}, {', '.join(file.name for file in files)}")
     return int(any(result["ratio"] < result["limit"] for result in results))
+
+
+def cluster_image() -> str:
+    """The image with torch of the test cluster; this process starts again in its network."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.launch_overhead import on_the_cluster
+
+    sys.argv[0] = str(Path(sys.argv[0]).resolve())
+    return on_the_cluster().images["torch"]
 
 
 if __name__ == "__main__":

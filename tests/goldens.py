@@ -25,6 +25,11 @@ GOLDENS = {
     "-n ml hello_ranks.py",
     "efa": "--name efa --nodes 2 --gpus 8 --profile efa --no-code -m package.train",
     "gke-gib": "--name gib --nodes 2 --gpus 8 --profile gke-gib --no-code -m package.train",
+    "ib": "--name ib --nodes 2 --gpus 8 --profile ib --no-code -m package.train",
+    "roce": "--name roce --nodes 2 --gpus 8 --profile roce --no-code -m package.train",
+    "tcp": "--name tcp --nodes 2 --gpus 8 --profile tcp --no-code -m package.train",
+    "nvlink": "--name nvlink --gpus 8 --profile nvlink --no-code -m package.train",
+    "cpu-gloo": "--name gloo --nodes 2 --profile cpu-gloo --no-code -m package.train",
     "mig": "--name mig --nodes 4 --gpus 1 --gpu-kind mig-1g.5gb --no-code -m package.train",
     "dra": "--name dra --nodes 2 --gpus 4 --gpu-kind dra --no-code -m package.train",
     "kueue": "--name queued --nodes 4 --gpus 8 --queue team-a --topology rack:required --no-code "

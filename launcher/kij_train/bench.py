@@ -1,4 +1,4 @@
-"""A sweep of a collective over numbers of nodes: one job after another, one document.
+"""A sweep of a collective over numbers of nodes: jobs in turn or all at once, one document.
 
 Every job is an ordinary launch of payloads/allreduce.py; its report comes back among its output.
 """
@@ -6,9 +6,11 @@ Every job is an ordinary launch of payloads/allreduce.py; its report comes back 
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,13 +113,38 @@ def _run_in_cluster(plan: runs.Plan, lines: benchreport.ReportLines, sinks: Sink
     try:
         seconds = sinks.follow(submission, lines.take)
     except KeyboardInterrupt as interrupt:
-        submission.delete()
-        raise InterruptedByUserError(
-            f"{plan.name} is stopped and removed",
-            signum=int(interrupt.args[0]) if interrupt.args else 2,
-        ) from None
+        raise _interrupted([submission], interrupt) from None
     submission.delete()
     return seconds
+
+
+def _interrupted(
+    submissions: Iterable[Submission], interrupt: KeyboardInterrupt
+) -> InterruptedByUserError:
+    """Remove jobs that run; the error that says so."""
+    going = list(submissions)
+    names = ", ".join(submission.name for submission in going) or "the sweep"
+    return InterruptedByUserError(
+        f"{names} {'are' if len(going) > 1 else 'is'} stopped and removed",
+        hints=_remove(going),
+        signum=int(interrupt.args[0]) if interrupt.args else 2,
+    )
+
+
+def _remove(submissions: Iterable[Submission]) -> tuple[str, ...]:
+    """Remove jobs, each whatever becomes of the others; what may be left."""
+    from kij_train.cluster.apierrors import GoneError
+
+    left = []
+    for submission in submissions:
+        try:
+            submission.delete()
+        except GoneError:
+            continue
+        except KijError:
+            flags = f"{submission.name} -n {submission.cluster.namespace}"
+            left.append(f"it may be left: kij-train delete {flags}")
+    return tuple(left)
 
 
 def sweep(
@@ -127,20 +154,114 @@ def sweep(
     *,
     stop: local.Stop | None,
     sinks: Sinks,
-) -> KijError | None:
-    """Run what the document does not have yet; the error that ended the sweep early, if one did."""
-    done = {int(run["nodes"]) for run in document["runs"]}
-    for position, nodes in enumerate(counts, start=1):
-        if nodes in done:
-            sinks.status(f"{nodes} nodes: measured already")
-            continue
+) -> list[KijError]:
+    """Run what the document does not have yet, in turn; the error that ended it early, if any."""
+    missing = _missing(document, counts, sinks)
+    for position, nodes in enumerate(missing, start=1):
         try:
             plan = plan_for(nodes)
             where = "this machine" if stop is not None else f"image {plan.spec.image}"
-            sinks.status(f"[{position}/{len(counts)}] {runs.summary(plan, where=where)}")
+            sinks.status(f"[{position}/{len(missing)}] {runs.summary(plan, where=where)}")
             seconds, report = run_once(plan, stop=stop, sinks=sinks)
         except KijError as error:
-            return error
+            return [error]
         benchreport.add_run(document, nodes, seconds, report)
         sinks.saved(document)
+    return []
+
+
+def _missing(document: benchreport.Document, counts: list[int], sinks: Sinks) -> list[int]:
+    """Numbers of nodes that the document does not have."""
+    done = {int(run["nodes"]) for run in document["runs"]}
+    for nodes in counts:
+        if nodes in done:
+            sinks.status(f"{nodes} nodes: measured already")
+    return [nodes for nodes in counts if nodes not in done]
+
+
+# --- all at once ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Going:
+    """A job of a parallel sweep."""
+
+    nodes: int
+    submission: Submission
+    lines: benchreport.ReportLines = field(default_factory=benchreport.ReportLines)
+    table: list[str] = field(default_factory=list)
+    """Its output, kept until it ends: lines of several tables would make none."""
+    seconds: float = 0.0
+    error: Exception | None = None
+
+    def take(self, line: str) -> bool:
+        """Keep a line."""
+        if not self.lines.take(line):
+            self.table.append(line)
+        return True
+
+    def follow(self, sinks: Sinks, ended: queue.SimpleQueue[_Going]) -> None:
+        """A thread's work: stay until the job ends."""
+        try:
+            self.seconds = sinks.follow(self.submission, self.take)
+        except Exception as error:
+            self.error = error  # the main thread's to judge
+        ended.put(self)
+
+
+def sweep_at_once(
+    document: benchreport.Document,
+    counts: list[int],
+    plan_for: Callable[[int], runs.Plan],
+    *,
+    sinks: Sinks,
+) -> list[KijError]:
+    """Submit all that the document lacks, then follow it all; what went wrong, if anything.
+
+    A job that fails, or is refused, leaves the others alone. An interruption removes all that run.
+    `sinks.follow` is called by a thread a job, the other sinks by the caller's.
+    """
+    going: dict[int, _Going] = {}
+    errors: dict[int, KijError] = {}
+    ended: queue.SimpleQueue[_Going] = queue.SimpleQueue()
+    try:
+        for nodes in _missing(document, counts, sinks):
+            try:
+                plan = plan_for(nodes)
+                sinks.status(runs.summary(plan, where=f"image {plan.spec.image}"))
+                going[nodes] = _Going(nodes, runs.submit(plan, runs.connect(plan.spec)))
+            except KijError as error:
+                errors[nodes] = error
+        for one in going.values():
+            # Not joined after an interruption: they end when they see that their jobs are gone.
+            threading.Thread(target=one.follow, args=(sinks, ended), daemon=True).start()
+        while going:
+            one = ended.get()
+            problem = _conclude(document, one, sinks)
+            del going[one.nodes]
+            if problem is not None:
+                errors[one.nodes] = problem
+    except KeyboardInterrupt as interrupt:
+        return [_interrupted((one.submission for one in going.values()), interrupt)]
+    except BaseException:
+        _remove(one.submission for one in going.values())
+        raise
+    return [errors[nodes] for nodes in sorted(errors)]
+
+
+def _conclude(document: benchreport.Document, one: _Going, sinks: Sinks) -> KijError | None:
+    """Show and keep what a job measured; the error if it measured nothing."""
+    for line in one.table:
+        sinks.output(line)
+    report = one.lines.report()
+    if one.error is not None and not isinstance(one.error, KijError):
+        raise one.error
+    if one.error is not None and (report is None or not isinstance(one.error, JobFailedError)):
+        return one.error
+    if report is None:
+        return JobFailedError(f"{one.submission.name} ended, but its report did not come whole")
+    benchreport.add_run(document, one.nodes, one.seconds, report)
+    sinks.saved(document)
+    if one.error is None:
+        one.submission.delete()
     return None

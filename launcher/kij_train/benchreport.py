@@ -16,7 +16,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kij_train.errors import RequestError
 from kij_train.payloads import allreduce
@@ -116,20 +118,98 @@ def all_rows(document: Document) -> list[Row]:
     return [row for run in document["runs"] for row in rows_of(run["report"], run["nodes"])]
 
 
+# --- reading a document ---------------------------------------------------------------------------
+
+
+class _Part(BaseModel):
+    """A part of a document, with the keys that are read here; there may be others."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+_Whole = Annotated[int, Field(ge=0, lt=2**63)]
+_Positive = Annotated[int, Field(ge=1, lt=2**63)]
+
+
+class _Figures(_Part):
+    time: Annotated[float, Field(gt=0)]
+    alg_bw: Annotated[float, Field(ge=0)]
+    bus_bw: Annotated[float, Field(ge=0)]
+    nwrong: _Whole | None
+
+
+class _OfRanks(_Part):
+    slowest: _Whole
+    spread: float
+
+
+class _Result(_Part):
+    size: _Positive
+    type: str
+    redop: str
+    in_place: _Figures | None
+    out_of_place: _Figures | None
+    ranks: _OfRanks
+
+    @model_validator(mode="after")
+    def _was_measured(self) -> _Result:
+        if self.in_place is None and self.out_of_place is None:
+            raise ValueError("neither in_place nor out_of_place")
+        return self
+
+
+class _Kij(_Part):
+    collective: Literal[tuple(allreduce.COLLECTIVES)]  # type: ignore[valid-type]
+    ranks: _Positive
+    nodes: _Positive
+
+
+class _Mean(_Part):
+    bandwidth: float
+    okay: Literal["unchecked", "true", "false"]
+
+
+class _Report(_Part):
+    kij: _Kij
+    results: list[_Result]
+    average_bus_bandwidth: _Mean
+
+
+class _Run(_Part):
+    nodes: _Positive
+    seconds: float
+    report: _Report
+
+
+class _Document(_Part):
+    settings: dict[str, Any]
+    runs: list[_Run]
+
+
 def parse_document(text: str, where: str) -> Document:
-    """A document, or a single report of the payload as one. Raises RequestError."""
+    """A document, or a single report of the payload as one, checked whole. Raises RequestError."""
+    hints = ("make one: kij-train bench allreduce … --json FILE",)
     try:
         document = json.loads(text)
-        if "results" in document:
-            run = {"nodes": document["kij"]["nodes"], "seconds": 0.0, "report": document}
-            document = {"kij_train_bench": FORMAT, "settings": {}, "runs": [run]}
-        if document["kij_train_bench"] != FORMAT:
-            raise RequestError(f"{where} was written by another version of kij-train")
-        all_rows(document)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise RequestError(f"{where} is no report of kij-train bench", hints=hints)
+    if "results" in document:
+        kij = document.get("kij")
+        nodes = kij.get("nodes") if isinstance(kij, dict) else None
+        run = {"nodes": nodes, "seconds": 0.0, "report": document}
+        document = {"kij_train_bench": FORMAT, "settings": {}, "runs": [run]}
+    version = document.get("kij_train_bench")
+    if version is not None and version != FORMAT:
+        raise RequestError(f"{where} was written by another version of kij-train")
+    try:
+        _Document.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        at = ".".join(map(str, first["loc"])) or "document"
         raise RequestError(
-            f"{where} is no report of kij-train bench",
-            hints=("make one: kij-train bench allreduce … --json FILE",),
+            f"{where} is no report of kij-train bench: {at}: {first['msg']}", hints=hints
         ) from None
     checked: Document = document
     return checked
@@ -301,16 +381,28 @@ def matches(size: int, asked: int) -> bool:
 
 
 def below(document: Document, gates: Iterable[tuple[int, float]]) -> list[str]:
-    """What is wrong with the figures: wrong results, and busbw under a gate. Empty is good."""
-    gates = list(gates)
-    problems = []
-    for row in all_rows(document):
-        if row.wrong:
-            problems.append(f"{row.what}: {row.wrong} elements are wrong")
-        for asked, least in gates:
-            if row.ranks > 1 and matches(row.size, asked) and row.busbw < least:
-                problems.append(f"{row.what}: busbw {row.busbw:.3g} GB/s is under {least:g} GB/s")
+    """What is wrong with the figures: wrong results, and busbw under a gate. Empty is good.
+
+    A gate that judges no row is wrong as well: it would guard nothing.
+    """
+    rows = all_rows(document)
+    problems = wrong_rows(document)
+    for asked, least in gates:
+        judged = [row for row in rows if row.ranks > 1 and matches(row.size, asked)]
+        if not judged:
+            problems.append(f"no row of {size_text(asked)} and several ranks to judge by its busbw")
+        problems += [
+            f"{row.what}: busbw {row.busbw:.3g} GB/s is under {least:g} GB/s"
+            for row in judged
+            if row.busbw < least
+        ]
     return problems
+
+
+def wrong_rows(document: Document) -> list[str]:
+    """Rows whose results are wrong."""
+    rows = all_rows(document)
+    return [f"{row.what}: {row.wrong} elements are wrong" for row in rows if row.wrong]
 
 
 def parse_tolerance(text: str) -> float:
@@ -330,8 +422,19 @@ class Comparison:
     new: Row | None
     """None where the newer document lacks it."""
     ratio: float
-    """New bandwidth / old; 0 where it is lacking."""
+    """New bandwidth / old; 0 where it is lacking, infinite where the old one is 0."""
     fell: bool
+    """Never for a row that is missing."""
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, in words."""
+        if self.new is None:
+            return f"{self.old.what}: missing from the new report"
+        if not self.fell:
+            return None
+        figures = f"{self.old.algbw:.3g} to {self.new.algbw:.3g} GB/s"
+        return f"{self.old.what}: fell from {figures}, to {self.ratio:.2f} of it"
 
 
 def compare(old: Document, new: Document, tolerance: float) -> list[Comparison]:
@@ -343,8 +446,11 @@ def compare(old: Document, new: Document, tolerance: float) -> list[Comparison]:
     found = []
     for row in all_rows(old):
         match = newer.get(row.key)
-        ratio = match.algbw / row.algbw if match else 0.0
-        found.append(Comparison(row, match, ratio, ratio < 1 - tolerance))
+        ratio = 0.0
+        if match is not None:
+            ratio = match.algbw / row.algbw if row.algbw else math.inf
+        fell = match is not None and ratio < 1 - tolerance
+        found.append(Comparison(row, match, ratio, fell))
     if not any(one.new for one in found):
         raise RequestError(
             "the two reports have no row in common",

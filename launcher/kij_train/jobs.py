@@ -100,7 +100,6 @@ def summary_of(job: Object) -> JobSummary:
     ready, done = int(status.get("ready") or 0), int(status.get("succeeded") or 0)
     counts = {"running": ready, "done": done, "pending": max(nodes - ready - done, 0)}
     going_on = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
-    limits = (spec["template"]["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
     ended = diagnosis.terminal_condition(job)
     failed = int(status.get("failed") or 0)
     return JobSummary(
@@ -112,10 +111,25 @@ def summary_of(job: Object) -> JobSummary:
         started=status.get("startTime"),
         ended=None if ended is None else ended.get("lastTransitionTime"),
         nodes=nodes,
-        gpus=nodes * int(limits.get(names.GPU_RESOURCE, 0)),
+        gpus=nodes * _gpus_per_node(job),
         restarts=0 if state is JobState.FAILED else failed,
         active="" if state.ended or state is JobState.SUSPENDED else going_on,
     )
+
+
+def _gpus_per_node(job: Object) -> int:
+    """GPUs of any kind; a MIG slice and a share of a GPU count as one."""
+    resources = job["spec"]["template"]["spec"]["containers"][0].get("resources") or {}
+    kinds = (names.GPU_RESOURCE, names.SHARED_GPU_RESOURCE, names.AMD_GPU_RESOURCE)
+    counted = sum(
+        int(count)
+        for resource, count in (resources.get("limits") or {}).items()
+        if resource in kinds or resource.startswith(names.MIG_PREFIX)
+    )
+    claims = [claim.get("name") for claim in resources.get("claims") or []]
+    # How many a claim is for stands in its template; a rank drives one GPU.
+    claimed = diagnosis.ranks_per_node(job) if names.GPU_CLAIM in claims else 0
+    return counted + claimed
 
 
 # --- asking ---------------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ GPU_RESOURCE = "nvidia.com/gpu"
 SHARED_GPU_RESOURCE = "nvidia.com/gpu.shared"
 """Of the NVIDIA device plugin with time-slicing or MPS and renameByDefault."""
 AMD_GPU_RESOURCE = "amd.com/gpu"
+MIG_PREFIX = "nvidia.com/mig-"
+"""Beginning of the resources of MIG slices, with the "mixed" strategy."""
+GPU_CLAIM = "gpus"
+"""Name of a pod's claim of Dynamic Resource Allocation."""
 GPU_DEVICE_CLASS = "gpu.nvidia.com"
 """DeviceClass of the NVIDIA driver for Dynamic Resource Allocation."""
 
@@ -45,6 +49,10 @@ KUEUE_PREFERRED_TOPOLOGY = "kueue.x-k8s.io/podset-preferred-topology"
 VOLCANO_MIN_MEMBER = "scheduling.volcano.sh/group-min-member"
 VOLCANO_QUEUE = "scheduling.volcano.sh/queue-name"
 COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"
+NATIVE_GROUP = "scheduling.k8s.io"
+NATIVE_VERSIONS = ("v1beta1", "v1alpha3", "v1alpha2")
+"""Of Kubernetes' own PodGroup, the best first: 1.37 has the first two, 1.36 the last. What we write
+of it is the same in all."""
 HOSTNAME = "kubernetes.io/hostname"
 
 DNS_LABEL_MAX = 63

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import bootstrap, names, units
+from kij_train.payloads import preflight
 from kij_train.spectypes import (
     Count,
     Cpu,
@@ -47,6 +48,7 @@ CONTRACT_ENV = frozenset(
         bootstrap.ENV_PREFLIGHT,
         bootstrap.ENV_PREFLIGHT_GPUS,
         bootstrap.ENV_PREFLIGHT_PORT,
+        preflight.ENV_SHM_BYTES,
         bootstrap.ENV_PARENT_PID,
         bootstrap.ENV_ERROR_FILE,
     }

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train import benchplot, benchreport
+from kij_train import bench, benchplot, benchreport, runs
 from kij_train.benchreport import ReportLines
 from kij_train.cli import main
-from kij_train.errors import RequestError
+from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
 from kij_train.payloads import allreduce
 
 
@@ -240,6 +243,20 @@ def test_wrong_results_fail_without_any_gate() -> None:
     assert "7 elements are wrong" in benchreport.below(document((2, bad)), [])[0]
 
 
+def test_a_gate_that_judges_no_row_is_a_problem() -> None:
+    alone = document((1, report(ranks=1)))
+    assert benchreport.below(alone, [(2**20, 0.1)]) == [
+        "no row of 1M and several ranks to judge by its busbw"
+    ]
+
+
+def test_a_bandwidth_of_zero_can_be_compared_with() -> None:
+    old = document((2, report(sizes=(1024,))))
+    old["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = 0
+    (one,) = benchreport.compare(old, document((2, report(sizes=(1024,)))), 0.1)
+    assert (one.ratio, one.fell) == (math.inf, False)
+
+
 @pytest.mark.parametrize("text", ["8M", "8M:", ":3", "8M:-1", "8M:nan", "x:1", "8M:inf", "0:1"])
 def test_what_is_no_gate_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="SIZE:GBPS"):
@@ -251,9 +268,125 @@ def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
     assert not any(one.fell for one in benchreport.compare(old, new, 0.1))
     assert all(one.fell for one in benchreport.compare(old, new, 0.01))
     short = document((2, report(sizes=(1024,))))
-    assert [one.fell for one in benchreport.compare(old, short, 0.1)] == [False, True, True]
+    compared = benchreport.compare(old, short, 0.1)
+    assert not any(one.fell for one in compared)
+    assert [one.problem for one in compared] == [
+        None,
+        "all_reduce float 2 nodes 2 ranks 65536 B: missing from the new report",
+        "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
+    ]
     with pytest.raises(RequestError, match="no row in common"):
         benchreport.compare(old, document((8, report(ranks=8))), 0.1)
+
+
+# --- all jobs at once -----------------------------------------------------------------------------
+
+
+class FakeJob:
+    """A submission that knows whether it is still there."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes, self.name = nodes, f"job-n{nodes}"
+        self.cluster = SimpleNamespace(namespace="ml")
+        self.deleted = False
+
+    def delete(self) -> None:
+        self.deleted = True
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[int, FakeJob]:
+    """Jobs that were submitted, by nodes; 13 nodes are refused."""
+    made: dict[int, FakeJob] = {}
+
+    def submit(plan: Any, cluster: Any) -> FakeJob:
+        if plan.spec.nodes == 13:
+            raise RefusedError("quota")
+        made[plan.spec.nodes] = FakeJob(plan.spec.nodes)
+        return made[plan.spec.nodes]
+
+    monkeypatch.setattr(runs, "connect", lambda spec: None)
+    monkeypatch.setattr(runs, "submit", submit)
+    monkeypatch.setattr(runs, "summary", lambda plan, where: f"{plan.spec.nodes} nodes")
+    return made
+
+
+def plan_for(nodes: int) -> Any:
+    return SimpleNamespace(spec=SimpleNamespace(nodes=nodes, image="image"))
+
+
+def at_once(
+    counts: list[int],
+    follow: Callable[[Any, Callable[[str], bool]], float],
+    saved: Callable[[benchreport.Document], None] = lambda _: None,
+) -> tuple[benchreport.Document, list[str], list[str]]:
+    """The document, the errors and the output of a parallel sweep."""
+    made, said = document(), list[str]()
+    sinks = bench.Sinks(said.append, lambda _: None, follow, saved)
+    errors = bench.sweep_at_once(made, counts, plan_for, sinks=sinks)
+    return made, [str(error) for error in errors], said
+
+
+def tell(job: Any, take: Callable[[str], bool]) -> None:
+    """Print a table and a report."""
+    take(f"# table of {job.nodes}")
+    take(f"row of {job.nodes}")
+    take(f"#json 1/1 {json.dumps(report(ranks=job.nodes))}")
+
+
+def test_a_parallel_sweep_runs_all_its_jobs_at_the_same_time(jobs: dict[int, FakeJob]) -> None:
+    meeting = threading.Barrier(3, timeout=20)
+
+    def follow(job: Any, take: Callable[[str], bool]) -> float:
+        meeting.wait()
+        tell(job, take)
+        return 1.0
+
+    made, errors, said = at_once([1, 2, 4], follow)
+    assert errors == []
+    assert [run["nodes"] for run in made["runs"]] == [1, 2, 4]
+    assert [line["nodes"] for line in made["summary"]] == [1, 2, 4]
+    # Tables come whole, in whichever order jobs end.
+    assert sorted(zip(said[::2], said[1::2], strict=True)) == [
+        (f"# table of {nodes}", f"row of {nodes}") for nodes in (1, 2, 4)
+    ]
+    assert all(job.deleted for job in jobs.values())
+
+
+def test_jobs_that_fail_or_are_refused_leave_the_others_alone(jobs: dict[int, FakeJob]) -> None:
+    def follow(job: Any, take: Callable[[str], bool]) -> float:
+        if job.nodes == 2:
+            raise JobFailedError("job-n2 failed")
+        tell(job, take)
+        return 1.0
+
+    made, errors, _ = at_once([1, 2, 4, 13], follow)
+    assert errors == ["job-n2 failed", "quota"]
+    assert [run["nodes"] for run in made["runs"]] == [1, 4]
+    # A failed job stays, for its logs.
+    assert [job.nodes for job in jobs.values() if not job.deleted] == [2]
+
+
+def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(jobs: dict[int, FakeJob]) -> None:
+    stay = threading.Event()
+
+    def follow(job: Any, take: Callable[[str], bool]) -> float:
+        if job.nodes > 1:
+            stay.wait(20)
+        tell(job, take)
+        return 1.0
+
+    def saved(_: benchreport.Document) -> None:
+        raise KeyboardInterrupt(15)
+
+    made, said = document(), list[str]()
+    sinks = bench.Sinks(said.append, lambda _: None, follow, saved)
+    (error,) = bench.sweep_at_once(made, [1, 2, 4], plan_for, sinks=sinks)
+    stay.set()
+    assert isinstance(error, InterruptedByUserError)
+    assert error.exit_code == 143
+    assert all(job.deleted for job in jobs.values())
+    assert [run["nodes"] for run in made["runs"]] == [1]
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -273,16 +406,104 @@ def test_compare_exits_with_1_and_names_the_rows(
     code, out, err = run(capsys, "compare", str(tmp_path / "old"), str(tmp_path / "new"))
     assert code == 1
     assert out.count("fell") == 3
-    assert "3 of 3 rows fell by more than 10%" in err
+    assert "2 nodes 2 ranks 65536 B: fell from 0.396 to 0.198 GB/s, to 0.50 of it" in err
+    assert err.endswith("of 3 rows: 3 fell by more than 10%\n")
     code, _, err = run(capsys, "compare", str(tmp_path / "new"), str(tmp_path / "old"))
     assert (code, err) == (0, "all 3 rows are within 10%\n")
 
 
+def test_compare_fails_on_wrong_results_and_says_missing_of_what_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bad = report(sizes=(1024, 65536))
+    bad["results"][1]["in_place"]["nwrong"] = 7
+    (tmp_path / "old").write_text(json.dumps(document((2, report()))))
+    (tmp_path / "new").write_text(json.dumps(document((2, bad))))
+    code, _, err = run(capsys, "compare", str(tmp_path / "old"), str(tmp_path / "new"))
+    assert code == 1
+    assert err.splitlines()[1:] == [
+        "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
+        "all_reduce float 2 nodes 2 ranks 65536 B: 7 elements are wrong",
+        "of 3 rows: 1 missing, 1 with wrong results",
+    ]
+
+
+def broken(**changes: Any) -> str:
+    """A document with other values at "a.b.0.c"; `...` takes a key out."""
+    made = document((2, report()))
+    for path, value in changes.items():
+        at: Any = made
+        *parents, last = path.split("__")
+        for key in parents:
+            at = at[int(key) if key.isdigit() else key]
+        if value is ...:
+            del at[last]
+        else:
+            at[last] = value
+    return json.dumps(made)
+
+
+ROW = "runs__0__report__results__0"
+BROKEN = [
+    ("[]", "is no report"),
+    ("[" * 100_000, "is no report"),
+    (broken(settings=...), "settings: Field required"),
+    (broken(settings=None), "settings: Input should be a valid dictionary"),
+    (broken(runs={}), "runs: Input should be a valid list"),
+    (broken(kij_train_bench=2), "was written by another version"),
+    (broken(runs__0__nodes="2"), "runs.0.nodes"),
+    (broken(runs__0__report__average_bus_bandwidth=...), "average_bus_bandwidth: Field required"),
+    (broken(runs__0__report__kij__collective="x"), "runs.0.report.kij.collective"),
+    (broken(**{f"{ROW}__in_place": None}), "neither in_place nor out_of_place"),
+    (broken(**{f"{ROW}__in_place__time": 0}), "in_place.time: Input should be greater than 0"),
+    (broken(**{f"{ROW}__in_place__bus_bw": math.nan}), "in_place.bus_bw"),
+    (broken(**{f"{ROW}__size": 10**400}), "size: Input should be less than"),
+    (broken(**{f"{ROW}__ranks": ...}), "ranks: Field required"),
+    ('{"results": []}', "runs.0.nodes"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN)
+@pytest.mark.parametrize("line", ["compare x x", "allreduce --local --resume --json x"])
+def test_a_report_that_is_damaged_is_refused_with_the_place(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    text: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text(text)
+    code, out, err = run(capsys, *line.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert (tmp_path / "x").read_text() == text
+
+
+def test_a_refused_request_leaves_the_file_as_it_was(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("kept")
+    name = "a" * 60
+    code, _, err = run(capsys, "allreduce", "--nodes", "9999", "--name", name, "--json", "x")
+    assert (code, "is too long by" in err) == (2, True)
+    assert (tmp_path / "x").read_text() == "kept"
+
+
 REFUSED = [
+    (f"allreduce -b {'9' * 400}", "9999999999999999… is too large: the largest is 16T"),
+    (f"allreduce -n {'9' * 5000}", "more than 2147483647"),
+    (f"allreduce --nodes {'9' * 5000}", "must look like 4 or 1,2,4,8"),
+    ("allreduce -b 1 -d int8 -i 1 -e 8G", "-i 1 makes 8589934592 sizes, 1000 at most"),
+    ("allreduce --local --backend nccl", "--backend nccl needs GPUs, and none are asked for"),
+    ("allreduce --local --min-busbw 32M:1", "one rank alone has no busbw"),
     ("allreduce --nodes 1,x", "--nodes 1,x: must look like 4 or 1,2,4,8"),
     ("allreduce --nodes 0", "--nodes 0: must look like"),
     ("allreduce -b lots", "lots is no size"),
     ("allreduce -b 8M -e 1M", "is more than -e"),
+    ("allreduce --parallel --local", "--parallel does not go with --local"),
     ("allreduce --resume", "--resume needs the file: --json FILE"),
     ("allreduce --min-busbw 8M", "must look like SIZE:GBPS"),
     ("allreduce -b 1M -e 4M --min-busbw 8M:1", "8M is not among the sizes"),

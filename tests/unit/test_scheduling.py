@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
-from kij_train import profiles, render
+from kij_train import jobs, profiles, render
 from kij_train.cli import main
+from kij_train.cluster.submit import as_served
+from kij_train.errors import RefusedError
 from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Profile, resolve
+
+from tests import goldens
 
 CODE = render.Code("print('bootstrap')\n")
 
@@ -42,15 +49,38 @@ def test_every_profile_says_why_by_which_source_and_what_it_needs(
     assert profile.description
     assert profile.source.startswith("https://")
     assert profile.needs
-    fields = {key: value for key, value in profile.spec.items() if key != "nodes"}
-    shown = set(profile.why)
-    for field, value in fields.items():
-        keys = {f"{field}.{key}" for key in value} if isinstance(value, dict) else {field}
-        assert keys & shown, f"{field} without a reason"
+    sets: set[str] = {"max_nodes"} if profile.max_nodes else set()
+    for field, value in profile.spec.items():
+        sets |= {f"{field}.{key}" for key in value} if isinstance(value, dict) else {field}
+    assert set(profile.why) == sets
     resolved = resolve(Layer({"script": "a.py"}), environ={}, cwd=tmp_path, profile=name)
     assert resolved.origin((next(iter(profile.spec)),)) == f"profile {name}"
     assert not any(key.startswith(UNSAFE) for key in resolved.spec.env)
     render.render(resolved.spec, name="job", code=CODE)
+
+
+def test_tcp_turns_rdma_off_and_touches_nothing_else(tmp_path: Path) -> None:
+    assert Profile.find("tcp", tmp_path).spec == {"env": {"NCCL_IB_DISABLE": "1"}}
+
+
+def test_every_profile_has_a_manifest() -> None:
+    assert set(profiles.builtin_profiles()) <= set(goldens.GOLDENS)
+
+
+def test_a_profile_of_one_node_is_refused_for_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").touch()
+    assert main(["render", "--profile", "nvlink", "--nodes", "2", "a.py"]) == 2
+    err = capsys.readouterr().err
+    assert "profile nvlink is for 1 node at most, and --nodes asks for 2: it keeps NCCL off" in err
+    assert "kij-train profiles" in err
+    assert main(["render", "--profile", "nvlink", "a.py"]) == 0
+    for text in ("max_nodes = 0\n[spec]", "max_nodes = true\n[spec]", 'max_nodes = "1"\n[spec]'):
+        (tmp_path / "p.toml").write_text(text)
+        assert main(["render", "--profile", "p.toml", "a.py"]) == 2
+        assert "max_nodes must be a whole number, at least 1" in capsys.readouterr().err
 
 
 def test_no_setting_of_a_fabric_is_a_default() -> None:
@@ -141,6 +171,14 @@ def test_dra_is_a_claim_and_no_counted_resource() -> None:
     assert {"name": "WORLD_SIZE", "value": "4"} in spec["containers"][0]["env"]
 
 
+@pytest.mark.parametrize("kind", ["whole", "mig-1g.5gb", "shared", "amd", "dra"])
+def test_list_counts_gpus_of_every_kind(kind: str) -> None:
+    gpus = 1 if kind == "shared" else 2
+    job = rendered(nodes=3, gpus=gpus, gpu_kind=kind, placement="spread")[-1]
+    job["metadata"] |= {"namespace": "ml", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    assert jobs.summary_of(job).gpus == 3 * gpus
+
+
 def test_a_kind_without_gpus_changes_nothing() -> None:
     assert rendered(gpu_kind="dra") == rendered()
 
@@ -182,7 +220,7 @@ def test_volcano_reads_the_gang_from_the_job() -> None:
     ("scheduler", "version"),
     [
         ("coscheduling", "scheduling.x-k8s.io/v1alpha1"),
-        ("native", "scheduling.k8s.io/v1alpha2"),
+        ("native", "scheduling.k8s.io/v1beta1"),
     ],
 )
 def test_a_gang_is_a_pod_group_of_all_nodes(scheduler: str, version: str) -> None:
@@ -197,6 +235,122 @@ def test_a_gang_is_a_pod_group_of_all_nodes(scheduler: str, version: str) -> Non
         assert group["spec"] == {"minMember": 8, "scheduleTimeoutSeconds": 600}
         assert template["metadata"]["labels"]["scheduling.x-k8s.io/pod-group"] == "job"
         assert template["spec"]["schedulerName"] == "scheduler-plugins-scheduler"
+
+
+SCHEMAS: dict[str, Any] = json.loads((Path(__file__).parent / "scheduler_schemas.json").read_text())
+
+
+def read_by(system: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
+    """The object that a scheduler reads."""
+    kind = "PodGroup" if system == "coscheduling" else "Job"
+    return next(body for body in objects if body["kind"] == kind)
+
+
+@pytest.mark.parametrize("nodes", [1, 8, 100_000])
+@pytest.mark.parametrize("topology", [None, "rack:required", "zone", "example.com/spine:preferred"])
+@pytest.mark.parametrize(
+    ("system", "fields"),
+    [
+        ("coscheduling", {"scheduler": "coscheduling"}),
+        ("coscheduling", {"scheduler": "coscheduling", "rendezvous_timeout": "2d"}),
+        ("volcano", {"scheduler": "volcano"}),
+        ("volcano", {"scheduler": "volcano", "queue": "team-a"}),
+        ("kueue", {"queue": "team-a"}),
+        ("kueue", {"queue": "team-a.gpu", "gpus": 8, "placement": "pack"}),
+    ],
+)
+def test_what_a_scheduler_reads_is_as_its_documents_say(
+    system: str, fields: dict[str, Any], topology: str | None, nodes: int
+) -> None:
+    objects = rendered(nodes=nodes, topology=topology, **fields)
+    jsonschema.validate(read_by(system, objects), SCHEMAS[system])
+
+
+@pytest.mark.parametrize(
+    ("system", "path", "value"),
+    [
+        ("coscheduling", "spec.minMember", 0),
+        ("coscheduling", "spec.minMember", "2"),
+        ("coscheduling", "spec.minMembers", 2),
+        ("volcano", "metadata.annotations", {}),
+        ("volcano", "metadata.annotations", {"scheduling.volcano.sh/group-min-member": "0"}),
+        ("volcano", "spec.template.spec.schedulerName", "default"),
+        ("kueue", "spec.suspend", False),
+        ("kueue", "metadata.labels", {}),
+        ("kueue", "spec.template.metadata.labels", {"kueue.x-k8s.io/queue-name": "a"}),
+    ],
+)
+def test_the_schemas_refuse_what_those_schedulers_would_not_understand(
+    system: str, path: str, value: object
+) -> None:
+    scheduler = None if system == "kueue" else system
+    queue = "a" if system == "kueue" else None
+    body = copy.deepcopy(read_by(system, rendered(nodes=2, scheduler=scheduler, queue=queue)))
+    *parents, last = path.split(".")
+    at = body
+    for key in parents:
+        at = at[key]
+    at[last] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(body, SCHEMAS[system])
+
+
+class Server:
+    """Says which versions it has; None: says that one may not ask."""
+
+    def __init__(self, versions: list[str] | None) -> None:
+        self._versions = versions
+        self.requests = 0
+
+    def versions(self, group: str) -> set[str]:
+        assert group == "scheduling.k8s.io"
+        self.requests += 1
+        if self._versions is None:
+            raise RefusedError("no")
+        return set(self._versions)
+
+
+@pytest.mark.parametrize(
+    ("versions", "taken"),
+    [
+        (["v1", "v1alpha3", "v1beta1"], "v1beta1"),
+        (["v1", "v1alpha3"], "v1alpha3"),
+        (["v1", "v1alpha2"], "v1alpha2"),
+        (["v1"], "v1beta1"),
+        ([], "v1beta1"),
+        (None, "v1beta1"),
+    ],
+)
+def test_the_native_pod_group_is_sent_in_the_version_of_the_server(
+    versions: list[str] | None, taken: str
+) -> None:
+    objects = rendered(nodes=8, scheduler="native")
+    server: Any = Server(versions)
+    sent = as_served(server, objects)
+    assert server.requests == 1
+    changed = [body for body in sent if body not in objects]
+    assert [body["kind"] for body in changed] == ["PodGroup"] * (taken != "v1beta1")
+    group = next(body for body in sent if body["kind"] == "PodGroup")
+    assert group["apiVersion"] == f"scheduling.k8s.io/{taken}"
+
+
+@pytest.mark.parametrize("scheduler", [None, "volcano", "coscheduling"])
+def test_nothing_is_asked_for_other_schedulers(scheduler: str | None) -> None:
+    objects = rendered(nodes=2, scheduler=scheduler)
+    server: Any = Server(["v1"])
+    assert as_served(server, objects) is objects
+    assert server.requests == 0
+
+
+def test_render_says_for_which_version_the_native_pod_group_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").touch()
+    assert main(["render", "--nodes", "2", "--scheduler", "native", "a.py"]) == 0
+    assert "written for scheduling.k8s.io/v1beta1, Kubernetes 1.37" in capsys.readouterr().err
+    assert main(["launch", "--dry-run=client", "--scheduler", "native", "a.py"]) == 0
+    assert "written for scheduling.k8s.io/v1beta1" in capsys.readouterr().err
 
 
 def test_places_are_affinities_to_the_pods_of_the_job() -> None:

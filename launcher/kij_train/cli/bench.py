@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from kij_train.cli.launch import signals_to, sigterm_as_interrupt
 from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about, warn_without_gang
 from kij_train.errors import KijError, RequestError
 from kij_train.payloads import allreduce
+from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Resolved, resolve
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def _run(
     *,
     nodes: str | None,
     is_local: bool,
+    parallel: bool,
     json_file: str | None,
     resume: bool,
     plot: str | None,
@@ -71,12 +74,18 @@ def _run(
     gates = [benchreport.parse_gate(text) for text in min_busbw]
     arguments, args = _payload_arguments(collective, params)
     _check_gates(gates, args)
+    if parallel and is_local:
+        raise RequestError(
+            "--parallel does not go with --local: the runs would share this machine",
+            hints=("one after the other: leave --parallel out",),
+        )
     if resume and json_file is None:
         raise RequestError("--resume needs the file: --json FILE")
     if plot is not None:
         benchplot.require()
     spec = _resolve(params, Layer({})).spec
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
+    _check_ranks(spec, max(counts), args, gates)
     arguments += ["--device", "cuda" if spec.gpus else "cpu"]
     settings = {
         "arguments": arguments,
@@ -86,12 +95,8 @@ def _run(
         "image": None if is_local else spec.image,
         "profile": params["profile"],
     }
-    document = _start(json_file, resume, settings)
     with ExitStack() as stack:
         folder = stack.enter_context(bench.shipped_payload())
-        stop = stack.enter_context(_stop()) if is_local else None
-        if not is_local:
-            stack.enter_context(sigterm_as_interrupt())
 
         def plan_for(count: int) -> runs.Plan:
             name = f"{spec.name}-n{count}" if spec.name else None
@@ -103,14 +108,24 @@ def _run(
             if json_file is not None:
                 _write(Path(json_file), done)
 
-        largest = plan_for(max(counts))  # a wrong request is refused before anything runs
-        if not is_local:
-            warn_without_gang(largest.spec)
+        # A wrong request is refused before anything runs, or a file is written.
+        largest = plan_for(max(counts))
+        document = _start(json_file, resume, settings)
         sinks = bench.Sinks(output.workload, output.status, _follow, save)
-        error = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
+        if is_local:
+            stop = stack.enter_context(_stop())
+            errors = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
+        else:
+            warn_without_gang(largest.spec)
+            stack.enter_context(sigterm_as_interrupt())
+            if parallel:
+                sinks = replace(sinks, follow=_follow_beside)
+                errors = bench.sweep_at_once(document, counts, plan_for, sinks=sinks)
+            else:
+                errors = bench.sweep(document, counts, plan_for, stop=None, sinks=sinks)
     _report(document, json_file, plot)
-    if error is not None:
-        _fail(error, json_file)
+    if errors:
+        _fail(errors, json_file)
     problems = benchreport.below(document, gates) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
@@ -128,6 +143,21 @@ def _follow(submission: Submission, take: Callable[[str], bool]) -> float:
                 shown.line(line)
 
         return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=shown.note)
+
+
+def _follow_beside(submission: Submission, take: Callable[[str], bool]) -> float:
+    """Show one of several jobs: a line a change, since a live table has the terminal for itself."""
+    from kij_train.cli.view import PlainView
+
+    shown = PlainView(submission.name)
+
+    def on_line(line: LogLine) -> None:
+        take(line.text)
+
+    def on_note(text: str) -> None:
+        shown.note(f"{submission.name}  {text}")
+
+    return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=on_note)
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
@@ -154,10 +184,25 @@ def _check_gates(gates: list[tuple[int, float]], args: Any) -> None:
             )
 
 
+def _check_ranks(spec: JobSpec, most_nodes: int, args: Any, gates: list[tuple[int, float]]) -> None:
+    """What hangs on how many ranks there are, and of which kind."""
+    if gates and most_nodes * spec.ranks_per_node == 1:
+        raise RequestError(
+            "--min-busbw judges nothing here: one rank alone has no busbw",
+            hints=("give it a peer: --nodes 2, or --nproc-per-node 2",),
+        )
+    if args.backend == "nccl" and not spec.gpus:
+        raise RequestError(
+            "--backend nccl needs GPUs, and none are asked for",
+            hints=("ask for them: --gpus N; on CPUs: --backend gloo",),
+        )
+
+
 def _node_counts(text: str) -> list[int]:
     counts = []
     for part in text.split(","):
-        if not (part.isascii() and part.isdigit() and int(part)):
+        # int() takes 4,300 digits at most; the spec says how many nodes there may be.
+        if not (part.isascii() and part.isdigit() and len(part) < 10 and int(part)):
             raise RequestError(f"--nodes {text}: must look like 4 or 1,2,4,8")
         counts.append(int(part))
     return sorted(set(counts))
@@ -251,11 +296,12 @@ def _report(document: benchreport.Document, json_file: str | None, plot: str | N
         output.status(f"wrote {', '.join(written)}")
 
 
-def _fail(error: KijError, json_file: str | None) -> None:
-    output.verdict(error.message, error.hints)
+def _fail(errors: list[KijError], json_file: str | None) -> None:
+    for error in errors:
+        output.verdict(error.message, error.hints)
     if json_file is not None:
         output.status(f"  go on with the rest: the same command with --resume ({json_file})")
-    raise click.exceptions.Exit(error.exit_code)
+    raise click.exceptions.Exit(errors[0].exit_code)
 
 
 def _under_mean(document: benchreport.Document) -> list[str]:
@@ -273,9 +319,10 @@ def _under_mean(document: benchreport.Document) -> list[str]:
 @click.argument("new")
 @click.option("--tolerance", metavar="PERCENT", default="10%", help="How much may be lost; 10%.")
 def compare(old: str, new: str, tolerance: str) -> None:
-    """Exit 1 when a bandwidth in NEW is less than in OLD, and name the rows that fell."""
+    """Exit 1 when a bandwidth in NEW is less than in OLD, or a result wrong; name the rows."""
     allowed = benchreport.parse_tolerance(tolerance)
-    rows = benchreport.compare(_read(old), _read(new), allowed)
+    newer = _read(new)
+    rows = benchreport.compare(_read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (
@@ -284,14 +331,21 @@ def compare(old: str, new: str, tolerance: str) -> None:
                 f"{one.old.algbw:.3g} GB/s",
                 f"{one.new.algbw:.3g} GB/s" if one.new else "-",
                 f"{one.ratio:.2f}" if one.new else "-",
-                ("fell" if one.new else "missing") if one.fell else "",
+                "fell" if one.fell else "" if one.new else "missing",
             )
             for one in rows
         ),
     )
-    fallen = [one for one in rows if one.fell]
-    if fallen:
-        output.verdict(f"{len(fallen)} of {len(rows)} rows fell by more than {tolerance}")
+    wrong = benchreport.wrong_rows(newer)
+    problems = [one.problem for one in rows if one.problem is not None] + wrong
+    if problems:
+        counts = {
+            f"fell by more than {tolerance}": sum(one.fell for one in rows),
+            "missing": sum(one.new is None for one in rows),
+            "with wrong results": len(wrong),
+        }
+        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        output.verdict("\n".join([*problems, f"of {len(rows)} rows: {summary}"]))
         raise click.exceptions.Exit(1)
     output.status(f"all {len(rows)} rows are within {tolerance}")
 
@@ -313,6 +367,11 @@ def _collective_command(name: str, collective: str) -> click.Command:
         params=[
             option(["--nodes"], metavar="N[,N...]", help="Numbers of nodes, one job each."),
             option(["--local", "is_local"], is_flag=True, help="As processes of this machine."),
+            option(
+                ["--parallel"],
+                is_flag=True,
+                help="All jobs at once; they share what network they have in common.",
+            ),
             *(
                 option([*flags, _parameter(flags)], metavar=metavar, help=text)
                 for flags, metavar, text in PASSED_ON

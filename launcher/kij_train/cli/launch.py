@@ -15,7 +15,7 @@ import click
 from kij_train import render, runs, units
 from kij_train.cli import output
 from kij_train.cli.options import job_options, resolve_options, warn_without_gang
-from kij_train.cli.render import print_objects
+from kij_train.cli.render import print_objects, print_offline
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
 from kij_train.specfile import Resolved
 
@@ -61,7 +61,7 @@ def command(
     for note in plan.archive.notes if plan.archive else ():
         output.warning(note)
     if dry_run == "client":
-        print_objects(plan.objects(), form)
+        print_offline(plan, form)
         return
     warn_without_gang(plan.spec)
     cluster = runs.connect(plan.spec)

@@ -20,6 +20,7 @@ def command(context: click.Context) -> None:
             ("name", "from", "what for"),
             ((one.name, one.origin, one.description) for one in all_profiles(Path.cwd())),
         )
+        output.status("none is a default: without --profile, nothing of a fabric is set")
         output.status("what one sets, why, and what it needs: kij-train profiles show NAME")
 
 
@@ -35,6 +36,10 @@ def show(name: str) -> None:
     output.data(f"from:   {profile.origin}")
     if profile.source:
         output.data(f"source: {profile.source}")
+    if profile.max_nodes is not None:
+        output.data(f"nodes:  {profile.max_nodes} at most")
+        if "max_nodes" in profile.why:
+            output.data(f"      {profile.why['max_nodes']}")
     output.data("sets:")
     for key, value in _flat(profile.spec):
         output.data(f"  {key} = {value}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import render, runs
+from kij_train import names, render, runs
 from kij_train.cli import output
 from kij_train.cli.options import job_options, resolve_options
 
@@ -22,7 +22,18 @@ def command(form: str, **params: Any) -> None:
     The same request prints the same bytes. Pipe it to kubectl apply -f -.
     """
     plan = runs.plan(resolve_options(params), cwd=Path.cwd())
+    print_offline(plan, form)
+
+
+def print_offline(plan: runs.Plan, form: str) -> None:
+    """What would be sent, and where a server may want it otherwise."""
     print_objects(plan.objects(), form)
+    if plan.spec.scheduler == "native":
+        best, *others = names.NATIVE_VERSIONS
+        output.status(
+            f"PodGroup is written for {names.NATIVE_GROUP}/{best}, Kubernetes 1.37; kij-train "
+            f"launch takes what the server has, which may be {' or '.join(others)}"
+        )
 
 
 def print_objects(objects: list[dict[str, Any]], form: str) -> None:

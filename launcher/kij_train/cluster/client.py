@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from kij_train.cluster.apierrors import Action, refusal, unreachable
+from kij_train.cluster.apierrors import Action, GoneError, refusal, unreachable
 from kij_train.cluster.connection import Connection, open_connection
 
 if TYPE_CHECKING:
@@ -177,6 +177,16 @@ class Cluster:
         """The names of the API groups that the server has."""
         action = Action("get", "/apis", "", self.namespace)
         return {str(one["name"]) for one in self._json("GET", "/apis", action)["groups"]}
+
+    def versions(self, group: str) -> set[str]:
+        """The versions of an API group that the server has; none without the group."""
+        path = f"/apis/{group}"
+        action = Action("get", path, "", self.namespace)
+        try:
+            found = self._json("GET", path, action)["versions"]
+        except GoneError:
+            return set()
+        return {str(one["version"]) for one in found}
 
     def _path(self, kind: str, name: str = "", *, everywhere: bool = False) -> str:
         api, resource, _ = PATHS[kind]

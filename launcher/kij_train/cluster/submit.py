@@ -3,8 +3,9 @@
 Four requests, however many nodes: the Job, suspended; the ConfigMap and the Service, owned by it;
 the Job, resumed, or put into its queue, whose controller resumes it when there is room. Whenever
 this process dies, what exists hangs on the Job, and a suspended Job has no pods. Code too large for
-one ConfigMap, a pod group and a claim template add a request each; code that is there already, from
-another job, adds one that makes this Job an owner too.
+one ConfigMap, a pod group and a claim template add a request each, Kubernetes' own pod group one
+more, for its version; code that is there already, from another job, adds one that makes this Job an
+owner too.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def cancel(cluster: Cluster, name: str, uid: str) -> None:
 def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ask the server about every object, and about one pod, which quota and Pod Security judge."""
     answers = []
+    objects = as_served(cluster, objects)
     for body in objects:
         try:
             answers.append(_create(cluster, body, dry_run=True))
@@ -83,6 +85,7 @@ def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, A
 
 def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) -> Submission:
     """Create the objects. Raises RefusedError, UnreachableError; then nothing is left behind."""
+    objects = as_served(cluster, objects)
     job = copy.deepcopy(_job_of(objects))
     job["spec"]["suspend"] = True
     token = uuid.uuid4().hex
@@ -120,6 +123,31 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
         _remove(cluster, name, token)
         raise
     return submission
+
+
+def as_served(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The objects, Kubernetes' own PodGroup in the version that the server has; asks for it alone.
+
+    Where the server has none of them, or does not say, it stays as it is, for the create to fail.
+    """
+    if not any(_is_native_group(body) for body in objects):
+        return objects
+    try:
+        served = cluster.versions(names.NATIVE_GROUP)
+    except RefusedError:
+        return objects
+    best = next((one for one in names.NATIVE_VERSIONS if one in served), None)
+    if best is None:
+        return objects
+    return [
+        {**body, "apiVersion": f"{names.NATIVE_GROUP}/{best}"} if _is_native_group(body) else body
+        for body in objects
+    ]
+
+
+def _is_native_group(body: dict[str, Any]) -> bool:
+    version = str(body["apiVersion"])
+    return body["kind"] == "PodGroup" and version.startswith(f"{names.NATIVE_GROUP}/")
 
 
 def _job_of(objects: list[dict[str, Any]]) -> dict[str, Any]:

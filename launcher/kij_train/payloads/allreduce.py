@@ -39,6 +39,9 @@ JSON_PIECE_CHARS = 4000
 
 PERIOD = 251
 """Test data repeats after so many elements: a prime, so that no shift by a block goes unseen."""
+LARGEST_SIZE = 1 << 44
+MOST_SIZES = 1000
+MOST_CALLS = 1 << 31
 CHECK_ELEMENTS = 1 << 22
 """How many elements are checked at a time, which bounds the memory that takes."""
 
@@ -89,7 +92,11 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"{text} is no size. Write it like 8, 64K, 8M or 1G")
     scale: int = 1024 ** " KMGT".index(match[2].upper() or " ")
-    return int(float(match[1]) * scale)
+    size = float(match[1]) * scale
+    if size > LARGEST_SIZE:
+        shown = text if len(text) < 20 else f"{text[:16]}…"
+        raise ValueError(f"{shown} is too large: the largest is {LARGEST_SIZE >> 40}T")
+    return int(size)
 
 
 def message_sizes(first: int, last: int, step_bytes: int, factor: int) -> list[int]:
@@ -132,8 +139,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     def whole(text: str) -> int:
-        if not text.isdigit():
+        if not (text.isascii() and text.isdigit()):
             raise argparse.ArgumentTypeError(f"{text} is no whole number")
+        if len(text) > 10 or int(text) >= MOST_CALLS:
+            raise argparse.ArgumentTypeError("is a number of more than 2147483647")
         return int(text)
 
     add = parser.add_argument
@@ -180,6 +189,9 @@ def contradiction(args: argparse.Namespace) -> str | None:
         return f"-b {args.minbytes} is less than one element of {args.datatype}"
     if args.stepbytes and args.stepfactor:
         return "-i and -f conflict: give one of them"
+    sizes = (args.maxbytes - args.minbytes) // args.stepbytes + 1 if args.stepbytes else 1
+    if sizes > MOST_SIZES:
+        return f"-i {args.stepbytes} makes {sizes} sizes, {MOST_SIZES} at most. Give more, or -f 2"
     if args.stepfactor == 1:
         return "-f 1 makes no step. Give 2 or more"
     if args.iters < 1:

@@ -13,69 +13,150 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 DEADLINE_S = float(os.environ.get("KIJ_PREFLIGHT_DEADLINE_S", "60"))
 """For all ranks to come, and again for the all-reduce."""
+ENV_SHM_BYTES = "KIJ_PREFLIGHT_SHM_BYTES"
+"""What --shm asked for."""
 SHM = Path("/dev/shm")  # noqa: S108 - looked at
 SMALL_SHM_BYTES = 65 * 2**20
 """Container runtimes give 64 MiB where nobody asks for more: data loaders and NCCL fail on it."""
+SLOWDOWNS = (
+    (0x40, "too hot, slowed down by its hardware"),
+    (0x20, "too hot, slowed down by its driver"),
+    (0x80, "slowed down by the power brake of its machine"),
+)
+"""Bits of NVML's throttle reasons: HwThermalSlowdown, SwThermalSlowdown, HwPowerBrakeSlowdown."""
+HARDWARE_SLOWDOWN = 0x08
+"""Comes with the first and the last of them, and sometimes alone."""
 LARGEST_SKEW_S = 1.0
 ELEMENTS = 1 << 20
 
 
 def about_this_rank(gpus: int) -> dict[str, Any]:
     """Who and where this rank is, and what is wrong with its node by itself."""
+    import torch
+
     found: dict[str, Any] = {
         "index": int(os.environ.get("GROUP_RANK", "0")),
         "where": os.environ.get("KIJ_NODE_NAME") or socket.gethostname(),
         "model": "",
         "problems": [],
+        "unknown": [],
+        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
     }
     if SHM.is_dir():
         shm = os.statvfs(SHM)
-        if shm.f_blocks * shm.f_frsize < SMALL_SHM_BYTES:
-            found["problems"].append(f"{SHM} has {shm.f_blocks * shm.f_frsize >> 20} MiB only")
+        asked = int(os.environ.get(ENV_SHM_BYTES) or "0")
+        found["problems"] += shm_problems(shm.f_blocks * shm.f_frsize, asked)
     if gpus:
         look_at_gpus(found, gpus)
     return found
 
 
+def shm_problems(size: int, asked: int) -> list[str]:
+    """What is wrong with /dev/shm of that many bytes."""
+    # Whole pages, hence the slack.
+    if size < 0.99 * asked:
+        return [f"{SHM} has {size >> 20} MiB, {asked >> 20} MiB were asked for"]
+    return [f"{SHM} has {size >> 20} MiB only"] if size < SMALL_SHM_BYTES and not asked else []
+
+
 def look_at_gpus(found: dict[str, Any], gpus: int) -> None:
-    """Count, model, and what NVML knows of errors and throttling."""
+    """Count, model, versions, and what NVML knows of errors and throttling.
+
+    Every question by itself: MIG slices and virtual GPUs answer some, and not others.
+    """
     import torch
 
+    def ask(what: str, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except Exception as error:
+            found["unknown"].append(f"{what}: {error}")
+            return None
+
     visible = torch.cuda.device_count()
-    if visible < gpus:
-        found["problems"].append(f"{visible} of {gpus} GPUs are visible")
     if visible:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         found["model"] = torch.cuda.get_device_name(local % visible)
+    if torch.version.cuda:
+        found["versions"]["cuda"] = torch.version.cuda
+    nccl = ask("NCCL's version", lambda: ".".join(map(str, torch.cuda.nccl.version())))
+    if nccl:
+        found["versions"]["nccl"] = nccl
+    counted = None
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-            errors = pynvml.nvmlDeviceGetTotalEccErrors(
-                handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
-            )
-            if errors:
-                found["problems"].append(f"GPU {number}: {errors} uncorrected ECC errors")
-            reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-            slow = pynvml.nvmlClocksThrottleReasonHwSlowdown
-            if reasons & slow:
-                found["problems"].append(f"GPU {number}: slowed down by its hardware")
     except Exception as error:
-        # No NVML in the image, or a GPU (MIG, vGPU) that does not answer this: nothing is known.
-        found["nvml"] = str(error)
+        found["unknown"].append(f"ECC errors and throttling: {error}")
+    else:
+        counted = ask("the number of GPUs", pynvml.nvmlDeviceGetCount)
+        driver = ask("the driver's version", lambda: text(pynvml.nvmlSystemGetDriverVersion()))
+        if driver:
+            found["versions"]["driver"] = driver
+        for number in range(counted or 0):
+            look_at_gpu(found, ask, pynvml, number)
+    if visible < gpus:
+        nvml = "" if counted is None else f", {counted} to NVML"
+        found["problems"].append(f"{visible} of {gpus} GPUs are visible to torch{nvml}")
+
+
+def look_at_gpu(
+    found: dict[str, Any], ask: Callable[[str, Callable[[], Any]], Any], pynvml: Any, number: int
+) -> None:
+    """What NVML knows of one GPU."""
+    gpu = f"GPU {number}"
+    handle = ask(gpu, lambda: pynvml.nvmlDeviceGetHandleByIndex(number))
+    if handle is None:
+        return
+    errors = ask(
+        f"{gpu}: ECC errors",
+        lambda: pynvml.nvmlDeviceGetTotalEccErrors(
+            handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        ),
+    )
+    if errors:
+        found["problems"].append(f"{gpu}: {errors} uncorrected ECC errors")
+    reasons = ask(
+        f"{gpu}: throttling", lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    )
+    slow = [words for bit, words in SLOWDOWNS if (reasons or 0) & bit]
+    if not slow and (reasons or 0) & HARDWARE_SLOWDOWN:
+        slow = ["slowed down by its hardware"]
+    found["problems"] += [f"{gpu}: {words}" for words in slow]
+
+
+def text(answer: Any) -> str:
+    """NVML's texts, which older bindings give as bytes."""
+    return answer.decode() if isinstance(answer, bytes) else str(answer)
+
+
+def notes_of(infos: dict[int, dict[str, Any]]) -> list[str]:
+    """What is good to know and no problem: versions, and what could not be found out."""
+    notes: dict[str, dict[str, None]] = {}
+    for _, info in sorted(infos.items()):
+        node = f"index {info['index']} on {info['where']}"
+        versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
+        for note in (versions, *(f"not known: {what}" for what in info["unknown"])):
+            notes.setdefault(note, {})[node] = None
+    everywhere = len({info["index"] for info in infos.values()})
+    return [
+        note if len(nodes) == everywhere else f"{note} ({', '.join(nodes)})"
+        for note, nodes in notes.items()
+    ]
 
 
 def name_of(rank: int, per_node: int) -> str:
@@ -202,6 +283,8 @@ def main() -> int:
     infos: dict[int, dict[str, Any]] = {}
     if rank == 0:
         infos = collect(store, "here", ranks, DEADLINE_S)
+        for note in notes_of(infos):
+            print(f"kij-train: preflight: {note}", file=sys.stderr, flush=True)
         problems = problems_of(infos, ranks, per_node)
         store.set("nodes", json.dumps(problems))
     problems = json.loads(store.get("nodes"))

@@ -1,7 +1,8 @@
 """Named settings for a fabric or a kind of machine, as data: one TOML file each.
 
-A profile is a partial spec (its `[spec]` table) with the reason and the source of what it sets.
-It ranks below everything the user says and above the defaults.
+A profile is a partial spec (its `[spec]` table) with the reason and the source of what it sets, and
+the number of nodes that its settings work for (`max_nodes`), where there is one. It ranks below
+everything the user says and above the defaults. No profile is a default.
 """
 
 from __future__ import annotations

@@ -8,9 +8,6 @@ from kij_train import names
 from kij_train.render.metadata import job_labels, metadata
 from kij_train.spec import JobSpec
 
-CLAIM = "gpus"
-"""Name of the claim within the pod."""
-
 
 def claim_templates(spec: JobSpec, name: str) -> list[dict[str, Any]]:
     """The template from which every pod gets its claim, with --gpu-kind dra (Kubernetes 1.34)."""
@@ -35,9 +32,9 @@ def pod_claims(spec: JobSpec, name: str) -> list[dict[str, Any]]:
     """The pod's claims."""
     if not claim_templates(spec, name):
         return []
-    return [{"name": CLAIM, "resourceClaimTemplateName": name}]
+    return [{"name": names.GPU_CLAIM, "resourceClaimTemplateName": name}]
 
 
 def container_claims(spec: JobSpec) -> list[dict[str, Any]]:
     """Which of them the container uses."""
-    return [{"name": CLAIM}] if spec.gpus and spec.gpu_kind == "dra" else []
+    return [{"name": names.GPU_CLAIM}] if spec.gpus and spec.gpu_kind == "dra" else []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kij_train import bootstrap, names
+from kij_train import bootstrap, names, units
+from kij_train.payloads import preflight
 from kij_train.render.code import BOOTSTRAP_KEY, PREFLIGHT_KEY
 from kij_train.render.gpus import container_claims, pod_claims
 from kij_train.render.metadata import job_labels, metadata
@@ -169,6 +170,8 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
     if spec.preflight:
         fixed[bootstrap.ENV_PREFLIGHT] = f"{bootstrap.BUNDLE_DIR}/{PREFLIGHT_KEY}"
         fixed[bootstrap.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
+        if spec.shm is not None:
+            fixed[preflight.ENV_SHM_BYTES] = str(int(units.quantity_value(spec.shm)))
     if spec.settings_script is not None:
         fixed[bootstrap.ENV_SETTINGS_SCRIPT] = spec.settings_script
     if code_sha256 is not None:

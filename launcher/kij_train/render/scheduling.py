@@ -62,8 +62,10 @@ def pod_groups(spec: JobSpec, name: str) -> list[dict[str, Any]]:
         }
         return [{"apiVersion": "scheduling.x-k8s.io/v1alpha1", **shared, "spec": gang}]
     if spec.scheduler == "native":
+        # Not the Job's own spec.scheduling of 1.37, which takes one more feature gate, in alpha.
         policy = {"schedulingPolicy": {"gang": {"minCount": spec.nodes}}}
-        return [{"apiVersion": "scheduling.k8s.io/v1alpha2", **shared, "spec": policy}]
+        version = f"{names.NATIVE_GROUP}/{names.NATIVE_VERSIONS[0]}"
+        return [{"apiVersion": version, **shared, "spec": policy}]
     return []
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from kij_train.errors import RequestError
 from kij_train.spec import JobSpec
 from kij_train.specfile.explain import explain
 from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
@@ -68,15 +69,32 @@ def resolve(
 ) -> Resolved:
     """Merge all sources and check the result. Raises RequestError naming file and line, or flag."""
     project = read_project(cwd)
-    chosen = profile or environ.get(ENV_PREFIX + "PROFILE") or project.profile
+    named = profile or environ.get(ENV_PREFIX + "PROFILE") or project.profile
+    chosen = Profile.find(named, cwd, project) if named else None
     layers = [
-        profile_layer(chosen, project, cwd) if chosen else Layer({}),
+        profile_layer(chosen) if chosen else Layer({}),
         Layer(project.values, project.origins),
         read_spec_file(Path(spec_file), cwd) if spec_file else Layer({}),
         environment_layer(environ),
         flags,
     ]
-    return check(merge(layers))
+    resolved = check(merge(layers))
+    if chosen is not None:
+        _check_fits(resolved, chosen)
+    return resolved
+
+
+def _check_fits(resolved: Resolved, profile: Profile) -> None:
+    """Settings that hold for few nodes would break, or silently slow down, a job of more."""
+    nodes, most = resolved.spec.nodes, profile.max_nodes
+    if most is None or nodes <= most:
+        return
+    reason = profile.why.get("max_nodes", "")
+    raise RequestError(
+        f"profile {profile.name} is for {most} node{'' if most == 1 else 's'} at most, and "
+        f"{resolved.origin(('nodes',))} asks for {nodes}" + (f": {reason}" if reason else ""),
+        hints=("one that fits the network between the nodes, or none: kij-train profiles",),
+    )
 
 
 def check(merged: Layer) -> Resolved:

@@ -105,6 +105,8 @@ class Profile:
     """By key, as in "env.NCCL_IB_DISABLE"."""
     needs: tuple[str, ...] = ()
     """What must be there on the cluster."""
+    max_nodes: int | None = None
+    """How many nodes its settings work with."""
 
     @classmethod
     def of_table(cls, name: str, origin: str, table: Any) -> Profile:
@@ -119,6 +121,9 @@ class Profile:
                 f"profile {name}: spec and why must be tables, needs a list",
                 hints=("an example: kij-train profiles show ib",),
             )
+        most = about.get("max_nodes")
+        if most is not None and (type(most) is not int or most < 1):
+            raise RequestError(f"profile {name}: max_nodes must be a whole number, at least 1")
         return cls(
             name=name,
             origin=origin,
@@ -127,6 +132,7 @@ class Profile:
             source=str(about.get("source", "")),
             why={str(key): str(text) for key, text in why.items()},
             needs=tuple(str(need) for need in needs),
+            max_nodes=most,
         )
 
     @classmethod
@@ -156,10 +162,10 @@ def all_profiles(cwd: Path) -> list[Profile]:
     return [Profile.find(name, cwd) for name in [*own, *builtin]]
 
 
-def profile_layer(name: str, project: ProjectFile, cwd: Path) -> Layer:
+def profile_layer(profile: Profile) -> Layer:
     """The lowest layer above the defaults."""
-    values = dict(Profile.find(name, cwd, project).spec)
-    return Layer(values, _uniform_origins(values, Origin(f"profile {name}")))
+    values = dict(profile.spec)
+    return Layer(values, _uniform_origins(values, Origin(f"profile {profile.name}")))
 
 
 def read_spec_file(path: Path, cwd: Path) -> Layer:
