@@ -161,3 +161,12 @@ def unreachable(host: str, error: Exception) -> UnreachableError:
         f"the cluster at {host} does not answer: {text}",
         hints=("check: kubectl cluster-info", "train on this machine instead: --local"),
     )
+
+
+def unlike_kubernetes(host: str, content: bytes) -> UnreachableError:
+    """Something answers in words of its own: a proxy that wants a login, as a rule."""
+    start = " ".join(content.decode("utf-8", "replace").split())[:100]
+    return UnreachableError(
+        f"{host} does not answer like a Kubernetes API server: {start!r}",
+        hints=("see where it leads, and log in there: kubectl cluster-info",),
+    )

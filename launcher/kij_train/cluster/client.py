@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from kij_train.cluster.apierrors import Action, refusal, unreachable
+from kij_train.cluster.apierrors import Action, refusal, unlike_kubernetes, unreachable
 from kij_train.cluster.connection import Connection, open_connection
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Cluster:
         def events() -> Iterator[dict[str, Any]]:
             try:
                 for line in lines_of(response):
-                    yield json.loads(line)
+                    yield self._object(line.encode())
             finally:
                 response.close()
 
@@ -185,7 +185,15 @@ class Cluster:
         return f"{path}/{name}" if name else path
 
     def _json(self, method: str, path: str, action: Action, **how: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._request(method, path, action, **how).data)
+        return self._object(self._request(method, path, action, **how).data)
+
+    def _object(self, content: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise unlike_kubernetes(self.host, content)
         return answer
 
     def _request(
@@ -227,7 +235,7 @@ class Cluster:
                 url,
                 body=json.dumps(body).encode() if body is not None else None,
                 headers=headers,
-                timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
                 retries=retries,
                 preload_content=not stream,
             )
