@@ -217,11 +217,11 @@ def test_our_flags_behind_the_script_are_warned_about(capsys: pytest.CaptureFixt
 # --- kubeconfigs ----------------------------------------------------------------------------------
 
 
-def kubeconfig(path: Path, user: dict[str, object]) -> str:
+def kubeconfig(path: Path, user: dict[str, object], server: str = "https://127.0.0.1:1") -> str:
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
         "users": [{"name": "u", "user": user}],
         "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
         "current-context": "here",
@@ -256,6 +256,17 @@ def test_a_broken_kubeconfig_is_no_traceback(
         assert code == 4, text
         assert "error: kubeconfig" in err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1:1", "cluster.example.com"])
+def test_a_server_without_a_scheme_is_named_with_the_fix(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, server: str
+) -> None:
+    path = kubeconfig(tmp_path / "k", {"token": "t"}, server)
+    code, _, err = run(capsys, "launch", "--kubeconfig", path, "train.py")
+    assert code == 4
+    assert f"server '{server}' of cluster c has no scheme" in err
+    assert f"kubectl config set-cluster c --server=https://{server}" in err
 
 
 def test_an_unreachable_server_is_named_and_nothing_claimed_to_be_left(
