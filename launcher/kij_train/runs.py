@@ -224,6 +224,16 @@ def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission
     return cluster.submit(plan.objects(), replace=replace)
 
 
+def await_a_pod(submission: Submission) -> None:
+    """Look, for some seconds, whether the cluster takes the pods of a job.
+
+    Raises RefusedError when quota or policy refuse them; then the job is removed.
+    """
+    from kij_train import cluster
+
+    cluster.await_a_pod(submission)
+
+
 def follow(
     submission: Submission,
     *,

@@ -104,12 +104,16 @@ def quota(ns: Namespace, **hard: str) -> None:
     )
 
 
-def test_a_quota_refusal_names_the_quota_and_leaves_nothing(ns: Namespace, project: Path) -> None:
+@pytest.mark.parametrize("extra", [[], ["--detach"]])
+def test_a_quota_refusal_names_the_quota_and_leaves_nothing(
+    ns: Namespace, project: Path, extra: list[str]
+) -> None:
     quota(ns, requests_cpu="4")
-    line = ["launch", "--name", "a", "--nodes", "2", "--cpu", "8", "train.py"]
+    line = ["launch", *extra, "--name", "a", "--nodes", "2", "--cpu", "8", "train.py"]
     result = ns.kij_train(*line, cwd=project)
     assert result.returncode == 3
     assert "no quota left: exceeded quota: team, requested: requests.cpu=8" in result.stderr
+    assert f"kij-train doctor -n {ns.name}" in result.stderr
     assert ns.empties()
 
 
@@ -158,7 +162,7 @@ def test_a_restricted_namespace_takes_it_with_run_as_user(ns: Namespace, project
 
 
 @pytest.mark.labels(RESTRICTED)
-@pytest.mark.parametrize("extra", [["--dry-run=server"], []])
+@pytest.mark.parametrize("extra", [["--dry-run=server"], [], ["--detach"]])
 def test_its_refusal_without_names_the_flag_and_nothing_is_left(
     ns: Namespace, project: Path, extra: list[str]
 ) -> None:

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 @click.command("launch")
 @click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
-@click.option("--detach", "-d", is_flag=True, help="Submit and return.")
+@click.option(
+    "--detach",
+    "-d",
+    is_flag=True,
+    help="Submit and return, once a pod exists or is refused (3 s at most).",
+)
 @click.option(
     "--replace", is_flag=True, help="Delete a job of this name first, with its pods and logs."
 )
@@ -73,7 +78,7 @@ def command(
     )
     submission = _submit(plan, cluster, replace)
     if detach:
-        _print_detached(submission, form)
+        _detach(submission, form)
     else:
         _attach(submission)
 
@@ -193,6 +198,15 @@ def _next_commands(submission: Submission) -> dict[str, str]:
         "cancel": f"kij-train cancel {of_job}",
         "remove": f"kij-train delete {of_job}",
     }
+
+
+def _detach(submission: Submission, form: str) -> None:
+    try:
+        with sigterm_as_interrupt():
+            runs.await_a_pod(submission)
+    except KeyboardInterrupt as interrupt:
+        _interrupted(submission, _signum(interrupt))
+    _print_detached(submission, form)
 
 
 def _print_detached(submission: Submission, form: str) -> None:
