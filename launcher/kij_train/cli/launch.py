@@ -14,7 +14,12 @@ import click
 
 from kij_train import render, runs, units
 from kij_train.cli import output
-from kij_train.cli.options import job_options, resolve_options, warn_without_gang
+from kij_train.cli.options import (
+    job_options,
+    resolve_options,
+    warn_of_what_is_left_out,
+    warn_without_gang,
+)
 from kij_train.cli.render import print_objects
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
 from kij_train.specfile import Resolved
@@ -63,8 +68,7 @@ def command(
         return
     resolved = resolve_options(params)
     plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
-    for note in plan.archive.notes if plan.archive else ():
-        output.warning(note)
+    warn_of_what_is_left_out(plan.archive)
     if dry_run == "client":
         print_objects(plan.objects(), form)
         return

@@ -10,7 +10,7 @@ Every value keeps its `Origin`, and a value that the spec refuses is reported wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,12 +21,14 @@ from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
 from kij_train.specfile.sources import (
     ENV_PREFIX,
     Profile,
+    SpecFile,
     all_profiles,
     environment_layer,
     profile_layer,
     read_project,
     read_spec_file,
     split_pair,
+    unknown_variables,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "all_profiles",
     "resolve",
     "split_pair",
+    "unknown_variables",
 ]
 
 
@@ -47,6 +50,8 @@ class Resolved:
 
     spec: JobSpec
     origins: Mapping[Location, Origin]
+    spec_file: str | None = None
+    """The file given by -f."""
 
     def origin(self, location: Location) -> str:
         """Where the value at `location` came from; "default" where nobody set it."""
@@ -68,15 +73,23 @@ def resolve(
 ) -> Resolved:
     """Merge all sources and check the result. Raises RequestError naming file and line, or flag."""
     project = read_project(cwd)
-    chosen = profile or environ.get(ENV_PREFIX + "PROFILE") or project.profile
+    file = read_spec_file(Path(spec_file), cwd) if spec_file else SpecFile({})
+    variable = ENV_PREFIX + "PROFILE"
+    profiles = (
+        (profile, "--profile"),
+        (environ.get(variable), variable),
+        (file.profile, file.profile_from),
+        (project.profile, project.profile_from),
+    )
+    chosen, where = next(((name, where) for name, where in profiles if name), (None, ""))
     layers = [
-        profile_layer(chosen, project, cwd) if chosen else Layer({}),
+        profile_layer(chosen, project, cwd, where) if chosen else Layer({}),
         Layer(project.values, project.origins),
-        read_spec_file(Path(spec_file), cwd) if spec_file else Layer({}),
+        file,
         environment_layer(environ),
         flags,
     ]
-    return check(merge(layers))
+    return replace(check(merge(layers)), spec_file=spec_file)
 
 
 def check(merged: Layer) -> Resolved:
