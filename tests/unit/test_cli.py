@@ -13,9 +13,10 @@ import click
 import jsonschema
 import pytest
 import yaml
+from kij_train import bundle
 from kij_train.cli import main
 from kij_train.cli.app import COMMANDS, app
-from kij_train.spec import DEFAULT_IMAGE
+from kij_train.spec import DEFAULT_IMAGE, JobSpec
 
 SURFACE = Path(__file__).parent / "cli_surface.json"
 
@@ -196,6 +197,60 @@ def test_an_ignored_script_is_not_lost_silently(
     assert "echo '!/train.py' >> .kijignore" in err
 
 
+def test_the_lines_that_bring_back_a_script_of_an_ignored_folder_work(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    (project / "build/deep").mkdir(parents=True)
+    for name in ("build/x.py", "build/deep/t.py", "build/deep/y.py"):
+        (project / name).touch()
+    (project / ".gitignore").write_text("build/\n")
+    code, _, err = run(capsys, "render", "build/deep/t.py")
+    assert code == 2
+    subprocess.run(err.rpartition("bring it back: ")[2], shell=True, check=True)
+    code, _, err = run(capsys, "render", "build/deep/t.py")
+    assert (code, err) == (0, "")
+    shipped = bundle.pack(project).files
+    assert shipped == (".gitignore", ".kijignore", "build/deep/t.py", "train.py")
+
+
+@pytest.mark.parametrize("line", ["render train.py", "launch --dry-run=client train.py"])
+def test_what_is_left_out_of_the_code_is_said(
+    capsys: pytest.CaptureFixture[str], project: Path, line: str
+) -> None:
+    (project / ".env").write_text("A=b")
+    code, _, err = run(capsys, *line.split())
+    assert code == 0
+    assert err == "warning: left out .env: it looks like a secret\n"
+
+
+def test_a_variable_that_sets_nothing_is_warned_about(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIJ_NODE", "3")
+    code, _, err = run(capsys, "config", "train.py")
+    assert code == 0
+    assert err == 'warning: KIJ_NODE is no setting. Did you mean "KIJ_NODES"?\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nodes: 2\n", "job.yaml: nothing to run: name a script"),
+        ("nodes: 2\nscript: nope.py\n", "job.yaml:2: script nope.py: no such file"),
+        ("script: sub\n", "job.yaml:1: script sub: is a folder"),
+        ("script: ../other.py\n", "job.yaml:1: script ../other.py is outside of the code folder"),
+    ],
+)
+def test_a_files_script_that_is_not_there_is_named_with_the_file(
+    capsys: pytest.CaptureFixture[str], project: Path, text: str, message: str
+) -> None:
+    (project.parent / "other.py").touch()
+    (project / "job.yaml").write_text(text)
+    code, _, err = run(capsys, "render", "-f", "job.yaml")
+    assert code == 2
+    assert err.startswith(f"error: {message}")
+
+
 @pytest.mark.parametrize(("name", "value"), [("HF_TOKEN", "abc"), ("X", "hf_abcdefghijklmnopqrst")])
 def test_a_literal_secret_is_warned_about_and_config_hides_it(
     capsys: pytest.CaptureFixture[str], name: str, value: str
@@ -364,9 +419,11 @@ def test_config_shows_every_value_and_its_source(
     assert rows["nodes"][-1] == "--nodes"
     assert rows["gpus"] == ["gpus", "4", "KIJ_GPUS"]
     assert rows["mounts.0"][-1] == "--mount"
-    assert "image" not in rows
-    _, out, _ = run(capsys, "config", "--all", "-o", "json", "train.py")
-    assert json.loads(out)["image"] == {"value": DEFAULT_IMAGE, "from": "default"}
+    assert rows["image"] == ["image", DEFAULT_IMAGE, "default"]
+    assert {field.partition(".")[0] for field in rows} - {"NAME"} == set(JobSpec.model_fields)
+    for form, load in (("json", json.loads), ("yaml", yaml.safe_load)):
+        _, out, _ = run(capsys, "config", "--all", "-o", form, "train.py")
+        assert load(out)["image"] == {"value": DEFAULT_IMAGE, "from": "default"}
 
 
 def test_the_schema_accepts_what_the_spec_accepts(
@@ -391,7 +448,8 @@ def test_the_schema_accepts_what_the_spec_accepts(
         ],
     }
     assert list(validator.iter_errors(good)) == []
-    (project / "good.yaml").write_text(yaml.safe_dump(good))
+    (project / "good.yaml").write_text(yaml.safe_dump({**good, "profile": "tcp"}))
+    assert list(validator.iter_errors({**good, "profile": "tcp"})) == []
     assert run(capsys, "render", "-f", "good.yaml")[0] == 0
     wrong: list[dict[str, object]] = [{"nodess": 2}, {"nodes": "many"}, {"nodes": 0}, {"env": []}]
     for bad in wrong:
