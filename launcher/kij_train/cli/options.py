@@ -182,7 +182,7 @@ def flags_layer(params: dict[str, Any]) -> Layer:
         ("code", "no_code", False),
         ("preflight", "preflight", True),
     ):
-        if params[parameter]:
+        if params.get(parameter):  # bench has not all of them
             layer.values[field] = value
             flag = "--" + parameter.replace("_", "-")
             layer.origins[(field,)] = Origin(flag, names_value=True)
