@@ -160,6 +160,8 @@ REFUSED = [
     ("render --topology rack:maybe train.py", "must end with :required or :preferred", ""),
     ("render --spread --pack train.py", "--pack conflicts with --spread", ""),
     ("render --spread --topology host train.py", "one host cannot hold them apart", ""),
+    ("render --no-torchrun --nproc-per-node 2 train.py", "is torchrun's, which the job does", ""),
+    ("render --no-torchrun --preflight train.py", "--preflight", "needs a script or module"),
     ("profiles show tpc", 'Did you mean "tcp"?', "profiles: cpu-gloo"),
     ("profiles show none.toml", "--profile none.toml: no such file", ""),
     ("bench allreduc", "No such command 'allreduc'", ""),
@@ -388,6 +390,13 @@ def test_render_as_json_is_a_list_kubectl_takes(capsys: pytest.CaptureFixture[st
         ("--no-python ./run.sh -x", ["--no-python", "./run.sh", "-x"]),
         ("--no-code /opt/app/train.py -x", ["/opt/app/train.py", "-x"]),
         ("sub/deep.py", ["sub/deep.py"]),
+        ("--no-torchrun train.py -x", ["--no-torchrun", "train.py", "-x"]),
+        ("--no-torchrun -m pkg --port 1", ["--no-torchrun", "-m", "pkg", "--port", "1"]),
+        (
+            "--no-torchrun --port 2000 --nodes 2 --no-python a",
+            ["--no-torchrun", "--await-rank0", "--no-python", "a"],
+        ),
+        ("--no-torchrun --port 2000 train.py", ["--no-torchrun", "train.py"]),
         ("-- train.py -- x", ["train.py", "--", "x"]),
     ],
 )
