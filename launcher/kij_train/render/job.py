@@ -170,7 +170,7 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
         fixed[bootstrap.ENV_PREFLIGHT] = f"{bootstrap.BUNDLE_DIR}/{PREFLIGHT_KEY}"
         fixed[bootstrap.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
     if spec.settings_script is not None:
-        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = spec.settings_script
+        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
     if code_sha256 is not None:
         fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
     user = {"PYTHONUNBUFFERED": "1", **spec.env}
