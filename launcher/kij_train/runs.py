@@ -177,7 +177,7 @@ def run_local(
     """
     from kij_train import diagnosis, local
 
-    local.check_machine(plan.spec, environ)
+    local.check_machine(plan.spec, environ, plan.code_dir)
     outcome = local.run_nodes(plan.spec, cwd=plan.code_dir, environ=environ, emit=emit, stop=stop)
     after = units.format_seconds(outcome.seconds)
     if outcome.succeeded:
