@@ -226,6 +226,12 @@ def test_a_403_is_told_apart_by_its_words(words: str, message: str, hint: str) -
     assert hint in "\n".join(error.hints)
 
 
+def test_of_several_verbs_that_a_request_takes_the_missing_one_is_named() -> None:
+    words = 'pods "a" is forbidden: User "bob" cannot get resource "pods/exec" in API group ""'
+    error = refusal(403, said(403, "", words)[1], Action("create", "pods/exec", "a", "ml"))
+    assert str(error) == "namespace ml refuses: bob may not get pods/exec"
+
+
 def test_without_a_namespace_the_right_is_one_on_the_whole_cluster() -> None:
     words = 'jobs.batch is forbidden: User "bob" cannot list resource "jobs" at the cluster scope'
     error = refusal(403, said(403, "", words)[1], Action("list", "jobs.batch", "", ""))

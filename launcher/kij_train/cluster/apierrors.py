@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kij_train.errors import KijError, RefusedError, UnreachableError
@@ -122,13 +122,16 @@ def _forbidden(message: str, action: Action) -> RefusedError:
         return known
     if "being terminated" in message:
         return RefusedError(f"{where} is being deleted", hints=("name another: --namespace NAME",))
-    user = re.search(r'User "([^"]+)" cannot ', message)
-    if user is None:
+    found = re.search(r'User "([^"]+)" cannot (\w+) ', message)
+    if found is None:
         # Not RBAC's words: an admission plugin's.
         return RefusedError(f"{where} refuses: {message}")
+    user = found[1]
+    # The server's verb: some requests, such as exec, take more than one.
+    action = replace(action, verb=found[2])
     return NotPermittedError(
-        f"{where} refuses: {user[1]} may not {action.verb} {action.resource}",
-        hints=_role_hints(user[1], action),
+        f"{where} refuses: {user} may not {action.verb} {action.resource}",
+        hints=_role_hints(user, action),
     )
 
 
