@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,7 +144,7 @@ def _role_hints(user: str, action: Action) -> tuple[str, ...]:
     of_role = scope if action.namespace else ""
     name = f"kij-train-{action.verb}-{re.sub('[^a-z]+', '-', action.resource)}"
     account = user.removeprefix("system:serviceaccount:")
-    who = f"--user={user}" if account == user else f"--serviceaccount={account}"
+    who = f"--user={shlex.quote(user)}" if account == user else f"--serviceaccount={account}"
     role = f"kubectl create {kind} {name} {of_role} --verb={action.verb}"
     binding = f"kubectl create {kind}binding {name} {of_role} --{kind}={name} {who}"
     return (
