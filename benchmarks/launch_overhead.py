@@ -4,8 +4,8 @@
 
 On the cluster of tests/cluster, which it starts if none runs. Both run the same script on the same
 image: `kij-train launch`, attached, and `kubectl apply` of a Job, a headless Service and a
-ConfigMap, then `kubectl wait`. In turn (A B A B …) after one warm-up each; the ratio of the medians
-counts.
+ConfigMap, then `kubectl wait`. In turn (A B A B …) after one warm-up each, and the median of the
+ratios pair by pair is what counts: the machine's speed drifts, the ratio does not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -90,6 +92,25 @@ class Run:
     """Until every rank has passed a barrier."""
     done_s: float
     """Until the command says that the job is complete."""
+
+
+@dataclass
+class Row:
+    """One comparison."""
+
+    what: str
+    ours_s: float
+    """Median."""
+    other_s: float
+    """Median."""
+    ratio: float
+    """Median of the ratios pair by pair."""
+
+    @classmethod
+    def of(cls, what: str, ours: list[float], others: list[float]) -> Row:
+        """From runs in the order in which they were made."""
+        ratios = [mine / its for mine, its in zip(ours, others, strict=True)]
+        return cls(what, *map(statistics.median, (ours, others, ratios)))
 
 
 def kij_train(folder: Path, ns: str, image: str, nodes: int) -> Run:
@@ -180,6 +201,23 @@ def plot(ours: list[Run], others: list[Run], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def table(rows: list[Row], report: dict[str, Any]) -> str:
+    """The medians as Markdown, with what was run where."""
+    lines = [
+        f"`{report['command']}`, {report['date']}, {report['nodes']} nodes, "
+        f"{len(report['runs']['kubectl'])} runs each, in turn. {report['machine']}, "
+        f"load average before {report['load_average_before'][0]}.",
+        "",
+        "| seconds from the command, medians | kij-train | kubectl | ratio, pair by pair | limit |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row.what} | {row.ours_s:.2f} | {row.other_s:.2f} | {row.ratio:.3f} | {LIMIT} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def on_the_cluster() -> State:
     """The running cluster, from inside its network; this process starts again there if need be."""
     state = State.of_running(StatePaths.of_this_clone())
@@ -200,30 +238,34 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
     sys.argv[0] = str(Path(sys.argv[0]).resolve())
+    command = ["python", "benchmarks/launch_overhead.py", *sys.argv[1:]]
     state = on_the_cluster()
+    load = os.getloadavg()
     ours, others = measure(arguments.runs, state.images["torch"], arguments.nodes)
-    rows = []
-    print(f"\n{'seconds, medians':24}{'kij-train':>10}{'kubectl':>10}{'ratio':>8}{'limit':>8}")
-    for field, what in (("initialised_s", "all ranks initialised"), ("done_s", "complete")):
-        mine = statistics.median(getattr(run, field) for run in ours)
-        its = statistics.median(getattr(run, field) for run in others)
-        rows.append({"what": what, "ours_s": mine, "other_s": its, "ratio": mine / its})
-        print(f"{what:24}{mine:10.2f}{its:10.2f}{mine / its:8.3f}{LIMIT:8.2f}")
+    rows = [
+        Row.of(what, [getattr(run, field) for run in ours], [getattr(run, field) for run in others])
+        for field, what in (("initialised_s", "all ranks initialised"), ("done_s", "complete"))
+    ]
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": "python benchmarks/launch_overhead.py",
+        "command": shlex.join(command),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "load_average_before": [round(one, 2) for one in load],
+        "load_average_after": [round(one, 2) for one in os.getloadavg()],
         "nodes": arguments.nodes,
         "limit": LIMIT,
-        "medians": rows,
+        "medians": [asdict(row) for row in rows],
         "runs": {
             "kij-train": [asdict(run) for run in ours],
             "kubectl": [asdict(run) for run in others],
         },
     }
+    text = table(rows, report)
+    print(f"\n{text}")
     (arguments.out / "launch_overhead.json").write_text(json.dumps(report, indent=1) + "\n")
+    (arguments.out / "launch_overhead.md").write_text(text)
     plot(ours, others, arguments.out / "launch_overhead.png")
-    return int(any(row["ratio"] > LIMIT for row in rows))
+    return int(any(row.ratio > LIMIT for row in rows))
 
 
 if __name__ == "__main__":

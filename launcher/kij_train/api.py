@@ -186,7 +186,7 @@ class _LocalRun(Run):
         self._ended = False
         self._error: BaseException | None = None
         # Here, not in the thread: a request that is wrong is an error of launch.
-        local.check_machine(plan.spec, self._environ)
+        local.check_machine(plan.spec, self._environ, plan.code_dir)
         self._thread = threading.Thread(target=self._run, name=plan.name, daemon=True)
         self._thread.start()
 

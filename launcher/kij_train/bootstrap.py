@@ -5,9 +5,9 @@
                                                                    the same, without torchrun
     python bootstrap.py --worker [-m] SCRIPT [ARG ...]             a rank, started by torchrun
 
-As the node's first process it says which node this is, checks the contract, unpacks the code, waits
-for rank 0 in a thread while torch is imported, and runs torchrun's own `run` in this process, so
-that SIGTERM has a handler from the first line to the last and exit codes can be told apart. As a
+As the node's first process it says which node this is, checks the contract, unpacks the code,
+imports torch, waits for rank 0, and runs torchrun's own `run` in this process, so that SIGTERM has
+a handler from the first line to the last and exit codes can be told apart. As a
 rank it runs the script as `python SCRIPT` would, and leaves a record of the exception that ends it.
 
 One file, standard library only, Python 3.8 or later; it imports nothing of kij-train. Its standard
@@ -80,6 +80,8 @@ EXIT_CONTRACT = 121
 EXIT_CODE = 122
 EXIT_RENDEZVOUS = 123
 
+MOST_LINKS = 40
+"""How many the kernel follows before it gives up (ELOOP)."""
 RECORD_BYTES = 4096
 TRACEBACK_CHARS = 2400
 MESSAGE_CHARS = 600
@@ -211,7 +213,7 @@ def unpack_code(bundle_dir: str, target: str, sha256: str) -> None:
 
 def check_members(members: List[Any]) -> None:
     """Raise Failure unless all are files, folders and links that stay inside the archive."""
-    links = {m.name for m in members if m.issym()}
+    links = {str(PurePosixPath(m.name)): m.linkname for m in members if m.issym()}
     names = {str(PurePosixPath(m.name)) for m in members}
     if len(names) < len(members):
         raise Failure(EXIT_CODE, "the code holds a name twice")
@@ -221,22 +223,39 @@ def check_members(members: List[Any]) -> None:
         # A member below a link would be written wherever the link points.
         through_link = any(str(parent) in links for parent in path.parents)
         if member.issym():
-            inside = inside and stays_inside(member.name, member.linkname)
+            inside = inside and stays_inside(member.name, links)
         if not inside or through_link or not (member.isfile() or member.isdir() or member.issym()):
             raise Failure(
                 EXIT_CODE, f"the code holds {member.name!r}, which would leave its folder"
             )
 
 
-def stays_inside(link: str, target: str) -> bool:
-    """Whether a symbolic link at `link`, relative to a folder, points to something inside it."""
-    if not target or target.startswith("/"):
-        return False
-    depth = len(PurePosixPath(link).parent.parts)
-    for part in PurePosixPath(target).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
+def stays_inside(link: str, links: Dict[str, str]) -> bool:
+    """Whether a link of the archive, followed through its other links, leads into its folder.
+
+    `links` are the targets of all links. Python's own data filter does the same where there is one.
+    """
+    at = list(PurePosixPath(link).parent.parts)
+    ahead = [PurePosixPath(link).name]
+    followed = 0
+    while ahead:
+        part = ahead.pop(0)
+        if part == "..":
+            if not at:
+                return False
+            at.pop()
+            continue
+        at.append(part)
+        target = links.get("/".join(at))
+        if target is None:
+            continue
+        if not target or target.startswith("/"):
             return False
+        followed += 1
+        if followed > MOST_LINKS:
+            return True  # nowhere at all: so does the kernel
+        at.pop()
+        ahead[:0] = PurePosixPath(target).parts
     return True
 
 

@@ -19,7 +19,7 @@ import stat
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pathspec import GitIgnoreSpec
 
@@ -126,7 +126,21 @@ def list_files(folder: Path) -> Listing:
     rules = [_Rules(GitIgnoreSpec.from_lines(DEFAULT_IGNORES)), *_outer_rules(folder)]
     _walk(folder, "", rules, listing)
     listing.files = dict(sorted(listing.files.items()))
+    listing.notes += _links_to_nothing(folder, listing)
     return listing
+
+
+def lines_that_ship(folder: Path, path: str) -> list[str]:
+    """What .kijignore in `folder` takes to ship an ignored file, and nothing else of its folders.
+
+    A folder that is ignored is not looked into: it comes back first, without what it holds.
+    """
+    listing = list_files(folder)
+    lines: list[str] = []
+    for parent in reversed(PurePosixPath(path).parents[:-1]):
+        if lines or f"{parent}/" not in listing.files:
+            lines += [f"!/{parent}/", f"/{parent}/*"]
+    return [*lines, f"!/{path}"]
 
 
 def _outer_rules(folder: Path) -> Iterator[_Rules]:
@@ -195,8 +209,10 @@ def _walk(folder: Path, inside: str, rules: list[_Rules], listing: Listing) -> N
 
 def _check_link(folder: Path, path: str) -> None:
     target = (folder / path).readlink()
-    where = Path(os.path.normpath((folder / path).parent / target))
-    if target.is_absolute() or not where.is_relative_to(folder):
+    beside = (folder / path).parent
+    # As it reads, and through other links, which the pod follows as well.
+    places = (os.path.normpath(beside / target), os.path.realpath(beside / target))
+    if target.is_absolute() or not all(Path(place).is_relative_to(folder) for place in places):
         raise RequestError(
             f"{path} is a link to {target}, outside of {folder}: it would lead nowhere in the pods",
             hints=(
@@ -204,6 +220,16 @@ def _check_link(folder: Path, path: str) -> None:
                 "mount data: --mount pvc:NAME:/path",
             ),
         )
+
+
+def _links_to_nothing(folder: Path, listing: Listing) -> Iterator[str]:
+    """A note for every link whose target is not shipped: ignored, or not there at all."""
+    for path, info in listing.files.items():
+        if stat.S_ISLNK(info.st_mode):
+            where = Path(os.path.realpath(folder / path)).relative_to(folder).as_posix()
+            if where != "." and where not in listing.files and f"{where}/" not in listing.files:
+                target = (folder / path).readlink()
+                yield f"{path} is a link to {target}, which is not among the shipped files"
 
 
 def _check_size(folder: Path, listing: Listing) -> None:

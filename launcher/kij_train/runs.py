@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def plan(
     script = _locate_script(resolved, cwd, code_dir, for_cluster)
     spec = spec.model_copy(update={"script": script})
     archive = bundle.pack(code_dir) if for_cluster and spec.code else None
-    _check_shipped(spec, archive)
+    _check_shipped(spec, archive, code_dir)
     name = spec.name or _generated_name(spec, archive, random_name)
     return Plan(spec, name, code_dir if spec.code else cwd, archive)
 
@@ -79,17 +80,21 @@ def _locate_script(resolved: Resolved, cwd: Path, code_dir: Path, for_cluster: b
     if spec.module is not None or spec.program is not None:
         return None
     if spec.script is None:
+        file = f"{resolved.spec_file}: " if resolved.spec_file else ""
         raise RequestError(
-            "nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
+            f"{file}nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
             hints=("kij-train launch --nodes 2 train.py",),
         )
+    from_here = resolved.origin(("script",)) == DEFAULT_FROM_FLAGS
+    named = f"script {spec.script}"
+    if not from_here:
+        named = f"{resolved.origin(('script',))}: {named}"
     if not spec.code:
         if not for_cluster and not (cwd / spec.script).is_file():
-            raise RequestError(f"script {spec.script}: no such file")
+            raise RequestError(f"{named}: no such file")
         return spec.script
     if not code_dir.is_dir():
         raise RequestError(f"{resolved.origin(('code_dir',))}: {code_dir}: no such folder")
-    from_here = resolved.origin(("script",)) == DEFAULT_FROM_FLAGS
     places = [cwd / spec.script, code_dir / spec.script] if from_here else [code_dir / spec.script]
     inside = code_dir.resolve()
     found = [place for place in places if place.is_file()]
@@ -100,27 +105,29 @@ def _locate_script(resolved: Resolved, cwd: Path, code_dir: Path, for_cluster: b
             return absolute.relative_to(inside).as_posix()
     if found:
         raise RequestError(
-            f"script {spec.script} is outside of the code folder {inside}, which is what the pods "
-            "get",
+            f"{named} is outside of the code folder {inside}, which is what the pods get",
             hints=(f"ship its folder instead: --code-dir {found[0].parent}",),
         )
     folder = places[0]
     kind = "is a folder" if folder.is_dir() else "no such file"
     raise RequestError(
-        f"script {spec.script}: {kind}"
+        f"{named}: {kind}"
         + ("" if folder.is_dir() or folder.parent == cwd else f" in {folder.parent}"),
         hints=("run a module with -m, a program with --no-python",),
     )
 
 
-def _check_shipped(spec: JobSpec, archive: bundle.Archive | None) -> None:
+def _check_shipped(spec: JobSpec, archive: bundle.Archive | None, code_dir: Path) -> None:
     """The script must not be among the ignored files."""
     if archive is None or spec.script is None:
         return
     if spec.script not in archive.files:
+        lines = [shlex.quote(line) for line in bundle.lines_that_ship(code_dir, spec.script)]
+        write = "echo" if len(lines) == 1 else "printf '%s\\n'"
+        file = shlex.quote(str(Path(spec.code_dir) / ".kijignore"))
         raise RequestError(
             f"script {spec.script} is left out of the code by .gitignore or .kijignore",
-            hints=(f"bring it back: echo '!/{spec.script}' >> .kijignore",),
+            hints=(f"bring it back: {write} {' '.join(lines)} >> {file}",),
         )
 
 
@@ -170,7 +177,7 @@ def run_local(
     """
     from kij_train import diagnosis, local
 
-    local.check_machine(plan.spec, environ)
+    local.check_machine(plan.spec, environ, plan.code_dir)
     outcome = local.run_nodes(plan.spec, cwd=plan.code_dir, environ=environ, emit=emit, stop=stop)
     after = units.format_seconds(outcome.seconds)
     if outcome.succeeded:
@@ -222,6 +229,16 @@ def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
 def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission:
     """Create the job, all or nothing. Raises RefusedError, UnreachableError."""
     return cluster.submit(plan.objects(), replace=replace)
+
+
+def await_a_pod(submission: Submission) -> None:
+    """Look, for some seconds, whether the cluster takes the pods of a job.
+
+    Raises RefusedError when quota or policy refuse them; then the job is removed.
+    """
+    from kij_train import cluster
+
+    cluster.await_a_pod(submission)
 
 
 def follow(

@@ -43,26 +43,89 @@ def test_the_role_suffices_to_submit_share_replace_and_ask(ns: Namespace, projec
         assert result.returncode == 0, (line, result.stderr)
 
 
-@pytest.mark.parametrize(
-    ("verb", "resource"),
-    [
-        ("create", "jobs"),
-        ("patch", "jobs"),
-        ("create", "services"),
-        ("create", "configmaps"),
-    ],
-)
-def test_each_missing_verb_is_named_and_nothing_is_left(
+FULL_NAMES = {
+    "jobs": "jobs.batch",
+    "podgroups": "podgroups.scheduling.x-k8s.io",
+    "resourceclaimtemplates": "resourceclaimtemplates.resource.k8s.io",
+}
+SUBMITTING = {
+    ("create", "jobs"): [],
+    ("patch", "jobs"): [],
+    ("create", "services"): [],
+    ("create", "configmaps"): [],
+    ("create", "resourceclaimtemplates"): ["--gpus", "1", "--gpu-kind", "dra"],
+    ("create", "podgroups"): ["--scheduler", "coscheduling"],
+}
+"""Verb and resource → the flags of a launch that needs it."""
+ASKING = {
+    ("get", "jobs"): "status a",
+    ("list", "jobs"): "list",
+    ("watch", "jobs"): "wait a",
+    ("delete", "jobs"): "delete a",
+    ("list", "pods"): "status a",
+    ("watch", "pods"): "logs -f a",
+    ("get", "pods/log"): "logs a",
+    ("list", "events"): "events a",
+}
+"""The same for commands about a job that is there."""
+ELSEWHERE = {
+    ("patch", "configmaps"),  # the next test but one
+    ("list", "resourcequotas"),  # doctor's alone
+    ("create", "pods/exec"),  # takes a pod that runs: the node tier, and doctor
+    ("get", "pods/exec"),
+}
+
+
+def test_every_right_of_the_role_has_its_test() -> None:
+    rights = {
+        (verb, resource)
+        for rule in RULES
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert rights == SUBMITTING.keys() | ASKING.keys() | ELSEWHERE
+
+
+def check_named(ns: Namespace, err: str, verb: str, resource: str) -> None:
+    full = FULL_NAMES.get(resource, resource)
+    assert f"system:serviceaccount:{ns.name}:bob may not {verb} {full}" in err
+    assert f"check: kubectl auth can-i {verb} {full} -n {ns.name}" in err
+    assert f"--verb={verb} --resource={full}" in err
+    assert f"--serviceaccount={ns.name}:bob" in err
+
+
+@pytest.mark.parametrize(("verb", "resource"), SUBMITTING)
+def test_each_verb_that_a_launch_misses_is_named_and_nothing_is_left(
     ns: Namespace, project: Path, verb: str, resource: str
 ) -> None:
     bob = ns.user("bob", without(verb, resource), project.parent)
-    result = ns.kij_train("launch", "-d", "--name", "a", "train.py", cwd=project, kubeconfig=bob)
-    full = "jobs.batch" if resource == "jobs" else resource
+    line = ["launch", "-d", "--name", "a", *SUBMITTING[verb, resource], "train.py"]
+    result = ns.kij_train(*line, cwd=project, kubeconfig=bob)
     assert result.returncode == 3
-    assert f"system:serviceaccount:{ns.name}:bob may not {verb} {full}" in result.stderr
-    assert f"check: kubectl auth can-i {verb} {full} -n {ns.name}" in result.stderr
-    assert "manifests/role.yaml" in result.stderr
+    check_named(ns, result.stderr, verb, resource)
     assert ns.empties()
+
+
+@pytest.mark.parametrize(("verb", "resource"), ASKING)
+def test_each_verb_that_another_command_misses_is_named(
+    ns: Namespace, project: Path, verb: str, resource: str
+) -> None:
+    # A selector that no node has: the pod stays pending.
+    line = ["launch", "-d", "--name", "a", "--node-selector", "no=where", "train.py"]
+    assert ns.kij_train(*line, cwd=project).returncode == 0
+    assert eventually(lambda: any(name.startswith("pods/a-0") for name in ns.left()), 30)
+    bob = ns.user("bob", without(verb, resource), project.parent)
+    result = ns.kij_train(*ASKING[verb, resource].split(), cwd=project, kubeconfig=bob)
+    assert result.returncode == 3
+    check_named(ns, result.stderr, verb, resource)
+
+
+def test_without_the_right_to_watch_a_launch_detaches_nevertheless(
+    ns: Namespace, project: Path
+) -> None:
+    bob = ns.user("bob", without("watch", "jobs"), project.parent)
+    result = ns.kij_train("launch", "-d", "--name", "a", "train.py", cwd=project, kubeconfig=bob)
+    assert result.returncode == 0, result.stderr
 
 
 def test_without_the_right_to_share_code_that_is_there_the_verb_is_named(
@@ -104,12 +167,16 @@ def quota(ns: Namespace, **hard: str) -> None:
     )
 
 
-def test_a_quota_refusal_names_the_quota_and_leaves_nothing(ns: Namespace, project: Path) -> None:
+@pytest.mark.parametrize("extra", [[], ["--detach"]])
+def test_a_quota_refusal_names_the_quota_and_leaves_nothing(
+    ns: Namespace, project: Path, extra: list[str]
+) -> None:
     quota(ns, requests_cpu="4")
-    line = ["launch", "--name", "a", "--nodes", "2", "--cpu", "8", "train.py"]
+    line = ["launch", *extra, "--name", "a", "--nodes", "2", "--cpu", "8", "train.py"]
     result = ns.kij_train(*line, cwd=project)
     assert result.returncode == 3
     assert "no quota left: exceeded quota: team, requested: requests.cpu=8" in result.stderr
+    assert f"kij-train doctor -n {ns.name}" in result.stderr
     assert ns.empties()
 
 
@@ -158,7 +225,7 @@ def test_a_restricted_namespace_takes_it_with_run_as_user(ns: Namespace, project
 
 
 @pytest.mark.labels(RESTRICTED)
-@pytest.mark.parametrize("extra", [["--dry-run=server"], []])
+@pytest.mark.parametrize("extra", [["--dry-run=server"], [], ["--detach"]])
 def test_its_refusal_without_names_the_flag_and_nothing_is_left(
     ns: Namespace, project: Path, extra: list[str]
 ) -> None:

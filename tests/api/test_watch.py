@@ -152,6 +152,23 @@ def test_doctor_names_the_missing_right_and_the_way_out(ns: Namespace, tmp_path:
     assert checks["dry run"]["result"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [("list", "resourcequotas"), ("create", "pods/exec"), ("get", "pods/exec")],
+)
+def test_doctor_names_rights_that_no_launch_takes(
+    ns: Namespace, tmp_path: Path, verb: str, resource: str
+) -> None:
+    rules = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
+    for rule in rules:
+        if rule["resources"] == [resource]:
+            rule["verbs"].remove(verb)
+    config = ns.user("worker", [rule for rule in rules if rule["verbs"]], tmp_path)
+    result = ns.kij_train("doctor", "-o", "json", cwd=tmp_path, kubeconfig=config)
+    checks = {check["name"]: check for check in json.loads(result.stdout)}
+    assert checks["permissions"]["detail"] == f"missing: {verb} {resource}"
+
+
 @pytest.mark.labels({"pod-security.kubernetes.io/enforce": "restricted"})
 def test_doctor_knows_the_pod_security_level(ns: Namespace, tmp_path: Path) -> None:
     result = ns.kij_train("doctor", "-o", "json", cwd=tmp_path)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import psutil
 import pytest
+from kij_train.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -134,14 +136,17 @@ def test_a_killed_rank_is_named_by_its_signal(tmp_path: Path) -> None:
     assert "rank 1 was killed by SIGKILL" in result.stderr
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("nodes", "signum"),
+    [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM), (4, signal.SIGINT)],
+)
 def test_an_interrupt_ends_everything_a_hanging_run_started(
-    tmp_path: Path, signum: signal.Signals
+    tmp_path: Path, nodes: int, signum: signal.Signals
 ) -> None:
     (tmp_path / "train.py").write_text(HANG)
-    with running(tmp_path, "--nodes", "2", "train.py") as process:
-        pids = [int(n) for _ in range(2) for n in next_line(process).split()[-2:]]
-        assert len(alive(pids)) == 4
+    with running(tmp_path, "--nodes", str(nodes), "train.py") as process:
+        pids = [int(n) for _ in range(nodes) for n in next_line(process).split()[-2:]]
+        assert len(alive(pids)) == 2 * nodes
         started = time.monotonic()
         process.send_signal(signum)
         _, err = process.communicate(timeout=60)
@@ -171,6 +176,37 @@ def test_a_second_interrupt_does_not_wait_for_a_rank_that_ignores_the_first(
     assert time.monotonic() - started < 10
     assert process.returncode == 130
     assert gone(pids)
+
+
+MISSING = [
+    ("nope.py", "script nope.py: no such file"),
+    ("--no-code nope.py", "script nope.py: no such file"),
+    ("--no-python ./nope.sh", "program ./nope.sh: no such program"),
+    ("--no-python no-such-program", "program no-such-program: no such program"),
+    ("--no-python ./plain.sh", "program ./plain.sh: may not be run"),
+    ("--no-torchrun --no-python ./nope.sh", "program ./nope.sh: no such program"),
+    ("-m nope.mod", "module nope.mod: "),
+    ("-m pkg.mod", "finds no pkg.mod in "),
+]
+
+
+@pytest.mark.parametrize("nodes", ["1", "2", "4"])
+@pytest.mark.parametrize(("line", "message"), MISSING)
+def test_what_is_not_there_is_refused_before_a_process_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str, nodes: str
+) -> None:
+    (tmp_path / "plain.sh").touch(0o644)
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg/__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **_: started.append(args))
+    err = io.StringIO()
+    with redirect_stderr(err):
+        code = main(["launch", "--local", "--nodes", nodes, *line.split()])
+    assert code == 2
+    assert message in err.getvalue()
+    assert started == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")

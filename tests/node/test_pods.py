@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import lzma
 import re
 import secrets
 from pathlib import Path
@@ -144,9 +146,21 @@ def test_a_secret_reaches_the_ranks_and_nothing_else_shows_it(
     code, out, err = launch(ns, project, image, "--env-from-secret", "wandb", "train.py")
     assert code == 0, err
     assert "same True" in out
-    jobs = str(ns.batch.list_namespaced_job(ns.name))
-    for text in (out, err, ns.report(), jobs, str(ns.core.list_namespaced_pod(ns.name))):
+    pods = ns.core.list_namespaced_pod(ns.name)
+    logs = [ns.core.read_namespaced_pod_log(pod.metadata.name, ns.name) for pod in pods.items]
+    assert any("same True" in log for log in logs)
+    shown = [ns.batch.list_namespaced_job(ns.name), pods, ns.core.list_namespaced_event(ns.name)]
+    for text in (out, err, *logs, *map(str, shown)):
         assert value not in text
+    for config_map in ns.core.list_namespaced_config_map(ns.name).items:
+        assert value not in str(config_map.data)
+        for chunk in (config_map.binary_data or {}).values():
+            assert value.encode() not in unpacked(chunk)
+
+
+def unpacked(chunk: str) -> bytes:
+    """A chunk of code as it is stored, without its compression."""
+    return lzma.LZMADecompressor().decompress(base64.b64decode(chunk))
 
 
 # --- the wait for rank 0 --------------------------------------------------------------------------

@@ -248,6 +248,33 @@ def test_the_role_suffices_for_every_command_that_watches(
         assert done.returncode == 0, (words, done.stderr)
 
 
+def test_the_role_suffices_for_exec_and_bench(
+    ns: Namespace, project: Path, image: str, tmp_path: Path
+) -> None:
+    rules = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
+    config = ns.user("worker", rules, tmp_path)
+    submit(ns, project, image, "saves.py")
+    assert eventually(lambda: started(ns), 60)
+    ran = ns.kij_train("exec", "a", "--", "echo", "inside", cwd=project, kubeconfig=config)
+    assert (ran.returncode, ran.stdout) == (0, "inside\n"), ran.stderr
+    sizes = ["--nodes", "2", "--image", image, "-b", "1K", "-e", "1K"]
+    argv = ["bench", "allreduce", *sizes]
+    measured = ns.kij_train(*argv, cwd=tmp_path, kubeconfig=config, timeout_s=280)
+    assert measured.returncode == 0, measured.stderr
+
+
+def test_without_the_right_to_exec_it_is_named(
+    ns: Namespace, project: Path, image: str, tmp_path: Path
+) -> None:
+    rules = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
+    config = ns.user("worker", [r for r in rules if r["resources"] != ["pods/exec"]], tmp_path)
+    submit(ns, project, image, "saves.py")
+    assert eventually(lambda: started(ns), 60)
+    ran = ns.kij_train("exec", "a", "--", "true", cwd=project, kubeconfig=config)
+    assert ran.returncode == 3
+    assert re.search(r"may not (create|get) pods/exec", ran.stderr)
+
+
 def test_a_right_that_is_taken_away_ends_the_watch_with_its_name(
     ns: Namespace, project: Path, image: str, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train import bootstrap
+from kij_train import bootstrap, bundle
 from kij_train.diagnosis import parse_record
 from kij_train.spec import JobSpec
 
@@ -103,6 +103,47 @@ def test_it_runs_under_python_3_8(tmp_path: Path) -> None:
     result = run_bootstrap("a.py", env=env, python=PYTHON_3_8)
     assert result.returncode == bootstrap.EXIT_CONTRACT
     assert "NODE_RANK='9' is no number from 0 to 3" in result.stderr
+
+
+UNPACK_AND_WAIT = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[1])
+import bootstrap
+folder = pathlib.Path(sys.argv[2])
+bootstrap.unpack_code(str(folder / "mnt"), str(folder / "out"), sys.argv[3])
+bootstrap.wait_for_rank0("127.0.0.1", int(sys.argv[4]), 30, nnodes=2)
+print((folder / "out/link").read_text())
+"""
+
+
+@pytest.mark.parametrize(
+    "python",
+    [
+        sys.executable,
+        pytest.param(
+            PYTHON_3_8,
+            id="python3.8",
+            marks=pytest.mark.skipif(not PYTHON_3_8, reason="no python3.8 on this machine"),
+        ),
+    ],
+)
+def test_it_unpacks_the_code_and_finds_rank_0_under_any_python(tmp_path: Path, python: str) -> None:
+    for folder in ("code/sub", "mnt"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "code/sub/a.py").write_text("the code")
+    (tmp_path / "code/link").symlink_to("sub/a.py")
+    archive = bundle.pack(tmp_path / "code")
+    (tmp_path / f"mnt/{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
+    with socket.create_server(("127.0.0.1", 0)) as rank0:
+        here, port = str(Path(bootstrap.__file__).parent), str(rank0.getsockname()[1])
+        result = subprocess.run(
+            [python, "-I", "-S", "-c", UNPACK_AND_WAIT, here, str(tmp_path), archive.sha256, port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (result.returncode, result.stdout) == (0, "the code\n"), result.stderr
 
 
 def test_without_torch_it_says_which_python_lacks_it(tmp_path: Path) -> None:
@@ -336,6 +377,109 @@ def test_sigterm_while_waiting_for_rank_0_ends_at_once(tmp_path: Path) -> None:
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
     assert "ended by SIGTERM before the ranks started" in process.stderr.read()
     process.stderr.close()
+
+
+# --- without torchrun -----------------------------------------------------------------------------
+
+
+def plain(
+    tmp_path: Path, *argv: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    env = {**CONTRACT, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "record"), **(env or {})}
+    return run_bootstrap("--no-torchrun", *argv, env=env)
+
+
+RANK_0 = {"NODE_RANK": "0", "JOB_COMPLETION_INDEX": "0"}
+
+
+@pytest.mark.parametrize(
+    ("env", "host"), [(RANK_0, "localhost"), ({}, "job-0.job"), ({"KIJ_RANK0_HOST": "x"}, "x")]
+)
+def test_a_plain_command_runs_once_and_knows_the_host_of_rank_0(
+    tmp_path: Path, env: dict[str, str], host: str
+) -> None:
+    result = plain(
+        tmp_path, "--no-python", "sh", "-c", 'echo "$KIJ_RANK0_HOST" "$0"', "a b", env=env
+    )
+    assert (result.returncode, result.stdout) == (0, f"{host} a b\n")
+
+
+def test_a_plain_script_is_run_by_the_same_python(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import sys; print(sys.executable, sys.argv[1:]); sys.exit(3)")
+    result = plain(tmp_path, str(tmp_path / "a.py"), "-x")
+    assert (result.returncode, result.stdout) == (3, f"{sys.executable} ['-x']\n")
+
+
+@pytest.mark.parametrize(("line", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
+def test_the_exit_code_of_a_plain_command_is_the_nodes(
+    tmp_path: Path, line: str, code: int
+) -> None:
+    result = plain(tmp_path, "--no-python", "sh", "-c", line)
+    assert result.returncode == code
+    assert f"sh ended with exit code {code}" in result.stderr
+
+
+def test_sigterm_reaches_a_plain_command(tmp_path: Path) -> None:
+    line = "trap 'echo saved; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+    with subprocess.Popen(
+        [sys.executable, bootstrap.__file__, "--no-torchrun", "--no-python", "sh", "-c", line],
+        env={**os.environ, **CONTRACT, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "r")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[0] == "saved\n"
+    assert process.returncode == 5
+
+
+def test_a_plain_command_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = plain(tmp_path, "--no-python", "no-such-program")
+    assert result.returncode == bootstrap.EXIT_CODE
+    assert "error: no-such-program: cannot be run in the code or in the image" in result.stderr
+    failure = parse_record((tmp_path / "record").read_text(), index=1)
+    assert failure is not None
+    assert failure.exit_code == bootstrap.EXIT_CODE
+
+
+def test_a_plain_command_waits_for_rank_0_where_it_is_asked_to(tmp_path: Path) -> None:
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    env["KIJ_RENDEZVOUS_TIMEOUT_S"] = "1"
+    command = ("--await-rank0", "--no-python", "echo", "started")
+    late = plain(tmp_path, *command, env=env)
+    assert (late.returncode, late.stdout) == (bootstrap.EXIT_RENDEZVOUS, "")
+    first = plain(tmp_path, *command, env={**env, **RANK_0})
+    assert (first.returncode, first.stdout) == (0, "started\n")
+
+
+ORPHAN = """
+import os, subprocess, time
+line = ["sh", "-c", "(sleep 0.2; exit 3) >/dev/null & echo $!"]
+orphan = subprocess.run(line, stdout=subprocess.PIPE, text=True).stdout.strip()
+deadline = time.monotonic() + 20
+while os.path.exists("/proc/" + orphan) and time.monotonic() < deadline:
+    time.sleep(0.05)
+print("reaped", not os.path.exists("/proc/" + orphan))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_CHILD_SUBREAPER")
+def test_orphans_of_a_plain_command_are_reaped_as_a_first_process_must(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(ORPHAN)
+    # As in a pod, orphans come to the first process: prctl(2), kept over exec.
+    adopt = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n"
+    adopt += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    result = subprocess.run(
+        [sys.executable, "-c", adopt, bootstrap.__file__, "--no-torchrun", str(tmp_path / "a.py")],
+        env={**os.environ, **CONTRACT, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "r")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "reaped True\n"), result.stderr
 
 
 # --- images made for root -------------------------------------------------------------------------

@@ -174,6 +174,33 @@ def test_a_link_that_leaves_is_refused_with_the_way_out(tmp_path: Path, target: 
     assert shipped(tmp_path / "code") == [".kijignore"]
 
 
+def test_a_link_that_leaves_by_another_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "code/d/e").mkdir(parents=True)
+    (tmp_path / "code/d/e/l").symlink_to("../..")
+    (tmp_path / "code/m").symlink_to("d/e/l/../../etc/passwd")
+    with pytest.raises(RequestError, match=r"m is a link to d/e/l/\.\./\.\./etc/passwd, outside"):
+        bundle.pack(tmp_path / "code")
+
+
+def test_links_to_what_is_not_shipped_are_named(tmp_path: Path) -> None:
+    write(tmp_path, {"big.pt": "", "a.py": "", "sub/b.py": "", ".kijignore": "*.pt\n"})
+    for name, target in (
+        ("ignored", "big.pt"),
+        ("dangling", "none"),
+        ("chain", "ignored"),
+        ("good", "a.py"),
+        ("folder", "sub"),
+        ("top", "."),
+    ):
+        (tmp_path / name).symlink_to(target)
+    archive = bundle.pack(tmp_path)
+    assert archive.notes == (
+        "chain is a link to ignored, which is not among the shipped files",
+        "dangling is a link to none, which is not among the shipped files",
+        "ignored is a link to big.pt, which is not among the shipped files",
+    )
+
+
 def test_sockets_and_pipes_are_left_out_and_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -286,6 +313,25 @@ def test_unpacking_never_leaves_its_folder(
 def test_members_that_would_leave_are_named(bad: tarfile.TarInfo) -> None:
     with pytest.raises(bootstrap.Failure, match="would leave its folder"):
         bootstrap.check_members([bad])
+
+
+@pytest.mark.parametrize(
+    ("links", "stays"),
+    [
+        ({"m": "d/e/l/../../etc/passwd", "d/e/l": "../.."}, False),
+        ({"m": "l/..", "l": "d/e"}, True),
+        ({"m": "l/../..", "l": "d/e"}, True),
+        ({"m": "l/../../..", "l": "d/e"}, False),
+        ({"m": "l", "l": "/etc"}, False),
+        ({"m": "m"}, True),
+        ({"m": "l/x", "l": "m"}, True),
+        ({"m": "x/../y"}, True),
+        ({"d/m": "../a"}, True),
+        ({"d/m": "../../a"}, False),
+    ],
+)
+def test_links_are_followed_through_each_other(links: dict[str, str], stays: bool) -> None:
+    assert all(bootstrap.stays_inside(link, links) for link in links) is stays
 
 
 def test_a_member_below_a_link_is_refused() -> None:

@@ -13,9 +13,10 @@ import click
 import jsonschema
 import pytest
 import yaml
+from kij_train import bundle
 from kij_train.cli import main
 from kij_train.cli.app import COMMANDS, app
-from kij_train.spec import DEFAULT_IMAGE
+from kij_train.spec import DEFAULT_IMAGE, JobSpec
 
 SURFACE = Path(__file__).parent / "cli_surface.json"
 
@@ -159,6 +160,8 @@ REFUSED = [
     ("render --topology rack:maybe train.py", "must end with :required or :preferred", ""),
     ("render --spread --pack train.py", "--pack conflicts with --spread", ""),
     ("render --spread --topology host train.py", "one host cannot hold them apart", ""),
+    ("render --no-torchrun --nproc-per-node 2 train.py", "is torchrun's, which the job does", ""),
+    ("render --no-torchrun --preflight train.py", "--preflight", "needs a script or module"),
     ("profiles show tpc", 'Did you mean "tcp"?', "profiles: cpu-gloo"),
     ("profiles show none.toml", "--profile none.toml: no such file", ""),
     ("bench allreduc", "No such command 'allreduc'", ""),
@@ -196,6 +199,60 @@ def test_an_ignored_script_is_not_lost_silently(
     assert "echo '!/train.py' >> .kijignore" in err
 
 
+def test_the_lines_that_bring_back_a_script_of_an_ignored_folder_work(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    (project / "build/deep").mkdir(parents=True)
+    for name in ("build/x.py", "build/deep/t.py", "build/deep/y.py"):
+        (project / name).touch()
+    (project / ".gitignore").write_text("build/\n")
+    code, _, err = run(capsys, "render", "build/deep/t.py")
+    assert code == 2
+    subprocess.run(err.rpartition("bring it back: ")[2], shell=True, check=True)
+    code, _, err = run(capsys, "render", "build/deep/t.py")
+    assert (code, err) == (0, "")
+    shipped = bundle.pack(project).files
+    assert shipped == (".gitignore", ".kijignore", "build/deep/t.py", "train.py")
+
+
+@pytest.mark.parametrize("line", ["render train.py", "launch --dry-run=client train.py"])
+def test_what_is_left_out_of_the_code_is_said(
+    capsys: pytest.CaptureFixture[str], project: Path, line: str
+) -> None:
+    (project / ".env").write_text("A=b")
+    code, _, err = run(capsys, *line.split())
+    assert code == 0
+    assert err == "warning: left out .env: it looks like a secret\n"
+
+
+def test_a_variable_that_sets_nothing_is_warned_about(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIJ_NODE", "3")
+    code, _, err = run(capsys, "config", "train.py")
+    assert code == 0
+    assert err == 'warning: KIJ_NODE is no setting. Did you mean "KIJ_NODES"?\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nodes: 2\n", "job.yaml: nothing to run: name a script"),
+        ("nodes: 2\nscript: nope.py\n", "job.yaml:2: script nope.py: no such file"),
+        ("script: sub\n", "job.yaml:1: script sub: is a folder"),
+        ("script: ../other.py\n", "job.yaml:1: script ../other.py is outside of the code folder"),
+    ],
+)
+def test_a_files_script_that_is_not_there_is_named_with_the_file(
+    capsys: pytest.CaptureFixture[str], project: Path, text: str, message: str
+) -> None:
+    (project.parent / "other.py").touch()
+    (project / "job.yaml").write_text(text)
+    code, _, err = run(capsys, "render", "-f", "job.yaml")
+    assert code == 2
+    assert err.startswith(f"error: {message}")
+
+
 @pytest.mark.parametrize(("name", "value"), [("HF_TOKEN", "abc"), ("X", "hf_abcdefghijklmnopqrst")])
 def test_a_literal_secret_is_warned_about_and_config_hides_it(
     capsys: pytest.CaptureFixture[str], name: str, value: str
@@ -217,11 +274,11 @@ def test_our_flags_behind_the_script_are_warned_about(capsys: pytest.CaptureFixt
 # --- kubeconfigs ----------------------------------------------------------------------------------
 
 
-def kubeconfig(path: Path, user: dict[str, object]) -> str:
+def kubeconfig(path: Path, user: dict[str, object], server: str = "https://127.0.0.1:1") -> str:
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
         "users": [{"name": "u", "user": user}],
         "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
         "current-context": "here",
@@ -256,6 +313,17 @@ def test_a_broken_kubeconfig_is_no_traceback(
         assert code == 4, text
         assert "error: kubeconfig" in err
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1:1", "cluster.example.com"])
+def test_a_server_without_a_scheme_is_named_with_the_fix(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, server: str
+) -> None:
+    path = kubeconfig(tmp_path / "k", {"token": "t"}, server)
+    code, _, err = run(capsys, "launch", "--kubeconfig", path, "train.py")
+    assert code == 4
+    assert f"server '{server}' of cluster c has no scheme" in err
+    assert f"kubectl config set-cluster c --server=https://{server}" in err
 
 
 def test_an_unreachable_server_is_named_and_nothing_claimed_to_be_left(
@@ -322,6 +390,13 @@ def test_render_as_json_is_a_list_kubectl_takes(capsys: pytest.CaptureFixture[st
         ("--no-python ./run.sh -x", ["--no-python", "./run.sh", "-x"]),
         ("--no-code /opt/app/train.py -x", ["/opt/app/train.py", "-x"]),
         ("sub/deep.py", ["sub/deep.py"]),
+        ("--no-torchrun train.py -x", ["--no-torchrun", "train.py", "-x"]),
+        ("--no-torchrun -m pkg --port 1", ["--no-torchrun", "-m", "pkg", "--port", "1"]),
+        (
+            "--no-torchrun --port 2000 --nodes 2 --no-python a",
+            ["--no-torchrun", "--await-rank0", "--no-python", "a"],
+        ),
+        ("--no-torchrun --port 2000 train.py", ["--no-torchrun", "train.py"]),
         ("-- train.py -- x", ["train.py", "--", "x"]),
     ],
 )
@@ -353,9 +428,11 @@ def test_config_shows_every_value_and_its_source(
     assert rows["nodes"][-1] == "--nodes"
     assert rows["gpus"] == ["gpus", "4", "KIJ_GPUS"]
     assert rows["mounts.0"][-1] == "--mount"
-    assert "image" not in rows
-    _, out, _ = run(capsys, "config", "--all", "-o", "json", "train.py")
-    assert json.loads(out)["image"] == {"value": DEFAULT_IMAGE, "from": "default"}
+    assert rows["image"] == ["image", DEFAULT_IMAGE, "default"]
+    assert {field.partition(".")[0] for field in rows} - {"NAME"} == set(JobSpec.model_fields)
+    for form, load in (("json", json.loads), ("yaml", yaml.safe_load)):
+        _, out, _ = run(capsys, "config", "--all", "-o", form, "train.py")
+        assert load(out)["image"] == {"value": DEFAULT_IMAGE, "from": "default"}
 
 
 def test_the_schema_accepts_what_the_spec_accepts(
@@ -380,7 +457,8 @@ def test_the_schema_accepts_what_the_spec_accepts(
         ],
     }
     assert list(validator.iter_errors(good)) == []
-    (project / "good.yaml").write_text(yaml.safe_dump(good))
+    (project / "good.yaml").write_text(yaml.safe_dump({**good, "profile": "tcp"}))
+    assert list(validator.iter_errors({**good, "profile": "tcp"})) == []
     assert run(capsys, "render", "-f", "good.yaml")[0] == 0
     wrong: list[dict[str, object]] = [{"nodess": 2}, {"nodes": "many"}, {"nodes": 0}, {"env": []}]
     for bad in wrong:

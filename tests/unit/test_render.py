@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from typing import Any
 
 import pytest
@@ -69,11 +70,56 @@ MOUNTS = st.builds(
     st.sampled_from(["pvc:", "secret:", "configmap:", "hostpath:/"]),
     OBJECT_NAMES,
     st.sampled_from(["/data", "/out", "/a/b:ro"]),
+) | st.sampled_from(["emptydir:/scratch", "emptydir:2Gi:/cache"])
+# Fields that go together or not at all, in valid combinations.
+COMMANDS = st.sampled_from(
+    [
+        {"script": "train.py"},
+        {"script": "train.py", "preflight": True},
+        {"module": "pkg.train"},
+        {"module": "pkg.train", "preflight": True},
+        {"program": "./run.sh"},
+        {"script": "train.py", "torchrun": False},
+        {"program": "./run.sh", "torchrun": False},
+        {"script": "train.py", "nproc_per_node": 4},
+        {"program": "./run.sh", "nproc_per_node": 1},
+    ]
 )
-SPECS = st.fixed_dictionaries(
-    {"nodes": st.integers(1, 5000), "script": st.just("train.py")},
+GPUS = st.sampled_from(
+    [
+        {},
+        *({"gpus": 4, "gpu_kind": kind} for kind in ("whole", "amd", "dra", "mig-1g.5gb")),
+        {"gpus": 1, "gpu_kind": "shared", "placement": "spread"},
+    ]
+)
+AFFINITY: dict[str, Any] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
+PLACES = st.sampled_from(
+    [
+        {},
+        {"affinity": AFFINITY},
+        {"topology": "rack:required"},
+        {"topology": "zone", "placement": "pack"},
+        {"placement": "spread"},
+    ]
+)
+GANGS = st.sampled_from(
+    [
+        {},
+        {"queue": "team-a"},
+        {"scheduler": "volcano", "queue": "team-a"},
+        *({"scheduler": scheduler} for scheduler in ("volcano", "coscheduling", "native")),
+    ]
+)
+FIELDS = st.fixed_dictionaries(
+    {"nodes": st.integers(1, 5000)},
     optional={
-        "gpus": st.integers(1, 16),
+        "name": st.from_regex(r"[a-z]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True),
+        "service_account": OBJECT_NAMES,
+        "priority_class": OBJECT_NAMES,
+        "image_pull_policy": st.sampled_from(["Always", "IfNotPresent", "Never"]),
+        "capabilities": st.lists(st.sampled_from(["IPC_LOCK", "SYS_RESOURCE"]), max_size=3),
+        "settings_script": st.sampled_from(["/set.sh", "/a/$(NNODES).sh"]),
+        "rendezvous_timeout": st.sampled_from(["10m", 1]),
         "memory": st.sampled_from(["1Mi", "512Mi", "16Gi", "1.5G", "2E"]),
         "cpu": st.sampled_from(["1m", "0.5", "8", 4]),
         "shm": st.sampled_from(["1Mi", "64Gi"]),
@@ -101,6 +147,7 @@ SPECS = st.fixed_dictionaries(
         "namespace": OBJECT_NAMES,
     },
 )
+SPECS = st.builds(lambda *parts: {**ChainMap(*parts)}, GPUS, PLACES, GANGS, COMMANDS, FIELDS)
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 QUALIFIED = re.compile(
@@ -118,19 +165,22 @@ def test_any_valid_spec_renders_objects_that_obey_the_rules(
         spec = JobSpec.model_validate(fields)
     except ValidationError:
         return  # the checks between fields; what they let through is looked at here
-    name = names.generated_job_name(stem, "x3k9a", spec.nodes)
-    config_map, service, job = render.render(spec, name=name, code=CODE)
+    name = spec.name or names.generated_job_name(stem, "x3k9a", spec.nodes)
+    config_map, service, *extra, job = render.render(spec, name=name, code=CODE)
 
+    claims = ["ResourceClaimTemplate"] * (spec.gpu_kind == "dra")
+    groups = ["PodGroup"] * (spec.scheduler in ("coscheduling", "native"))
+    assert [body["kind"] for body in extra] == claims + groups
     assert DNS_LABEL.fullmatch(f"{name}-{spec.nodes - 1}")
     assert config_map["immutable"] is True
     assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"] == name
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
-    for body in (config_map, service, job, job["spec"]["template"]):
+    for body in (config_map, service, *extra, job, job["spec"]["template"]):
         for key, value in body["metadata"]["labels"].items():
             assert QUALIFIED.fullmatch(key)
             assert LABEL_VALUE.fullmatch(value)
     check_job_rules(job, spec)
-    check_pod_rules(job["spec"]["template"]["spec"])
+    check_pod_rules(job["spec"]["template"]["spec"], spec)
 
 
 def check_job_rules(job: dict[str, Any], spec: JobSpec) -> None:
@@ -150,7 +200,7 @@ def check_job_rules(job: dict[str, Any], spec: JobSpec) -> None:
     assert "JOB_COMPLETION_INDEX" not in env  # the Job controller sets it unless we do
 
 
-def check_pod_rules(pod: dict[str, Any]) -> None:
+def check_pod_rules(pod: dict[str, Any], spec: JobSpec) -> None:
     container = pod["containers"][0]
     variables = [variable["name"] for variable in container["env"]]
     assert len(variables) == len(set(variables))
@@ -165,8 +215,12 @@ def check_pod_rules(pod: dict[str, Any]) -> None:
         assert units.quantity_value(amount) > 0
     shm = next(v for v in pod["volumes"] if v["name"] == "shm")
     assert units.quantity_value(shm["emptyDir"]["sizeLimit"]) > 0
-    # Pod Security "restricted", but for the user.
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for field in ("serviceAccountName", "priorityClassName"):
+        assert QUALIFIED.fullmatch(pod.get(field, "a"))
+    # Pod Security "restricted", but for the user and what was asked for.
+    capabilities = container["securityContext"]["capabilities"]
+    assert capabilities.pop("add", []) == sorted(set(spec.capabilities))
+    assert capabilities == {"drop": ["ALL"]}
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
@@ -189,6 +243,30 @@ def test_arguments_reach_the_script_as_they_were_typed(arguments: list[str]) -> 
     rendered = container_of(job_of(spec))["args"][1:]
     env = {"a": "EXPANDED", "NODE_RANK": "EXPANDED"}
     assert [kubelet_expands(text, env) for text in rendered] == arguments
+
+
+PIECES = ["$", "$$", "(", ")", "$(", "$(NODE_RANK)", "$(NODE_RANK", "$(HOME)", "$(WORLD_SIZE)", "x"]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+
+
+@given(st.lists(TEXTS, max_size=3), st.dictionaries(st.sampled_from("ABC"), TEXTS))
+def test_the_index_is_the_only_reference_that_the_kubelet_expands(
+    arguments: list[str], env: dict[str, str]
+) -> None:
+    spec = JobSpec(
+        script="a.py", args=tuple(arguments), env=env, settings_script="/$(HOME)/$(NODE_RANK)"
+    )
+    job = job_of(spec)
+    known = dict.fromkeys(["HOME", *environment_of(job)], "EXPANDED") | {"NODE_RANK": "7"}
+
+    def with_the_index(text: str) -> str:
+        return text.replace("$(NODE_RANK)", "7")
+
+    rendered = [kubelet_expands(text, known) for text in container_of(job)["args"][1:]]
+    assert rendered == [with_the_index(text) for text in arguments]
+    values = {k: kubelet_expands(text, known) for k, text in environment_of(job).items()}
+    assert {key: values[key] for key in env} == {k: with_the_index(v) for k, v in env.items()}
+    assert not any("EXPANDED" in value for value in values.values())
 
 
 # --- YAML -----------------------------------------------------------------------------------------

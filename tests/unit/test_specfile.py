@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kij_train import bootstrap
 from kij_train.errors import RequestError
-from kij_train.spec import DEFAULT_IMAGE
-from kij_train.specfile import Layer, Location, Origin, Resolved, resolve
+from kij_train.spec import DEFAULT_IMAGE, JobSpec
+from kij_train.specfile import Layer, Location, Origin, Resolved, resolve, unknown_variables
 
 
 def flags(**values: object) -> Layer:
@@ -105,6 +106,45 @@ def test_pyproject_serves_as_project_file_and_profiles_may_live_there(tmp_path: 
     assert result.origin(("node_selector", "pool")) == "../pyproject.toml:3"
 
 
+def test_an_anchor_may_be_used_twice(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("env: &x {A: 1}\nlabels: *x\nannotations: {<<: *x, B: 2}\n")
+    spec = resolved(tmp_path, spec_file="job.yaml").spec
+    assert (spec.env, spec.annotations) == ({"A": "1"}, {"A": "1", "B": "2"})
+
+
+def test_a_spec_file_may_choose_a_profile_and_whoever_ranks_higher_another(tmp_path: Path) -> None:
+    for name in ("toml", "file", "variable", "flag"):
+        (tmp_path / f"{name}.toml").write_text(f'[spec]\nimage = "{name}"\n')
+    (tmp_path / "kij-train.toml").write_text('profile = "toml.toml"\n')
+    (tmp_path / "job.yaml").write_text("profile: file.toml\n")
+    environ = {"KIJ_PROFILE": "variable.toml"}
+    for expected, result in (
+        ("toml", resolved(tmp_path)),
+        ("file", resolved(tmp_path, spec_file="job.yaml")),
+        ("variable", resolved(tmp_path, environ=environ, spec_file="job.yaml")),
+        ("flag", resolved(tmp_path, None, environ, "job.yaml", "flag.toml")),
+    ):
+        assert result.spec.image == expected
+        assert result.origin(("image",)) == f"profile {expected}.toml"
+
+
+def test_arguments_in_a_variable_are_words_of_a_shell(tmp_path: Path) -> None:
+    result = resolved(tmp_path, environ={"KIJ_SCRIPT": "a.py", "KIJ_ARGS": "--name 'a b' -x"})
+    assert result.spec.args == ("--name", "a b", "-x")
+    assert result.origin(("args",)) == "KIJ_ARGS"
+
+
+def test_variables_that_set_nothing_are_named() -> None:
+    known = {f"KIJ_{name.upper()}": "" for name in JobSpec.model_fields if name != "affinity"}
+    nodes_own = {value: "" for name, value in vars(bootstrap).items() if name.startswith("ENV_")}
+    assert unknown_variables({**known, **nodes_own, "KIJ_PROFILE": "", "KIJ_RUN_ID": "a"}) == []
+    assert unknown_variables({"KIJ_NODE": "3", "KIJ_AFFINITY": "{}", "KIJ_QQQ": ""}) == [
+        "KIJ_AFFINITY is no setting",
+        'KIJ_NODE is no setting. Did you mean "KIJ_NODES"?',
+        "KIJ_QQQ is no setting",
+    ]
+
+
 def test_yaml_numbers_and_truth_values_become_text_in_env(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("env: {LR: 0.1, DEBUG: true, N: 3}\nargs: [--n, 3]\n")
     spec = resolved(tmp_path, spec_file="job.yaml").spec
@@ -140,6 +180,20 @@ WRONG_FILES = [
     ("shm: 8Gi\nmemory: 4Gi\n", "job.yaml:1: shm 8Gi is more than memory (4Gi)"),
     ("script: a.py\nmodule: b\n", "module b conflicts with script"),
     ("nodes: 2\nnodes: 3\n", 'job.yaml:2: key "nodes" stands here twice'),
+    ("nproc-per-node: 2\nnproc_per_node: 2\n", 'job.yaml:2: key "nproc_per_node" stands here tw'),
+    ("nodes: 1\n? [a, b]\n: 2\n", "job.yaml:2: a key must be text"),
+    ("env:\n  ? {a: b}\n  : 2\n", "job.yaml:2: a key must be text"),
+    (
+        "nodes: 1\nenv: &x {A: 1, <<: *x}\n",
+        "job.yaml:2: an alias (*) stands inside of what it stands",
+    ),
+    ("args: &x [*x]\n", "job.yaml:1: an alias (*) stands inside of what it stands"),
+    (
+        "mounts:\n  - {type: pvc, source: a, pathh: /a}\n",
+        'job.yaml:2: unknown key "pathh". Did you mean "path"?',
+    ),
+    ("nodes: 1\nprofile: tpc\n", 'job.yaml:2: profile tpc: no such profile. Did you mean "tcp"?'),
+    ("profile: [tcp]\n", "job.yaml:1: profile must be the name of a profile"),
     ("nodes: [\n", "job.yaml:2: no valid YAML"),
     ("- nodes\n", "job.yaml:1: must be a mapping"),
     ("", "job.yaml is empty"),
@@ -167,7 +221,8 @@ def test_a_wrong_file_is_refused_with_file_line_and_way_out(
     [
         ({"KIJ_NODES": "x"}, "KIJ_NODES x is no whole number"),
         ({"KIJ_ENV": "A"}, "KIJ_ENV A: must look like KEY=VALUE"),
-        ({"KIJ_PROFILE": "tpc"}, 'no such profile. Did you mean "tcp"?'),
+        ({"KIJ_PROFILE": "tpc"}, 'KIJ_PROFILE tpc: no such profile. Did you mean "tcp"?'),
+        ({"KIJ_ARGS": "a 'b"}, "KIJ_ARGS a 'b: not as a shell reads words: No closing quotation"),
     ],
 )
 def test_a_wrong_variable_is_named(tmp_path: Path, variables: dict[str, str], message: str) -> None:

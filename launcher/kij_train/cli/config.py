@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import names
+from kij_train import names, render
 from kij_train.cli import output
 from kij_train.cli.options import job_options, resolve_options
 from kij_train.specfile import Location, Resolved
@@ -15,24 +15,34 @@ from kij_train.specfile import Location, Resolved
 
 @click.command("config")
 @click.option(
-    "--output", "-o", "form", type=click.Choice(["table", "json"]), default="table", help="Format."
+    "--output",
+    "-o",
+    "form",
+    type=click.Choice(["table", "yaml", "json"]),
+    default="table",
+    help="Format.",
 )
-@click.option("--all", "-a", "show_all", is_flag=True, help="Also values that nobody set.")
+# What it asked for is the default now; scripts that give it go on.
+@click.option("--all", "-a", "show_all", is_flag=True, hidden=True)
 def command(form: str, show_all: bool, **params: Any) -> None:
-    """Show the values of a launch and where each came from.
+    """Show every value of a launch and where each came from.
 
     Precedence, highest first: flag, KIJ_* variable, spec file (-f), kij-train.toml or
     [tool.kij-train], profile, default.
     """
-    resolved = resolve_options(params)
-    rows = [row for row in value_rows(resolved) if show_all or row[2] != "default"]
-    if form == "json":
-        output.json_data({name: {"value": value, "from": origin} for name, value, origin in rows})
+    del show_all
+    rows = value_rows(resolve_options(params))
+    if form == "table":
+        output.table(
+            ("name", "value", "from"),
+            ((name, _shown(value), origin) for name, value, origin in rows),
+        )
         return
-    output.table(
-        ("name", "value", "from"),
-        ((name, _shown(value), origin) for name, value, origin in rows),
-    )
+    found = {name: {"value": value, "from": origin} for name, value, origin in rows}
+    if form == "json":
+        output.json_data(found)
+    else:
+        output.data(render.to_yaml([found]))
 
 
 def value_rows(resolved: Resolved) -> list[tuple[str, Any, str]]:

@@ -14,7 +14,12 @@ import click
 
 from kij_train import render, runs, units
 from kij_train.cli import output
-from kij_train.cli.options import job_options, resolve_options, warn_without_gang
+from kij_train.cli.options import (
+    job_options,
+    resolve_options,
+    warn_of_what_is_left_out,
+    warn_without_gang,
+)
 from kij_train.cli.render import print_objects, print_offline
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
 from kij_train.specfile import Resolved
@@ -26,7 +31,12 @@ if TYPE_CHECKING:
 
 @click.command("launch")
 @click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
-@click.option("--detach", "-d", is_flag=True, help="Submit and return.")
+@click.option(
+    "--detach",
+    "-d",
+    is_flag=True,
+    help="Submit and return, once a pod exists or is refused (3 s at most).",
+)
 @click.option(
     "--replace", is_flag=True, help="Delete a job of this name first, with its pods and logs."
 )
@@ -58,8 +68,7 @@ def command(
         return
     resolved = resolve_options(params)
     plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
-    for note in plan.archive.notes if plan.archive else ():
-        output.warning(note)
+    warn_of_what_is_left_out(plan.archive)
     if dry_run == "client":
         print_offline(plan, form)
         return
@@ -73,7 +82,7 @@ def command(
     )
     submission = _submit(plan, cluster, replace)
     if detach:
-        _print_detached(submission, form)
+        _detach(submission, form)
     else:
         _attach(submission)
 
@@ -193,6 +202,15 @@ def _next_commands(submission: Submission) -> dict[str, str]:
         "cancel": f"kij-train cancel {of_job}",
         "remove": f"kij-train delete {of_job}",
     }
+
+
+def _detach(submission: Submission, form: str) -> None:
+    try:
+        with sigterm_as_interrupt():
+            runs.await_a_pod(submission)
+    except KeyboardInterrupt as interrupt:
+        _interrupted(submission, _signum(interrupt))
+    _print_detached(submission, form)
 
 
 def _print_detached(submission: Submission, form: str) -> None:

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import click
 
-from kij_train import names
+from kij_train import bundle, names
 from kij_train.cli import output
 from kij_train.errors import RequestError
 from kij_train.runs import DEFAULT_FROM_FLAGS
 from kij_train.spec import JobSpec
-from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair
+from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
 
 Kind = Literal["value", "list", "pairs", "choice"]
 
@@ -151,6 +151,8 @@ def resolve_options(params: dict[str, Any]) -> Resolved:
         spec_file=params["spec_file"],
         profile=params["profile"],
     )
+    for text in unknown_variables(os.environ):
+        output.warning(text)
     warn_about(resolved)
     return resolved
 
@@ -180,7 +182,7 @@ def flags_layer(params: dict[str, Any]) -> Layer:
         ("code", "no_code", False),
         ("preflight", "preflight", True),
     ):
-        if params[parameter]:
+        if params.get(parameter):  # bench has not all of them
             layer.values[field] = value
             flag = "--" + parameter.replace("_", "-")
             layer.origins[(field,)] = Origin(flag, names_value=True)
@@ -205,6 +207,12 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
     layer.values |= {kind: script, "args": list(params["args"])}
     layer.origins[(kind,)] = Origin(DEFAULT_FROM_FLAGS, names_value=True)
     layer.origins[("args",)] = Origin("command line")
+
+
+def warn_of_what_is_left_out(archive: bundle.Archive | None) -> None:
+    """Say what the shipped code lacks and might be missed."""
+    for note in archive.notes if archive is not None else ():
+        output.warning(note)
 
 
 def warn_without_gang(spec: JobSpec) -> None:

@@ -9,7 +9,7 @@ import click
 
 from kij_train import names, render, runs
 from kij_train.cli import output
-from kij_train.cli.options import job_options, resolve_options
+from kij_train.cli.options import job_options, resolve_options, warn_of_what_is_left_out
 
 
 @click.command("render")
@@ -22,6 +22,7 @@ def command(form: str, **params: Any) -> None:
     The same request prints the same bytes. Pipe it to kubectl apply -f -.
     """
     plan = runs.plan(resolve_options(params), cwd=Path.cwd())
+    warn_of_what_is_left_out(plan.archive)
     print_offline(plan, form)
 
 

@@ -18,4 +18,8 @@ def command() -> None:
     schema = JobSpec.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "kij-train job"
+    schema["properties"]["profile"] = {
+        "description": "Named settings below those of the file: see kij-train profiles.",
+        "type": "string",
+    }
     output.json_data(schema)

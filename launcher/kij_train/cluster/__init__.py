@@ -5,9 +5,18 @@ kubeconfig (TLS, proxies, credential plugins), without its models, which take a 
 """
 
 from kij_train.cluster.client import Cluster
-from kij_train.cluster.follow import End, follow
+from kij_train.cluster.follow import End, await_a_pod, follow
 from kij_train.cluster.logs import LogChoice, LogLine
 from kij_train.cluster.observe import Observation
 from kij_train.cluster.submit import Submission
 
-__all__ = ["Cluster", "End", "LogChoice", "LogLine", "Observation", "Submission", "follow"]
+__all__ = [
+    "Cluster",
+    "End",
+    "LogChoice",
+    "LogLine",
+    "Observation",
+    "Submission",
+    "await_a_pod",
+    "follow",
+]

@@ -1,17 +1,22 @@
 """What the API server refuses, and why it cannot be reached, as errors with a way out.
 
 A 403 is told apart: missing permission (RBAC), quota, admission (Pod Security, webhooks). The
-server's own words are quoted.
+server's own words are quoted. What a webhook says comes first: it may be about anything, in the
+words of any other refusal and with any status.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kij_train.errors import KijError, RefusedError, UnreachableError
+
+_DENIED = re.compile(r"admission webhook .* denied the request|AdmissionPolicy .* denied request")
+_QUOTA = re.compile(r"\b(exceeded|failed) quota: ")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,11 @@ class NotPermittedError(RefusedError):
 
 
 class ConflictError(RefusedError):
-    """The object exists already, or changed meanwhile (409)."""
+    """Something changed meanwhile: the object, or a quota that counts it (409)."""
+
+
+class TakenError(ConflictError):
+    """An object of this name exists already (409)."""
 
 
 class ExpiredError(UnreachableError):
@@ -61,6 +70,8 @@ def refusal(status: int, body: bytes, action: Action) -> KijError:
             "the cluster does not accept these credentials: expired, or of another cluster",
             hints=("check: kubectl auth whoami", "then log in again, as your cluster's admin says"),
         )
+    if _DENIED.search(message):
+        return _denied(message, f"this {action.resource}", action.namespace)
     if status == 403:
         return _forbidden(message, action)
     if status == 404:
@@ -75,8 +86,10 @@ def refusal(status: int, body: bytes, action: Action) -> KijError:
         return GoneError(f"{where} has no {action.resource} {action.name}: {message}")
     if status == 410:
         return ExpiredError(f"{action}: {message}")
+    if status == 409 and reason == "AlreadyExists":
+        return TakenError(f"{action}: {message}")
     if status == 409:
-        return ConflictError(f"{action}: {message}")
+        return ConflictError(f"the cluster cannot {action}: {message}", hints=("try again",))
     if status == 400 and ("waiting to start" in message or "not available" in message):
         return NotReadyError(message)
     if status == 422 or reason == "BadRequest":
@@ -104,47 +117,88 @@ def _parse(body: bytes) -> tuple[str, str, dict[str, Any]]:
 
 
 def _forbidden(message: str, action: Action) -> RefusedError:
-    where = f"namespace {action.namespace}"
-    if "exceeded quota" in message or "must specify" in message:
-        return quota_refusal(message, where)
-    if "violates PodSecurity" in message:
-        return pod_security_refusal(message, where)
+    where = f"namespace {action.namespace}" if action.namespace else "the cluster"
+    known = admission_refusal(message, "the pods", action.namespace)
+    if known is not None:
+        return known
     if "being terminated" in message:
         return RefusedError(f"{where} is being deleted", hints=("name another: --namespace NAME",))
-    user = re.search(r'User "([^"]+)" cannot ', message)
-    if user is None:
-        # Not RBAC's words: an admission plugin's or webhook's.
+    found = re.search(r'User "([^"]+)" cannot (\w+) ', message)
+    if found is None:
+        # Not RBAC's words: an admission plugin's.
         return RefusedError(f"{where} refuses: {message}")
+    user = found[1]
+    # The server's verb: some requests, such as exec, take more than one.
+    action = replace(action, verb=found[2])
     return NotPermittedError(
-        f"{where} refuses: {user[1]} may not {action.verb} {action.resource}",
+        f"{where} refuses: {user} may not {action.verb} {action.resource}",
+        hints=_role_hints(user, action),
+    )
+
+
+def _role_hints(user: str, action: Action) -> tuple[str, ...]:
+    """How to check, and how an admin grants it, with no file that an installation lacks."""
+    scope, kind = f"-n {action.namespace}", "role"
+    if not action.namespace:
+        scope, kind = "-A", "clusterrole"
+    of_role = scope if action.namespace else ""
+    name = f"kij-train-{action.verb}-{re.sub('[^a-z]+', '-', action.resource)}"
+    account = user.removeprefix("system:serviceaccount:")
+    who = f"--user={shlex.quote(user)}" if account == user else f"--serviceaccount={account}"
+    role = f"kubectl create {kind} {name} {of_role} --verb={action.verb}"
+    binding = f"kubectl create {kind}binding {name} {of_role} --{kind}={name} {who}"
+    return (
+        f"check: kubectl auth can-i {action.verb} {action.resource} {scope}",
+        f"an admin can grant it: {role} --resource={action.resource}".replace("  ", " "),
+        f"to the user: {binding}".replace("  ", " "),
+        "or all that kij-train uses, with manifests/role.yaml of its sources",
+    )
+
+
+def admission_refusal(message: str, what: str, namespace: str) -> RefusedError | None:
+    """The error for what a webhook, a quota or Pod Security says; None for anybody else."""
+    if _DENIED.search(message):
+        return _denied(message, what, namespace)
+    if _QUOTA.search(message):
+        return _quota_refusal(message, namespace)
+    if "violates PodSecurity" in message:
+        return _pod_security_refusal(message, namespace)
+    return None
+
+
+def _denied(message: str, what: str, namespace: str) -> RefusedError:
+    """A rule of the cluster's admins, in their words."""
+    return RefusedError(
+        f"namespace {namespace} refuses {what}: {message}",
         hints=(
-            f"check: kubectl auth can-i {action.verb} {action.resource} -n {action.namespace}",
-            f"an admin can grant it: kubectl apply -n {action.namespace} -f manifests/role.yaml",
+            "it is a rule of this cluster's admins. What it asks for may be a flag: "
+            "--label KEY=VALUE, --annotation KEY=VALUE",
+            "see what is sent: the same command with --dry-run=client",
         ),
     )
 
 
-def quota_refusal(message: str, where: str) -> RefusedError:
+def _quota_refusal(message: str, namespace: str) -> RefusedError:
     """A ResourceQuota is used up, or wants numbers that the request does not give."""
     text = message.partition("is forbidden: ")[2] or message
-    if "must specify" in message:
+    if "failed quota: " in message:
         return RefusedError(
-            f"{where} has a quota that asks for numbers: {text}",
+            f"namespace {namespace} has a quota that asks for numbers: {text}",
             hints=("give them: --cpu 4 --memory 16Gi",),
         )
     return RefusedError(
-        f"{where} has no quota left: {text}",
-        hints=("ask for less, or wait; what is used: kubectl describe quota",),
+        f"namespace {namespace} has no quota left: {text}",
+        hints=(f"ask for less, or wait; what is used: kij-train doctor -n {namespace}",),
     )
 
 
-def pod_security_refusal(message: str, where: str) -> RefusedError:
+def _pod_security_refusal(message: str, namespace: str) -> RefusedError:
     """Pod Security admission does not take the pods."""
     text = "violates PodSecurity" + message.partition("violates PodSecurity")[2]
     hints: tuple[str, ...] = ()
     if "runAsNonRoot" in text:
         hints = ("run as a user other than root: --run-as-user 1000",)
-    return RefusedError(f"{where} refuses the pods: the pod {text}", hints=hints)
+    return RefusedError(f"namespace {namespace} refuses the pods: the pod {text}", hints=hints)
 
 
 def unreachable(host: str, error: Exception) -> UnreachableError:
@@ -160,4 +214,13 @@ def unreachable(host: str, error: Exception) -> UnreachableError:
     return kind(
         f"the cluster at {host} does not answer: {text}",
         hints=("check: kubectl cluster-info", "train on this machine instead: --local"),
+    )
+
+
+def unlike_kubernetes(host: str, content: bytes) -> UnreachableError:
+    """Something answers in words of its own: a proxy that wants a login, as a rule."""
+    start = " ".join(content.decode("utf-8", "replace").split())[:100]
+    return UnreachableError(
+        f"{host} does not answer like a Kubernetes API server: {start!r}",
+        hints=("see where it leads, and log in there: kubectl cluster-info",),
     )

@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from kij_train.cluster.apierrors import Action, GoneError, refusal, unreachable
+from kij_train.cluster.apierrors import (
+    Action,
+    ConflictError,
+    GoneError,
+    TakenError,
+    refusal,
+    unlike_kubernetes,
+    unreachable,
+)
 from kij_train.cluster.connection import Connection, open_connection
 
 if TYPE_CHECKING:
@@ -19,6 +28,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
+CONFLICT_ATTEMPTS = 5
 # Kind → path of its resource, and its name as RBAC spells it.
 PATHS = {
     "ConfigMap": ("/api/v1", "configmaps", "configmaps"),
@@ -87,7 +97,11 @@ class Cluster:
         return dry_run(self, objects)
 
     def create(self, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
-        """POST an object with strict field validation."""
+        """POST an object with strict field validation. Raises TakenError, ConflictError.
+
+        A quota that others draw on at the same moment answers with a conflict: nothing was done,
+        and it is asked again.
+        """
         query = {"fieldValidation": "Strict", "fieldManager": FIELD_MANAGER}
         if dry_run:
             query["dryRun"] = "All"
@@ -99,7 +113,16 @@ class Cluster:
         rbac = PATHS[kind][2] if kind in PATHS else f"{resource}.{group}"
         name = str(body.get("metadata", {}).get("name", ""))
         action = Action("create", rbac, name, self.namespace)
-        return self._json("POST", path, action, query=query, body=body)
+        for attempt in range(CONFLICT_ATTEMPTS):
+            try:
+                return self._json("POST", path, action, query=query, body=body)
+            except TakenError:
+                raise
+            except ConflictError:
+                if attempt + 1 == CONFLICT_ATTEMPTS:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """GET an object. Raises GoneError when there is none."""
@@ -140,7 +163,7 @@ class Cluster:
         def events() -> Iterator[dict[str, Any]]:
             try:
                 for line in lines_of(response):
-                    yield json.loads(line)
+                    yield self._object(line.encode())
             finally:
                 response.close()
 
@@ -195,7 +218,15 @@ class Cluster:
         return f"{path}/{name}" if name else path
 
     def _json(self, method: str, path: str, action: Action, **how: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._request(method, path, action, **how).data)
+        return self._object(self._request(method, path, action, **how).data)
+
+    def _object(self, content: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise unlike_kubernetes(self.host, content)
         return answer
 
     def _request(
@@ -237,7 +268,7 @@ class Cluster:
                 url,
                 body=json.dumps(body).encode() if body is not None else None,
                 headers=headers,
-                timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
                 retries=retries,
                 preload_content=not stream,
             )

@@ -97,6 +97,14 @@ def _load(path: str, context: str | None, configuration: Any) -> str:
             + caught.messages[0].strip().splitlines()[0][:300],
             hints=("see what it says: kubectl auth whoami",),
         )
+    if not str(configuration.host).startswith(("https://", "http://")):
+        cluster, host = current["context"]["cluster"], configuration.host
+        raise UnreachableError(
+            f"kubeconfig {path}: server {host!r} of cluster {cluster} has no scheme",
+            hints=(
+                f"set it: kubectl config set-cluster {cluster} --server=https://{host or 'HOST'}",
+            ),
+        )
     return str(current["context"].get("namespace") or "default")
 
 

@@ -1,4 +1,4 @@
-"""Stay with a job that was just submitted until it ends."""
+"""Stay with a job that was just submitted: until its pods are created, or until it ends."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kij_train.cluster.apierrors import pod_security_refusal, quota_refusal
+from kij_train.cluster.apierrors import NotPermittedError, admission_refusal
 from kij_train.cluster.logs import LogLine
 from kij_train.cluster.observe import Change, Note, Observation
-from kij_train.errors import RefusedError
+from kij_train.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
     from kij_train.cluster.submit import Submission
@@ -59,6 +59,29 @@ def follow(
         return End(observed.job, list(observed.pods.values()), time.monotonic() - started)
 
 
+def await_a_pod(submission: Submission) -> None:
+    """Return once the job has a pod, or waits in a queue; after NO_PODS_AFTER_S at the latest.
+
+    One request, a watch of the Job, whose status counts its pods; without a pod another one, for
+    the reason. Raises RefusedError when no pod can be created; then the job is removed. That nobody
+    answers, or may answer, is no error: the job is submitted.
+    """
+    query = {
+        "fieldSelector": f"metadata.name={submission.name}",
+        "timeoutSeconds": f"{NO_PODS_AFTER_S:.0f}",
+    }
+    try:
+        for event in submission.cluster.watch("Job", **query):
+            job = event["object"]
+            if event["type"] not in ("ADDED", "MODIFIED") or job["spec"].get("suspend"):
+                return
+            if any(job["status"].get(count) for count in ("active", "succeeded", "failed")):
+                return
+        _raise_if_refused(submission)
+    except (NotPermittedError, UnreachableError):
+        return
+
+
 def _raise_if_refused(submission: Submission) -> None:
     """Quota and Pod Security judge pods, not Jobs: their refusal is an event of the Job."""
     events = submission.cluster.list(
@@ -67,12 +90,9 @@ def _raise_if_refused(submission: Submission) -> None:
     if not events:
         return
     message = str(events[-1].get("message", ""))
-    where = f"namespace {submission.cluster.namespace}"
-    if "violates PodSecurity" in message:
-        error = pod_security_refusal(message, where)
-    elif "exceeded quota" in message or "must specify" in message:
-        error = quota_refusal(message, where)
-    else:
-        error = RefusedError(f"{where} refuses the pods of {submission.name}: {message}")
+    namespace = submission.cluster.namespace
+    error = admission_refusal(message, f"the pods of {submission.name}", namespace)
     submission.delete()
-    raise error
+    raise error or RefusedError(
+        f"namespace {namespace} refuses the pods of {submission.name}: {message}"
+    )

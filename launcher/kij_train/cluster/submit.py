@@ -16,7 +16,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
-from kij_train.cluster.apierrors import ConflictError, GoneError, NotPermittedError, NotSentError
+from kij_train.cluster.apierrors import GoneError, NotPermittedError, NotSentError, TakenError
 from kij_train.errors import KijError, RefusedError, TimedOutError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ OPTIONAL_KINDS = {
 """Kinds that a cluster may lack, and what to do then."""
 REPLACE_TIMEOUT_S = 120.0
 SHARING_ATTEMPTS = 5
+COLLECTOR_S = 10.0
+"""How long the garbage collector may take to remove what a Job that is gone has owned."""
 
 
 class Submission:
@@ -65,7 +67,7 @@ def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, A
     for body in objects:
         try:
             answers.append(_create(cluster, body, dry_run=True))
-        except ConflictError:
+        except TakenError:
             if not body.get("immutable"):
                 raise _taken(cluster, body) from None
             answers.append(body)
@@ -183,13 +185,13 @@ def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[st
     name = str(job["metadata"]["name"])
     try:
         return cluster.create(job)
-    except ConflictError:
+    except TakenError:
         if not replace:
             raise _taken(cluster, job) from None
     _delete_and_wait(cluster, name)
     try:
         return cluster.create(job)
-    except ConflictError:
+    except TakenError:
         raise RefusedError(
             f"somebody else created a job {name} in namespace {cluster.namespace} meanwhile",
             hints=(f"look at it: kubectl get job {name} -n {cluster.namespace}",),
@@ -197,7 +199,10 @@ def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[st
 
 
 def _delete_and_wait(cluster: Cluster, name: str) -> None:
-    """Delete a Job in the foreground, and wait until it, its pods and its Service are gone."""
+    """Delete a Job in the foreground, and wait until it is gone, which is after its pods.
+
+    Its Service may be there a moment longer: the garbage collector comes to it by itself.
+    """
     try:
         old = cluster.get("Job", name)
         if old["metadata"].get("labels", {}).get(names.LABEL_MANAGED_BY) != names.MANAGER:
@@ -237,23 +242,42 @@ def _create_owned(cluster: Cluster, body: dict[str, Any], owner: dict[str, Any])
 
     Code is named by its content: one that is there is the same, and gets one owner more. Its last
     owner may be going at this moment, so that it is there and gone in turns.
+
+    Anything else of this name is the user's, or was owned by a Job of this name that is gone, and
+    the garbage collector is on its way: waiting tells which, and takes no right to read it.
     """
     owned = copy.deepcopy(body)
     owned["metadata"]["ownerReferences"] = [owner]
-    name = str(body["metadata"]["name"])
+    if body.get("immutable"):
+        _create_shared(cluster, owned)
+        return
+    deadline, pause_s = time.monotonic() + COLLECTOR_S, 0.1
+    while True:
+        try:
+            _create(cluster, owned)
+            return
+        except TakenError:
+            if time.monotonic() > deadline:
+                raise _taken(cluster, body) from None
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 2.0)
+
+
+def _create_shared(cluster: Cluster, owned: dict[str, Any]) -> None:
+    kind, name = str(owned["kind"]), str(owned["metadata"]["name"])
+    owners = {"metadata": {"ownerReferences": owned["metadata"]["ownerReferences"]}}
     for _ in range(SHARING_ATTEMPTS):
         try:
             _create(cluster, owned)
             return
-        except ConflictError:
-            if not body.get("immutable"):
-                raise _taken(cluster, body) from None
+        except TakenError:
+            pass
         try:
-            cluster.patch(body["kind"], name, {"metadata": {"ownerReferences": [owner]}})
+            cluster.patch(kind, name, owners)
             return
         except GoneError:
             time.sleep(0.1)
-    raise RefusedError(f"{body['kind']} {name} comes and goes: try again")
+    raise RefusedError(f"{kind} {name} comes and goes: try again")
 
 
 def _remove(cluster: Cluster, name: str, token: str) -> None:

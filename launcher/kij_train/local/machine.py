@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -59,8 +61,9 @@ ENV_RUN_ID = "KIJ_RUN_ID"
 MAX_LOCAL_RANKS = 256
 
 
-def check_machine(spec: JobSpec, environ: Mapping[str, str]) -> None:
-    """Raise RequestError unless this machine can run the job."""
+def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
+    """Raise RequestError unless this machine can run the job, in `cwd`."""
+    _check_command(spec, environ, cwd)
     if spec.torchrun and importlib.util.find_spec("torch") is None:
         raise RequestError(
             f"--local needs torch, which {sys.executable} does not have",
@@ -84,6 +87,56 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str]) -> None:
             f"--port {spec.port}: something listens there already",
             hints=("leave --port out: a free one is found",),
         )
+
+
+def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
+    """A program or module that is not there is said once, before every node does."""
+    if spec.program is not None and not _finds_program(spec, environ, cwd):
+        at = cwd / spec.program
+        if at.is_file():
+            hint = f"make it a program: chmod +x {shlex.quote(str(at))}"
+            raise RequestError(f"program {spec.program}: may not be run", hints=(hint,))
+        raise RequestError(
+            f"program {spec.program}: no such program in {cwd} or on the PATH",
+            hints=("run a script of Python without --no-python",),
+        )
+    # PYTHONPATH among the job's env makes it a search of other folders than ours.
+    if spec.module is not None and "PYTHONPATH" not in spec.env:
+        missing = _missing_module(spec.module, cwd)
+        if missing is not None:
+            raise RequestError(
+                f"module {spec.module}: {sys.executable} finds no {missing} in {cwd} or among its "
+                "packages",
+                hints=("run a file by its path, without -m",),
+            )
+
+
+def _finds_program(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> bool:
+    assert spec.program is not None
+    if os.path.dirname(spec.program):  # noqa: PTH120 - "./a" has one, which Path forgets
+        return shutil.which(str(cwd / spec.program)) is not None
+    path = spec.env.get("PATH", environ.get("PATH", os.defpath))
+    if not spec.torchrun:  # node_environment puts it in front
+        path = os.pathsep.join([str(Path(sys.executable).parent), path])
+    return shutil.which(spec.program, path=path) is not None
+
+
+def _missing_module(name: str, cwd: Path) -> str | None:
+    """The first part of a dotted name that cannot be found; nothing is imported."""
+    path: list[str] | None = None
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        part = ".".join(parts[:end])
+        places = [[str(cwd)], None] if path is None else [path]
+        try:
+            specs = (f.find_spec(part, at) for at in places for f in sys.meta_path)
+            found = next((spec for spec in specs if spec is not None), None)
+            if found is None:
+                return part
+            path = list(found.submodule_search_locations or ())
+        except Exception:
+            return None  # an odd finder, or a package without a file: Python itself will tell
+    return None
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:

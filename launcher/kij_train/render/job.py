@@ -173,7 +173,7 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
         if spec.shm is not None:
             fixed[preflight.ENV_SHM_BYTES] = str(int(units.quantity_value(spec.shm)))
     if spec.settings_script is not None:
-        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = spec.settings_script
+        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
     if code_sha256 is not None:
         fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
     user = {"PYTHONUNBUFFERED": "1", **spec.env}

@@ -10,7 +10,7 @@ Every value keeps its `Origin`, and a value that the spec refuses is reported wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,12 +22,14 @@ from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
 from kij_train.specfile.sources import (
     ENV_PREFIX,
     Profile,
+    SpecFile,
     all_profiles,
     environment_layer,
     profile_layer,
     read_project,
     read_spec_file,
     split_pair,
+    unknown_variables,
 )
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "all_profiles",
     "resolve",
     "split_pair",
+    "unknown_variables",
 ]
 
 
@@ -48,6 +51,8 @@ class Resolved:
 
     spec: JobSpec
     origins: Mapping[Location, Origin]
+    spec_file: str | None = None
+    """The file given by -f."""
 
     def origin(self, location: Location) -> str:
         """Where the value at `location` came from; "default" where nobody set it."""
@@ -69,16 +74,24 @@ def resolve(
 ) -> Resolved:
     """Merge all sources and check the result. Raises RequestError naming file and line, or flag."""
     project = read_project(cwd)
-    named = profile or environ.get(ENV_PREFIX + "PROFILE") or project.profile
-    chosen = Profile.find(named, cwd, project) if named else None
+    file = read_spec_file(Path(spec_file), cwd) if spec_file else SpecFile({})
+    variable = ENV_PREFIX + "PROFILE"
+    profiles = (
+        (profile, "--profile"),
+        (environ.get(variable), variable),
+        (file.profile, file.profile_from),
+        (project.profile, project.profile_from),
+    )
+    named, where = next(((name, where) for name, where in profiles if name), (None, ""))
+    chosen = Profile.find(named, cwd, project, where) if named else None
     layers = [
         profile_layer(chosen) if chosen else Layer({}),
         Layer(project.values, project.origins),
-        read_spec_file(Path(spec_file), cwd) if spec_file else Layer({}),
+        file,
         environment_layer(environ),
         flags,
     ]
-    resolved = check(merge(layers))
+    resolved = replace(check(merge(layers)), spec_file=spec_file)
     if chosen is not None:
         _check_fits(resolved, chosen)
     return resolved

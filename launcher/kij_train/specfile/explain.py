@@ -49,19 +49,24 @@ SYNONYMS = {
 }
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'. Did you mean "x"?' for the closest known word, or nothing."""
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """'. Did you mean "x"?' for the closest known word, shown behind the prefix; or nothing."""
     synonym = SYNONYMS.get(word.replace("-", "_").lower())
     known = list(known)
-    if synonym in known:
-        return f'. Did you mean "{synonym}"?'
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f'. Did you mean "{close[0]}"?' if close else ""
+    if synonym in known:
+        close = [synonym]
+    return f'. Did you mean "{prefix}{close[0]}"?' if close else ""
 
 
 def explain(error: ValidationError, merged: Layer) -> RequestError:
     """The error for the first value that is wrong."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    if first["type"] == "missing":
+        # A key that is misspelled is missing, too.
+        beside = (e for e in errors if e["type"] == "extra_forbidden")
+        first = next((e for e in beside if e["loc"][:-1] == first["loc"][:-1]), first)
     location: Location = tuple(first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SpecConflict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from kij_train import profiles
+from kij_train import bootstrap, profiles
 from kij_train.errors import RequestError
 from kij_train.spec import JobSpec
 from kij_train.specfile.explain import did_you_mean
@@ -26,24 +27,57 @@ else:
 ENV_PREFIX = "KIJ_"
 PROJECT_FILE = "kij-train.toml"
 PATH_FIELDS = ("code_dir", "kubeconfig")
+WITHOUT_VARIABLE = ("affinity",)
+"""Fields that no line of text could hold."""
+NOT_SETTINGS = frozenset(
+    {value for name, value in vars(bootstrap).items() if name.startswith("ENV_")}
+    | {"KIJ_RUN_ID", "KIJ_PREFLIGHT_DEADLINE_S"}
+)
+"""Variables of nodes, which are there when one launches from within a node."""
+NOT_SETTINGS_PREFIX = "KIJ_TEST_"
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """KIJ_NODES=8 and the like; lists and mappings are separated by white space."""
+    """KIJ_NODES=8 and the like; white space separates lists and mappings, args are as in a shell.
+
+    Raises RequestError.
+    """
     layer = Layer({})
     for name in JobSpec.model_fields:
         variable = ENV_PREFIX + name.upper()
         text = environ.get(variable)
-        if not text or name in ("affinity", "args"):
+        if not text or name in WITHOUT_VARIABLE:
             continue
         value: Any = text
         if name in MAPPINGS:
             value = dict(split_pair(item, variable) for item in text.split())
         elif name in JOINED:
             value = text.split()
+        elif name == "args":
+            value = _words(text, variable)
         layer.values[name] = value
         layer.origins |= _uniform_origins({name: value}, Origin(variable, names_value=True))
     return layer
+
+
+def _words(text: str, variable: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise RequestError(f"{variable} {text}: not as a shell reads words: {error}") from None
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """What to say about each KIJ_* variable that sets nothing."""
+    fields = [name for name in JobSpec.model_fields if name not in WITHOUT_VARIABLE]
+    known = [name.upper() for name in (*fields, "profile")]
+    said = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(ENV_PREFIX)
+        ours = variable.startswith(ENV_PREFIX) and not variable.startswith(NOT_SETTINGS_PREFIX)
+        if ours and name not in known and variable not in NOT_SETTINGS:
+            said.append(f"{variable} is no setting{did_you_mean(name, known, ENV_PREFIX)}")
+    return said
 
 
 def split_pair(text: str, where: str) -> tuple[str, str]:
@@ -72,7 +106,17 @@ class ProjectFile(Layer):
     """The project file's defaults, its own profiles, and the profile it chooses."""
 
     profile: str | None = None
+    profile_from: str = ""
+    """Where that stands."""
     profiles: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SpecFile(Layer):
+    """A spec file, and the profile it chooses."""
+
+    profile: str | None = None
+    profile_from: str = ""
 
 
 def _project_layer(path: Path, table: Any, cwd: Path) -> ProjectFile:
@@ -86,7 +130,7 @@ def _project_layer(path: Path, table: Any, cwd: Path) -> ProjectFile:
     if not isinstance(own, dict):
         raise RequestError(f"{shown}: profiles must be a table of tables")
     layer = _toml_layer(values, path, shown)
-    return ProjectFile(layer.values, layer.origins, profile, own)
+    return ProjectFile(layer.values, layer.origins, profile, f"{shown}: profile", own)
 
 
 @dataclass(frozen=True)
@@ -136,21 +180,30 @@ class Profile:
         )
 
     @classmethod
-    def find(cls, name: str, cwd: Path, project: ProjectFile | None = None) -> Profile:
-        """A profile of the project file, a TOML file, or a built-in one. Raises RequestError."""
+    def find(
+        cls,
+        name: str,
+        cwd: Path,
+        project: ProjectFile | None = None,
+        where: str = "--profile",
+    ) -> Profile:
+        """A profile of the project file, a TOML file, or a built-in one. Raises RequestError.
+
+        `where` it was named, for the error.
+        """
         own = (project or read_project(cwd)).profiles
         if name in own:
             return cls.of_table(name, "project file", own[name])
         if name.endswith(".toml"):
             if not (cwd / name).is_file():
-                raise RequestError(f"--profile {name}: no such file")
+                raise RequestError(f"{where} {name}: no such file")
             return cls.of_table(name, name, {"spec": {}, **_read_toml(cwd / name)})
         try:
             return cls.of_table(name, "built-in", tomllib.loads(profiles.read_builtin(name)))
         except KeyError:
             known = [*profiles.builtin_profiles(), *own]
             raise RequestError(
-                f"--profile {name}: no such profile{did_you_mean(name, known)}",
+                f"{where} {name}: no such profile{did_you_mean(name, known)}",
                 hints=(f"profiles: {', '.join(known)}, or the path of a .toml file",),
             ) from None
 
@@ -168,7 +221,7 @@ def profile_layer(profile: Profile) -> Layer:
     return Layer(values, _uniform_origins(values, Origin(f"profile {profile.name}")))
 
 
-def read_spec_file(path: Path, cwd: Path) -> Layer:
+def read_spec_file(path: Path, cwd: Path) -> SpecFile:
     """A YAML (or JSON) spec file, with the line of every key. Raises RequestError."""
     full = cwd / path
     try:
@@ -183,7 +236,7 @@ def read_spec_file(path: Path, cwd: Path) -> Layer:
             raise RequestError(f"{path} is empty", hints=("keys: kij-train schema",))
         if not isinstance(root, yaml.MappingNode):
             raise RequestError(f"{path}:{_line(root)}: must be a mapping of keys to values")
-        _no_duplicates(root, str(path))
+        _check_nodes(root, str(path))
         values = yaml.SafeLoader(text).construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -193,25 +246,42 @@ def read_spec_file(path: Path, cwd: Path) -> Layer:
     origins: dict[Location, Origin] = {}
     _collect_lines(root, (), str(path), origins)
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    profile = values.pop("profile", None)
+    chosen_at = origins.pop(("profile",), Origin(str(path))).where
+    if profile is not None and not isinstance(profile, str):
+        raise RequestError(f"{chosen_at}: profile must be the name of a profile")
     _anchor_paths(values, full.parent)
-    return Layer(values, origins)
+    return SpecFile(values, origins, profile, f"{chosen_at}: profile")
 
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _no_duplicates(node: yaml.Node, path: str) -> None:
+def _check_nodes(node: yaml.Node, path: str, within: tuple[yaml.Node, ...] = ()) -> None:
+    """Raise RequestError for a key that is no text or stands twice, and a value within itself.
+
+    `within` are the nodes that this one is part of.
+    """
+    if any(node is outer for outer in within):
+        raise RequestError(
+            f"{path}:{_line(node)}: an alias (*) stands inside of what it stands for"
+        )
+    within = (*within, node)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
+            if not isinstance(key, yaml.ScalarNode):
+                raise RequestError(f"{path}:{_line(key)}: a key must be text, no list or mapping")
+            # Of our own keys, '-' and '_' are the same.
+            name = key.value.replace("-", "_") if len(within) == 1 else key.value
+            if name in seen:
                 raise RequestError(f'{path}:{_line(key)}: key "{key.value}" stands here twice')
-            seen.add(key.value)
-            _no_duplicates(value, path)
+            seen.add(name)
+            _check_nodes(value, path, within)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _no_duplicates(item, path)
+            _check_nodes(item, path, within)
 
 
 def _collect_lines(

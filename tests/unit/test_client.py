@@ -1,0 +1,363 @@
+"""Requests against a small server of our own: timeouts, conflicts, and answers of other servers."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import urllib3
+from kij_train.cluster import Submission, await_a_pod, client, submit, watch
+from kij_train.cluster.apierrors import Action, refusal
+from kij_train.cluster.client import Cluster
+from kij_train.cluster.connection import Connection
+from kij_train.errors import RefusedError, UnreachableError
+
+Answer = tuple[int, bytes]
+
+
+class NoCredentials:
+    """Stands for kubernetes.client.Configuration."""
+
+    def auth_settings(self) -> dict[str, Any]:
+        return {}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as the server's `answer` says."""
+
+    def answer(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length) or b"{}")
+        status, content = self.server.answer(self.command, self.path, body)  # type: ignore[attr-defined] # ApiServer's
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 - names of http.server
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+class ApiServer(http.server.ThreadingHTTPServer):
+    """An API server that says what a test wants."""
+
+    daemon_threads = True
+    answer: Callable[[str, str, dict[str, Any]], Answer]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that leave early are what some tests are about."""
+
+    def cluster(self) -> Cluster:
+        host = f"http://127.0.0.1:{self.server_port}"
+        return Cluster(Connection(host, urllib3.PoolManager(), NoCredentials(), "ns"), "ns")
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+def test_an_answer_may_take_longer_than_a_connection(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.2)
+
+    def late(*_: object) -> Answer:
+        time.sleep(0.6)
+        return 200, b'{"kind": "Job"}'
+
+    server.answer = late
+    cluster = server.cluster()
+    assert cluster.get("Job", "a") == {"kind": "Job"}
+    cluster.close()
+
+
+def test_a_quiet_watch_ends_by_itself_before_it_is_taken_for_dead() -> None:
+    assert watch.WATCH_S < client.READ_TIMEOUT_S
+
+
+def test_a_server_that_takes_the_connection_and_is_silent_is_given_up(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.2)
+
+    def silent(*_: object) -> Answer:
+        time.sleep(1.5)
+        return 200, b"{}"
+
+    server.answer = silent
+    cluster = server.cluster()
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"does not answer: .*timed out"):
+        cluster.create({"kind": "Job", "apiVersion": "batch/v1", "metadata": {"name": "a"}})
+    assert time.monotonic() - started < 1.2
+    cluster.close()
+
+
+@pytest.mark.parametrize("content", [b"<html>Log in</html>", b"", b"[]", b"\xff"])
+def test_a_page_of_a_login_proxy_is_said_to_be_no_kubernetes(
+    server: ApiServer, content: bytes
+) -> None:
+    server.answer = lambda *_: (200, content)
+    cluster = server.cluster()
+    with pytest.raises(UnreachableError, match="does not answer like a Kubernetes API server"):
+        cluster.get("Job", "a")
+    if content:
+        with pytest.raises(UnreachableError, match="like a Kubernetes"):
+            dict(next(cluster.watch("Job")))
+    cluster.close()
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+JOB: dict[str, Any] = {"kind": "Job", "apiVersion": "batch/v1", "metadata": {"name": "a"}}
+JOB["spec"] = {"template": {"spec": {}}}
+QUOTA_CONFLICT = (
+    'Operation cannot be fulfilled on resourcequotas "team": the object has been modified; please '
+    "apply your changes to the latest version and try again"
+)
+
+
+def said(status: int, reason: str, message: str) -> Answer:
+    body = {"kind": "Status", "status": "Failure", "code": status}
+    return status, json.dumps({**body, "reason": reason, "message": message}).encode()
+
+
+def test_a_quota_that_others_draw_on_is_asked_again(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    answers = [said(409, "Conflict", QUOTA_CONFLICT)] * 2 + [(201, b'{"kind": "Job"}')]
+    server.answer = lambda *_: answers.pop(0)
+    cluster = server.cluster()
+    assert cluster.create(JOB) == {"kind": "Job"}
+    cluster.close()
+
+
+def test_a_quota_that_stays_in_conflict_is_quoted_and_no_taken_name(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    server.answer = lambda method, *_: (
+        said(409, "Conflict", QUOTA_CONFLICT) if method == "POST" else said(404, "NotFound", "")
+    )
+    cluster = server.cluster()
+    with pytest.raises(RefusedError, match="cannot be fulfilled on resourcequotas") as caught:
+        cluster.submit([JOB])
+    assert "already" not in str(caught.value)
+    assert cluster.requests == client.CONFLICT_ATTEMPTS
+    cluster.close()
+
+
+def test_a_taken_name_is_not_asked_for_again(server: ApiServer) -> None:
+    server.answer = lambda *_: said(409, "AlreadyExists", 'jobs.batch "a" already exists')
+    cluster = server.cluster()
+    with pytest.raises(RefusedError, match="has a job a already"):
+        cluster.submit([JOB])
+    assert cluster.requests == 1
+    cluster.close()
+
+
+ACTION = Action("create", "jobs.batch", "a", "ml")
+WEBHOOK = 'admission webhook "rules.example.com" denied the request: '
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words"),
+    [
+        (400, "", "must specify a cost center"),
+        (400, "BadRequest", "exceeded quota: of the team"),
+        (403, "Forbidden", "exceeded quota: of the team"),
+        (403, "Forbidden", 'User "bob" cannot train on Fridays'),
+        (409, "Conflict", "one job a user"),
+        (422, "Invalid", "jobs need a label team"),
+    ],
+)
+def test_a_webhook_is_quoted_whatever_it_says(status: int, reason: str, words: str) -> None:
+    error = refusal(status, said(status, reason, WEBHOOK + words)[1], ACTION)
+    assert type(error) is RefusedError
+    assert str(error) == f"namespace ml refuses this jobs.batch: {WEBHOOK}{words}"
+    assert "rule of this cluster's admins" in error.hints[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (
+            'pods "a-0" is forbidden: exceeded quota: team, requested: cpu=8, used: cpu=0',
+            "namespace ml has no quota left: exceeded quota: team, requested: cpu=8, used: cpu=0",
+            "kij-train doctor -n ml",
+        ),
+        (
+            'pods "a-0" is forbidden: failed quota: team: must specify cpu for: train',
+            "asks for numbers: failed quota: team: must specify cpu for: train",
+            "--cpu 4",
+        ),
+        (
+            'jobs.batch "a" is forbidden: our plugin wants you to: you must specify an owner',
+            "namespace ml refuses: jobs.batch",
+            "",
+        ),
+        (
+            'jobs.batch is forbidden: User "bob" cannot create resource "jobs" in API group',
+            "bob may not create jobs.batch",
+            "kubectl create role kij-train-create-jobs-batch -n ml --verb=create --resource=jobs.b",
+        ),
+        (
+            'jobs.batch is forbidden: User "system:serviceaccount:ml:w" cannot create resource',
+            "system:serviceaccount:ml:w may not create jobs.batch",
+            "--role=kij-train-create-jobs-batch --serviceaccount=ml:w",
+        ),
+    ],
+)
+def test_a_403_is_told_apart_by_its_words(words: str, message: str, hint: str) -> None:
+    error = refusal(403, said(403, "Forbidden", words)[1], ACTION)
+    assert message in str(error)
+    assert hint in "\n".join(error.hints)
+
+
+def test_of_several_verbs_that_a_request_takes_the_missing_one_is_named() -> None:
+    words = 'pods "a" is forbidden: User "bob" cannot get resource "pods/exec" in API group ""'
+    error = refusal(403, said(403, "", words)[1], Action("create", "pods/exec", "a", "ml"))
+    assert str(error) == "namespace ml refuses: bob may not get pods/exec"
+
+
+def test_without_a_namespace_the_right_is_one_on_the_whole_cluster() -> None:
+    words = 'jobs.batch is forbidden: User "bob" cannot list resource "jobs" at the cluster scope'
+    error = refusal(403, said(403, "", words)[1], Action("list", "jobs.batch", "", ""))
+    assert str(error) == "the cluster refuses: bob may not list jobs.batch"
+    assert error.hints[0] == "check: kubectl auth can-i list jobs.batch -A"
+    assert "kubectl create clusterrole kij-train-list-jobs-batch --verb=list" in error.hints[1]
+
+
+# --- submitting -----------------------------------------------------------------------------------
+
+SERVICE = {"kind": "Service", "apiVersion": "v1", "metadata": {"name": "a"}}
+CREATED = {"kind": "Job", "metadata": {"name": "a", "uid": "1", "annotations": {}}, "spec": {}}
+
+
+def a_server_with_a_service(gone_after: int) -> Callable[[str, str, dict[str, Any]], Answer]:
+    """A Job can be made; its Service is in the way, until it has been asked for so often."""
+    asked = 0
+
+    def answer(method: str, path: str, body: dict[str, Any]) -> Answer:
+        nonlocal asked
+        if method == "POST" and "services" in path:
+            asked += 1
+            if asked <= gone_after:
+                return said(409, "AlreadyExists", 'services "a" already exists')
+            return 201, json.dumps(body).encode()
+        return 200, json.dumps(CREATED).encode()
+
+    return answer
+
+
+def test_the_service_of_a_job_that_is_gone_is_waited_for(server: ApiServer) -> None:
+    server.answer = a_server_with_a_service(gone_after=2)
+    cluster = server.cluster()
+    assert cluster.submit([SERVICE, JOB]).uid == "1"
+    assert cluster.requests == 5
+    cluster.close()
+
+
+def test_a_service_that_stays_is_somebody_elses(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "COLLECTOR_S", 0.3)
+    server.answer = a_server_with_a_service(gone_after=1000)
+    cluster = server.cluster()
+    with pytest.raises(RefusedError, match="has a service a already"):
+        cluster.submit([SERVICE, JOB])
+    cluster.close()
+
+
+# --- detaching ------------------------------------------------------------------------------------
+
+
+def watched(*objects: dict[str, Any]) -> bytes:
+    events = ({"type": "MODIFIED", "object": body} for body in objects)
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def a_detached_job(
+    server: ApiServer, *seen: dict[str, Any], message: str = ""
+) -> tuple[Submission, list[str]]:
+    """A submission, and the requests that are made from here on."""
+    asked: list[str] = []
+
+    def answer(method: str, path: str, body: dict[str, Any]) -> Answer:
+        del body
+        resource = path.partition("?")[0].rpartition("/namespaces/ns/")[2]
+        asked.append(f"{method} {resource}")
+        if "events" in path:
+            items = [{"message": message}] if message else []
+            return 200, json.dumps({"metadata": {}, "items": items}).encode()
+        return 200, watched(*seen) if method == "GET" else b"{}"
+
+    server.answer = answer
+    return Submission(server.cluster(), CREATED), asked
+
+
+WAITING: dict[str, Any] = {"spec": {}, "status": {}}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"spec": {}, "status": {"active": 1}},
+        {"spec": {}, "status": {"succeeded": 1}},
+        {"spec": {"suspend": True}, "status": {}},
+    ],
+)
+def test_with_a_pod_or_in_a_queue_detaching_takes_one_request(
+    server: ApiServer, last: dict[str, Any]
+) -> None:
+    submission, asked = a_detached_job(server, WAITING, last, message="never read")
+    await_a_pod(submission)
+    assert asked == ["GET jobs"]
+    submission.cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ('pods "a-0" is forbidden: exceeded quota: team', "no quota left: exceeded quota: team"),
+        ("violates PodSecurity: runAsNonRoot != true", "the pod violates PodSecurity"),
+        (WEBHOOK + "no owner", f"refuses the pods of a: Error creating: {WEBHOOK}no owner"),
+        ("pods are full", "refuses the pods of a: Error creating: pods are full"),
+    ],
+)
+def test_refused_pods_are_said_before_detaching_and_the_job_removed(
+    server: ApiServer, message: str, said: str
+) -> None:
+    submission, asked = a_detached_job(server, WAITING, message=f"Error creating: {message}")
+    with pytest.raises(RefusedError) as caught:
+        await_a_pod(submission)
+    assert said in str(caught.value)
+    assert asked == ["GET jobs", "GET events", "DELETE jobs/a"]
+    submission.cluster.close()
+
+
+def test_a_job_whose_pods_only_take_their_time_is_left_alone(server: ApiServer) -> None:
+    submission, asked = a_detached_job(server, WAITING)
+    await_a_pod(submission)
+    assert asked == ["GET jobs", "GET events"]
+    submission.cluster.close()
+
+
+def test_whoever_may_not_watch_detaches_nevertheless(server: ApiServer) -> None:
+    words = 'jobs.batch is forbidden: User "bob" cannot watch resource "jobs" in API group "batch"'
+    server.answer = lambda *_: said(403, "Forbidden", words)
+    submission = Submission(server.cluster(), CREATED)
+    await_a_pod(submission)
+    submission.cluster.close()
