@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice, LogLine
 
 Object = dict[str, Any]
+MOST_ASKED = 8
+"""Indexes whose last log line `why` reads."""
 
 
 @dataclass(frozen=True)
@@ -186,21 +188,21 @@ def status(cluster: Cluster, name: str) -> JobStatus:
 
 
 def _why(cluster: Cluster, job: Object, pods: list[Object]) -> Verdict:
-    state = diagnosis.job_state(job)
-    if state in (JobState.SUCCEEDED, JobState.CANCELLED, JobState.SUSPENDED):
-        return diagnosis.why(job, pods, (), now=time.time())
-    nodes = [diagnosis.node_of(pod) for pod in pods]
-    running = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and bool(nodes)
-    events = [] if running else events_of(cluster, str(job["metadata"]["name"]))
-    unfit = any(event.get("reason") == "FailedScheduling" for event in events)
-    return diagnosis.why(
-        job,
-        pods,
-        events,
-        now=time.time(),
-        machines=_machines(cluster) if unfit else (),
-        last_line=_last_line(cluster, nodes) if running else None,
+    state, now = diagnosis.job_state(job), time.time()
+    name = str(job["metadata"]["name"])
+    if state in (JobState.SUCCEEDED, JobState.CANCELLED):
+        return diagnosis.why(job, pods, (), now=now)
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    well = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and not any(
+        map(diagnosis.is_out_of_touch, pods)
     )
+    if state is not JobState.FAILED and well:
+        lines = _last_lines(cluster, nodes)
+        return diagnosis.why(job, pods, (), now=now, last_lines=lines)
+    events = events_of(cluster, name)
+    unfit = any(event.get("reason") == "FailedScheduling" for event in events)
+    machines = _machines(cluster) if unfit else ()
+    return diagnosis.why(job, pods, events, now=now, machines=machines)
 
 
 def _machines(cluster: Cluster) -> list[Object]:
@@ -211,18 +213,22 @@ def _machines(cluster: Cluster) -> list[Object]:
         return []
 
 
-def _last_line(cluster: Cluster, nodes: list[Node]) -> tuple[float, str] | None:
+def _last_lines(cluster: Cluster, nodes: list[Node]) -> dict[int, tuple[float, str]]:
+    """When some running indexes spoke last, and what; index 0 and others evenly, a request each."""
     from kij_train.cluster.logs import LogChoice, Reader
 
-    first = next((node for node in reversed(nodes) if node.index == 0), None)
-    if first is None or first.pod is None:
-        return None
-    try:
-        lines = list(Reader(cluster, first.pod, 0, LogChoice(tail=1)).read(follow=False))
-    except (RefusedError, UnreachableError):
-        return None
-    at = diagnosis.epoch(lines[-1].time) if lines else None
-    return None if at is None else (at, lines[-1].text)
+    running = [node for node in nodes if node.phase is Phase.RUNNING and node.pod]
+    found = {}
+    for node in running[:: max(1, -(-len(running) // MOST_ASKED))]:
+        try:
+            reader = Reader(cluster, str(node.pod), node.index, LogChoice(tail=1))
+            lines = list(reader.read(follow=False))
+        except (RefusedError, UnreachableError):
+            continue
+        at = diagnosis.epoch(lines[-1].time) if lines else None
+        if at is not None:
+            found[node.index] = (at, lines[-1].text)
+    return found
 
 
 def list_jobs(cluster: Cluster, *, everywhere: bool = False) -> list[JobSummary]:

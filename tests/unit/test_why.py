@@ -135,12 +135,102 @@ def test_nodes_that_run_while_index_0_does_not_wait_for_it() -> None:
     assert [node.phase for node in nodes] == [Phase.STARTING, Phase.WAITING]
 
 
-def test_a_long_silence_is_said_with_the_last_line() -> None:
+def test_a_long_silence_is_said_with_the_last_lines() -> None:
     found = situation("running")
-    quiet = verdict_of(found, last_line=(found["now"] - 400, "step 7"))
+    lines = {0: (found["now"] - 400, "step 7"), 3: (found["now"] - 1, "step 8")}
+    quiet = verdict_of(found, last_lines=lines)
     assert [finding.kind for finding in quiet.findings] == ["silent"]
-    assert "step 7" in quiet.text()
-    assert verdict_of(found, last_line=(found["now"] - 5, "step 7")).findings == ()
+    assert "index 0, 6m40s ago: step 7" in quiet.text() and "step 8" in quiet.text()
+    assert verdict_of(found, last_lines={0: (found["now"] - 5, "step 7")}).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("job-0.job does not resolve (Name or service not known)", "kubectl get service job"),
+        ("10.0.0.1 port 29500: Connection refused", "kij-train logs job --index 0"),
+        ("10.0.0.1 port 29500: timed out", "NetworkPolicy or firewall"),
+    ],
+)
+def test_a_rank_0_that_runs_and_is_not_reached_is_told(reason: str, hint: str) -> None:
+    found = situation("running")
+    line = f"kij-train: still waiting for rank 0 after 60 s: {reason}"
+    verdict = verdict_of(found, last_lines={0: (found["now"], "x"), 3: (found["now"], line)})
+    (finding,) = verdict.findings
+    assert finding.kind == "rank-0-unreachable"
+    assert finding.summary == f"index 3 cannot reach rank 0, which runs: {reason}"
+    assert hint in (finding.hint or "")
+
+
+def two_nodes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """A job of two nodes with these pod states; times are those of the situation."""
+    found = situation("succeeded")
+    found["job"]["status"] = {"startTime": "2026-01-01T00:00:00Z", "ready": 1}
+    found["now"] = diagnosis.epoch("2026-01-01T00:10:00Z")
+    found["pods"].sort(key=diagnosis.index_of)
+    for pod, status in zip(found["pods"], (first, second), strict=True):
+        pod["status"] = status
+    return found
+
+
+RUNNING = {
+    "phase": "Running",
+    "containerStatuses": [{"state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}],
+    "conditions": [
+        {"type": "Ready", "status": "True"},
+        {"type": "ContainersReady", "status": "True"},
+    ],
+}
+
+
+def test_nodes_that_wait_long_for_an_index_0_without_a_place_are_told() -> None:
+    pending = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]}
+    verdict = verdict_of(two_nodes(pending, RUNNING))
+    assert [finding.kind for finding in verdict.findings] == ["waiting-for-rank-0"]
+    assert "1 node waits for index 0, which is starting" in verdict.text()
+
+
+def test_a_lost_machine_is_named() -> None:
+    lost = {
+        **RUNNING,
+        "conditions": [{"type": "Ready", "status": "False"}, RUNNING["conditions"][1]],
+    }
+    found = two_nodes(RUNNING, lost)
+    machine = found["pods"][1]["spec"]["nodeName"]
+    verdict = verdict_of(found)
+    assert [finding.kind for finding in verdict.findings] == ["node-lost"]
+    assert f"index 1 is on a machine that does not answer: {machine}" in verdict.text()
+    assert "kij-train cancel job" in verdict.text()
+
+
+def test_a_refusal_is_told_when_some_pods_exist() -> None:
+    found = two_nodes(RUNNING, RUNNING)
+    found["pods"] = found["pods"][:1]
+    found["events"] = situation("quota-used-up")["events"]
+    verdict = verdict_of(found)
+    assert verdict.findings[0].kind == "quota"
+    assert "1 of 2 nodes have no pod: the namespace has no quota left" in verdict.text()
+
+
+def test_a_half_scheduled_gang_is_told_with_a_way_out() -> None:
+    verdict = verdict_of(situation("half-a-gang"))
+    assert [finding.kind for finding in verdict.findings] == ["unschedulable", "half-gang"]
+    assert "2 of 3 nodes hold what they have" in verdict.text()
+    assert "--queue NAME" in verdict.text()
+
+
+def test_kueues_words_are_quoted() -> None:
+    found = situation("queued")
+    words = "couldn't assign flavors to pod set main: insufficient quota for nvidia.com/gpu"
+    found["events"] = [
+        {
+            "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+            "reason": "Pending",
+            "message": words,
+            "source": {"component": "batch/job-kueue-controller"},
+        }
+    ]
+    assert words in verdict_of(found).text()
 
 
 def test_the_json_form_is_stable() -> None:

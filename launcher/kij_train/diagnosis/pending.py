@@ -73,7 +73,7 @@ def of_creation(events: Iterable[Object]) -> list[Finding]:
                 "quota",
                 "the namespace has no quota left for its pods",
                 (message,),
-                "ask for less, or wait; kubectl describe quota",
+                "ask for less, or wait; what is left: kij-train doctor",
             )
         ]
     if "must specify" in message:
@@ -242,7 +242,7 @@ def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Find
             "volume-unbound",
             "a PersistentVolumeClaim has no volume yet",
             (message,),
-            "see why: kubectl describe pvc",
+            "it needs a volume or a storage class: kubectl get pvc,storageclass",
         )
     if "gated" in message.lower() and "scheduling gate" in message.lower():
         return Finding("gated", "it has a scheduling gate that somebody must lift", (message,))

@@ -120,6 +120,23 @@ def condition(obj: Object, kind: str) -> Object | None:
     return None
 
 
+def status_of_condition(obj: Object, kind: str) -> str | None:
+    """True, False or Unknown; None where there is no condition of this type."""
+    for each in obj.get("status", {}).get("conditions") or []:
+        if each["type"] == kind:
+            return str(each["status"])
+    return None
+
+
+def is_out_of_touch(pod: Object) -> bool:
+    """Whether the machine of a pod is not heard of.
+
+    The node controller then sets Ready alone to False, and leaves ContainersReady as it was.
+    """
+    ready, containers = (status_of_condition(pod, k) for k in ("Ready", "ContainersReady"))
+    return ready == "False" and containers == "True"
+
+
 def terminal_condition(job: Object) -> Object | None:
     """The verdict: FailureTarget and SuccessCriteriaMet come before every pod has ended."""
     for kind in (*SUCCEEDED, *FAILED):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,19 +18,15 @@ from kij_train.diagnosis.phases import (
     JobState,
     Node,
     Object,
-    Phase,
     condition,
     epoch,
     job_state,
     node_of,
     nodes_of_job,
-    phases,
-    ranks_per_node,
     terminal_condition,
 )
+from kij_train.diagnosis.progress import going_on
 
-STUCK_AFTER_S = 60.0
-SILENT_AFTER_S = 300.0
 MESSAGE_LINES = 6
 
 
@@ -63,12 +58,12 @@ def why(
     *,
     now: float,
     machines: Sequence[Object] = (),
-    last_line: tuple[float, str] | None = None,
+    last_lines: Mapping[int, tuple[float, str]] | None = None,
 ) -> Verdict:
     """The verdict, from a Job, its pods (oldest first), the events about them, and the time.
 
-    `machines` are Node objects, for what they have in all; `last_line` is the time and the text of
-    index 0's newest log line. Both may be left out, and then nothing is said of them.
+    `machines` are Node objects, for what they have in all; `last_lines` are time and text of the
+    newest log line of some indexes. Both may be left out, and then nothing is said of them.
     """
     state = job_state(job)
     name = str(job["metadata"]["name"])
@@ -84,8 +79,11 @@ def why(
             state, f"{name} was cancelled: its pods have ended, the Job stays, suspended"
         )
     if state is JobState.SUSPENDED:
-        return _suspended(name, job)
-    return _going_on(name, job, nodes, events, now, machines, last_line)
+        return _suspended(name, job, events)
+    headline, findings = going_on(
+        job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines or {}
+    )
+    return Verdict(state, headline, tuple(findings))
 
 
 def _duration(job: Object, end: float | None) -> str | None:
@@ -281,14 +279,19 @@ def _deadline(
 # --- not ended ------------------------------------------------------------------------------------
 
 
-def _suspended(name: str, job: Object) -> Verdict:
+def _suspended(name: str, job: Object, events: Sequence[Object]) -> Verdict:
+    said = [
+        str(event.get("message", ""))
+        for event in pending.sorted_events(events)
+        if "kueue" in str(event.get("reportingComponent") or event.get("source")).lower()
+    ]
     queue = (job["metadata"].get("labels") or {}).get(names.QUEUE)
     if queue:
         finding = Finding(
             "queued",
             f"queue {queue} has not admitted it yet",
-            (),
-            f"where it stands: kubectl get workloads -n {job['metadata'].get('namespace')}",
+            tuple(said[-1:]),
+            f"what it waits for: kubectl get workloads -n {job['metadata'].get('namespace')}",
         )
         return Verdict(JobState.SUSPENDED, f"{name} waits in a queue", (finding,))
     namespace = job["metadata"].get("namespace")
@@ -301,84 +304,6 @@ def _suspended(name: str, job: Object) -> Verdict:
         f"resume it: {resume}",
     )
     return Verdict(JobState.SUSPENDED, f"{name} is suspended", (finding,))
-
-
-def _going_on(
-    name: str,
-    job: Object,
-    nodes: Sequence[Node],
-    events: Sequence[Object],
-    now: float,
-    machines: Sequence[Object],
-    last_line: tuple[float, str] | None,
-) -> Verdict:
-    state = job_state(job)
-    start = epoch(job.get("status", {}).get("startTime")) or epoch(
-        job["metadata"].get("creationTimestamp")
-    )
-    age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
-    counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
-    waiting = pending.of_nodes(nodes, job, events, machines)
-    if all(node.pod is None for node in nodes):
-        waiting = pending.of_creation(events) or [
-            Finding("no-pods", "the Job controller has made no pods yet", (), None)
-        ]
-    if waiting:
-        waits = "waits" if state is JobState.PENDING else "is not whole"
-        headline = f"{name} {waits} after {age}: {counted}"
-        return Verdict(state, headline, tuple(waiting))
-    not_running = [n for n in nodes if n.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING)]
-    if not_running:
-        return Verdict(
-            state, f"{name} is starting, {age}: {counted}", tuple(_slow(not_running, now))
-        )
-    stuck = _stuck(nodes, now) + _silent(last_line, now, ranks_per_node(job))
-    return Verdict(state, f"{name} runs, {age}: {counted}", tuple(stuck))
-
-
-def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
-    """Nodes that take long without a word of complaint."""
-    oldest = min(nodes, key=lambda node: node.since or now)
-    waited = now - (oldest.since or now)
-    if waited < STUCK_AFTER_S:
-        return []
-    at = f" on node {oldest.node}" if oldest.node else ""
-    return [
-        Finding(
-            "slow-start",
-            f"index {oldest.index} is {oldest.phase.value} for {units.format_seconds(waited)}{at}",
-            (f"pod {oldest.pod}",),
-            "a large image takes minutes the first time" if oldest.phase is Phase.PULLING else None,
-        )
-    ]
-
-
-def _stuck(nodes: Sequence[Node], now: float) -> list[Finding]:
-    waiting = [node for node in nodes if node.phase is Phase.WAITING]
-    if not waiting:
-        return []
-    longest = max(now - (node.since or now) for node in waiting)
-    return [
-        Finding(
-            "waiting-for-rank-0",
-            f"{len(waiting)} nodes wait for index 0, which does not run, "
-            f"for {units.format_seconds(longest)}",
-        )
-    ]
-
-
-def _silent(last_line: tuple[float, str] | None, now: float, nproc: int) -> list[Finding]:
-    if last_line is None or now - last_line[0] < SILENT_AFTER_S:
-        return []
-    text = re.sub(r"\s+", " ", last_line[1]).strip()[:200]
-    return [
-        Finding(
-            "silent",
-            f"index 0 has printed nothing for {units.format_seconds(now - last_line[0])}",
-            (f"its last line: {text}",),
-            None if nproc < 1 else "compare the ranks: kij-train logs --all --tail 5",
-        )
-    ]
 
 
 def as_json(verdict: Verdict) -> Mapping[str, object]:

@@ -1,0 +1,218 @@
+"""Why a job that has not ended is not further: pods that wait, machines that are gone, silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from kij_train import units
+from kij_train.diagnosis import pending
+from kij_train.diagnosis.pending import Finding
+from kij_train.diagnosis.phases import (
+    JobState,
+    Node,
+    Object,
+    Phase,
+    epoch,
+    is_out_of_touch,
+    job_state,
+    phases,
+    status_of_condition,
+)
+
+STUCK_AFTER_S = 60.0
+SILENT_AFTER_S = 300.0
+MOST_NAMED = 5
+# What the bootstrap says every 30 s.
+_WAITS_FOR_RANK_0 = re.compile(r"kij-train: still waiting for rank 0 after \d+ s: (.*)")
+
+LastLines = Mapping[int, tuple[float, str]]
+
+
+def going_on(
+    job: Object,
+    nodes: Sequence[Node],
+    pods: Sequence[Object],
+    events: Sequence[Object],
+    *,
+    now: float,
+    machines: Sequence[Object],
+    last_lines: LastLines,
+) -> tuple[str, list[Finding]]:
+    """Headline and findings of a job that has not ended."""
+    name, state = str(job["metadata"]["name"]), job_state(job)
+    start = epoch(job.get("status", {}).get("startTime")) or epoch(
+        job["metadata"].get("creationTimestamp")
+    )
+    age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
+    counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
+    lost = _on_lost_machines(name, nodes, pods, events, machines)
+    waiting = _not_created(nodes, events) + pending.of_nodes(nodes, job, events, machines)
+    if any(each.kind == "unschedulable" for each in waiting):
+        waiting += _half_gang(nodes)
+    if waiting or lost:
+        waits = "waits" if state is JobState.PENDING else "is not whole"
+        return f"{name} {waits} after {age}: {counted}", lost + waiting
+    behind = [n for n in nodes if n.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING)]
+    if behind:
+        slow = _without_rank_0(nodes, now) or _slow(behind, now)
+        return f"{name} is starting, {age}: {counted}", slow
+    apart = _cannot_reach_rank_0(name, last_lines)
+    return f"{name} runs, {age}: {counted}", apart or _silent(name, last_lines, now)
+
+
+def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
+    """Nodes for which the Job controller has made no pod, and what was said against it."""
+    without = [node for node in nodes if node.pod is None and node.phase is Phase.PENDING]
+    if not without:
+        return []
+    refused = pending.of_creation(events)
+    if len(without) == len(nodes):
+        return refused or [Finding("no-pods", "the Job controller has made no pods yet", (), None)]
+    some = f"{len(without)} of {len(nodes)} nodes have no pod: "
+    return [replace(each, summary=some + each.summary) for each in refused]
+
+
+def _half_gang(nodes: Sequence[Node]) -> list[Finding]:
+    """Some have a place and hold it, for others that have none."""
+    hold = [node for node in nodes if node.phase in (Phase.RUNNING, Phase.WAITING)]
+    if not hold:
+        return []
+    return [
+        Finding(
+            "half-gang",
+            f"{len(hold)} of {len(nodes)} nodes hold what they have, and wait for the others",
+            (),
+            "all or none, where the cluster has it: --queue NAME, or --scheduler; or fewer --nodes",
+        )
+    ]
+
+
+def _on_lost_machines(
+    name: str,
+    nodes: Sequence[Node],
+    pods: Sequence[Object],
+    events: Sequence[Object],
+    machines: Sequence[Object],
+) -> list[Finding]:
+    """Pods that count as running on machines that are not heard of."""
+    gone = {
+        str(machine["metadata"]["name"])
+        for machine in machines
+        if status_of_condition(machine, "Ready") in ("False", "Unknown")
+    }
+    not_ready = {str(pod["metadata"]["name"]) for pod in pods if is_out_of_touch(pod)}
+    found = [
+        node
+        for node in nodes
+        if node.phase in (Phase.RUNNING, Phase.WAITING)
+        and (node.pod in not_ready or node.node in gone)
+    ]
+    if not found:
+        return []
+    where = ", ".join(dict.fromkeys(str(node.node) for node in found))
+    said = [
+        f"{event['involvedObject'].get('name')}: {event.get('message', '')}"
+        for event in events
+        if event.get("reason") == "NodeNotReady"
+    ]
+    return [
+        Finding(
+            "node-lost",
+            f"{_named(found)} on a machine that does not answer: {where}",
+            tuple(said[-1:]),
+            "Kubernetes gives its pods up after 300 s, and the job fails; to end it now: "
+            f"kij-train cancel {name}",
+        )
+    ]
+
+
+def _named(nodes: Sequence[Node]) -> str:
+    few = ", ".join(str(node.index) for node in nodes[:MOST_NAMED])
+    more = f" and {len(nodes) - MOST_NAMED} more" if len(nodes) > MOST_NAMED else ""
+    return f"index {few} is" if len(nodes) == 1 else f"indexes {few}{more} are"
+
+
+def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
+    """Others run and wait for index 0, which takes long."""
+    waiting = [node for node in nodes if node.phase is Phase.WAITING]
+    first = next((node for node in nodes if node.index == 0), None)
+    if not waiting or first is None:
+        return []
+    longest = max(now - (node.since or now) for node in waiting)
+    if longest < STUCK_AFTER_S:
+        return []
+    at = f" on node {first.node}" if first.node else ""
+    return [
+        Finding(
+            "waiting-for-rank-0",
+            f"{len(waiting)} {'node waits' if len(waiting) == 1 else 'nodes wait'} for index 0, "
+            f"which is {first.phase.value}{at}, for {units.format_seconds(longest)}",
+            (f"pod {first.pod}",) if first.pod else (),
+            "a large image takes minutes the first time" if first.phase is Phase.PULLING else None,
+        )
+    ]
+
+
+def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
+    """Nodes that take long without a word of complaint."""
+    oldest = min(nodes, key=lambda node: node.since or now)
+    waited = now - (oldest.since or now)
+    if waited < STUCK_AFTER_S:
+        return []
+    at = f" on node {oldest.node}" if oldest.node else ""
+    return [
+        Finding(
+            "slow-start",
+            f"index {oldest.index} is {oldest.phase.value} for {units.format_seconds(waited)}{at}",
+            (f"pod {oldest.pod}",),
+            "a large image takes minutes the first time" if oldest.phase is Phase.PULLING else None,
+        )
+    ]
+
+
+def _cannot_reach_rank_0(name: str, last_lines: LastLines) -> list[Finding]:
+    """All pods run, and some still look for rank 0: a matter of DNS, network or its process."""
+    said = [
+        (index, match)
+        for index, (_, text) in sorted(last_lines.items())
+        if (match := _WAITS_FOR_RANK_0.search(text)) is not None
+    ]
+    if not said:
+        return []
+    index, match = said[0]
+    if "does not resolve" in match[1]:
+        hint = "a NetworkPolicy may block DNS, or the Service is gone: kubectl get service " + name
+    elif "refused" in match[1].lower():
+        hint = f"rank 0 does not listen: kij-train logs {name} --index 0 --tail 50"
+    else:
+        hint = f"a NetworkPolicy or firewall may keep pods apart; see kij-train logs {name} --all"
+    return [
+        Finding(
+            "rank-0-unreachable",
+            f"index {index} cannot reach rank 0, which runs: {match[1]}",
+            (match[0],),
+            hint,
+        )
+    ]
+
+
+def _silent(name: str, last_lines: LastLines, now: float) -> list[Finding]:
+    """Rank 0 is the one that prints as a rule: its silence counts, others' words are evidence."""
+    first = last_lines.get(0)
+    if first is None or now - first[0] < SILENT_AFTER_S:
+        return []
+    said = []
+    for index, (time, text) in sorted(last_lines.items()):
+        short = re.sub(r"\s+", " ", text).strip()[:200]
+        ago = units.format_seconds(max(0.0, now - time))
+        said.append(f"index {index}, {ago} ago: {short}")
+    return [
+        Finding(
+            "silent",
+            f"index 0 has printed nothing for {units.format_seconds(now - first[0])}",
+            tuple(said),
+            f"compare the ranks: kij-train logs {name} --all --tail 5",
+        )
+    ]
