@@ -246,16 +246,16 @@ def wait(
 ) -> Verdict:
     """Block until a job has ended; gives its verdict. Raises TimedOutError.
 
-    Two requests, and one every 50 s; the pods are asked for at the end, when the job has failed.
+    Three requests, and one every 50 s; the pods are asked for at the end, when the job has failed.
     """
     from kij_train.cluster.observe import Note, Observation
 
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with Observation(cluster, name, pods=False) as observed:
+    with Observation(cluster, name, job=get(cluster, name), pods=False) as observed:
         for event in observed.events():
             if isinstance(event, Note):
                 note(event.text)
-            elif deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and time.monotonic() > deadline:
                 raise TimedOutError(
                     f"{name} has not ended within {timeout_s:.0f} s; it goes on",
                     hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
@@ -296,9 +296,8 @@ def logs(
             hints=("choose: --index 0 --index 7",),
         )
     if follow and not diagnosis.job_state(job).ended:
-        uid = str(job["metadata"]["uid"])
         with Observation(
-            cluster, name, uid=uid, log_indexes=indexes, log_choice=choice
+            cluster, name, job=job, log_indexes=indexes, log_choice=choice
         ) as observed:
             for event in observed.events():
                 if isinstance(event, Note):
@@ -311,15 +310,16 @@ def logs(
     for pod in pods_of(cluster, name, only):
         by_index.setdefault(diagnosis.index_of(pod), []).append(pod)
     wanted = sorted(indexes) if indexes is not None else range(nodes)
-    chosen = []
+    chosen, by_name = [], {}
     for index in wanted:
         pods = by_index.get(index, [])[: -1 if previous else None]
         if pods:
             chosen.append((index, str(pods[-1]["metadata"]["name"])))
+            by_name[chosen[-1][1]] = pods[-1]
         elif indexes is not None or previous:
             what = "no earlier pod" if previous else "no pod any more, or none yet"
             note(f"index {index} has {what}: kij-train why {name} -n {cluster.namespace}")
-    yield from merged(cluster, chosen, choice, note)
+    yield from merged(cluster, chosen, choice, note, lambda pod: diagnosis.last_words(by_name[pod]))
 
 
 def execute(

@@ -7,11 +7,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import urllib3
 from kij_train.cluster import Submission, await_a_pod, client, submit, watch
+from kij_train.cluster import logs as logs_module
 from kij_train.cluster.apierrors import Action, refusal
 from kij_train.cluster.client import Cluster
 from kij_train.cluster.connection import Connection
@@ -361,3 +362,93 @@ def test_whoever_may_not_watch_detaches_nevertheless(server: ApiServer) -> None:
     submission = Submission(server.cluster(), CREATED)
     await_a_pod(submission)
     submission.cluster.close()
+
+
+class Chunks:
+    """A streamed response: its chunks, then perhaps the end of the connection."""
+
+    def __init__(self, *chunks: bytes, breaks: bool = False) -> None:
+        self._chunks, self._breaks = chunks, breaks
+
+    def stream(self, _size: int) -> Iterator[bytes]:
+        yield from self._chunks
+        if self._breaks:
+            raise urllib3.exceptions.ProtocolError("connection reset")
+
+    def close(self) -> None:
+        """As urllib3's."""
+
+
+class Logs:
+    """What a cluster answers to requests for a log, one after the other."""
+
+    def __init__(self, *answers: Chunks) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, str]] = []
+
+    def stream_log(self, _pod: str, **query: str) -> Chunks:
+        self.asked.append(query)
+        return self.answers.pop(0)
+
+
+def stamped(*numbers: int) -> bytes:
+    return b"".join(b"2026-01-01T00:00:0%d.000000000Z line %d\n" % (n, n) for n in numbers)
+
+
+def read_all(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """Lines and notes of a plain `logs`."""
+    monkeypatch.setattr(logs_module, "PAUSE_S", 0.0)
+    notes: list[str] = []
+    found = logs_module.merged(
+        cast(client.Cluster, logs),
+        [(0, "pod-0")],
+        logs_module.LogChoice(),
+        notes.append,
+        lambda _pod: None,
+    )
+    return [line.text for line in found], notes
+
+
+def test_a_log_that_breaks_is_read_on_from_where_it_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = Logs(Chunks(stamped(1, 2) + b"2026-01-", breaks=True), Chunks(stamped(2, 3)))
+    assert read_all(logs, monkeypatch) == (["line 1", "line 2", "line 3"], [])
+    assert logs.asked[1]["sinceTime"] == "2026-01-01T00:00:02Z"
+
+
+def test_a_log_that_breaks_again_and_again_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = Logs(*(Chunks(stamped(1), breaks=True) for _ in range(logs_module.ATTEMPTS)))
+    with pytest.raises(UnreachableError, match="the connection broke"):
+        read_all(logs, monkeypatch)
+
+
+def test_the_kubelets_own_words_are_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = b"failed to create fsnotify watcher: too many open files"
+    logs = Logs(Chunks(stamped(1) + words, breaks=True), Chunks(stamped(1, 2) + words))
+    lines, _ = read_all(logs, monkeypatch)
+    assert lines == ["line 1", "line 2", words.decode()]
+    assert logs.asked[1]["sinceTime"] == "2026-01-01T00:00:01Z"
+
+
+def test_the_last_round_of_a_followed_log_is_read_again_when_it_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs_module, "PAUSE_S", 0.0)
+    logs = Logs(Chunks(stamped(1), breaks=True), Chunks(stamped(1, 2)))
+    reader = logs_module.Reader(cast(client.Cluster, logs), "pod-0", 0, logs_module.LogChoice())
+    lines: list[str] = []
+    stream = logs_module.Stream(
+        reader,
+        emit=lambda line: lines.append(line.text),
+        note=lines.append,
+        done=lambda: None,
+        last_words=lambda: None,
+    )
+    stream.pod_has_ended()
+    stream.run()
+    assert lines == ["line 1", "line 2"]
+
+
+def test_a_pod_that_is_gone_leaves_its_last_words() -> None:
+    said = logs_module.without_log(3, "job-3-x", "there is no pod job-3-x", "ValueError: bad batch")
+    assert said.startswith("index 3: no log of pod job-3-x: ")
+    assert said.endswith("; its last words: ValueError: bad batch")

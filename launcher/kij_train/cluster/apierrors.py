@@ -33,6 +33,10 @@ class Action:
         return f"{self.verb} {self.resource} {self.name}".rstrip()
 
 
+class BrokenStreamError(UnreachableError):
+    """A connection broke in the middle of an answer."""
+
+
 class GoneError(UnreachableError):
     """The object, or its namespace, does not exist (404)."""
 

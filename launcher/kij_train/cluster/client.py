@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from kij_train.cluster.apierrors import (
     Action,
+    BrokenStreamError,
     ConflictError,
     GoneError,
     TakenError,
@@ -164,6 +165,8 @@ class Cluster:
             try:
                 for line in lines_of(response):
                     yield self._object(line.encode())
+            except BrokenStreamError:
+                return  # a watch ends for many reasons, and is answered by another one
             finally:
                 response.close()
 
@@ -285,7 +288,11 @@ class Cluster:
 
 
 def lines_of(response: Any) -> Iterator[str]:
-    """Whole lines of a streamed response; one without an end comes when the stream does."""
+    """Whole lines of a streamed response; one without an end comes when the stream does.
+
+    Raises BrokenStreamError where the connection breaks: an unfinished line is to be asked for
+    again.
+    """
     import urllib3
 
     rest = b""
@@ -294,8 +301,7 @@ def lines_of(response: Any) -> Iterator[str]:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 yield line.decode("utf-8", "replace")
-    except (urllib3.exceptions.HTTPError, OSError):
-        # A broken line is asked for again, by its timestamp.
-        return
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise BrokenStreamError(f"the connection broke: {error}") from None
     if rest:
         yield rest.decode("utf-8", "replace")

@@ -9,15 +9,19 @@ from __future__ import annotations
 import heapq
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kij_train import names
-from kij_train.cluster.apierrors import GoneError, NotReadyError
+from kij_train.cluster.apierrors import BrokenStreamError, GoneError, NotReadyError
 from kij_train.cluster.client import Cluster, lines_of
 from kij_train.errors import RefusedError, UnreachableError
 
 PAUSE_S = 1.0
+ATTEMPTS = 5
+"""How often a log that breaks is asked for again when no more lines come of it."""
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d:\d\d)")
 MOST_STREAMS = 256
 """One connection and one thread each."""
 
@@ -56,8 +60,8 @@ class Reader:
 
     def __init__(self, cluster: Cluster, pod: str, index: int, choice: LogChoice) -> None:
         self._cluster = cluster
-        self._pod = pod
-        self._index = index
+        self.pod = pod
+        self.index = index
         self._choice = choice
         self._last = ""
         self._with_last = 0
@@ -66,7 +70,8 @@ class Reader:
     def read(self, *, follow: bool) -> Iterator[LogLine]:
         """New lines until the connection, or the container with `follow`, ends.
 
-        Raises GoneError (the pod), NotReadyError, RefusedError, UnreachableError.
+        Raises GoneError (the pod), NotReadyError, RefusedError, UnreachableError; a broken
+        connection is one of the last, after which reading goes on where it broke.
         """
         query = self._choice.query()
         if self._last:
@@ -75,17 +80,21 @@ class Reader:
             query = {**LogChoice().query(), "sinceTime": since}
         if follow:
             query["follow"] = "true"
-        response = self._cluster.stream_log(self._pod, **query)
+        response = self._cluster.stream_log(self.pod, **query)
         before, shown, repeated = self._last, self._with_last, 0
         try:
             for line in lines_of(response):
                 stamp, _, text = line.partition(" ")
+                if _STAMP.fullmatch(stamp) is None:
+                    # The kubelet's own words about a log, which no stamp tells apart.
+                    yield LogLine(self.index, self.pod, self._last, line)
+                    continue
                 repeated += stamp == before
                 if stamp < before or (stamp == before and repeated <= shown):
                     continue
                 self._with_last = self._with_last + 1 if stamp == self._last else 1
                 self._last = stamp
-                yield LogLine(self._index, self._pod, stamp, text)
+                yield LogLine(self.index, self.pod, stamp, text)
         finally:
             response.close()
 
@@ -95,16 +104,35 @@ def merged(
     pods: Iterable[tuple[int, str]],
     choice: LogChoice,
     note: Callable[[str], None],
+    last_words: Callable[[str], str | None],
 ) -> Iterator[LogLine]:
-    """What the logs of (index, pod) hold now, by time. `note` hears of those without one."""
+    """What the logs of (index, pod) hold now, by time. `note` hears of those without one.
+
+    `last_words` are what is known of the end of a pod otherwise. Raises UnreachableError when a log
+    breaks again and again.
+    """
 
     def one(index: int, pod: str) -> Iterator[LogLine]:
-        try:
-            yield from Reader(cluster, pod, index, choice).read(follow=False)
-        except (GoneError, NotReadyError) as error:
-            note(f"index {index}: no log of pod {pod}: {error.message}")
+        reader = Reader(cluster, pod, index, choice)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                yield from reader.read(follow=False)
+                return
+            except (GoneError, NotReadyError) as error:
+                note(without_log(index, pod, error.message, last_words(pod)))
+                return
+            except BrokenStreamError:
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(PAUSE_S)
 
     yield from heapq.merge(*(one(index, pod) for index, pod in pods), key=lambda line: line.time)
+
+
+def without_log(index: int, pod: str, why: str, last_words: str | None) -> str:
+    """What is left of a pod whose log cannot be had."""
+    said = f"; its last words: {last_words}" if last_words else ""
+    return f"index {index}: no log of pod {pod}: {why}{said}"
 
 
 class Stream(threading.Thread):
@@ -117,12 +145,14 @@ class Stream(threading.Thread):
         emit: Callable[[LogLine], None],
         note: Callable[[str], None],
         done: Callable[[], None],
+        last_words: Callable[[], str | None],
     ) -> None:
         super().__init__(name="log", daemon=True)
         self._reader = reader
         self._emit = emit
         self._note = note
         self._done = done
+        self._last_words = last_words
         self._ended = threading.Event()
         self.finished = False
         """Whether every line has been emitted; `done` is called when it comes true."""
@@ -137,18 +167,25 @@ class Stream(threading.Thread):
         self._done()
 
     def _read_all(self) -> None:
+        index, pod = self._reader.index, self._reader.pod
+        attempts = 0
         while True:
             last_round = self._ended.is_set()
             try:
                 for line in self._reader.read(follow=not last_round):
                     self._emit(line)
-            except GoneError:
+            except GoneError as error:
+                self._note(without_log(index, pod, error.message, self._last_words()))
                 return
             except NotReadyError:
                 pass
-            except UnreachableError:
+            except UnreachableError as error:
                 # The API server is away, which the watches report; the log waits for it.
-                self._ended.wait(PAUSE_S)
+                attempts += last_round
+                if attempts == ATTEMPTS:
+                    self._note(f"index {index}: the log of pod {pod} may lack its end: {error}")
+                    return
+                time.sleep(PAUSE_S)
                 continue
             except RefusedError as error:
                 self._note(f"no log: {error.message}")

@@ -18,8 +18,16 @@ from kij_train.cluster.apierrors import GoneError
 from kij_train.cluster.client import Cluster
 from kij_train.cluster.logs import LogChoice, LogLine, Reader, Stream
 from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
-from kij_train.diagnosis import JobState, Node, Phase, job_state, node_of, nodes_of_job, trimmed
-from kij_train.errors import KijError
+from kij_train.diagnosis import (
+    JobState,
+    Node,
+    Phase,
+    job_state,
+    last_words,
+    node_of,
+    nodes_of_job,
+    trimmed,
+)
 
 LAST_WORDS_S = 10.0
 """How long nodes may take to end, and to say why, after the Job has its verdict."""
@@ -49,23 +57,27 @@ class Observation:
         name: str,
         *,
         uid: str | None = None,
+        job: dict[str, Any] | None = None,
         pods: bool = True,
         log_indexes: Set[int] | None = frozenset(),
         log_choice: LogChoice | None = None,
     ) -> None:
-        """`uid` is the Job's, where it is known. `log_indexes` are followed; None: all."""
+        """`uid` is the Job's, `job` the Job itself, where they are known.
+
+        `log_indexes` are followed; None: all.
+        """
         self._cluster = cluster
         self.name = name
-        self._uid = uid
+        self._uid = str(job["metadata"]["uid"]) if job is not None else uid
         self._with_pods = pods
         self._log_indexes = log_indexes
         self._log_choice = log_choice or LogChoice()
-        self.job: dict[str, Any] | None = None
+        self.job = job
         self.pods: dict[str, dict[str, Any]] = {}
         """uid → pod, cut to what diagnosis reads; one that was deleted stays, as it was last."""
         self._nodes: dict[str, Node] = {}
         self._streams: dict[str, Stream] = {}
-        self._queue: queue.Queue[tuple[str, Event | KijError] | LogLine | Note | None] = (
+        self._queue: queue.Queue[tuple[str, Event | Exception] | LogLine | Note | None] = (
             queue.Queue()
         )
         self._stop = threading.Event()
@@ -124,13 +136,13 @@ class Observation:
                 found = changes(self._cluster, kind, stop=self._stop, keep=keep, **query)
                 for event in found:
                     self._queue.put((kind, event))
-            except KijError as error:
+            except Exception as error:  # whoever iterates gets it: a thread would end unheard
                 self._queue.put((kind, error))
 
         threading.Thread(target=pump, name=f"watch-{kind}", daemon=True).start()
 
-    def _take(self, kind: str, event: Event | KijError) -> Iterator[Change | Note]:
-        if isinstance(event, KijError):
+    def _take(self, kind: str, event: Event | Exception) -> Iterator[Change | Note]:
+        if isinstance(event, Exception):
             raise event
         if isinstance(event, (Lost, Back)):
             if kind == "Job":  # one of the watches speaks for both
@@ -175,7 +187,11 @@ class Observation:
         if started and wanted and uid not in self._streams:
             reader = Reader(self._cluster, node.pod or "", node.index, self._log_choice)
             self._streams[uid] = Stream(
-                reader, emit=self._queue.put, note=self._note, done=lambda: self._queue.put(None)
+                reader,
+                emit=self._queue.put,
+                note=self._note,
+                done=lambda: self._queue.put(None),
+                last_words=lambda: last_words(self.pods[uid]),
             )
             self._streams[uid].start()
         if uid in self._streams and (deleted or node.phase in (Phase.DONE, Phase.FAILED)):

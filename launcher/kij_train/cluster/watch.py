@@ -92,6 +92,7 @@ def changes(
                 stop.wait(PAUSE_S)
         except ExpiredError:
             version = ""
+            stop.wait(PAUSE_S)
         except UnreachableError as error:
             now = time.monotonic()
             if lost_at is None:

@@ -8,6 +8,7 @@ from kij_train.diagnosis.failures import (
     Failure,
     failures_of_pods,
     first_failure,
+    last_words,
     parse_record,
     verdict,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "index_of",
     "is_out_of_touch",
     "job_state",
+    "last_words",
     "node_of",
     "nodes_of_job",
     "parse_record",

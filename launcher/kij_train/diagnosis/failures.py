@@ -95,6 +95,13 @@ def failures_of_pods(pods: Iterable[Mapping[str, Any]]) -> list[Failure]:
     return [found for pod in pods if (found := failure_of_pod(pod)) is not None]
 
 
+def last_words(pod: Mapping[str, Any]) -> str | None:
+    """How a pod ended, in one line; None where it has not failed, or does not tell."""
+    failure = failure_of_pod(pod)
+    lines = failure.message.strip().splitlines() if failure is not None else []
+    return lines[0] if lines else None
+
+
 def failure_of_pod(pod: Mapping[str, Any]) -> Failure | None:
     """How a pod failed, from its termination message; None for one that has not.
 
