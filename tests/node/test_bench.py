@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.kube import Namespace
 
 
+@pytest.mark.parametrize("how", [[], ["--parallel"]])
 def test_a_sweep_over_pods_is_one_report_and_leaves_nothing(
-    ns: Namespace, tmp_path: Path, image: str
+    ns: Namespace, tmp_path: Path, image: str, how: list[str]
 ) -> None:
     result = ns.kij_train(
         "bench",
         "allreduce",
         "--nodes",
         "1,2",
+        *how,
         "--image",
         image,
         "-b",
