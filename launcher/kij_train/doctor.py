@@ -102,6 +102,9 @@ def _version(cluster: Cluster) -> Check:
     if minor < OLDEST_MINOR:
         hint = f"kij-train is tested with 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
         return Check("server", Result.WARNING, f"{text} is old", hint)
+    if minor > NEWEST_MINOR:
+        hint = f"kij-train is tested with 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
+        return Check("server", Result.OK, f"{text}, newer than what kij-train is tested with", hint)
     return Check("server", Result.OK, text)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, names
@@ -31,6 +33,8 @@ class JobStatus:
     job: Object
     nodes: list[Node]
     """Every completion index."""
+    restarts: Mapping[int, int]
+    """Pods that an index had before its newest, as far as they are still there."""
     verdict: Verdict
 
     @property
@@ -52,11 +56,19 @@ class JobStatus:
                     "node": node.node,
                     "reason": node.reason,
                     "exitCode": node.exit_code,
+                    "since": _rfc3339(node.since),
+                    "restarts": self.restarts.get(node.index, 0),
                 }
                 for node in self.nodes
             ],
             "verdict": diagnosis.as_json(self.verdict),
         }
+
+
+def _rfc3339(epoch_s: float | None) -> str | None:
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True)
@@ -184,7 +196,8 @@ def status(cluster: Cluster, name: str) -> JobStatus:
     job = get(cluster, name)
     pods = pods_of(cluster, name)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
-    return JobStatus(job, nodes, _why(cluster, job, pods))
+    restarts = {i: n - 1 for i, n in Counter(map(diagnosis.index_of, pods)).items()}
+    return JobStatus(job, nodes, restarts, _why(cluster, job, pods))
 
 
 def _why(cluster: Cluster, job: Object, pods: list[Object]) -> Verdict:

@@ -56,7 +56,9 @@ STATUS_SCHEMA = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["index", "phase", "pod", "node", "reason", "exitCode"],
+                "required": [
+                    *("index", "phase", "pod", "node", "reason", "exitCode", "since", "restarts"),
+                ],
                 "properties": {
                     "index": {"type": "integer"},
                     "phase": {"type": "string"},
@@ -64,6 +66,8 @@ STATUS_SCHEMA = {
                     "node": {"type": ["string", "null"]},
                     "reason": {"type": ["string", "null"]},
                     "exitCode": {"type": ["integer", "null"]},
+                    "since": {"type": ["string", "null"], "format": "date-time"},
+                    "restarts": {"type": "integer"},
                 },
             },
         },

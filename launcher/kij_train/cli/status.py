@@ -28,8 +28,8 @@ def command(name: str, form: str, **params: Any) -> None:
         return
     rows = [row for row in found.nodes if len(found.nodes) <= MOST_ROWS or row.troubled]
     output.table(
-        ("index", "phase", "for", "node", "pod", "reason"),
-        (_row(node, found.state.ended) for node in rows[:MOST_ROWS]),
+        ("index", "phase", "for", "restarts", "node", "pod", "reason"),
+        (_row(node, found) for node in rows[:MOST_ROWS]),
     )
     counts = diagnosis.phases(found.nodes)
     output.data("  ".join(f"{phase.value} {count}" for phase, count in counts.items()))
@@ -37,8 +37,11 @@ def command(name: str, form: str, **params: Any) -> None:
     output.data(found.verdict.text())
 
 
-def _row(node: diagnosis.Node, ended: bool) -> tuple[str, ...]:
-    since = "" if node.since is None or ended else units.format_seconds(time.time() - node.since)
+def _row(node: diagnosis.Node, found: jobs.JobStatus) -> tuple[str, ...]:
+    dated = node.since is not None and not found.state.ended
+    since = units.format_seconds(time.time() - (node.since or 0)) if dated else ""
     code = "" if node.exit_code is None else f"exit code {node.exit_code}"
     reason = ", ".join(filter(None, (node.reason, code)))
-    return str(node.index), node.phase.value, since, node.node or "", node.pod or "", reason
+    restarts = str(found.restarts.get(node.index, 0))
+    where = (node.node or "", node.pod or "")
+    return str(node.index), node.phase.value, since, restarts, *where, reason

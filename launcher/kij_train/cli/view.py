@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -114,6 +114,7 @@ class LiveView:
         self._name = name
         self._console = console
         self._nodes: list[Node] = []
+        self._at = 0.0
         self._began = time.monotonic()
         self._live = Live(
             self, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True
@@ -139,7 +140,11 @@ class LiveView:
             output.workload(line.text)
 
     def change(self, observed: Observation) -> None:
-        self._nodes = observed.nodes
+        # Going over thousands of nodes takes longer than drawing a row a phase: not at every event.
+        # None is lost: what comes in between is seen with the next, a second later at most.
+        now = time.monotonic()
+        if now - self._at >= 1 / REFRESH_PER_S:
+            self._nodes, self._at = observed.nodes, now
 
     def note(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
@@ -149,16 +154,18 @@ class LiveView:
         yield table(self._name, self._nodes, time.monotonic() - self._began, width=console.width)
 
 
-def table(name: str, nodes: list[Node], elapsed_s: float, *, width: int) -> Table:
+def table(name: str, nodes: list[Node], elapsed_s: float, *, width: int) -> Group:
     """A row a phase: how many nodes, which is in it the longest, which are in trouble."""
+    about = f"  {len(nodes)} nodes · {units.format_seconds(elapsed_s)}" if nodes else "  …"
+    head = Text(name, style="bold")
+    head.truncate(max(1, width - len(about)), overflow="ellipsis")
+    head.append(about, style="not bold")
     grid = Table(
         box=None, pad_edge=False, show_header=False, width=min(width, 100), padding=(0, 2, 0, 0)
     )
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True, justify="right")
     grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-    head = f"{len(nodes)} nodes · {units.format_seconds(elapsed_s)}" if nodes else "…"
-    grid.add_row(Text(name, style="bold", overflow="ellipsis"), "", Text(head))
     now = time.time()
     for phase, count in diagnosis.phases(nodes).items():
         inside = [node for node in nodes if node.phase is phase]
@@ -167,7 +174,7 @@ def table(name: str, nodes: list[Node], elapsed_s: float, *, width: int) -> Tabl
             str(count),
             Text(_about(phase, inside, now), style="dim"),
         )
-    return grid
+    return Group(head, grid)
 
 
 def _about(phase: Phase, nodes: list[Node], now: float) -> str:

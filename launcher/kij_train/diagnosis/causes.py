@@ -104,4 +104,11 @@ def of_exit(code: int | None, *, memory_limit: str | None = None) -> Cause | Non
             "more room in /dev/shm: --shm 16Gi (and --memory, which counts it)",
             "ended by SIGBUS, which a full /dev/shm causes",
         )
+    if number == signal.SIGABRT:
+        return Cause(
+            "aborted",
+            "its last words: kij-train logs NAME --all --tail 50",
+            "ended by SIGABRT, as by a failed assertion in C++ or by NCCL's watchdog, which aborts "
+            "ranks whose collective has timed out",
+        )
     return Cause("signal", summary=f"ended by {name}")

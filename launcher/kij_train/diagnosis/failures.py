@@ -20,6 +20,7 @@ from kij_train.diagnosis.phases import epoch, index_of
 _SECONDARY = re.compile(
     r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
     r"|DistNetworkError|DistStoreError|remote process exited|NCCL watchdog|ncclRemoteError"
+    r"|Watchdog caught collective operation timeout"
     r"|Socket Timeout|Timed out waiting .* for (recv|send) operation",
     re.IGNORECASE,
 )
