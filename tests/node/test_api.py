@@ -37,3 +37,35 @@ def test_a_failed_run_raises_with_rank_and_line(ns: Namespace, image: str, tmp_p
     with pytest.raises(JobFailedError, match=r"rank 0 [^$]*bad batch[^$]*line 1"):
         run.wait(timeout_s=120)
     assert run.status() is JobState.FAILED
+
+
+def test_the_sigterm_example_saves_when_it_is_cancelled_and_goes_on_from_there(
+    ns: Namespace, image: str, shared_folder: str
+) -> None:
+    def launch(*more: str) -> kij_train.Run:
+        spec = kij_train.job(
+            "sigterm_checkpoint.py",
+            nodes=2,
+            image=image,
+            namespace=ns.name,
+            kubeconfig=ns.kubeconfig,
+            mounts=[f"hostpath:{shared_folder}:/out"],
+            args=["--out", f"/out/{ns.name}", *more],
+        )
+        return kij_train.launch(spec, cwd=ROOT / "train_examples")
+
+    first = launch("--steps", "100000", "--step-seconds", "0.05")
+    said = []
+    for line in first.logs(index=0, follow=True):
+        said.append(line.text)
+        if line.text.startswith("starts at step 0"):
+            first.cancel()
+    saved = [text for text in said if text.startswith("saved step ")]
+    assert len(saved) == 1, said
+    assert first.status() is JobState.CANCELLED
+    step = saved[0].split()[2].rstrip(",.:")
+    again = launch("--steps", str(int(step) + 5))
+    again.wait(timeout_s=120)
+    assert f"starts at step {step} of {int(step) + 5}" in [
+        line.text for line in again.logs(index=0)
+    ]

@@ -111,12 +111,13 @@ def test_a_failing_rank_is_named_with_its_traceback(
         "step(dist.get_rank())\n"
         "dist.all_reduce(torch.ones(1))\n"
     )
-    argv = ["--nodes", "2", "--nproc-per-node", "2", "train.py"]
-    code, _, err = launch(ns, project, image, *argv)
+    code, _, err = launch(ns, project, image, "--nodes", "4", "train.py")
     assert code == 1
     verdict = err.partition("failed after ")[2]
-    assert re.search(r"rank 3 \(index 1, pod train-\w+-1-\w+, node \S+\) was first", err)
+    assert re.search(r"rank 3 \(index 3, pod train-\w+-3-\w+, node \S+\) was first", err)
     assert "ValueError: bad batch" in verdict
+    assert "3 other nodes failed after it" in verdict
+    assert err.rstrip().splitlines()[-1].strip().startswith("log: kij-train logs train-")
     assert 'train.py", line 5, in step' in verdict
 
 
