@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from jsonschema import validate
@@ -157,7 +158,11 @@ def test_waiting_goes_on_through_an_api_server_restart(
     line = [sys.executable, "-m", "kij_train", "wait", "a", "-n", ns.name]
     line += ["--kubeconfig", ns.kubeconfig, "--timeout", "2m"]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as waiting:
+        # A wait that begins without a server ends at once.
+        process = psutil.Process(waiting.pid)
+        assert eventually(lambda: bool(process.net_connections()), 30)
         assert eventually(lambda: started(ns), 30)
+        time.sleep(1)
         harness("apiserver", "stop")
         time.sleep(3)
         harness("apiserver", "start")
