@@ -219,11 +219,18 @@ def _why(cluster: Cluster, job: Object, pods: list[Object]) -> Verdict:
 
 
 def _machines(cluster: Cluster) -> list[Object]:
-    """The cluster's nodes; none where the user may not list them."""
+    """The cluster's nodes, with what is free on them, as far as the user may know."""
     try:
-        return cluster.list("Node")
+        machines = cluster.list("Node")
     except (RefusedError, UnreachableError):
         return []
+    going = "status.phase!=Succeeded,status.phase!=Failed,spec.nodeName!="
+    try:
+        pages = cluster.pages("Pod", everywhere=True, fieldSelector=going)
+        pods = (pod for page in pages for pod in page.get("items") or [])
+        return diagnosis.with_free(machines, pods)
+    except (RefusedError, UnreachableError):
+        return machines
 
 
 def _last_lines(cluster: Cluster, nodes: list[Node]) -> dict[int, tuple[float, str]]:

@@ -148,7 +148,7 @@ def test_a_long_silence_is_said_with_the_last_lines() -> None:
     ("reason", "hint"),
     [
         ("job-0.job does not resolve (Name or service not known)", "kubectl get service job"),
-        ("10.0.0.1 port 29500: Connection refused", "kij-train logs job --index 0"),
+        ("10.0.0.1 port 29500: Connection refused", "kij-train logs job -n "),
         ("10.0.0.1 port 29500: timed out", "NetworkPolicy or firewall"),
     ],
 )
@@ -160,6 +160,8 @@ def test_a_rank_0_that_runs_and_is_not_reached_is_told(reason: str, hint: str) -
     assert finding.kind == "rank-0-unreachable"
     assert finding.summary == f"index 3 cannot reach rank 0, which runs: {reason}"
     assert hint in (finding.hint or "")
+    old = {0: (found["now"], "step 9"), 3: (found["now"] - 300, line)}
+    assert verdict_of(found, last_lines=old).findings == ()
 
 
 def two_nodes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +212,22 @@ def test_a_refusal_is_told_when_some_pods_exist() -> None:
     verdict = verdict_of(found)
     assert verdict.findings[0].kind == "quota"
     assert "1 of 2 nodes have no pod: the namespace has no quota left" in verdict.text()
+
+
+def test_what_is_free_is_said_where_it_is_known() -> None:
+    found = situation("half-a-gang")
+    pods = [
+        {
+            "spec": {
+                "nodeName": machine["metadata"]["name"],
+                "containers": [{"resources": {"requests": {"nvidia.com/gpu": str(taken)}}}],
+            }
+        }
+        for machine, taken in zip(found["machines"], (8, 6, 7), strict=True)
+    ]
+    gone = {**pods[0], "status": {"phase": "Succeeded"}}
+    found["machines"] = diagnosis.with_free(found["machines"], [*pods, gone])
+    assert "the most that is free on one is 2)" in verdict_of(found).text()
 
 
 def test_a_half_scheduled_gang_is_told_with_a_way_out() -> None:

@@ -66,6 +66,8 @@ class Reader:
         self._last = ""
         self._with_last = 0
         """Lines shown that carry the newest stamp."""
+        self._words: set[str] = set()
+        """Lines shown that carry none."""
 
     def read(self, *, follow: bool) -> Iterator[LogLine]:
         """New lines until the connection, or the container with `follow`, ends.
@@ -86,8 +88,10 @@ class Reader:
             for line in lines_of(response):
                 stamp, _, text = line.partition(" ")
                 if _STAMP.fullmatch(stamp) is None:
-                    # The kubelet's own words about a log, which no stamp tells apart.
-                    yield LogLine(self.index, self.pod, self._last, line)
+                    # The kubelet's own words about a log, at every request anew.
+                    if line not in self._words:
+                        self._words.add(line)
+                        yield LogLine(self.index, self.pod, self._last, line)
                     continue
                 repeated += stamp == before
                 if stamp < before or (stamp == before and repeated <= shown):
@@ -174,6 +178,7 @@ class Stream(threading.Thread):
             try:
                 for line in self._reader.read(follow=not last_round):
                     self._emit(line)
+                    attempts = 0
             except GoneError as error:
                 self._note(without_log(index, pod, error.message, self._last_words()))
                 return

@@ -4,6 +4,7 @@ Pure functions from dicts, as the API server gives them, to verdicts. Nothing he
 nothing guesses: what is not known is said as it was seen.
 """
 
+from kij_train.diagnosis.capacity import with_free
 from kij_train.diagnosis.failures import (
     Failure,
     failures_of_pods,
@@ -55,4 +56,5 @@ __all__ = [
     "trimmed",
     "verdict",
     "why",
+    "with_free",
 ]

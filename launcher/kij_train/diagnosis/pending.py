@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kij_train import names
+from kij_train.diagnosis.capacity import FREE
 from kij_train.diagnosis.phases import Node, Object, Phase
 
 
@@ -277,6 +278,9 @@ def _reason(
         largest = _largest(machines, resource)
         if largest is not None:
             about.append(f"the largest machine has {largest} in all")
+        free = _most_free(machines, resource)
+        if free is not None:
+            about.append(f"the most that is free on one is {free}")
         flag = {names.GPU_RESOURCE: "--gpus", "cpu": "--cpu", "memory": "--memory"}.get(
             resource, f"--resource {resource}"
         )
@@ -334,6 +338,18 @@ def _largest(machines: Sequence[Object], resource: str) -> str | None:
         return "none"
     largest = max(found, key=quantity_value)
     return format_bytes(int(quantity_value(largest))) if resource == "memory" else largest
+
+
+def _most_free(machines: Sequence[Object], resource: str) -> str | None:
+    """On a machine that takes pods at all; None where nobody knows."""
+    from kij_train.units import format_bytes
+
+    able = [m for m in machines if not m.get("spec", {}).get("unschedulable")]
+    known = [m["status"][FREE] for m in able if FREE in m.get("status", {})]
+    if not known:
+        return None
+    most = max(max(free.get(resource, 0), 0) for free in known)
+    return format_bytes(int(most)) if resource == "memory" else f"{most:f}"
 
 
 def _count(some: int, total: int) -> str:

@@ -23,6 +23,8 @@ from kij_train.diagnosis.phases import (
 
 STUCK_AFTER_S = 60.0
 SILENT_AFTER_S = 300.0
+STALE_AFTER_S = 60.0
+"""A bootstrap that waits says so every 30 s: an older word is of the past."""
 MOST_NAMED = 5
 # What the bootstrap says every 30 s.
 _WAITS_FOR_RANK_0 = re.compile(r"kij-train: still waiting for rank 0 after \d+ s: (.*)")
@@ -42,12 +44,13 @@ def going_on(
 ) -> tuple[str, list[Finding]]:
     """Headline and findings of a job that has not ended."""
     name, state = str(job["metadata"]["name"]), job_state(job)
+    flags = f"{name} -n {job['metadata'].get('namespace')}"
     start = epoch(job.get("status", {}).get("startTime")) or epoch(
         job["metadata"].get("creationTimestamp")
     )
     age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
     counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
-    lost = _on_lost_machines(name, nodes, pods, events, machines)
+    lost = _on_lost_machines(flags, nodes, pods, events, machines)
     waiting = _not_created(nodes, events) + pending.of_nodes(nodes, job, events, machines)
     if any(each.kind == "unschedulable" for each in waiting):
         waiting += _half_gang(nodes)
@@ -58,8 +61,8 @@ def going_on(
     if behind:
         slow = _without_rank_0(nodes, now) or _slow(behind, now)
         return f"{name} is starting, {age}: {counted}", slow
-    apart = _cannot_reach_rank_0(name, last_lines)
-    return f"{name} runs, {age}: {counted}", apart or _silent(name, last_lines, now)
+    apart = _cannot_reach_rank_0(flags, last_lines, now)
+    return f"{name} runs, {age}: {counted}", apart or _silent(flags, last_lines, now)
 
 
 def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
@@ -90,7 +93,7 @@ def _half_gang(nodes: Sequence[Node]) -> list[Finding]:
 
 
 def _on_lost_machines(
-    name: str,
+    flags: str,
     nodes: Sequence[Node],
     pods: Sequence[Object],
     events: Sequence[Object],
@@ -122,8 +125,8 @@ def _on_lost_machines(
             "node-lost",
             f"{_named(found)} on a machine that does not answer: {where}",
             tuple(said[-1:]),
-            "Kubernetes gives its pods up after 300 s, and the job fails; to end it now: "
-            f"kij-train cancel {name}",
+            "Kubernetes gives its pods up after their toleration, 300 s as a rule; to end the job "
+            f"now: kij-train cancel {flags}",
         )
     ]
 
@@ -172,22 +175,22 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
     ]
 
 
-def _cannot_reach_rank_0(name: str, last_lines: LastLines) -> list[Finding]:
+def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[Finding]:
     """All pods run, and some still look for rank 0: a matter of DNS, network or its process."""
     said = [
         (index, match)
-        for index, (_, text) in sorted(last_lines.items())
-        if (match := _WAITS_FOR_RANK_0.search(text)) is not None
+        for index, (time, text) in sorted(last_lines.items())
+        if now - time < STALE_AFTER_S and (match := _WAITS_FOR_RANK_0.search(text)) is not None
     ]
     if not said:
         return []
     index, match = said[0]
     if "does not resolve" in match[1]:
-        hint = "a NetworkPolicy may block DNS, or the Service is gone: kubectl get service " + name
+        hint = f"a NetworkPolicy may block DNS, or the Service is gone: kubectl get service {flags}"
     elif "refused" in match[1].lower():
-        hint = f"rank 0 does not listen: kij-train logs {name} --index 0 --tail 50"
+        hint = f"rank 0 does not listen: kij-train logs {flags} --index 0 --tail 50"
     else:
-        hint = f"a NetworkPolicy or firewall may keep pods apart; see kij-train logs {name} --all"
+        hint = f"a NetworkPolicy or firewall may keep pods apart; see kij-train logs {flags} --all"
     return [
         Finding(
             "rank-0-unreachable",
@@ -198,7 +201,7 @@ def _cannot_reach_rank_0(name: str, last_lines: LastLines) -> list[Finding]:
     ]
 
 
-def _silent(name: str, last_lines: LastLines, now: float) -> list[Finding]:
+def _silent(flags: str, last_lines: LastLines, now: float) -> list[Finding]:
     """Rank 0 is the one that prints as a rule: its silence counts, others' words are evidence."""
     first = last_lines.get(0)
     if first is None or now - first[0] < SILENT_AFTER_S:
@@ -213,6 +216,6 @@ def _silent(name: str, last_lines: LastLines, now: float) -> list[Finding]:
             "silent",
             f"index 0 has printed nothing for {units.format_seconds(now - first[0])}",
             tuple(said),
-            f"compare the ranks: kij-train logs {name} --all --tail 5",
+            f"compare the ranks: kij-train logs {flags} --all --tail 5",
         )
     ]
