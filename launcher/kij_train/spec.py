@@ -7,6 +7,7 @@ written to stand behind the place the value came from: "job.yaml:3: nodes: must 
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Annotated, Any, Literal
 
@@ -89,6 +90,9 @@ def parse_topology(value: object) -> object:
     label, colon, mode = value.partition(":")
     if colon and mode not in ("required", "preferred"):
         raise ValueError(f"{value!r} must end with :required or :preferred, or neither")
+    close = difflib.get_close_matches(label, TOPOLOGIES, n=1, cutoff=0.85)
+    if close and label not in TOPOLOGIES:
+        raise ValueError(f"{label!r} is no short name. Did you mean {close[0]}?")
     return f"{names.check_key(TOPOLOGIES.get(label, label))}:{mode or 'preferred'}"
 
 

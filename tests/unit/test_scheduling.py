@@ -13,7 +13,7 @@ from kij_train import jobs, profiles, render
 from kij_train.cli import main
 from kij_train.cluster.submit import as_served
 from kij_train.errors import RefusedError
-from kij_train.spec import JobSpec
+from kij_train.spec import JobSpec, parse_topology
 from kij_train.specfile import Layer, Profile, resolve
 
 from tests import goldens
@@ -372,3 +372,9 @@ def test_places_are_affinities_to_the_pods_of_the_job() -> None:
 def test_an_affinity_of_the_users_own_is_not_mixed_with_ours() -> None:
     with pytest.raises(ValueError, match="put all of it there"):
         rendered(affinity={"nodeAffinity": {}}, placement="pack")
+
+
+def test_a_misspelt_short_name_of_a_topology_is_no_label() -> None:
+    with pytest.raises(ValueError, match="Did you mean rack"):
+        parse_topology("rak")
+    assert parse_topology("block-id:required") == "block-id:required"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -242,6 +243,18 @@ def test_ports_of_the_port_map_are_the_containers(dryrun: Callable[..., dict[str
         {"name": "tensor-board-th", "containerPort": 6006},
     ]
     assert "--await-rank0" not in container_of(job)["args"]  # one replica waits for nobody
+
+
+def test_apps_on_one_machine_meet_at_ports_of_their_own(runner: Runner) -> None:
+    def endpoint() -> str:
+        arguments = ["-j", "2x1", "--script", "train.py"]
+        info = runner.dryrun_component("dist.ddp", arguments, "local_kij_train")
+        (spec,) = info.request.specs.values()
+        match = re.search(r"--rdzv_endpoint \$\{KIJ_RANK0_HOST:=localhost\}:(\d+) ", spec.args[1])
+        assert match is not None and int(match[1]) == spec.port
+        return match[1]
+
+    assert endpoint() != "29500"
 
 
 def test_run_options_reach_the_pods(dryrun: Callable[..., dict[str, Any]]) -> None:

@@ -217,7 +217,10 @@ def unreachable(host: str, error: Exception) -> UnreachableError:
     kind = NotSentError if isinstance(cause, not_sent) else UnreachableError
     return kind(
         f"the cluster at {host} does not answer: {text}",
-        hints=("check: kubectl cluster-info", "train on this machine instead: --local"),
+        hints=(
+            "check: kubectl cluster-info",
+            "train on this machine instead: kij-train launch --local",
+        ),
     )
 
 

@@ -60,7 +60,7 @@ def open_connection(kubeconfig: str | None, context: str | None) -> Connection:
             f"no kubeconfig: {path} does not exist",
             hints=(
                 "name one: --kubeconfig FILE, or set KUBECONFIG",
-                "train on this machine instead: --local",
+                "train on this machine instead: kij-train launch --local",
             ),
         )
     else:

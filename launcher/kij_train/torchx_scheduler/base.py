@@ -144,6 +144,7 @@ class BaseScheduler(WorkspaceMixin, Scheduler, abc.ABC):
         rank0 = f"{job_names[0]}-0.{job_names[0]}"
         found = []
         for index, (role, name) in enumerate(zip(app.roles, job_names, strict=True)):
+            role = self._placed(role)
             layer = roles.job_layer(
                 app,
                 role,
@@ -156,6 +157,10 @@ class BaseScheduler(WorkspaceMixin, Scheduler, abc.ABC):
             cwd = Path.cwd()
             found.append(resolve(layer, environ=os.environ, cwd=cwd, profile=cfg.get(PROFILE)))
         return app_id, found
+
+    def _placed(self, role: Role) -> Role:
+        """The role as it runs here."""
+        return role
 
     @abc.abstractmethod
     def _host(self, name: str) -> str:

@@ -55,7 +55,7 @@ class UnknownOptionError(InvalidRunConfigException, SystemExit):
 
     def __init__(self, key: str, known: Iterable[str], cfg: Mapping[str, Any]) -> None:
         close = difflib.get_close_matches(key, list(known), n=1)
-        text = f"no run option {key!r}" + (f". Did you mean {close[0]!r}?" if close else "")
+        text = f"no run option {key!r}." + (f" Did you mean {close[0]!r}?" if close else "")
         super().__init__(f"{text} See: torchx runopts kij_train", key, dict(cfg))
         self.code = str(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,9 @@ from torchx.specs import AppDef, AppDryRunInfo, ReplicaStatus, Role, RoleStatus
 
 from kij_train import api
 from kij_train.diagnosis import JobState
+from kij_train.diagnosis.tracebacks import first_traceback
 from kij_train.errors import RequestError
+from kij_train.local.machine import free_port
 from kij_train.render.text import to_yaml
 from kij_train.spec import JobSpec
 from kij_train.torchx_scheduler import roles
@@ -45,6 +48,12 @@ class LocalRequest:
         return to_yaml(shown)
 
 
+def _why(run: api.Run) -> str:
+    """The verdict, and the traceback among what was printed, which a torchrun does not hand on."""
+    found = first_traceback(line.text for line in run.logs())
+    return "\n    ".join([run.why(), *found])
+
+
 @dataclass
 class _LocalApp:
     roles: list[Role]
@@ -68,6 +77,11 @@ class LocalKijTrainScheduler(BaseScheduler):
             for run in app.runs.values():
                 run.cancel()
         super().close()
+
+    def _placed(self, role: Role) -> Role:
+        placed = copy.deepcopy(role)
+        roles.at_port(placed, free_port())
+        return placed
 
     def _host(self, name: str) -> str:
         return "localhost"
@@ -107,7 +121,7 @@ class LocalKijTrainScheduler(BaseScheduler):
         if app is None:
             return None
         states = {role: run.status() for role, run in app.runs.items()}
-        failed = [run.why() for role, run in app.runs.items() if states[role] is JobState.FAILED]
+        failed = [_why(run) for role, run in app.runs.items() if states[role] is JobState.FAILED]
         replicas = [
             RoleStatus(
                 role.name,

@@ -105,6 +105,18 @@ def job_layer(
     return merge(layers)
 
 
+def at_port(role: Role, port: int) -> None:
+    """Move the rendezvous of a role, which its command names behind ${rank0_env}, to another port.
+
+    Apps on one machine would meet each other at the port that all components have.
+    """
+    usual = role.port_map.get(RENDEZVOUS_PORT)
+    endpoint = re.compile(rf"(rank0_env}}\S*:){usual}\b")
+    if any(endpoint.search(argument) for argument in role.args):
+        role.args = [endpoint.sub(rf"\g<1>{port}", argument) for argument in role.args]
+        role.port_map = {**role.port_map, RENDEZVOUS_PORT: port}
+
+
 def _role_layer(role: Role, name: str, rank0: str | None) -> Layer:
     env = {key: str(value) for key, value in role.env.items()}
     if rank0 is not None:
