@@ -358,10 +358,17 @@ def test_a_job_whose_pods_only_take_their_time_is_left_alone(server: ApiServer) 
 
 def test_whoever_may_not_watch_detaches_nevertheless(server: ApiServer) -> None:
     words = 'jobs.batch is forbidden: User "bob" cannot watch resource "jobs" in API group "batch"'
-    server.answer = lambda *_: said(403, "Forbidden", words)
+    asked: list[int] = []
+
+    def forbidden(*_: object) -> Answer:
+        asked.append(1)
+        return said(403, "Forbidden", words)
+
+    server.answer = forbidden
     submission = Submission(server.cluster(), CREATED)
     await_a_pod(submission)
     submission.cluster.close()
+    assert len(asked) == 1
 
 
 class Chunks:

@@ -182,7 +182,8 @@ def test_all_replicas_are_made_whatever_the_minimum(dryrun: Callable[..., dict[s
 @pytest.mark.parametrize("name", ["My App!", "9lives", "x" * 90, "ä"])
 def test_any_app_name_becomes_a_job_name(runner: Runner, name: str) -> None:
     (job,) = jobs_of(runner, AppDef(name, roles=[a_role(num_replicas=1000)]))
-    names.check_job_name(job["metadata"]["name"], 1000)
+    made = job["metadata"]["name"]
+    assert names.check_job_name(made, 1000) == made
 
 
 def test_mounts_become_volumes(dryrun: Callable[..., dict[str, Any]]) -> None:

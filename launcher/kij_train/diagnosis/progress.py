@@ -153,9 +153,13 @@ def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
             f"{len(waiting)} {'node waits' if len(waiting) == 1 else 'nodes wait'} for index 0, "
             f"which is {first.phase.value}{at}, for {units.format_seconds(longest)}",
             (f"pod {first.pod}",) if first.pod else (),
-            "a large image takes minutes the first time" if first.phase is Phase.PULLING else None,
+            _patience(first.phase),
         )
     ]
+
+
+def _patience(phase: Phase) -> str | None:
+    return "a large image takes minutes the first time" if phase is Phase.PULLING else None
 
 
 def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
@@ -170,7 +174,7 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
             "slow-start",
             f"index {oldest.index} is {oldest.phase.value} for {units.format_seconds(waited)}{at}",
             (f"pod {oldest.pod}",),
-            "a large image takes minutes the first time" if oldest.phase is Phase.PULLING else None,
+            _patience(oldest.phase),
         )
     ]
 

@@ -6,6 +6,7 @@ in `roles`.
 
 from __future__ import annotations
 
+import functools
 import threading
 
 from kij_train.torchx_scheduler.cluster import KijTrainScheduler
@@ -20,10 +21,16 @@ __all__ = [
 ]
 
 
+@functools.cache
+def _hook_threads() -> None:
+    """Once, however many schedulers a program makes."""
+    threading.excepthook = say_without_traceback(threading.excepthook)
+
+
 def create_scheduler(session_name: str, **kwargs: object) -> KijTrainScheduler:
     """Entry point `kij_train`."""
     del kwargs  # parameters of other schedulers
-    threading.excepthook = say_without_traceback(threading.excepthook)
+    _hook_threads()
     return KijTrainScheduler(session_name)
 
 
