@@ -39,6 +39,9 @@ GOLDENS = {
     "coscheduling": "--name gang --nodes 4 --gpus 8 --scheduler coscheduling --topology zone "
     "--spread --no-code -m package.train",
     "native": "--name gang --nodes 4 --gpus 8 --scheduler native --pack --no-code -m package.train",
+    "gang-restart": "--name lasting --nodes 8 --spares 1 --gpus 4 --restart gang --max-restarts 20 "
+    "--grace 2m hello_ranks.py",
+    "elastic": "--name elastic --nodes 5:8 --gpus 8 --restart elastic --no-code -m package.train",
     "everything": "--name all --nodes 4 --gpus 8 --no-code --image registry.example/train:1.2 "
     "--image-pull-policy Always --image-pull-secret regcred --resource vpc.amazonaws.com/efa=4 "
     "--shm 64Gi --env LR=3e-4 --env 'GREETING=$HOME costs $(MONEY)' --env-from-secret wandb "

@@ -32,7 +32,7 @@ import time
 import traceback
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Tuple
 
 # The contract: names on the left side of the pod's environment. `render` and `local` import these.
 ENV_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
@@ -111,6 +111,8 @@ class Node(NamedTuple):
     master_addr: str
     master_port: int
     rendezvous_timeout_s: int
+    completion_index: int
+    """The rank, but where a supervisor gives ranks out."""
 
 
 def say(text: str) -> None:
@@ -153,7 +155,13 @@ def read_contract(env: Dict[str, str]) -> Node:
     if env.get(ENV_RENDEZVOUS_TIMEOUT_S):
         timeout_s = number(ENV_RENDEZVOUS_TIMEOUT_S, 1, 2**31)
     return Node(
-        rank, nnodes, nproc, env[ENV_MASTER_ADDR], number(ENV_MASTER_PORT, 1, 65535), timeout_s
+        rank,
+        nnodes,
+        nproc,
+        env[ENV_MASTER_ADDR],
+        number(ENV_MASTER_PORT, 1, 65535),
+        timeout_s,
+        rank,
     )
 
 
@@ -371,7 +379,7 @@ def record_unreported(path: str, node: Node, log_dir: str) -> None:
         return
     record = min(records, key=lambda one: float(one["kij"]["time"]))
     details = record["message"]
-    who = dict(record["kij"], index=node.rank)
+    who = dict(record["kij"], index=node.completion_index)
     write_record(path, details["message"], details["extraInfo"]["py_callstack"], **who)
 
 
@@ -399,7 +407,7 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
         path,
         message,
         str(details.get("extraInfo", {}).get("py_callstack", "")),
-        index=node.rank,
+        index=node.completion_index,
         rank=rank,
         local_rank=failure.local_rank,
         exit_code=failure.exitcode,
@@ -640,23 +648,29 @@ def error_file() -> str:
     return os.environ.get(ENV_ERROR_FILE) or TERMINATION_LOG
 
 
-def run_node(argv: List[str]) -> int:
-    """The node's first process, from the contract to torchrun's exit code."""
-    if os.environ.get(ENV_PARENT_PID):
-        die_with_parent(int(os.environ[ENV_PARENT_PID]))
-    node = read_contract(dict(os.environ))
-    say(describe(node, dict(os.environ)))
-    if not os.environ.get(ENV_PARENT_PID):
+def prepare(env: Dict[str, str]) -> None:
+    """Home, the fabric's settings and the code, which becomes the working directory."""
+    if not env.get(ENV_PARENT_PID):
         writable_home(WORK_DIR)
-    if os.environ.get(ENV_SETTINGS_SCRIPT):
-        source_settings(os.environ[ENV_SETTINGS_SCRIPT])
-    code_sha256 = os.environ.get(ENV_CODE_SHA256)
+    if env.get(ENV_SETTINGS_SCRIPT):
+        source_settings(env[ENV_SETTINGS_SCRIPT])
+    code_sha256 = env.get(ENV_CODE_SHA256)
     if code_sha256:
         code_dir = os.path.join(WORK_DIR, "code")
         unpack_code(BUNDLE_DIR, code_dir, code_sha256)
         os.chdir(code_dir)
         # PYTHONPATH may name folders of the code, which were not there when Python started.
         sys.path_importer_cache.clear()
+
+
+def run_node(argv: List[str]) -> int:
+    """The node's first process, from the contract to torchrun's exit code."""
+    env = dict(os.environ)
+    if env.get(ENV_PARENT_PID):
+        die_with_parent(int(env[ENV_PARENT_PID]))
+    node = read_contract(env)
+    say(describe(node, env))
+    prepare(env)
     if argv[0] == NO_TORCHRUN:
         return run_plain(node, argv[1:])
     return run_torchrun(node, argv)
@@ -669,19 +683,13 @@ def on_sigterm(signum: int, frame: Optional[FrameType]) -> NoReturn:
     os._exit(128 + signum)
 
 
-def main(argv: List[str]) -> int:
-    """Entry point; `argv` without the program's name."""
-    # The folder of this file must not offer modules to torch or to the script.
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
-    if argv[:1] == ["--worker"]:
-        run_worker(argv[1:])
-        return 0
+def first_process(run: Callable[[List[str]], int], argv: List[str]) -> int:
+    """`run`, as the first process of a node: signals, failures and their records. The exit code."""
     signal.signal(signal.SIGTERM, on_sigterm)
     index = os.environ.get(ENV_NODE_RANK, "")
     who = {"index": int(index)} if index.isascii() and index.isdigit() else {}
     try:
-        return run_node(argv)
+        return run(argv)
     except Failure as failure:
         say(f"error: {failure}")
         write_record(error_file(), str(failure), "", exit_code=failure.exit_code, **who)
@@ -691,6 +699,21 @@ def main(argv: List[str]) -> int:
         message = "".join(traceback.format_exception_only(type(error), error)).strip()
         write_record(error_file(), message, traceback.format_exc(), exit_code=EXIT_FAILED, **who)
         return EXIT_FAILED
+
+
+def hide_own_folder() -> None:
+    """The folder of this file must not offer modules to torch or to the script."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+
+
+def main(argv: List[str]) -> int:
+    """Entry point; `argv` without the program's name."""
+    hide_own_folder()
+    if argv[:1] == ["--worker"]:
+        run_worker(argv[1:])
+        return 0
+    return first_process(run_node, argv)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ LABEL_JOB_NAME = "batch.kubernetes.io/job-name"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """Label and annotation that the Job controller puts on the pods of an Indexed Job."""
 
+CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+"""Label that the Job controller puts on pods, with the Job's uid."""
+NOT_READY = "node.kubernetes.io/not-ready"
+UNREACHABLE = "node.kubernetes.io/unreachable"
+"""Taints of a machine that is not heard of."""
+
 SUBMISSION = "kij-train/submission"
 """Annotation of a Job with an id, by which one whose creation was not answered is known."""
 CANCELLED = "kij-train/cancelled"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import bootstrap, bundle, names, render, units
+from kij_train import bootstrap, bundle, gang, names, render, units
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError, TimedOutError
 from kij_train.payloads import preflight
 from kij_train.spec import JobSpec
@@ -50,9 +50,12 @@ class Plan:
         check = ""
         if self.spec.preflight:
             check = Path(preflight.__file__).read_text(encoding="utf-8")
-        code = render.Code(source, preflight=check)
+        supervised = gang.FILES if self.spec.supervised else ()
+        more = {file.name: file.read_text(encoding="utf-8") for file in supervised}
+        code = render.Code(source, preflight=check, more=more)
         if self.archive is not None:
-            code = render.Code(source, self.archive.packed, self.archive.sha256, check)
+            archive = self.archive
+            code = render.Code(source, archive.packed, archive.sha256, check, more)
         return render.render(self.spec, name=self.name, code=code)
 
 
@@ -146,7 +149,7 @@ def _generated_name(spec: JobSpec, archive: bundle.Archive | None, random_name: 
         content = archive.sha256 if archive else ""
         entropy = hashlib.sha256(f"{request} {content}".encode()).digest()
     suffix = base64.b32encode(entropy).decode().lower()[:SUFFIX_CHARS]
-    return names.generated_job_name(stem, suffix, spec.nodes)
+    return names.generated_job_name(stem, suffix, spec.pods)
 
 
 def summary(plan: Plan, *, where: str) -> str:
@@ -157,7 +160,12 @@ def summary(plan: Plan, *, where: str) -> str:
         return f"{number} {thing}{'' if number == 1 else 'es' if thing[-1] == 's' else 's'}"
 
     unit = count(spec.gpus, "GPU") if spec.gpus else count(spec.ranks_per_node, "process")
-    parts = [f"{count(spec.nodes, 'node')} × {unit} = {count(spec.world_size, 'rank')}", where]
+    nodes = count(spec.nodes, "node")
+    if spec.min_nodes is not None:
+        nodes = f"{spec.min_nodes} to {nodes}"
+    parts = [f"{nodes} × {unit} = {count(spec.world_size, 'rank')}", where]
+    if spec.spares:
+        parts.insert(1, count(spec.spares, "spare"))
     if plan.archive is not None:
         size = units.format_bytes(len(plan.archive.packed))
         parts.append(f"code {count(len(plan.archive.files), 'file')}, {size}")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kij_train import bootstrap, names, units
+from kij_train import bootstrap, gang, names, units
 from kij_train.payloads import preflight
 from kij_train.spectypes import (
     Count,
@@ -35,6 +35,8 @@ DEFAULT_IMAGE = "pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime"
 """The official PyTorch runtime image that is used when none is named."""
 
 DEFAULT_PORT = 29500
+SUPERVISOR_PORT = 2
+"""Added to the port. The next one is the preflight's, the one behind it shows who trains."""
 MAX_NODES = 100_000
 
 
@@ -52,6 +54,11 @@ CONTRACT_ENV = frozenset(
         preflight.ENV_SHM_BYTES,
         bootstrap.ENV_PARENT_PID,
         bootstrap.ENV_ERROR_FILE,
+        gang.ENV_GANG,
+        gang.ENV_GANG_ID,
+        gang.ENV_POD_IP,
+        gang.ENV_RESTARTS,
+        gang.ENV_SPARE,
     }
 )
 OWN_LABELS = frozenset(
@@ -206,6 +213,40 @@ class JobSpec(Model):
     backoff: Annotated[int, Field(ge=0, lt=2**31), NotBool] = 0
     """Pods that may fail before the Job does (backoffLimit)."""
 
+    restart: Literal["never", "gang", "elastic"] = "never"
+    """When a pod is lost or a rank fails: never: the job fails; gang: all ranks start again, with a
+    spare or the lost pod's replacement; elastic: again, with the pods that are left."""
+    spares: Annotated[int, Field(ge=0, le=MAX_NODES), NotBool] = 0
+    """Pods that wait, ready to take the place of a lost one."""
+    min_nodes: Count | None = None
+    """Nodes that --restart elastic trains with at least; --nodes MIN:MAX sets both."""
+    max_restarts: Annotated[int, Field(ge=0, le=1000), NotBool] = 3
+    """How often ranks may fail, and how many pods may be lost, before the job fails."""
+    grace: Seconds | None = None
+    """Time between SIGTERM and SIGKILL, for a last checkpoint: 30 s when not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _splits_a_range(cls, values: Any) -> Any:
+        """`nodes` may be MIN:MAX, as torchrun's --nnodes."""
+        nodes = values.get("nodes") if isinstance(values, dict) else None
+        match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", nodes) if isinstance(nodes, str) else None
+        if match is None:
+            return values
+        if values.get("min_nodes") is not None:
+            raise SpecConflict("min_nodes", f"conflicts with nodes {nodes}, which says the same")
+        return {**values, "min_nodes": int(match[1]), "nodes": int(match[2])}
+
+    @property
+    def pods(self) -> int:
+        """Completions of the Job: nodes and spares."""
+        return self.nodes + self.spares
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a supervisor stays in the pods, to start ranks again."""
+        return self.restart != "never"
+
     @property
     def ranks_per_node(self) -> int:
         """NPROC_PER_NODE."""
@@ -250,7 +291,7 @@ class JobSpec(Model):
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
         checks = (_check_command, _check_processes, _check_gpus, _check_placement, _check_preflight)
-        for check in (*checks, _check_resources, _check_names):
+        for check in (*checks, _check_restart, _check_resources, _check_names):
             check(self)
         return self
 
@@ -278,6 +319,43 @@ def _check_preflight(spec: JobSpec) -> None:
         raise SpecConflict("preflight", "needs a script or module: it is run by Python's ranks")
     if spec.preflight and spec.port == 65535:
         raise SpecConflict("port", "leaves no port for the preflight, which takes the next one")
+
+
+def _check_restart(spec: JobSpec) -> None:
+    if not spec.supervised:
+        for field in ("spares", "min_nodes", "max_restarts"):
+            if field in spec.model_fields_set and getattr(spec, field):
+                mode = "elastic" if field == "min_nodes" else "gang"
+                raise SpecConflict(field, f"needs --restart {mode}: without it nothing restarts")
+        return
+    if not spec.torchrun:
+        raise SpecConflict("restart", "needs torchrun, which the job does without")
+    if spec.backoff:
+        raise SpecConflict("backoff", "is set by --max-restarts with --restart")
+    if spec.port is not None and spec.port > 65532:
+        raise SpecConflict("port", "leaves no ports for the supervisors, which take the next ones")
+    if spec.spares >= spec.nodes:
+        raise SpecConflict(
+            "spares",
+            f"must be fewer than the {spec.nodes} nodes: with {spec.spares}, a network cut in two "
+            "could leave a whole job on each side",
+        )
+    if (spec.restart == "elastic") != (spec.min_nodes is not None):
+        instead = (
+            "needs the smallest number of nodes: --nodes MIN:MAX"
+            if spec.restart == "elastic"
+            else "with MIN:MAX needs --restart elastic"
+        )
+        raise SpecConflict("restart" if spec.restart == "elastic" else "nodes", instead)
+    if spec.min_nodes is not None:
+        if spec.min_nodes > spec.nodes:
+            raise SpecConflict("min_nodes", f"is more than nodes, {spec.nodes}")
+        if 2 * spec.min_nodes <= spec.pods:
+            raise SpecConflict(
+                "min_nodes",
+                f"must be more than half of the {spec.pods} pods, at least {spec.pods // 2 + 1}: "
+                "else a network cut in two could leave a job on each side",
+            )
 
 
 def _check_processes(spec: JobSpec) -> None:
@@ -346,7 +424,7 @@ def _check_resources(spec: JobSpec) -> None:
 def _check_names(spec: JobSpec) -> None:
     if spec.name is not None:
         try:
-            names.check_job_name(spec.name, spec.nodes)
+            names.check_job_name(spec.name, spec.pods)
         except ValueError as error:
             raise SpecConflict("name", str(error)) from None
     for name in CONTRACT_ENV & spec.env.keys():

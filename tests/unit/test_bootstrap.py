@@ -48,7 +48,7 @@ def run_bootstrap(
 
 def test_a_whole_contract_is_taken() -> None:
     node = bootstrap.read_contract(CONTRACT)
-    assert node == bootstrap.Node(1, 4, 2, "job-0.job", 29500, 600)
+    assert node == bootstrap.Node(1, 4, 2, "job-0.job", 29500, 600, 1)
 
 
 @pytest.mark.parametrize("name", bootstrap.CONTRACT)
@@ -237,7 +237,7 @@ def test_of_two_local_ranks_the_one_that_failed_first_is_kept(tmp_path: Path) ->
         def signal_name(self) -> str:
             return "SIGKILL"
 
-    node = bootstrap.Node(1, 2, 2, "a", 1, 1)
+    node = bootstrap.Node(1, 2, 2, "a", 1, 1, 1)
     for rank, moment in ((2, 1700000000.9), (3, 1700000000.2)):
         bootstrap.write_record(str(tmp_path / str(rank)), f"E{rank}", "", rank=rank, time=moment)
     failures = {

@@ -144,6 +144,9 @@ FIELDS = st.fixed_dictionaries(
         "timeout": st.sampled_from(["2h", 90]),
         "ttl": st.sampled_from(["7d", 1]),
         "backoff": st.integers(0, 100),
+        "restart": st.sampled_from(["never", "gang"]),
+        "spares": st.integers(0, 3),
+        "grace": st.sampled_from([1, "2m"]),
         "namespace": OBJECT_NAMES,
     },
 )
@@ -165,13 +168,13 @@ def test_any_valid_spec_renders_objects_that_obey_the_rules(
         spec = JobSpec.model_validate(fields)
     except ValidationError:
         return  # the checks between fields; what they let through is looked at here
-    name = spec.name or names.generated_job_name(stem, "x3k9a", spec.nodes)
+    name = spec.name or names.generated_job_name(stem, "x3k9a", spec.pods)
     config_map, service, *extra, job = render.render(spec, name=name, code=CODE)
 
     claims = ["ResourceClaimTemplate"] * (spec.gpu_kind == "dra")
     groups = ["PodGroup"] * (spec.scheduler in ("coscheduling", "native"))
     assert [body["kind"] for body in extra] == claims + groups
-    assert DNS_LABEL.fullmatch(f"{name}-{spec.nodes - 1}")
+    assert DNS_LABEL.fullmatch(f"{name}-{spec.pods - 1}")
     assert config_map["immutable"] is True
     assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"] == name
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
@@ -185,15 +188,19 @@ def test_any_valid_spec_renders_objects_that_obey_the_rules(
 
 def check_job_rules(job: dict[str, Any], spec: JobSpec) -> None:
     body = job["spec"]
-    assert body["completions"] == body["parallelism"] == spec.nodes
+    assert body["completions"] == body["parallelism"] == spec.nodes + spec.spares
     assert body["completionMode"] == "Indexed"
-    # podFailurePolicy needs both.
-    assert body["podReplacementPolicy"] == "Failed"
+    # podFailurePolicy and backoffLimitPerIndex need it.
     assert body["template"]["spec"]["restartPolicy"] == "Never"
-    for rule in body["podFailurePolicy"]["rules"]:
-        values = rule["onExitCodes"]["values"]
-        assert values == sorted(set(values))
-        assert all(1 <= value <= 255 for value in values)
+    if spec.restart == "never":
+        assert body["podReplacementPolicy"] == "Failed"  # podFailurePolicy needs it
+        for rule in body["podFailurePolicy"]["rules"]:
+            values = rule["onExitCodes"]["values"]
+            assert values == sorted(set(values))
+            assert all(1 <= value <= 255 for value in values)
+    else:
+        assert body["successPolicy"] == {"rules": [{"succeededCount": spec.nodes}]}
+        assert "podReplacementPolicy" not in body
     env = environment_of(job)
     assert next(iter(env)) == "NODE_RANK"
     assert int(env["WORLD_SIZE"]) == spec.nodes * int(env["NPROC_PER_NODE"])

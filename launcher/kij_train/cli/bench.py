@@ -45,7 +45,7 @@ PASSED_ON = (
     (("--backend",), "gloo|nccl", "nccl with --gpus, else gloo."),
 )
 """Flags of nccl-tests that go to the payload as they are."""
-LEFT_OUT = ("nodes", "code_dir")
+LEFT_OUT = ("nodes", "code_dir", "restart", "spares", "max_restarts")
 
 
 @click.group("bench")

@@ -58,7 +58,7 @@ class SpecOption:
 
 
 SPEC_OPTIONS = (
-    SpecOption(("--nodes",), "nodes", "N"),
+    SpecOption(("--nodes",), "nodes", "N|MIN:MAX"),
     SpecOption(("--gpus",), "gpus", "N"),
     SpecOption(("--gpu-kind",), "gpu_kind", "KIND"),
     SpecOption(("--nproc-per-node",), "nproc_per_node", "N"),
@@ -94,6 +94,10 @@ SPEC_OPTIONS = (
     SpecOption(("--timeout",), "timeout", "DURATION"),
     SpecOption(("--ttl",), "ttl", "DURATION"),
     SpecOption(("--backoff",), "backoff", "N"),
+    SpecOption(("--restart",), "restart", "never|gang|elastic"),
+    SpecOption(("--spares",), "spares", "N"),
+    SpecOption(("--max-restarts",), "max_restarts", "N"),
+    SpecOption(("--grace",), "grace", "DURATION"),
 )
 
 OUR_FLAGS_AFTER_SCRIPT = frozenset(

@@ -47,6 +47,8 @@ class Failure:
     """Pod, None on this machine."""
     oom_killed: bool = False
     """Whether the kernel killed a process of the pod at its memory limit."""
+    final: bool = False
+    """Whether it ended a job that restarts: what came before was survived."""
 
     @property
     def secondary(self) -> bool:
@@ -81,14 +83,20 @@ def parse_record(text: str, *, index: int, pod: str | None = None) -> Failure | 
             exit_code=None if who.get("exit_code") is None else int(who["exit_code"]),
             time=float(who.get("time") or extra.get("timestamp") or 0),
             pod=pod,
+            final=who.get("final") is True,
         )
     except (TypeError, ValueError):
         return None
 
 
 def first_failure(failures: Iterable[Failure]) -> Failure | None:
-    """The cause: the earliest failure that is not secondary, else the earliest of all."""
-    return min(failures, key=lambda f: (f.secondary, f.time, f.index), default=None)
+    """The cause: the earliest failure that is not secondary, else the earliest of all.
+
+    Where the nodes of a job that restarts have given their verdict, theirs alone count.
+    """
+    there = list(failures)
+    there = [failure for failure in there if failure.final] or there
+    return min(there, key=lambda f: (f.secondary, f.time, f.index), default=None)
 
 
 def failures_of_pods(pods: Iterable[Mapping[str, Any]]) -> list[Failure]:
@@ -160,7 +168,7 @@ def verdict(name: str, after: str, failures: list[Failure]) -> str:
     stack = traceback_tail(cause.callstack, cause.message)
     if stack:
         lines += ["", *(f"    {line}" for line in stack)]
-    others = len({f.index for f in failures} - {cause.index})
+    others = len({f.index for f in failures if f.final == cause.final} - {cause.index})
     if others:
         lines += ["", f"  {others} other node{'s' if others > 1 else ''} failed after it"]
     return "\n".join(lines)

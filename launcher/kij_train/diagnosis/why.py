@@ -155,7 +155,8 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
             else known.hint
         )
         finding = Finding(known.kind, summary, tuple(evidence), hint)
-    others = len({failure.index for failure in failures} - {cause.index})
+    same = {failure.index for failure in failures if failure.final == cause.final}
+    others = len(same - {cause.index})
     if others:
         followed = f"{others} other node{'s' if others > 1 else ''} failed after it"
         finding = replace(finding, evidence=(*finding.evidence, followed))

@@ -8,6 +8,7 @@ even share of cores and GPUs.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from kij_train import bootstrap
+from kij_train import bootstrap, gang
 from kij_train.errors import RequestError
 from kij_train.payloads import preflight
 from kij_train.spec import JobSpec
@@ -76,10 +77,10 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
         )
     if spec.gpus:
         have = visible_gpus(environ)
-        if spec.nodes * spec.gpus > len(have):
+        if spec.pods * spec.gpus > len(have):
             raise RequestError(
                 f"--local --nodes {spec.nodes} --gpus {spec.gpus} needs "
-                f"{spec.nodes * spec.gpus} GPUs, this machine has {len(have)}",
+                f"{spec.pods * spec.gpus} GPUs, this machine has {len(have)}",
                 hints=(f"on CPUs: --local --nodes {spec.nodes} --nproc-per-node {spec.gpus}",),
             )
     if spec.port is not None and not _can_listen(spec.port):
@@ -176,6 +177,7 @@ def node_environment(
     *,
     port: int,
     preflight_port: int,
+    supervisor_ports: list[int],
     run_id: str,
     error_file: Path,
     environ: Mapping[str, str],
@@ -209,6 +211,20 @@ def node_environment(
         here = str(Path(sys.executable).parent)
         env["PATH"] = os.pathsep.join([here, env["PATH"]]) if env.get("PATH") else here
         env.setdefault("PET_LOCAL_ADDR", "127.0.0.1")
+    if spec.supervised:
+        settings = gang.Settings(
+            low=spec.min_nodes or spec.nodes,
+            high=spec.nodes,
+            spares=spec.spares,
+            peers=[f"127.0.0.1:{each}" for each in supervisor_ports],
+            max_restarts=spec.max_restarts,
+            backoff_limit=0,  # the launcher knows a verdict when it sees one
+        )
+        env |= {
+            gang.ENV_GANG: json.dumps(settings._asdict()),
+            gang.ENV_GANG_ID: run_id,
+            gang.ENV_POD_IP: "127.0.0.1",
+        }
     if spec.preflight:
         env |= {
             bootstrap.ENV_PREFLIGHT: preflight.__file__,

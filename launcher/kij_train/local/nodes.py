@@ -23,7 +23,7 @@ from typing import IO, Literal
 
 import psutil
 
-from kij_train import bootstrap
+from kij_train import bootstrap, gang
 from kij_train.diagnosis import Failure, parse_record
 from kij_train.local.machine import ENV_RUN_ID, for_node, free_port, node_environment
 from kij_train.spec import JobSpec
@@ -34,6 +34,8 @@ Emit = Callable[[int, Stream, str], None]
 
 GRACE_S = 30.0
 """Between SIGTERM and SIGKILL, as Kubernetes has it by default."""
+REPLACE_AFTER_S = 1.0
+"""How long after its loss a node of a job that restarts is replaced."""
 SETTLE_S = 1.0
 """How long nodes may still end by themselves, and say why, after the first one failed."""
 TICK_S = 0.1
@@ -66,11 +68,15 @@ class Outcome:
     """The signal that a Stop asked with."""
     deadline_exceeded: bool
     """spec.timeout was over."""
+    enough: int
+    """Nodes that must succeed: all, but for spares."""
 
     @property
     def succeeded(self) -> bool:
-        """All nodes ended with exit code 0, by themselves."""
-        return not any(self.exit_codes) and self.stopped_by is None and not self.deadline_exceeded
+        """Enough nodes ended with exit code 0, by themselves."""
+        if self.stopped_by is not None or self.deadline_exceeded:
+            return False
+        return self.exit_codes.count(0) >= self.enough
 
 
 @dataclass
@@ -78,10 +84,41 @@ class _Run:
     spec: JobSpec
     run_id: str
     emit: Emit
+    start: Callable[[int], subprocess.Popen[bytes]]
+    """Starts the node of an index."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """By index, the newest."""
+    old: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """That were lost and replaced, or are to be."""
+    replace_at: dict[int, float] = field(default_factory=dict)
     readers: list[threading.Thread] = field(default_factory=list)
     ended: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_to_replace(self, index: int) -> bool:
+        """Whether a node that ended was lost, and comes again: as the Job controller would do it.
+
+        One that ended with a verdict, good or bad, was not lost.
+        """
+        ended = self.processes[index]
+        verdicts = (0, bootstrap.EXIT_FAILED, bootstrap.EXIT_CONTRACT)
+        if not self.spec.supervised or ended.returncode in verdicts:
+            return False
+        self.old.append(ended)
+        if len(self.old) > self.spec.max_restarts:
+            return False
+        self.replace_at[index] = time.monotonic() + REPLACE_AFTER_S
+        return True
+
+    def replace(self, now: float) -> None:
+        """Start those that are due."""
+        for index in [index for index, at in self.replace_at.items() if at <= now]:
+            del self.replace_at[index]
+            self.processes[index] = self.start(index)
+
+    def has_succeeded(self) -> bool:
+        """Whether all nodes that must end well have; spares may be left."""
+        return [each.returncode for each in self.processes].count(0) >= _enough(self.spec)
 
 
 def run_nodes(
@@ -89,22 +126,28 @@ def run_nodes(
 ) -> Outcome:
     """Run the job in `cwd` and return how it ended; blocks until no process of it is left."""
     started = time.monotonic()
-    run = _Run(spec, f"{os.getpid()}-{uuid.uuid4().hex}", emit)
+    run_id = f"{os.getpid()}-{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="kij-train-") as scratch:
-        error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.nodes)]
+        error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.pods)]
         port, preflight_port = spec.port or free_port(), free_port()
+        supervisor_ports = [free_port() for _ in error_files] if spec.supervised else []
+
+        def start(index: int) -> subprocess.Popen[bytes]:
+            env = node_environment(
+                spec,
+                index,
+                port=port,
+                preflight_port=preflight_port,
+                supervisor_ports=supervisor_ports,
+                run_id=run_id,
+                error_file=error_files[index],
+                environ=environ,
+            )
+            return _start(run, index, cwd, env)
+
+        run = _Run(spec, run_id, emit, start)
         try:
-            for index, error_file in enumerate(error_files):
-                env = node_environment(
-                    spec,
-                    index,
-                    port=port,
-                    preflight_port=preflight_port,
-                    run_id=run.run_id,
-                    error_file=error_file,
-                    environ=environ,
-                )
-                _start(run, index, cwd, env)
+            run.processes.extend(start(index) for index in range(spec.pods))
             deadline_exceeded = _supervise(run, stop, started)
         finally:
             _kill_everything(run)
@@ -115,13 +158,19 @@ def run_nodes(
         seconds=time.monotonic() - started,
         stopped_by=stop.signum,
         deadline_exceeded=deadline_exceeded,
+        enough=_enough(spec),
     )
 
 
-def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> None:
+def _enough(spec: JobSpec) -> int:
+    return (spec.min_nodes or spec.nodes) if spec.supervised else spec.nodes
+
+
+def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [for_node(argument, index) for argument in run.spec.command]
+    first = str(gang.SUPERVISOR) if run.spec.supervised else bootstrap.__file__
     process = subprocess.Popen(
-        [sys.executable, "-u", bootstrap.__file__, *command],
+        [sys.executable, "-u", first, *command],
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -129,7 +178,6 @@ def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> None:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    run.processes.append(process)
     assert process.stdout is not None and process.stderr is not None
     for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
         reader = threading.Thread(target=_read, args=(run, index, stream, pipe), daemon=True)
@@ -141,6 +189,7 @@ def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> None:
         run.ended.put(index)
 
     threading.Thread(target=wait, daemon=True).start()
+    return process
 
 
 def _read(run: _Run, index: int, stream: Stream, pipe: IO[bytes]) -> None:
@@ -174,10 +223,13 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
         except queue.Empty:
             pass
         else:
+            if not (terminated or stop.calls) and run.is_to_replace(index):
+                continue
             alive.discard(index)
-            if run.processes[index].returncode != 0:
+            if run.processes[index].returncode != 0 or run.has_succeeded():
                 terminate_at = min(terminate_at, time.monotonic() + SETTLE_S)
         now = time.monotonic()
+        run.replace(now)
         if now >= deadline and not deadline_exceeded:
             deadline_exceeded, terminate_at = True, now
         if stop.calls == 1:
@@ -185,7 +237,9 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
         if stop.calls > 1 or now >= kill_at:
             return deadline_exceeded
         if now >= terminate_at and not terminated:
-            terminated, kill_at = True, now + GRACE_S
+            terminated, kill_at = True, now + (run.spec.grace or GRACE_S)
+            alive -= run.replace_at.keys()
+            run.replace_at.clear()
             for index in alive:
                 run.processes[index].terminate()
     return deadline_exceeded
@@ -200,7 +254,7 @@ def _kill_everything(run: _Run) -> None:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        for own in run.processes:
+        for own in (*run.processes, *run.old):
             own.wait()
         if not left:
             break

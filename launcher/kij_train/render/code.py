@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kij_train import bootstrap
@@ -28,6 +29,8 @@ class Code:
     """Of the archive before compression; None without an archive."""
     preflight: str = ""
     """Source of the preflight, where it is asked for."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """File name → source of what stays in the pods of a job that restarts."""
 
 
 def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
@@ -36,7 +39,8 @@ def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
     The name is a hash of the content: the same content is the same object, for every job.
     """
     identity = "\n".join([code.sha256 or "", str(sorted(shared_labels(spec).items()))])
-    digest = hashlib.sha256((identity + code.bootstrap + code.preflight).encode()).hexdigest()[:16]
+    sources = "".join([code.bootstrap, code.preflight, *code.more.values()])
+    digest = hashlib.sha256((identity + sources).encode()).hexdigest()[:16]
     chunks = [
         code.archive[start : start + CHUNK_BYTES]
         for start in range(0, len(code.archive), CHUNK_BYTES)
@@ -53,6 +57,7 @@ def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
             config_map["data"] = {BOOTSTRAP_KEY: code.bootstrap}
             if code.preflight:
                 config_map["data"][PREFLIGHT_KEY] = code.preflight
+            config_map["data"].update(code.more)
         if index < len(chunks):
             key = f"{bootstrap.CODE_PREFIX}{index:03d}"
             config_map["binaryData"] = {key: base64.b64encode(chunks[index]).decode()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from kij_train import bootstrap, names, units
+from kij_train import bootstrap, gang, names, units
 from kij_train.payloads import preflight
 from kij_train.render.code import BOOTSTRAP_KEY, PREFLIGHT_KEY
 from kij_train.render.gpus import container_claims, pod_claims
@@ -16,8 +17,10 @@ from kij_train.render.scheduling import (
     sorted_dict,
 )
 from kij_train.render.volumes import volume_mounts, volumes
-from kij_train.spec import DEFAULT_PORT, JobSpec
+from kij_train.spec import DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
 
+LOST_MACHINE_S = 5
+"""After which a pod on a machine that is not heard of is replaced; Kubernetes' own is 300."""
 FAIL_FAST_EXIT_CODES = [bootstrap.EXIT_CONTRACT, bootstrap.EXIT_CODE]
 """The bootstrap's failures that another pod would repeat."""
 
@@ -29,23 +32,9 @@ def render_job(
     labels = job_labels(spec, name)
     body: dict[str, Any] = {
         "completionMode": "Indexed",
-        "completions": spec.nodes,
-        "parallelism": spec.nodes,
-        "backoffLimit": spec.backoff,
-        # Two pods of index 0 would both be in DNS: the new one waits until the old one is gone.
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {
-                        "containerName": names.CONTAINER,
-                        "operator": "In",
-                        "values": FAIL_FAST_EXIT_CODES,
-                    },
-                }
-            ]
-        },
+        "completions": spec.pods,
+        "parallelism": spec.pods,
+        **(_restarts(spec) if spec.supervised else _fails_fast(spec)),
     }
     if spec.timeout is not None:
         body["activeDeadlineSeconds"] = spec.timeout
@@ -69,6 +58,41 @@ def render_job(
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": job_metadata, "spec": body}
 
 
+def _fails_fast(spec: JobSpec) -> dict[str, Any]:
+    """The first pod that fails ends the job."""
+    return {
+        "backoffLimit": spec.backoff,
+        # Two pods of index 0 would both be in DNS: the new one waits until the old one is gone.
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": names.CONTAINER,
+                        "operator": "In",
+                        "values": FAIL_FAST_EXIT_CODES,
+                    },
+                }
+            ]
+        },
+    }
+
+
+def _restarts(spec: JobSpec) -> dict[str, Any]:
+    """Lost pods are replaced; the job ends when its nodes have.
+
+    No podFailurePolicy: it forces podReplacementPolicy Failed, under which a pod on a dead machine
+    is not replaced until somebody removes it. An index has its own backoff, which starts at 10 s,
+    where that of all pods together would double with every loss.
+    """
+    return {
+        "backoffLimit": spec.max_restarts,
+        "backoffLimitPerIndex": spec.max_restarts,
+        "successPolicy": {"rules": [{"succeededCount": spec.min_nodes or spec.nodes}]},
+    }
+
+
 def _pod(
     spec: JobSpec, name: str, config_maps: list[str], code_sha256: str | None
 ) -> dict[str, Any]:
@@ -87,6 +111,7 @@ def _pod(
         "affinity": spec.affinity or affinity(spec, name),
         "schedulerName": SCHEDULER_NAMES.get(spec.scheduler or ""),
         "resourceClaims": pod_claims(spec, name),
+        "terminationGracePeriodSeconds": spec.grace,
         "schedulingGroup": {"podGroupName": name} if spec.scheduler == "native" else None,
         "priorityClassName": spec.priority_class,
         "serviceAccountName": spec.service_account,
@@ -118,18 +143,29 @@ def _container(spec: JobSpec, name: str, code_sha256: str | None) -> dict[str, A
         security["capabilities"]["add"] = sorted(set(spec.capabilities))
     if spec.read_only_root:
         security["readOnlyRootFilesystem"] = True
+    first = gang.SUPERVISOR.name if spec.supervised else BOOTSTRAP_KEY
+    port = spec.port or DEFAULT_PORT
     container: dict[str, Any] = {
         "name": names.CONTAINER,
         "image": spec.image,
-        "command": ["python3", "-u", f"{bootstrap.BUNDLE_DIR}/{BOOTSTRAP_KEY}"],
+        "command": ["python3", "-u", f"{bootstrap.BUNDLE_DIR}/{first}"],
         "args": [literal(argument) for argument in spec.command],
         "env": _environment(spec, name, code_sha256),
-        "ports": [{"name": "rendezvous", "containerPort": spec.port or DEFAULT_PORT}],
+        "ports": [{"name": "rendezvous", "containerPort": port}],
         "securityContext": security,
         "terminationMessagePath": bootstrap.TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": volume_mounts(spec),
     }
+    if spec.supervised:
+        container["ports"].append({"name": "supervisor", "containerPort": port + SUPERVISOR_PORT})
+        # Ready is who trains.
+        ready = port + SUPERVISOR_PORT + gang.READY_PORT
+        container["readinessProbe"] = {
+            "tcpSocket": {"port": ready},
+            "periodSeconds": 5,
+            "failureThreshold": 1,
+        }
     if spec.image_pull_policy is not None:
         container["imagePullPolicy"] = spec.image_pull_policy
     if spec.env_from_secrets:
@@ -174,6 +210,16 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
             fixed[preflight.ENV_SHM_BYTES] = str(int(units.quantity_value(spec.shm)))
     if spec.settings_script is not None:
         fixed[bootstrap.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
+    if spec.supervised:
+        settings = gang.Settings(
+            low=spec.min_nodes or spec.nodes,
+            high=spec.nodes,
+            spares=spec.spares,
+            peers=[f"{name}-{{}}.{name}:{(spec.port or DEFAULT_PORT) + SUPERVISOR_PORT}"],
+            max_restarts=spec.max_restarts,
+            backoff_limit=spec.max_restarts,
+        )
+        fixed[gang.ENV_GANG] = json.dumps(settings._asdict())
     if code_sha256 is not None:
         fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
     user = {"PYTHONUNBUFFERED": "1", **spec.env}
@@ -183,6 +229,14 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
         # First, so that later values may use $(NODE_RANK).
         field(bootstrap.ENV_NODE_RANK, f"metadata.annotations['{names.COMPLETION_INDEX}']"),
         field(bootstrap.ENV_NODE_NAME, "spec.nodeName"),
+        *(
+            [
+                field(gang.ENV_POD_IP, "status.podIP"),
+                field(gang.ENV_GANG_ID, f"metadata.labels['{names.CONTROLLER_UID}']"),
+            ]
+            if spec.supervised
+            else []
+        ),
         *({"name": key, "value": value} for key, value in fixed.items()),
         *({"name": key, "value": literal(value)} for key, value in sorted(user.items())),
     ]
@@ -206,4 +260,16 @@ def _tolerations(spec: JobSpec) -> list[dict[str, Any]]:
         amd = spec.gpu_kind == "amd"
         taint = names.AMD_GPU_RESOURCE if amd else names.GPU_RESOURCE
         tolerations.insert(0, {"key": taint, "operator": "Exists"})
+    if spec.supervised:
+        given = {t.get("key") for t in tolerations}
+        tolerations += [
+            {
+                "key": key,
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": LOST_MACHINE_S,
+            }
+            for key in (names.NOT_READY, names.UNREACHABLE)
+            if key not in given
+        ]
     return [t for i, t in enumerate(tolerations) if t not in tolerations[:i]]

@@ -1,0 +1,360 @@
+"""Who trains: the decisions of a gang's leader, from what it hears of the nodes. No I/O.
+
+A round takes N of the N + S connected nodes, in the order of their indexes. S is less than N (or N
+more than half of all, where N may vary), so that a network cut in two has no round on each side.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+Json = Dict[str, Any]
+
+# The contract, on top of the bootstrap's.
+ENV_GANG = "KIJ_GANG"
+"""JSON of Settings."""
+ENV_GANG_ID = "KIJ_GANG_ID"
+"""Of the job; whoever has another one is not one of us."""
+ENV_POD_IP = "KIJ_POD_IP"
+ENV_RESTARTS = "KIJ_RESTARTS"
+"""For the script: rounds that came before this one."""
+ENV_SPARE = "KIJ_SPARE"
+"""For the script: 1 on a node that waited as a spare, else 0."""
+READY_PORT = 1
+"""Added to the supervisor's port: open while this node trains, for a readiness probe."""
+
+ORDER_S = 20.0
+"""How long the first round waits for a lower index that is there and not ready."""
+SETTLE_S = 10.0
+"""How long an elastic round waits, after a change, for more nodes than it takes at least."""
+JUDGE_S = 1.0
+"""A rank that fails because a node is lost may be heard of before the loss."""
+KILL_AFTER_S = 2.0
+"""Between SIGTERM and SIGKILL for the ranks of a round that is broken."""
+STOP_S = 15.0
+"""How long a node may take to end its ranks before it counts as lost."""
+STILL_S = 30.0
+
+
+class Settings(NamedTuple):
+    """What `render` and `local` tell every node."""
+
+    low: int
+    """Nodes that a round takes at least."""
+    high: int
+    """And at most."""
+    spares: int
+    peers: List[str]
+    """host:port of every index; or one of them, with {} for the index."""
+    max_restarts: int
+    """Rounds that may fail before the job does."""
+    backoff_limit: int
+    """Pods that the Job allows to fail; the job's own end must exceed it."""
+
+    @property
+    def pods(self) -> int:
+        return self.high + self.spares
+
+    def address(self, index: int) -> Tuple[str, int]:
+        """Host and port of an index."""
+        peer = self.peers[index] if len(self.peers) > 1 else self.peers[0]
+        host, _, port = peer.replace("{}", str(index)).rpartition(":")
+        return host, int(port)
+
+
+def span(seconds: float) -> str:
+    """A duration as people read it."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+class Who(NamedTuple):
+    """A node as others know it."""
+
+    node: int
+    """Its completion index."""
+    uid: str
+    """Of the process: the pod of an index may be replaced."""
+    ip: str
+    pod: str
+    machine: str
+
+    def __str__(self) -> str:
+        machine = f" on {self.machine}" if self.machine else ""
+        return f"index {self.node} (pod {self.pod}{machine})"
+
+
+class History:
+    """What has happened to the job so far; whoever leads has all of it."""
+
+    def __init__(self, said: Optional[Json] = None) -> None:
+        said = said or {}
+        self.rounds: int = said.get("rounds", 0)
+        self.failures: int = said.get("failures", 0)
+        self.waiting_s: float = said.get("waiting_s", 0.0)
+        self.training_s: float = said.get("training_s", 0.0)
+        self.restarting_s: float = said.get("restarting_s", 0.0)
+        self.blame: Dict[str, List[float]] = said.get("blame", {})
+        """Machine → restarts and seconds that it cost."""
+
+    def as_json(self) -> Json:
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        restarts = max(0, self.rounds - 1)
+        text = f"trained {span(self.training_s)}, waited {span(self.waiting_s)}"
+        if restarts:
+            text += (
+                f", restarted {restarts} time{'' if restarts == 1 else 's'} in "
+                f"{span(self.restarting_s)}"
+            )
+        for machine, (count, seconds) in sorted(self.blame.items(), key=lambda one: -one[1][1]):
+            text += (
+                f"; {machine} cost {count:.0f} restart{'' if count == 1 else 's'}, {span(seconds)}"
+            )
+        return text
+
+
+class Member:
+    """A node that is connected to the leader, or the leader itself."""
+
+    def __init__(self, who: Who, send: Callable[[Json], None], now: float) -> None:
+        self.who = who
+        self.send = send
+        self.ready = False
+        """Whether it can start ranks at once."""
+        self.leaving = False
+        self.told_spare = False
+        self.joined = now
+
+
+class Round:
+    """N members that train."""
+
+    def __init__(self, number: int, members: List[Member], now: float) -> None:
+        self.number = number
+        self.members = members
+        self.began = now
+        self.ended: Dict[str, Tuple[int, Json]] = {}
+        """uid → exit code and failure record."""
+        self.judge_at = float("inf")
+        self.broken_at: Optional[float] = None
+        self.culprit: Optional[Who] = None
+        self.failure: Optional[Tuple[Who, int, Json]] = None
+        """Set where a rank failed and no node was lost."""
+
+
+class Leader:
+    """Picks the members of rounds, and judges how they end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        history: History,
+        timeout_s: float,
+        *,
+        say: Callable[[str], None],
+        lost_leader: Optional[Tuple[float, Optional[Who]]] = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`timeout_s` is for the first round; `lost_leader`: since when there was none, and who."""
+        self._say, self._clock = say, clock
+        self.settings = settings
+        self.history = history
+        self.members: Dict[str, Member] = {}
+        self.round: Optional[Round] = None
+        self.verdict: Optional[Json] = None
+        self.wait_since = self._clock()
+        self._restart_since: Optional[float] = lost_leader[0] if lost_leader else None
+        self._culprit: Optional[Who] = lost_leader[1] if lost_leader else None
+        self._timeout_s = timeout_s
+        self._began = self._clock()
+        self._next_word = STILL_S
+
+    # What happens.
+
+    def join(self, member: Member, history: History) -> None:
+        """A node is there."""
+        if history.rounds > self.history.rounds:
+            self.history = history
+        self.members[member.who.uid] = member
+
+    def leave(self, member: Member) -> None:
+        """A node is gone."""
+        if self.members.get(member.who.uid) is member:
+            del self.members[member.who.uid]
+
+    def take(self, member: Member, said: Json) -> None:
+        """A word from a member."""
+        if "ready" in said:
+            member.ready = True
+        elif "leaving" in said:
+            member.leaving = True
+        elif "ended" in said and self.round and said["round"] == self.round.number:
+            self.round.ended[member.who.uid] = (int(said["ended"]), said.get("record") or {})
+
+    # What follows from it.
+
+    def decide(self) -> None:
+        """Do what there is to do; to be called after every change, and now and then."""
+        if self.verdict is not None:
+            return
+        if self.round is not None:
+            self._judge(self.round)
+        if self.round is None and self.verdict is None:
+            chosen = self._choose()
+            if chosen:
+                self._start(chosen)
+            else:
+                self._wait()
+        for member in self.members.values():
+            idle = self.round is not None and member not in self.round.members
+            if idle and not member.told_spare:
+                member.told_spare = True
+                member.send({"spare": 1})
+
+    def _choose(self) -> List[Member]:
+        newest: Dict[int, Member] = {}
+        for member in self.members.values():
+            if not member.leaving:
+                newest[member.who.node] = member
+        there = [newest[index] for index in sorted(newest)]
+        ready = [member for member in there if member.ready]
+        now = self._clock()
+        if len(ready) < self.settings.low:
+            return []
+        chosen = ready[: self.settings.high]
+        early = self.history.rounds == 0 and now - self._began < ORDER_S
+        if early and chosen != there[: len(chosen)]:
+            return []
+        if len(chosen) < self.settings.high and now - max(m.joined for m in there) < SETTLE_S:
+            return []
+        return chosen
+
+    def _start(self, chosen: List[Member]) -> None:
+        history, now = self.history, self._clock()
+        history.rounds += 1
+        if self._restart_since is not None:
+            took = now - self._restart_since
+            history.restarting_s += took
+            if self._culprit is not None and self._culprit.machine:
+                cost = history.blame.setdefault(self._culprit.machine, [0, 0.0])
+                cost[0] += 1
+                cost[1] += took
+        else:
+            history.waiting_s += now - self.wait_since
+        self.round = Round(history.rounds, chosen, now)
+        indexes = ", ".join(str(member.who.node) for member in chosen)
+        after = ""
+        if self._restart_since is not None:
+            after = f", {span(now - self._restart_since)} after the loss"
+        spares = len(self.members) - len(chosen)
+        self._say(
+            f"round {history.rounds}: indexes {indexes} train{after}"
+            + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
+        )
+        for rank, member in enumerate(chosen):
+            member.send(
+                {
+                    "start": history.rounds,
+                    "node_rank": rank,
+                    "nnodes": len(chosen),
+                    "address": chosen[0].who.ip,
+                    "history": history.as_json(),
+                    "ips": {str(m.who.node): m.who.ip for m in self.members.values()},
+                }
+            )
+        self._restart_since = self._culprit = None
+
+    def _wait(self) -> None:
+        waited = self._clock() - self.wait_since
+        missing = sorted(
+            set(range(self.settings.pods)) - {m.who.node for m in self.members.values()}
+        )
+        few = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        there = f"{len(self.members)} of {self.settings.low} nodes are there, without index {few}"
+        if self.history.rounds == 0 and waited >= self._timeout_s:
+            self._end_with_failure(
+                None, {}, f"not every node came within {self._timeout_s:.0f} s: {there}"
+            )
+        elif waited >= self._next_word:
+            self._next_word += STILL_S
+            self._say(f"still waiting for nodes after {waited:.0f} s: {there}")
+
+    def _judge(self, current: Round) -> None:
+        now = self._clock()
+        gone = [
+            m
+            for m in current.members
+            if m.who.uid not in self.members or (m.leaving and m.who.uid in current.ended)
+        ]
+        left = [m for m in current.members if m not in gone]
+        failed = [
+            (m.who, *current.ended[m.who.uid])
+            for m in left
+            if not m.leaving and current.ended.get(m.who.uid, (0, {}))[0] != 0
+        ]
+        if current.broken_at is None:
+            if gone:
+                self._break(current, gone[0].who, f"lost {gone[0].who}")
+            elif failed:
+                current.judge_at = min(current.judge_at, now + JUDGE_S)
+                if now >= current.judge_at or len(current.ended) == len(current.members):
+                    who, code, record = current.failure = min(failed, key=_when)
+                    text = record.get("message", {}).get("message") or f"exit code {code}"
+                    self._break(current, who, f"{who} failed: {str(text).splitlines()[0]}")
+            elif len(current.ended) == len(current.members):
+                self.history.training_s += now - current.began
+                self.verdict = {"done": str(self.history)}
+                return
+        if current.broken_at is None:
+            return
+        running = [m for m in left if m.who.uid not in current.ended]
+        if running and now - current.broken_at < STOP_S:
+            return
+        for member in running:
+            self.leave(member)
+        self.round = None
+        if current.failure is not None:
+            self.history.failures += 1
+            if self.history.failures > self.settings.max_restarts:
+                who, _, record = current.failure
+                again = self.history.failures - 1
+                times = f" (restarted {again} time{'' if again == 1 else 's'})" if again else ""
+                self._end_with_failure(who, record, f"{who} failed{times}")
+                return
+
+    def _break(self, current: Round, culprit: Who, text: str) -> None:
+        now = self._clock()
+        current.broken_at = self._restart_since = self.wait_since = now
+        self._next_word = STILL_S
+        self._culprit = culprit
+        self.history.training_s += now - current.began
+        self._say(f"{text}, {span(now - current.began)} into round {current.number}")
+        for member in current.members:
+            if member.who.uid in self.members and member.who.uid not in current.ended:
+                member.send({"stop": KILL_AFTER_S})
+
+    def _end_with_failure(self, who: Optional[Who], record: Json, text: str) -> None:
+        uid = who.uid if who else ""
+        others = [m for m in self.members.values() if m.who.uid != uid and not m.leaving]
+        stays = min(others, key=lambda m: m.who.node, default=None)
+        self.verdict = {
+            "failed": text,
+            "uid": uid,
+            "record": record,
+            "summary": str(self.history),
+            "stays": stays.who.uid if stays else "",
+        }
+
+
+def _when(failed: Tuple[Who, int, Json]) -> Tuple[bool, float]:
+    """The earliest failure that says more than that a connection is gone."""
+    _, _, record = failed
+    text = str(record.get("message", {}).get("message", ""))
+    secondary = any(part in text for part in ("onnection", "Broken pipe", "DistStoreError"))
+    return secondary, float(record.get("kij", {}).get("time") or float("inf"))

@@ -1,0 +1,230 @@
+"""The ranks of a node: a process that has torch imported forks torchrun for every round.
+
+It has no threads, so that forking is safe, and torch, which takes seconds, is imported once. It
+adopts what torchrun leaves behind, so that a round that is over has no process left.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional
+
+Json = Dict[str, Any]
+LONGEST_LINE = 1 << 20
+
+
+class Work(NamedTuple):
+    """What a zygote is there for."""
+
+    prepare: Callable[[], None]
+    """Import what every round needs. Raises ImportError."""
+    run: Callable[[Json], int]
+    """Be one round; gives its exit code."""
+
+
+class Zygote:
+    """The supervisor's end: starts and ends torchrun, and tells how it ended."""
+
+    def __init__(self, work: Work, say: Callable[[str], None]) -> None:
+        """Fork it. The first one is made before this process has a thread."""
+        self.ready = False
+        self.broken = ""
+        """Why it cannot run anything."""
+        self.running = False
+        self._work, self._say = work, say
+        self._writer: Optional[asyncio.StreamWriter] = None
+        self._channel = self._fork()
+
+    def _fork(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            ours.close()
+            _run_zygote(theirs, self._work)
+        theirs.close()
+        return ours
+
+    async def serve(self, on_change: Callable[[], None], on_end: Callable[[int], None]) -> None:
+        """Listen to it, and keep one alive, until cancelled.
+
+        One that dies under a round is a round that failed.
+        """
+        while True:
+            reader, self._writer = await asyncio.open_connection(
+                sock=self._channel, limit=LONGEST_LINE
+            )
+            while True:
+                line = await reader.readline()
+                if not line:
+                    break
+                said = json.loads(line)
+                if "broken" in said:
+                    self.broken = said["broken"]
+                self.ready = self.ready or "ready" in said
+                if "exit" in said:
+                    self.running = False
+                    on_end(said["exit"])
+                on_change()
+            self._writer.close()
+            self.ready = False
+            self._say("the process that starts the ranks was killed; starting another")
+            kill_descendants()
+            if self.running:
+                self.running = False
+                on_end(-signal.SIGKILL)
+            self._channel = self._fork()
+
+    def start(self, order: Json) -> None:
+        """Run one round; `order` goes to Work.run."""
+        self.running = True
+        self._send({"run": order})
+
+    def stop(self, kill_after_s: float) -> None:
+        """SIGTERM to the ranks, later SIGKILL."""
+        self._send({"stop": kill_after_s})
+
+    def _send(self, message: Json) -> None:
+        if self._writer is not None:
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _run_zygote(channel: socket.socket, work: Work) -> NoReturn:
+    """Never returns. Ends when the supervisor closes its end, and its ranks with it."""
+    for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    try:
+        _zygote(channel, work)
+    except BaseException:
+        traceback.print_exc()
+        kill_descendants()
+        os._exit(1)
+
+
+def _zygote(channel: socket.socket, work: Work) -> NoReturn:
+    adopt_orphans()
+    try:
+        work.prepare()
+    except ImportError as error:
+        channel.sendall(json.dumps({"broken": str(error)}).encode() + b"\n")
+    else:
+        channel.sendall(b'{"ready": true}\n')
+    ended_r, ended_w = os.pipe()
+    os.set_blocking(ended_w, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(ended_w, warn_on_full_buffer=False)
+    agent, kill_at = 0, float("inf")
+    orders = _Orders(channel)
+    while True:
+        timeout = None if kill_at == float("inf") else max(0.0, kill_at - time.monotonic())
+        readable, _, _ = select.select([channel.fileno(), ended_r], [], [], timeout)
+        if ended_r in readable:
+            os.read(ended_r, 4096)
+        for said in orders.read() if channel.fileno() in readable else ():
+            if "run" in said:
+                agent = os.fork() or _run_round(work, said["run"], channel)
+            elif agent:
+                os.kill(agent, signal.SIGTERM)  # not reaped yet, so it is there
+                kill_at = min(kill_at, time.monotonic() + said["stop"])
+        if time.monotonic() >= kill_at:
+            kill_at = float("inf")
+            kill_descendants()
+        code = _reap(agent)
+        if code is not None:
+            agent, kill_at = 0, float("inf")
+            kill_descendants()  # what it left: ranks of an agent that was killed
+            channel.sendall(json.dumps({"exit": code}).encode() + b"\n")
+
+
+class _Orders:
+    """What the supervisor says."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel, self._rest = channel, b""
+
+    def read(self) -> List[Json]:
+        """What has come; ends this process, and all below it, when the supervisor is gone."""
+        chunk = self._channel.recv(65536)
+        if not chunk:
+            kill_descendants()
+            os._exit(0)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+def _reap(agent: int) -> Optional[int]:
+    """Take in children that have ended; the exit code of the agent, negative for a signal."""
+    code = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == agent:
+                code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    return code
+
+
+def _run_round(work: Work, order: Json, channel: socket.socket) -> NoReturn:
+    channel.close()  # the supervisor takes its end for that of the zygote
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    code = 1
+    try:
+        code = work.run(order)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what the agents leave behind (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_child_subreaper = 36  # prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def descendants(root: int) -> List[int]:
+    """All processes below one that have not ended, from /proc; [] where there is no /proc."""
+    children: Dict[int, List[int]] = {}
+    ended = set()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The name, in parentheses, may hold spaces and parentheses.
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            pid = int(entry.parent.name)
+            children.setdefault(int(parent), []).append(pid)
+            if state in ("Z", "X"):
+                ended.add(pid)
+    found, ahead = [], [root]
+    while ahead:
+        below = children.get(ahead.pop(), [])
+        found += below
+        ahead += below
+    return [pid for pid in found if pid not in ended]
+
+
+def kill_descendants() -> None:
+    """SIGKILL, again until none is left: a process may start another one in between."""
+    while True:
+        left = descendants(os.getpid())
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)

@@ -1,0 +1,306 @@
+"""The leader's decisions: who trains, what a loss or a failure leads to, and the accounts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kij_train.gang.leader import (
+    JUDGE_S,
+    ORDER_S,
+    SETTLE_S,
+    STOP_S,
+    History,
+    Leader,
+    Member,
+    Settings,
+    Who,
+    span,
+)
+
+Json = dict[str, Any]
+
+
+class Stage:
+    """A leader, nodes that only write down what they are told, and a clock."""
+
+    def __init__(self, low: int, high: int, spares: int = 0, max_restarts: int = 3) -> None:
+        self.now = 0.0
+        self.said: list[str] = []
+        self.told: dict[str, list[Json]] = {}
+        settings = Settings(low, high, spares, ["job-{}.job:1"], max_restarts, max_restarts)
+        self.leader = Leader(settings, History(), 600, say=self.said.append, clock=lambda: self.now)
+
+    def join(self, index: int, *, uid: str = "", ready: bool = True) -> Member:
+        uid = uid or f"uid-{index}"
+        told = self.told[uid] = []
+        who = Who(index, uid, f"10.0.0.{index}", f"job-{index}", f"machine-{index}")
+        member = Member(who, told.append, self.now)
+        self.leader.join(member, History())
+        if ready:
+            self.leader.take(member, {"ready": 1})
+        return member
+
+    def decide(self, after_s: float = 0.0) -> None:
+        self.now += after_s
+        self.leader.decide()
+
+    def trains(self) -> list[int]:
+        current = self.leader.round
+        return [member.who.node for member in current.members] if current else []
+
+    def end(self, member: Member, code: int, *, message: str = "", time: float = 0.0) -> None:
+        number = member_round(self)
+        record: Json = {}
+        if message:
+            record = {"message": {"message": message}, "kij": {"time": time or self.now}}
+        self.leader.take(member, {"ended": code, "round": number, "record": record})
+
+
+def member_round(stage: Stage) -> int:
+    assert stage.leader.round is not None
+    return stage.leader.round.number
+
+
+def starts(told: list[Json]) -> list[Json]:
+    return [each for each in told if "start" in each]
+
+
+def test_a_round_is_the_lowest_indexes_in_their_order() -> None:
+    stage = Stage(2, 2, spares=1)
+    for index in (2, 0, 1):
+        stage.join(index)
+    stage.decide()
+    assert stage.trains() == [0, 1]
+    assert starts(stage.told["uid-1"])[0]["node_rank"] == 1
+    assert starts(stage.told["uid-1"])[0]["address"] == "10.0.0.0"
+    assert stage.told["uid-2"] == [{"spare": 1}]
+
+
+def test_the_first_round_waits_for_a_lower_index_that_is_there() -> None:
+    stage = Stage(2, 2, spares=1)
+    slow = stage.join(0, ready=False)
+    stage.join(1)
+    stage.join(2)
+    stage.decide(ORDER_S / 2)
+    assert stage.trains() == []
+    stage.leader.take(slow, {"ready": 1})
+    stage.decide()
+    assert stage.trains() == [0, 1]
+
+
+def test_it_does_not_wait_for_ever() -> None:
+    stage = Stage(2, 2, spares=1)
+    stage.join(0, ready=False)
+    stage.join(1)
+    stage.join(2)
+    stage.decide(ORDER_S)
+    assert stage.trains() == [1, 2]
+
+
+def test_too_few_nodes_are_no_round() -> None:
+    stage = Stage(3, 3, spares=1)
+    stage.join(0)
+    stage.join(1)
+    stage.decide(100)
+    assert stage.trains() == []
+    assert "still waiting for nodes after 100 s: 2 of 3 nodes are there, without index 2, 3" in (
+        stage.said
+    )
+
+
+def test_the_first_round_has_a_deadline() -> None:
+    stage = Stage(2, 2)
+    stage.join(0)
+    stage.decide(600)
+    assert stage.leader.verdict is not None
+    assert "not every node came within 600 s" in stage.leader.verdict["failed"]
+
+
+def test_a_lost_node_is_replaced_by_the_spare_at_once() -> None:
+    stage = Stage(2, 2, spares=1)
+    first, lost, _ = (stage.join(index) for index in range(3))
+    stage.decide()
+    stage.leader.leave(lost)
+    stage.decide(10)
+    assert stage.told["uid-0"][-1] == {"stop": 2.0}
+    stage.end(first, 143)
+    stage.decide(1)
+    assert stage.trains() == [0, 2]
+    assert stage.leader.history.failures == 0
+    assert stage.leader.history.blame == {"machine-1": [1, 1.0]}
+
+
+def test_a_node_that_does_not_end_its_ranks_counts_as_lost() -> None:
+    stage = Stage(2, 2, spares=1)
+    _, lost, _ = (stage.join(index) for index in range(3))
+    stage.decide()
+    stage.leader.leave(lost)
+    stage.decide(1)
+    stage.decide(STOP_S)
+    assert stage.trains() == []
+    assert sorted(stage.leader.members) == ["uid-2"]
+
+
+def test_a_failure_that_a_loss_explains_is_a_loss() -> None:
+    stage = Stage(2, 2, spares=1)
+    first, lost, _ = (stage.join(index) for index in range(3))
+    stage.decide()
+    stage.end(first, 1, message="Connection closed by peer")
+    stage.decide()
+    assert stage.leader.round is not None and stage.leader.round.broken_at is None
+    stage.leader.leave(lost)
+    stage.decide(JUDGE_S / 2)
+    assert stage.trains() == [0, 2]
+    assert stage.leader.history.failures == 0
+
+
+def test_the_cause_is_the_first_that_is_more_than_a_lost_connection() -> None:
+    stage = Stage(2, 2, max_restarts=0)
+    first, second = stage.join(0), stage.join(1)
+    stage.decide()
+    stage.end(first, 1, message="Connection closed by peer", time=1)
+    stage.end(second, 1, message="ValueError: bad", time=2)
+    stage.decide()
+    assert stage.leader.verdict is not None
+    assert stage.leader.verdict["uid"] == "uid-1"
+    assert stage.leader.verdict["stays"] == "uid-0"
+    assert "index 1 (pod job-1 on machine-1) failed" in stage.leader.verdict["failed"]
+
+
+def test_failures_are_counted_and_losses_are_not() -> None:
+    stage = Stage(1, 1, max_restarts=2)
+    for turn in range(5):
+        member = stage.join(0, uid=f"uid-{turn}")
+        stage.decide()
+        stage.leader.leave(member)
+        stage.decide(1)
+    assert stage.leader.verdict is None
+    member = stage.join(0, uid="last")
+    for _ in range(3):
+        stage.decide()
+        stage.end(member, 1, message="ValueError: bad")
+        stage.decide(JUDGE_S)
+    assert stage.leader.verdict is not None
+    assert "(restarted 2 times)" in stage.leader.verdict["failed"]
+
+
+def test_all_well_is_done() -> None:
+    stage = Stage(2, 2)
+    members = [stage.join(0), stage.join(1)]
+    stage.decide(5)
+    stage.end(members[0], 0)
+    stage.decide(10)
+    assert stage.leader.verdict is None
+    stage.end(members[1], 0)
+    stage.decide()
+    assert stage.leader.verdict == {"done": "trained 10.0 s, waited 5.0 s"}
+
+
+def test_one_that_leaves_is_not_chosen_and_has_not_failed() -> None:
+    stage = Stage(2, 2, spares=1)
+    leaving, other, _ = (stage.join(index) for index in range(3))
+    stage.decide()
+    stage.leader.take(leaving, {"leaving": 1})
+    stage.decide()
+    assert stage.trains() == [0, 1]
+    stage.end(leaving, 143)
+    stage.end(other, 1, message="Connection closed by peer")
+    stage.decide()
+    assert stage.trains() == [1, 2]
+    assert stage.leader.history.failures == 0
+
+
+def test_the_newest_pod_of_an_index_is_taken() -> None:
+    stage = Stage(2, 2)
+    stage.join(0)
+    stage.join(1, uid="old")
+    stage.join(1, uid="new")
+    stage.decide()
+    assert [len(starts(stage.told[uid])) for uid in ("old", "new")] == [0, 1]
+
+
+def test_what_an_earlier_round_says_is_not_heard() -> None:
+    stage = Stage(1, 1)
+    member = stage.join(0)
+    stage.decide()
+    stage.leader.take(member, {"ended": 1, "round": 0})
+    stage.decide(JUDGE_S)
+    assert stage.trains() == [0]
+
+
+def test_an_elastic_round_waits_a_little_and_then_does_with_fewer() -> None:
+    stage = Stage(2, 3)
+    stage.join(0)
+    stage.join(1)
+    stage.decide()
+    assert stage.trains() == []
+    stage.decide(max(SETTLE_S, ORDER_S))
+    assert stage.trains() == [0, 1]
+    assert starts(stage.told["uid-1"])[0]["nnodes"] == 2
+
+
+def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
+    settings = Settings(1, 1, 0, ["a:1"], 3, 3)
+    history = History({"rounds": 4, "training_s": 50.0, "failures": 1})
+    lost = Who(0, "x", "10.0.0.1", "job-0", "machine-7")
+    leader = Leader(
+        settings, history, 600, say=lambda _: None, lost_leader=(3.0, lost), clock=lambda: 5.0
+    )
+    member = Member(Who(1, "y", "10.0.0.2", "job-1", "machine-1"), lambda _: None, 5.0)
+    leader.join(member, History({"rounds": 2}))
+    leader.take(member, {"ready": 1})
+    leader.decide()
+    assert leader.round is not None and leader.round.number == 5
+    assert str(leader.history) == (
+        "trained 50.0 s, waited 0.0 s, restarted 4 times in 2.0 s; machine-7 cost 1 restart, 2.0 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (100, "0:01:40"), (3725, "1:02:05")]
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["join", "leave", "ready", "end", "fail", "leaving", "wait"]),
+        st.integers(0, 4),
+    ),
+    max_size=60,
+)
+
+
+@given(EVENTS)
+def test_whatever_happens_a_round_is_whole(events: list[tuple[str, int]]) -> None:
+    """Enough members, each index once, ranks in index order, all with one first address."""
+    stage = Stage(3, 4, spares=1, max_restarts=2)
+    there: dict[int, Member] = {}
+    for turn, (what, index) in enumerate(events):
+        member = there.get(index)
+        if what == "join" and member is None:
+            there[index] = stage.join(index, uid=f"{index}-{turn}", ready=False)
+        elif what == "wait":
+            stage.decide(index * 8.0)
+        elif member is not None and what == "leave":
+            stage.leader.leave(there.pop(index))
+        elif member is not None and what in ("ready", "leaving"):
+            stage.leader.take(member, {what: 1})
+        elif member is not None and stage.leader.round is not None:
+            stage.end(member, 0 if what == "end" else 1)
+        stage.decide()
+        current = stage.leader.round
+        if current is None:
+            continue
+        nodes = stage.trains()
+        assert 3 <= len(nodes) <= 4
+        assert nodes == sorted(set(nodes))
+        orders = [starts(stage.told[m.who.uid])[-1] for m in current.members]
+        assert [order["node_rank"] for order in orders] == list(range(len(nodes)))
+        assert {order["address"] for order in orders} == {current.members[0].who.ip}
+        assert {order["start"] for order in orders} == {current.number}
+    assert stage.leader.history.failures <= 3
