@@ -58,7 +58,8 @@ STATUS_SCHEMA = {
                 "type": "object",
                 "additionalProperties": False,
                 "required": [
-                    *("index", "phase", "pod", "node", "reason", "exitCode", "since", "restarts"),
+                    *("index", "phase", "pod", "node", "reason", "exitCode", "created", "since"),
+                    "restarts",
                 ],
                 "properties": {
                     "index": {"type": "integer"},
@@ -67,6 +68,7 @@ STATUS_SCHEMA = {
                     "node": {"type": ["string", "null"]},
                     "reason": {"type": ["string", "null"]},
                     "exitCode": {"type": ["integer", "null"]},
+                    "created": {"type": ["string", "null"], "format": "date-time"},
                     "since": {"type": ["string", "null"], "format": "date-time"},
                     "restarts": {"type": "integer"},
                 },
