@@ -130,11 +130,15 @@ def test_a_plugin_that_gives_credentials_is_named(checks: Any, tmp_path: Path) -
             "was not found",
             "brew install no-such-login",
         ),
-        (plugin("./config"), "the credential plugin ./config of user ada may not be run", "--con"),
+        (
+            plugin("./config"),
+            "the credential plugin ./config of user ada may not be run",
+            "chmod +x",
+        ),
         (
             plugin("sh", args=["-c", "echo log in first >&2; exit 3"]),
             "plugin sh of user ada failed: process returned 3. log in first",
-            "kubectl auth whoami --context here",
+            "kubectl auth whoami --context here --kubeconfig config",
         ),
     ],
 )

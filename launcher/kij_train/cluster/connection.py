@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,6 +122,11 @@ def find_kubeconfig(kubeconfig: str | None, context: str | None) -> str | None:
     )
 
 
+def _is_kubectls(path: str) -> bool:
+    """Whether kubectl reads it without being told."""
+    return path == (os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser()))
+
+
 @contextmanager
 def _readable(path: str) -> Iterator[None]:
     """What a kubeconfig that is none makes the client raise becomes one error."""
@@ -214,20 +220,23 @@ def _no_credentials(
     first = (said.strip().splitlines() or [""])[0][:300].removeprefix("exec: ")
     plugin = has.get("exec") or {}
     what = f"kubeconfig {path}: the {_kind(has)} of user {user}"
-    if first.startswith(("[Errno 2]", "[Errno 13]")):
-        install = " ".join(str(plugin.get("installHint") or "").split())
-        is_not = "was not found" if first.startswith("[Errno 2]") else "may not be run"
+    another = "or name another context: --context NAME"
+    if first.startswith("[Errno 2]"):
+        install = " ".join(str(plugin.get("installHint") or "").split())[:300]
         return CredentialsError(
-            f"{what} {is_not}",
-            hints=(
-                install[:300] or "install it, and put its folder into PATH",
-                "or name another context: --context NAME",
-            ),
+            f"{what} was not found",
+            hints=(install or "install it, and put its folder into PATH", another),
         )
+    if first.startswith("[Errno 13]"):
+        fix = f"make it executable: chmod +x {shlex.quote(str(plugin.get('command')))}"
+        return CredentialsError(f"{what} may not be run", hints=(fix, another))
+    flags = shlex.join(
+        ["--context", context, *([] if _is_kubectls(path) else ["--kubeconfig", path])]
+    )
     return CredentialsError(
         f"{what} failed: {first}",
         hints=(
-            f"see all that it says: kubectl auth whoami --context {context}",
+            f"see all that it says: kubectl auth whoami {flags}",
             "then log in again, as it or your cluster's admin says",
         ),
     )
