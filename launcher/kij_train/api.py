@@ -138,7 +138,8 @@ class _ClusterRun(Run):
         self._cluster = cluster
 
     def wait(self, timeout_s: float | None = None) -> None:
-        verdict = jobs.wait(self._cluster, self.name, timeout_s=timeout_s, note=_log.info)
+        ended = jobs.wait(self._cluster, self.name, timeout_s=timeout_s, note=_log.info)
+        verdict = ended.verdict
         if verdict.state is JobState.SUCCEEDED:
             return
         if verdict.findings and verdict.findings[0].kind == "deadline":

@@ -14,15 +14,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kij_train import names, runs
+from kij_train import names, runs, units
 from kij_train.errors import KijError, RefusedError
+from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
-    from kij_train.cluster import Cluster
+    from kij_train.cluster import Cluster, Entry
 
 OLDEST_MINOR, NEWEST_MINOR = 31, 37
 """Kubernetes 1.x that is tested."""
@@ -64,6 +66,8 @@ class Check:
     result: Result
     detail: str
     hint: str | None = None
+    cause: KijError | None = None
+    """What ends the checks: nothing behind it can be asked."""
 
 
 def of_this_machine() -> Iterator[Check]:
@@ -76,23 +80,66 @@ def of_this_machine() -> Iterator[Check]:
         yield Check("torch", Result.OK, f"{importlib.metadata.version('torch')}, for --local")
 
 
-def of_cluster(cluster: Cluster, resolved: Resolved) -> Iterator[Check]:
-    """Everything about the cluster and the namespace; `resolved` gives image and namespace.
+def of_cluster(resolved: Resolved) -> Iterator[Check]:
+    """The way to the cluster, and everything about it and the namespace.
 
-    Raises UnreachableError when the server does not answer.
+    `resolved` gives kubeconfig, context, namespace and image.
     """
-    yield _version(cluster)
-    for check in (_namespace, _rights, _quotas, _gpus, _gang):
-        yield _guarded(check, cluster)
-    yield _dry_run(cluster, resolved)
+    spec = resolved.spec
+    doing = "kubeconfig"
+    try:
+        entry = _entry(spec)
+        yield _kubeconfig(entry)
+        doing = "credentials"
+        cluster = runs.connect(spec)  # runs the credential plugin
+        yield _credentials(entry)
+        doing = "server"
+        yield _version(cluster)
+        for doing, check in (
+            ("namespace", _namespace),
+            ("permissions", _rights),
+            ("quota", _quotas),
+            ("gpus", _gpus),
+            ("gang scheduler", partial(_gang, resolved)),
+        ):
+            yield _guarded(doing, check, cluster)
+    except KijError as error:
+        hint = " · ".join(error.hints) or None
+        yield Check(doing, Result.FAILED, error.message, hint, cause=error)
+    else:
+        yield _dry_run(cluster, resolved)
 
 
-def _guarded(check: Callable[[Cluster], Check], cluster: Cluster) -> Check:
+def _guarded(name: str, check: Callable[[Cluster], Check], cluster: Cluster) -> Check:
     try:
         return check(cluster)
     except RefusedError as error:
-        name = check.__name__.lstrip("_").replace("_", " ")
         return Check(name, Result.SKIPPED, f"may not be asked: {error.message}")
+
+
+def _entry(spec: JobSpec) -> Entry | None:
+    """Of the kubeconfig; None in a pod without one, whose service account serves."""
+    from kij_train.cluster import Entry, find_kubeconfig
+
+    path = find_kubeconfig(spec.kubeconfig, spec.context)
+    return None if path is None else Entry.of(path, spec.context)
+
+
+def _kubeconfig(entry: Entry | None) -> Check:
+    if entry is None:
+        return Check("kubeconfig", Result.OK, "none: this is a pod, with a service account")
+    of = f"context {entry.context}, cluster {entry.cluster}, user {entry.user or 'nobody'}"
+    return Check("kubeconfig", Result.OK, f"{entry.path}: {of}")
+
+
+def _credentials(entry: Entry | None) -> Check:
+    if entry is None:
+        return Check("credentials", Result.OK, "token of the service account")
+    if entry.credentials == "none":
+        hint = "name another context, if the server asks who you are: --context NAME"
+        return Check("credentials", Result.WARNING, "none: the requests are anonymous", hint)
+    works = ", which works" if entry.runs_plugin else ""
+    return Check("credentials", Result.OK, entry.credentials + works)
 
 
 def _version(cluster: Cluster) -> Check:
@@ -151,8 +198,16 @@ def _quotas(cluster: Cluster) -> Check:
         status = quota.get("status", {})
         used = status.get("used") or {}
         for what, hard in (status.get("hard") or {}).items():
-            parts.append(f"{what} {used.get(what, 0)} of {hard}")
+            parts.append(f"{what} {_left(str(hard), str(used.get(what, '0')))}")
     return Check("quota", Result.OK, ", ".join(parts) or "none")
+
+
+def _left(hard: str, used: str) -> str:
+    spent = f"{used} of {hard} used"
+    try:
+        return f"{units.quantity_left(hard, used)} left ({spent})"
+    except ValueError:  # in billionths, which kij-train does not reckon with
+        return spent
 
 
 def _gpus(cluster: Cluster) -> Check:
@@ -170,27 +225,38 @@ def _gpus(cluster: Cluster) -> Check:
     return Check("gpus", Result.OK, f"{of_all}: {', '.join(found)}")
 
 
-def _gang(cluster: Cluster) -> Check:
+def _gang(resolved: Resolved, cluster: Cluster) -> Check:
     groups = cluster.groups()
     found = [what for group, what in GANG_SCHEDULERS.items() if group in groups]
+    refused, hint = "", None
+    served = cluster.versions(names.NATIVE_GROUP)
+    best = next((version for version in names.NATIVE_VERSIONS if version in served), None)
+    if best is not None:
+        # Served is not enough: with its feature gate off, the pods lose their group silently.
+        native = f"native ({names.NATIVE_GROUP}/{best})"
+        try:
+            _try_job(cluster, resolved, nodes=2, scheduler="native", queue=None)
+            found.append(native)
+        except KijError as error:
+            refused, hint = f"; {native} is refused: {error.message}", " · ".join(error.hints)
     if found:
-        return Check("gang scheduler", Result.OK, ", ".join(found))
-    return Check(
-        "gang scheduler",
-        Result.WARNING,
-        "none: nodes of a job start one by one, and may hold GPUs while they wait for the rest",
-    )
+        return Check("gang scheduler", Result.OK, ", ".join(found) + refused)
+    none = "none: nodes of a job start one by one, and may hold GPUs while they wait for the rest"
+    return Check("gang scheduler", Result.WARNING, none + refused, hint or None)
 
 
 def _dry_run(cluster: Cluster, resolved: Resolved) -> Check:
+    try:
+        _try_job(cluster, resolved)
+    except KijError as error:
+        return Check("dry run", Result.FAILED, error.message, " · ".join(error.hints) or None)
+    return Check("dry run", Result.OK, "the server would take a job of one node")
+
+
+def _try_job(cluster: Cluster, resolved: Resolved, **fields: object) -> None:
+    """Ask the server whether it would take a job. Raises what the launch of it would."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "train.py").touch()
-        spec = resolved.spec.model_copy(
-            update={"script": "train.py", "code_dir": ".", "name": f"{names.MANAGER}-doctor"}
-        )
-        plan = runs.plan(Resolved(spec, {}), cwd=Path(folder))
-        try:
-            runs.dry_run(plan, cluster)
-        except KijError as error:
-            return Check("dry run", Result.FAILED, error.message, " · ".join(error.hints) or None)
-    return Check("dry run", Result.OK, "the server would take a job of one node")
+        fields |= {"script": "train.py", "code_dir": ".", "name": f"{names.MANAGER}-doctor"}
+        spec = resolved.spec.model_copy(update=fields)
+        runs.dry_run(runs.plan(Resolved(spec, {}), cwd=Path(folder)), cluster)

@@ -56,6 +56,7 @@ class JobStatus:
                     "node": node.node,
                     "reason": node.reason,
                     "exitCode": node.exit_code,
+                    "created": _rfc3339(node.created),
                     "since": _rfc3339(node.since),
                     "restarts": self.restarts.get(node.index, 0),
                 }
@@ -63,6 +64,22 @@ class JobStatus:
             ],
             "verdict": diagnosis.as_json(self.verdict),
         }
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended."""
+
+    job: Object
+    verdict: Verdict
+
+    @property
+    def state(self) -> JobState:
+        return self.verdict.state
+
+    def as_json(self) -> dict[str, Any]:
+        """What `status -o json` says of the Job and its verdict; its pods are left out."""
+        return {**summary_of(self.job).as_json(), "verdict": diagnosis.as_json(self.verdict)}
 
 
 def _rfc3339(epoch_s: float | None) -> str | None:
@@ -90,12 +107,14 @@ class JobSummary:
     active: str
     """Such as "running 5, pending 3"; empty once it has ended."""
 
+    def identity(self) -> dict[str, str]:
+        """Which job it is, for scripts."""
+        return {"name": self.name, "namespace": self.namespace, "uid": self.uid}
+
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
         return {
-            "name": self.name,
-            "namespace": self.namespace,
-            "uid": self.uid,
+            **self.identity(),
             "state": self.state.value,
             "created": self.created,
             "started": self.started,
@@ -263,7 +282,7 @@ def list_jobs(cluster: Cluster, *, everywhere: bool = False) -> list[JobSummary]
 
 def wait(
     cluster: Cluster, name: str, *, timeout_s: float | None = None, note: Callable[[str], None]
-) -> Verdict:
+) -> JobEnd:
     """Block until a job has ended; gives its verdict. Raises TimedOutError.
 
     Three requests, and one every 50 s; the pods are asked for at the end, when the job has failed.
@@ -283,7 +302,7 @@ def wait(
         job = observed.job
     assert job is not None
     failed = diagnosis.job_state(job) is JobState.FAILED
-    return _why(cluster, job, pods_of(cluster, name) if failed else [])
+    return JobEnd(job, _why(cluster, job, pods_of(cluster, name) if failed else []))
 
 
 def logs(
@@ -376,21 +395,22 @@ def _ours(cluster: Cluster, name: str, what: str) -> Object:
     return job
 
 
-def cancel(cluster: Cluster, name: str) -> JobState:
+def cancel(cluster: Cluster, name: str) -> JobSummary:
     """End a job's pods, with their grace period; the Job stays, readable as cancelled.
 
-    Gives the state before; one that had ended already is left alone.
+    Gives the job as it was before; one that had ended already is left alone.
     """
     from kij_train.cluster.submit import cancel
 
     job = _ours(cluster, name, "delete")
-    state = diagnosis.job_state(job)
-    if not state.ended:
-        cancel(cluster, name, str(job["metadata"]["uid"]))
-    return state
+    before = summary_of(job)
+    if not before.state.ended:
+        cancel(cluster, name, before.uid)
+    return before
 
 
-def delete(cluster: Cluster, name: str) -> None:
-    """Remove a job with its pods, Service and code; the logs go too."""
-    job = _ours(cluster, name, "delete")
-    cluster.delete("Job", name, uid=str(job["metadata"]["uid"]))
+def delete(cluster: Cluster, name: str) -> JobSummary:
+    """Remove a job with its pods, Service and code; the logs go too. Gives it as it was."""
+    before = summary_of(_ours(cluster, name, "delete"))
+    cluster.delete("Job", name, uid=before.uid)
+    return before

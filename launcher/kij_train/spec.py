@@ -397,6 +397,14 @@ def _check_placement(spec: JobSpec) -> None:
         raise SpecConflict(
             "scheduler", f"conflicts with --queue {spec.queue}: Kueue admits the job as a whole"
         )
+    if spec.kueue is not None:
+        try:
+            names.check_object_name(spec.kueue)
+        except ValueError:
+            raise SpecConflict(
+                "queue",
+                "can be no LocalQueue: its name has lower-case letters, digits, '-' and '.'",
+            ) from None
 
 
 def _check_resources(spec: JobSpec) -> None:

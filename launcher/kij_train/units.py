@@ -37,6 +37,20 @@ def quantity_value(text: str) -> Decimal:
     return number * (Decimal(10) ** int(suffix[1:]) if factor is None else factor)
 
 
+def quantity_left(hard: str, used: str) -> str:
+    """What is left of a quantity, never less than 0, in the unit of one of the two if it can be.
+
+    Raises ValueError for text that is no quantity.
+    """
+    left = max(quantity_value(hard) - quantity_value(used), Decimal(0))
+    given = (match[2] or "" for match in map(_QUANTITY.fullmatch, (hard, used)) if match)
+    for suffix in (*(one for one in given if one in _FACTORS), "", "m"):
+        count = left / _FACTORS[suffix]
+        if count == int(count):
+            return f"{int(count)}{suffix if count else ''}"
+    return f"{left.normalize():f}"
+
+
 def check_memory(value: object) -> str:
     """A byte quantity such as 16Gi, as text. Raises ValueError with the likely intention."""
     text = str(value)

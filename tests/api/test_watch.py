@@ -183,5 +183,9 @@ def test_doctor_without_a_cluster_says_what_it_can(tmp_path: Path, ns: Namespace
     config = ns.with_user(user, tmp_path / "config", server="https://127.0.0.1:1")
     result = ns.kij_train("doctor", cwd=tmp_path, kubeconfig=config)
     assert result.returncode == 4
-    assert "python" in result.stdout
-    assert "does not answer" in result.stderr
+    checks = {line.split()[0]: line for line in result.stdout.splitlines()}
+    for name in ("python", "kubeconfig", "credentials"):
+        assert checks[name].split()[1] == "ok", result.stdout
+    assert checks["server"].split()[1] == "NO"
+    assert "does not answer" in checks["server"]
+    assert "see above" in result.stderr

@@ -32,6 +32,16 @@ signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
 time.sleep(600)
 """
+LIVES = """
+import os, signal, sys, threading, time
+life, ended = os.environ["TORCHELASTIC_RUN_ID"] + os.urandom(4).hex(), threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
+for number in range(80):
+    print("life", life, "line", number, flush=True)
+    if ended.wait(0.1):
+        print("life", life, "ended", number, flush=True)
+        sys.exit(1)
+"""
 STATUS_SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -58,7 +68,8 @@ STATUS_SCHEMA = {
                 "type": "object",
                 "additionalProperties": False,
                 "required": [
-                    *("index", "phase", "pod", "node", "reason", "exitCode", "since", "restarts"),
+                    *("index", "phase", "pod", "node", "reason", "exitCode", "created", "since"),
+                    "restarts",
                 ],
                 "properties": {
                     "index": {"type": "integer"},
@@ -67,6 +78,7 @@ STATUS_SCHEMA = {
                     "node": {"type": ["string", "null"]},
                     "reason": {"type": ["string", "null"]},
                     "exitCode": {"type": ["integer", "null"]},
+                    "created": {"type": ["string", "null"], "format": "date-time"},
                     "since": {"type": ["string", "null"], "format": "date-time"},
                     "restarts": {"type": "integer"},
                 },
@@ -92,6 +104,7 @@ def project(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "count.py").write_text(COUNT)
     (folder / "saves.py").write_text(SAVES)
+    (folder / "lives.py").write_text(LIVES)
     return folder
 
 
@@ -99,6 +112,24 @@ def submit(ns: Namespace, project: Path, image: str, *argv: str) -> None:
     line = ["launch", "--detach", "--name", "a", "--image", image, *argv]
     result = ns.kij_train(*line, cwd=project)
     assert result.returncode == 0, result.stderr
+
+
+def stays(ns: Namespace, *words: str, kubeconfig: str | None = None) -> subprocess.Popen[str]:
+    """Start a command that stays with the job until it ends."""
+    line = [sys.executable, "-m", "kij_train", *words, "-n", ns.name]
+    line += ["--kubeconfig", kubeconfig or ns.kubeconfig]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(process: subprocess.Popen[str], words: str) -> list[str]:
+    """Its lines up to one that has these words."""
+    assert process.stdout is not None
+    seen = []
+    for text in process.stdout:
+        seen.append(text)
+        if words in text:
+            return seen
+    raise AssertionError(f"no {words!r} in {seen}: {process.communicate()}")
 
 
 def state_of(ns: Namespace, project: Path) -> str:
@@ -169,6 +200,48 @@ def test_waiting_goes_on_through_an_api_server_restart(
         _, err = waiting.communicate(timeout=120)
     assert waiting.returncode == 0, err
     assert "a succeeded in" in err
+
+
+def test_the_log_of_a_pod_that_is_replaced_goes_on_with_the_new_one(
+    ns: Namespace, project: Path, image: str
+) -> None:
+    submit(ns, project, image, "--backoff", "1", "lives.py")
+    with stays(ns, "logs", "-f", "a") as logs:
+        before = until(logs, "line 20")
+        (pod,) = ns.core.list_namespaced_pod(ns.name).items
+        ns.core.delete_namespaced_pod(pod.metadata.name, ns.name)
+        out, err = logs.communicate(timeout=120)
+    assert logs.returncode == 0, err
+    said = re.findall(r"^life (\S+) (line|ended) (\d+)$", "".join(before) + out, re.MULTILINE)
+    first, second = dict.fromkeys(life for life, *_ in said)
+    lines = {
+        life: [int(n) for who, what, n in said if (who, what) == (life, "line")]
+        for life in (first, second)
+    }
+    ended = [(who, int(number)) for who, what, number in said if what == "ended"]
+    # Each line once and in order, up to the last word of the first pod and of the second.
+    assert ended == [(first, len(lines[first]) - 1)]
+    assert lines == {first: list(range(len(lines[first]))), second: list(range(80))}
+    assert [who for who, *_ in said] == sorted((who for who, *_ in said), key=[first, second].index)
+    status = json.loads(ns.kij_train("status", "a", "-o", "json", cwd=project).stdout)
+    assert (status["state"], status["restarts"]) == ("succeeded", 1)
+
+
+def test_a_job_that_is_deleted_ends_those_who_wait_for_it_and_follow_it(
+    ns: Namespace, project: Path, image: str
+) -> None:
+    submit(ns, project, image, "saves.py")
+    with stays(ns, "wait", "a") as waiting, stays(ns, "logs", "-f", "a") as logs:
+        until(logs, "ready")
+        time.sleep(2)  # both watch by now
+        deleted = ns.kij_train("delete", "a", "-o", "json", cwd=project)
+        assert deleted.returncode == 0, deleted.stderr
+        assert [job["state"] for job in json.loads(deleted.stdout)] == ["running"]
+        for process in (waiting, logs):
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 4, err
+            assert err.startswith("error: job a was deleted while we watched\n"), err
+            assert f"kij-train list -n {ns.name}" in err
 
 
 def test_logs_of_some_with_grep_tail_and_json(ns: Namespace, project: Path, image: str) -> None:
@@ -284,17 +357,22 @@ def test_without_the_right_to_exec_it_is_named(
     assert re.search(r"may not (create|get) pods/exec", ran.stderr)
 
 
-def test_a_right_that_is_taken_away_ends_the_watch_with_its_name(
+def test_a_right_that_is_taken_away_ends_waiting_and_following_with_its_name(
     ns: Namespace, project: Path, image: str, tmp_path: Path
 ) -> None:
     rules = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
     config = ns.user("worker", rules, tmp_path)
     submit(ns, project, image, "saves.py")
-    line = [sys.executable, "-m", "kij_train", "wait", "a", "-n", ns.name, "--kubeconfig", config]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as waiting:
-        time.sleep(6)
+    with (
+        stays(ns, "wait", "a", kubeconfig=config) as waiting,
+        stays(ns, "logs", "-f", "a", kubeconfig=config) as logs,
+    ):
+        until(logs, "ready")
+        time.sleep(2)  # both watch by now
         ns.rbac.delete_namespaced_role_binding("worker", ns.name)
-        _, err = waiting.communicate(timeout=120)
-    assert waiting.returncode == 3
-    assert re.search(r"may not (watch|list) jobs\.batch", err)
-    assert re.search(r"kubectl auth can-i (watch|list) jobs\.batch", err)
+        for process, kinds in ((waiting, r"jobs\.batch"), (logs, r"(jobs\.batch|pods)")):
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 3, err
+            assert err.count("error: ") == 1
+            assert re.search(rf"may not (watch|list) {kinds}", err)
+            assert re.search(rf"kubectl auth can-i (watch|list) {kinds}", err)

@@ -157,6 +157,7 @@ REFUSED = [
     ("render --resource amd.com/gpu=1 train.py", "--gpus with --gpu-kind amd", ""),
     ("render --scheduler slurm train.py", "must be one of volcano, coscheduling, native", ""),
     ("render --scheduler native --queue a train.py", "--scheduler native conflicts with --q", ""),
+    ("render --queue Team_A train.py", "--queue Team_A can be no LocalQueue", ""),
     ("render --topology rack:maybe train.py", "must end with :required or :preferred", ""),
     ("render --spread --pack train.py", "--pack conflicts with --spread", ""),
     ("render --spread --topology host train.py", "one host cannot hold them apart", ""),
@@ -170,6 +171,12 @@ REFUSED = [
     ("render -m a/b.py", "is no module name", ""),
     ("render -m --no-python x", "-m and --no-python conflict", ""),
     ("launch --local --detach train.py", "--detach does not go with --local", ""),
+    ("launch --dry-run", "--dry-run needs a value: client or server", "such as: --dry-run=client"),
+    ("launch --dry-run train.py", "'train.py' is not one of", "such as: --dry-run=client"),
+    ("launch --nodes", "--nodes needs a value: N", "see: kij-train launch --help"),
+    ("status a -o", "-o needs a value: text or json", "such as: -o text"),
+    ("bench allreduce -b", "-b needs a value: SIZE", "see: kij-train bench allreduce --help"),
+    ("launch --local=yes train.py", "'--local' does not take a value", "see: kij-train launch"),
     ("launch --nods 3 train.py", "No such option '--nods'", "see: kij-train launch --help"),
     ("train.py --lr 1", "Did you mean: kij-train launch train.py --lr 1", ""),
     ("lanch train.py", "Did you mean: kij-train launch", ""),
@@ -347,7 +354,8 @@ def test_a_failing_credential_plugin_stops_before_any_request(
     )
     code, _, err = run(capsys, "launch", "--kubeconfig", path, "train.py")
     assert code == 4
-    assert "the credential plugin of context here failed" in err
+    said = "was not found" if plugin == "no-such-plugin" else "failed: process returned 1"
+    assert f"the credential plugin {plugin} of user u {said}" in err
     assert "does not answer" not in err
 
 

@@ -29,6 +29,24 @@ def test_quantities_stand_for_what_kubernetes_says(text: str, value: float) -> N
     assert units.quantity_value(text) == value
 
 
+@pytest.mark.parametrize(
+    ("hard", "used", "left"),
+    [
+        ("10", "3", "7"),
+        ("10", "2500m", "7500m"),
+        ("100Gi", "30Gi", "70Gi"),
+        ("100Gi", "1536Mi", "100864Mi"),
+        ("1Gi", "1", "1073741823"),
+        ("1k", "1", "999"),
+        ("1e3", "0", "1000"),
+        ("4", "4", "0"),
+        ("1Gi", "2Gi", "0"),
+    ],
+)
+def test_what_is_left_has_a_unit_of_what_was_given(hard: str, used: str, left: str) -> None:
+    assert units.quantity_left(hard, used) == left
+
+
 @pytest.mark.parametrize("text", ["", "Gi", "1gb", "1 Gi", "-1", "1KI", "1e", "1e999", "٣", "1\n"])
 def test_other_text_is_no_quantity(text: str) -> None:
     with pytest.raises(ValueError, match="is no Kubernetes quantity"):

@@ -95,9 +95,7 @@ def run(argv: list[str]) -> int:
         output.status(error.format_message())
         return 2
     except click.ClickException as error:
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        hint = (f"see: {context.command_path} --help",) if context else ()
-        output.error(error.format_message(), hint)
+        output.error(*_told(error, argv))
         return 2
     except (click.Abort, KeyboardInterrupt):
         output.error("interrupted")
@@ -107,3 +105,49 @@ def run(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _told(error: click.ClickException, argv: list[str]) -> tuple[str, tuple[str, ...]]:
+    """What click found wrong, and what to do; an option without its value is told what it takes."""
+    path, command = _command_of(argv)
+    see = f"see: {path} --help"
+    if isinstance(error, click.BadOptionUsage):  # click does not say whose option it is
+        for option in command.params:
+            if error.option_name in option.opts and not getattr(option, "is_flag", False):
+                text = " or ".join(_values(option)) or option.metavar or option.type.name
+                hints = (*_such_as(error.option_name, option), see)
+                return f"{error.option_name} needs a value: {text}", hints
+        return error.format_message(), (see,)
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return error.format_message(), ()
+    see = f"see: {context.command_path} --help"
+    wrong = error.param if isinstance(error, click.BadParameter) else None
+    if isinstance(wrong, click.Option):
+        return error.format_message(), (*_such_as(wrong.opts[0], wrong), see)
+    return error.format_message(), (see,)
+
+
+def _command_of(argv: list[str]) -> tuple[str, click.Command]:
+    """The command that a command line names: its path, and itself."""
+    path = "kij-train"
+    command: click.Command = app
+    for word in argv:
+        if not isinstance(command, click.Group):
+            break
+        found = command.get_command(click.Context(command), word)
+        if found is None:
+            break
+        path, command = f"{path} {word}", found
+    return path, command
+
+
+def _such_as(flag: str, option: click.Parameter) -> tuple[str, ...]:
+    """A line with one of an option's values, as the option is written."""
+    joint = "=" if flag.startswith("--") else " "
+    return tuple(f"such as: {flag}{joint}{value}" for value in _values(option)[:1])
+
+
+def _values(option: click.Parameter) -> list[str]:
+    """The words that an option takes, where it takes no other."""
+    return list(map(str, option.type.choices)) if isinstance(option.type, click.Choice) else []

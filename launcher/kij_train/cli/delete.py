@@ -8,15 +8,25 @@ import click
 
 from kij_train import jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import _complete, connect, where_options
+from kij_train.cli.onjob import complete, connect, output_option, where_options
 
 
 @click.command("delete")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_complete)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete)
 @where_options
-def command(names: tuple[str, ...], **params: Any) -> None:
-    """Remove jobs with their pods, Services, code and logs."""
+@output_option("text", "json")
+def command(names: tuple[str, ...], form: str, **params: Any) -> None:
+    """Remove jobs with their pods, Services, code and logs.
+
+    With -o json: a list with name, namespace and uid of each, and the state that it was in.
+    """
     cluster = connect(params)
-    for name in names:
-        jobs.delete(cluster, name)
-        output.status(f"deleted {name}")
+    deleted = []
+    try:
+        for name in names:
+            deleted.append(jobs.delete(cluster, name))
+            if form == "text":
+                output.status(f"deleted {name}")
+    finally:  # those before one that is refused are gone all the same
+        if form == "json":
+            output.json_data([{**job.identity(), "state": job.state.value} for job in deleted])

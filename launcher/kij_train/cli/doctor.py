@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from kij_train import doctor, runs
+from kij_train import doctor
 from kij_train.cli import output
 from kij_train.cli.onjob import output_option, where_layer, where_options
 from kij_train.doctor import Check, Result
-from kij_train.errors import KijError, RefusedError
+from kij_train.errors import RefusedError
 from kij_train.specfile import resolve
 
 MARKS = {Result.OK: "ok", Result.WARNING: "!", Result.FAILED: "NO", Result.SKIPPED: "-"}
@@ -24,21 +24,19 @@ MARKS = {Result.OK: "ok", Result.WARNING: "!", Result.FAILED: "NO", Result.SKIPP
 def command(form: str, **params: Any) -> None:
     """Check, before the first launch, what this machine has and a cluster lets you do.
 
-    Changes nothing. Exit code 0 when a job could be launched, 3 when the cluster would refuse it.
+    Changes nothing. Exit code 0 when a job could be launched, 3 when the cluster would refuse it,
+    4 when there is no way to it: a kubeconfig, a credential plugin, an answer is missing.
     """
-    checks = list(doctor.of_this_machine())
-    problem: KijError | None = None
-    try:
-        resolved = resolve(where_layer(params), environ=os.environ, cwd=Path.cwd())
-        checks += doctor.of_cluster(runs.connect(resolved.spec), resolved)
-    except KijError as error:
-        problem = error
+    resolved = resolve(where_layer(params), environ=os.environ, cwd=Path.cwd())
+    checks = [*doctor.of_this_machine(), *doctor.of_cluster(resolved)]
     if form == "json":
         output.json_data([_json(check) for check in checks])
     else:
         output.table(("check", "", "detail"), map(_row, checks))
-    if problem is not None:
-        raise problem
+    cause = checks[-1].cause
+    if cause is not None:
+        output.error("a launch would not get that far, see above")
+        raise click.exceptions.Exit(cause.exit_code)
     if any(check.result is Result.FAILED for check in checks):
         raise RefusedError("this cluster would refuse a launch, see above")
 

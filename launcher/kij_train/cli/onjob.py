@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ _WHERE = {
     "context": ("--context",),
     "kubeconfig": ("--kubeconfig",),
 }
+COMPLETION_S = 2.0
+"""How long a shell waits for the names of jobs: somebody has pressed a key."""
 Function = Callable[..., Any]
 
 
@@ -38,7 +41,7 @@ def where_options(function: Function) -> Function:
 
 def job_argument(function: Function) -> Function:
     """Add the argument NAME, completed from the jobs that there are, and where_options."""
-    argument = click.argument("name", metavar="NAME", shell_complete=_complete)
+    argument = click.argument("name", metavar="NAME", shell_complete=complete)
     return argument(where_options(function))
 
 
@@ -64,12 +67,20 @@ def where_layer(params: dict[str, Any]) -> Layer:
     return layer
 
 
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of jobs that begin so, as far as the cluster says them in COMPLETION_S."""
     del param
-    with contextlib.suppress(KijError):  # completion has no place for an error
-        found = jobs.list_jobs(connect(ctx.params))
-        return [job.name for job in found if job.name.startswith(incomplete)]
-    return []
+    found: list[str] = []
+
+    def ask() -> None:
+        with contextlib.suppress(KijError):  # completion has no place for an error
+            found.extend(job.name for job in jobs.list_jobs(connect(ctx.params)))
+
+    # In a thread that nobody waits for: what may hang is a login, a name server, a proxy, a server.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(COMPLETION_S)
+    return [name for name in found if name.startswith(incomplete)]
 
 
 def note(text: str) -> None:

@@ -8,7 +8,7 @@ import click
 
 from kij_train import jobs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, note
+from kij_train.cli.onjob import connect, job_argument, note, output_option
 from kij_train.diagnosis import JobState
 from kij_train.errors import RequestError
 
@@ -26,14 +26,20 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option(
     "--timeout", metavar="DURATION", callback=_duration, help="Wait no longer: 90s, 30m, 2h."
 )
-def command(name: str, timeout: int | None, **params: Any) -> None:
-    """Wait until a job has ended.
+@output_option("text", "json")
+def command(name: str, timeout: int | None, form: str, **params: Any) -> None:
+    """Wait until a job has ended, and say how.
 
-    Exit code 0 when it succeeded, 1 when it failed or was cancelled, 5 when the time is over.
+    Exit code 0 when it succeeded, 1 when it failed or was cancelled, 5 when the time is over. With
+    -o json the end is printed with the keys that status -o json has, without those of its nodes.
     """
-    verdict = jobs.wait(connect(params), name, timeout_s=timeout, note=note)
-    if verdict.state is JobState.SUCCEEDED:
-        output.status(verdict.text())
-        return
-    output.verdict(verdict.text())
-    raise click.exceptions.Exit(1)
+    end = jobs.wait(connect(params), name, timeout_s=timeout, note=note)
+    well = end.state is JobState.SUCCEEDED
+    if form == "json":
+        output.json_data(end.as_json())
+    elif well:
+        output.status(end.verdict.text())
+    else:
+        output.verdict(end.verdict.text())
+    if not well:
+        raise click.exceptions.Exit(1)

@@ -5,6 +5,7 @@ kubeconfig (TLS, proxies, credential plugins), without its models, which take a 
 """
 
 from kij_train.cluster.client import Cluster
+from kij_train.cluster.connection import Entry, find_kubeconfig
 from kij_train.cluster.follow import End, await_a_pod, follow
 from kij_train.cluster.logs import LogChoice, LogLine
 from kij_train.cluster.observe import Observation
@@ -13,10 +14,12 @@ from kij_train.cluster.submit import Submission
 __all__ = [
     "Cluster",
     "End",
+    "Entry",
     "LogChoice",
     "LogLine",
     "Observation",
     "Submission",
     "await_a_pod",
+    "find_kubeconfig",
     "follow",
 ]

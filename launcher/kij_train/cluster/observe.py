@@ -159,14 +159,19 @@ class Observation:
     def _take_job(self, event: Synced | Changed) -> None:
         deleted = isinstance(event, Changed) and event.deleted
         found = event.objects if isinstance(event, Synced) else [event.object]
+        namespace = self._cluster.namespace
+        hints = (f"see what there is: kij-train list -n {namespace}",)
         if deleted or not found:
             if self.job is None and self._uid is None:
-                raise GoneError(f"namespace {self._cluster.namespace} has no job {self.name}")
-            raise GoneError(f"job {self.name} was deleted while we watched")
+                raise GoneError(f"namespace {namespace} has no job {self.name}", hints=hints)
+            raise GoneError(f"job {self.name} was deleted while we watched", hints=hints)
         uid = str(found[0]["metadata"]["uid"])
         self._uid = self._uid or uid
         if uid != self._uid:
-            raise GoneError(f"job {self.name} was replaced by another of that name")
+            raise GoneError(
+                f"job {self.name} was replaced by another of that name while we watched",
+                hints=(f"watch that one: kij-train logs -f {self.name} -n {namespace}",),
+            )
         self.job = found[0]
 
     def _take_pods(self, event: Synced | Changed) -> None:

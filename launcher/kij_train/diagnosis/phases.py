@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -61,6 +61,8 @@ class Node:
     reason: str | None = None
     """What keeps it: `ErrImagePull`, `Unschedulable`, `OOMKilled`."""
     exit_code: int | None = None
+    created: float | None = None
+    """Epoch seconds at which the pod was made."""
 
     @property
     def troubled(self) -> bool:
@@ -183,6 +185,7 @@ def node_of(pod: Object) -> Node:
         since=since,
         reason=reason or status.get("reason"),
         exit_code=code,
+        created=epoch(pod["metadata"].get("creationTimestamp")),
     )
 
 
@@ -234,7 +237,7 @@ def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
         if node is None:
             node = Node(index, Phase.DONE if index in completed else Phase.PENDING)
         elif node.phase is Phase.RUNNING and not rank0_runs:
-            node = Node(index, Phase.WAITING, node.pod, node.node, node.since)
+            node = replace(node, phase=Phase.WAITING)
         found.append(node)
     return found
 

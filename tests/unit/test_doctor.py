@@ -1,0 +1,226 @@
+"""doctor: the way to a cluster, step by step, and what it says of one, against a small server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kij_train.cli import main
+
+from tests.unit.test_client import Answer, ApiServer, Handler
+
+NATIVE = "scheduling.k8s.io"
+
+
+class Lists(ApiServer):
+    """A cluster that allows everything, with the quotas and API versions that a test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.quotas: list[dict[str, Any]] = []
+        self.versions: list[str] = []
+        """Of Kubernetes' own gangs."""
+        self.drops: tuple[str, ...] = ()
+        """Fields of a pod that are not kept."""
+        self.answer = self._answer
+
+    def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
+        path = path.partition("?")[0]
+        return 200, json.dumps(self._said(method, path, body)).encode()
+
+    def _said(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if method == "POST":
+            body = {**body, "status": {"allowed": True}}
+            body.setdefault("metadata", {})["uid"] = "1"
+            if body["kind"] == "Job":
+                pod = body["spec"]["template"]["spec"]
+                for field in self.drops:
+                    pod.pop(field, None)
+            return body
+        if path == "/version":
+            return {"gitVersion": "v1.37.0", "major": "1", "minor": "37"}
+        if path == "/apis":
+            return {"groups": [{"name": NATIVE}]}
+        if path == f"/apis/{NATIVE}":
+            return {"versions": [{"version": version} for version in ["v1", *self.versions]]}
+        if path.endswith("/resourcequotas"):
+            return {"metadata": {}, "items": self.quotas}
+        return {"metadata": {}, "items": []}
+
+
+@pytest.fixture
+def server() -> Iterator[Lists]:
+    with Lists() as made:
+        threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def checks(
+    server: Lists,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Any:
+    """Runs doctor as a user with these credentials; gives the exit code and checks by name."""
+    monkeypatch.chdir(tmp_path)
+
+    def doctor(user: dict[str, Any], **changes: Any) -> tuple[int, dict[str, dict[str, str]]]:
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": "lab", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+            ],
+            "users": [{"name": "ada", "user": user}],
+            "contexts": [{"name": "here", "context": {"cluster": "lab", "user": "ada"}}],
+            "current-context": "here",
+            **changes,
+        }
+        Path("config").write_text(yaml.safe_dump(config))
+        code = main(["doctor", "--kubeconfig", "config", "-o", "json"])
+        return code, {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+
+    return doctor
+
+
+def plugin(command: str, **fields: Any) -> dict[str, Any]:
+    version = "client.authentication.k8s.io/v1"
+    return {
+        "exec": {"apiVersion": version, "command": command, "provideClusterInfo": False, **fields}
+    }
+
+
+# --- the way there --------------------------------------------------------------------------------
+
+
+def test_kubeconfig_and_credentials_have_a_line_each(checks: Any) -> None:
+    code, found = checks({"token": "secret-of-ada"})
+    assert code == 0
+    assert found["kubeconfig"]["detail"] == "config: context here, cluster lab, user ada"
+    assert found["credentials"]["detail"] == "token"
+    assert "secret-of-ada" not in str(found)
+    assert "v1.37.0" in found["server"]["detail"]
+
+
+def test_a_plugin_that_gives_credentials_is_named(checks: Any, tmp_path: Path) -> None:
+    said = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
+    said["status"] = {"token": "secret"}  # type: ignore[assignment]
+    (tmp_path / "login").write_text(f"#!/bin/sh\necho x >> runs\necho '{json.dumps(said)}'\n")
+    (tmp_path / "login").chmod(0o755)
+    code, found = checks(plugin("./login"))
+    assert (code, found["credentials"]["result"]) == (0, "ok")
+    assert found["credentials"]["detail"] == "credential plugin ./login, which works"
+    assert "secret" not in str(found)
+    assert (tmp_path / "runs").read_text() == "x\n"  # once: it may ask its user something
+
+
+@pytest.mark.parametrize(
+    ("user", "detail", "hint"),
+    [
+        (plugin("no-such-login"), "plugin no-such-login of user ada was not found", "install it"),
+        (
+            plugin("no-such-login", installHint="brew install\n  no-such-login"),
+            "was not found",
+            "brew install no-such-login",
+        ),
+        (
+            plugin("./config"),
+            "the credential plugin ./config of user ada may not be run",
+            "chmod +x",
+        ),
+        (
+            plugin("sh", args=["-c", "echo log in first >&2; exit 3"]),
+            "plugin sh of user ada failed: process returned 3. log in first",
+            "kubectl auth whoami --context here --kubeconfig config",
+        ),
+    ],
+)
+def test_a_plugin_without_credentials_ends_the_checks(
+    checks: Any, user: dict[str, Any], detail: str, hint: str
+) -> None:
+    code, found = checks(user)
+    assert code == 4
+    assert found["kubeconfig"]["result"] == "ok"
+    assert found["credentials"]["result"] == "failed"
+    assert detail in found["credentials"]["detail"]
+    assert hint in found["credentials"]["hint"]
+    assert "server" not in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"current-context": "there"}, "there"),
+        ({"users": []}, "context here names user ada, which it has not"),
+        ({"clusters": []}, "lab"),
+        ({"clusters": [{"name": "lab", "cluster": {}}]}, "server '' of cluster lab has no scheme"),
+        ({"contexts": None}, ""),
+        (
+            {"clusters": [{"name": "lab", "cluster": {"server": "lab:6443"}}]},
+            "server 'lab:6443' of cluster lab has no scheme",
+        ),
+    ],
+)
+def test_a_kubeconfig_that_leads_nowhere_ends_the_checks(
+    checks: Any, changes: dict[str, Any], detail: str
+) -> None:
+    code, found = checks({"token": "t"}, **changes)
+    assert code == 4
+    assert found["kubeconfig"]["result"] == "failed"
+    assert detail in found["kubeconfig"]["detail"]
+    assert "credentials" not in found
+
+
+def test_the_table_says_what_is_wrong_and_the_last_line_that_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--kubeconfig", "none"]) == 4
+    out, err = capsys.readouterr()
+    assert "no kubeconfig: none does not exist" in out
+    assert "try: name one: --kubeconfig FILE" in out
+    assert err == "error: a launch would not get that far, see above\n"
+
+
+# --- the cluster ----------------------------------------------------------------------------------
+
+
+def test_a_quota_says_what_is_left(checks: Any, server: Lists) -> None:
+    hard = {"requests.cpu": "10", "requests.memory": "100Gi", "pods": "4"}
+    server.quotas = [{"status": {"hard": hard, "used": {"requests.cpu": "2500m", "pods": "4"}}}]
+    assert checks({"token": "t"})[1]["quota"]["detail"] == (
+        "requests.cpu 7500m left (2500m of 10 used), requests.memory 100Gi left (0 of 100Gi used), "
+        "pods 0 left (4 of 4 used)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("versions", "named"),
+    [(["v1alpha2"], "v1alpha2"), (["v1alpha3", "v1beta1"], "v1beta1")],
+)
+def test_kubernetes_own_gangs_are_known_in_the_servers_version(
+    checks: Any, server: Lists, versions: list[str], named: str
+) -> None:
+    server.versions = versions
+    found = checks({"token": "t"})[1]["gang scheduler"]
+    assert (found["result"], found["detail"]) == ("ok", f"native ({NATIVE}/{named})")
+
+
+def test_a_server_without_gangs_or_with_their_feature_off_has_none(
+    checks: Any, server: Lists
+) -> None:
+    found = checks({"token": "t"})[1]["gang scheduler"]
+    assert (found["result"], NATIVE in found["detail"]) == ("warning", False)
+    server.versions, server.drops = ["v1beta1"], ("schedulingGroup",)
+    found = checks({"token": "t"})[1]["gang scheduler"]
+    assert found["result"] == "warning"
+    assert (
+        f"native ({NATIVE}/v1beta1) is refused: the cluster drops schedulingGroup"
+        in (found["detail"])
+    )
