@@ -287,13 +287,20 @@ def wait(
 
     Three requests, and one every 50 s; the pods are asked for at the end, when the job has failed.
     """
+    from kij_train.cluster.follow import end_if_decided
     from kij_train.cluster.observe import Note, Observation
 
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    failed_pods = 0
     with Observation(cluster, name, job=get(cluster, name), pods=False) as observed:
         for event in observed.events():
             if isinstance(event, Note):
                 note(event.text)
+            elif observed.job is not None:
+                count = int(observed.job.get("status", {}).get("failed") or 0)
+                if count > failed_pods and diagnosis.restarts_by_itself(observed.job):
+                    end_if_decided(cluster, observed.job, pods_of(cluster, name))
+                failed_pods = count
             if deadline is not None and time.monotonic() > deadline:
                 raise TimedOutError(
                     f"{name} has not ended within {timeout_s:.0f} s; it goes on",

@@ -249,21 +249,32 @@ def await_a_pod(submission: Submission) -> None:
     cluster.await_a_pod(submission)
 
 
+MOST_FOLLOWED = 32
+"""Logs that are passed on at once, of a job whose rank 0 may be anywhere."""
+
+
 def follow(
     submission: Submission,
     *,
+    pods: int = 1,
     on_line: Callable[[LogLine], None],
     on_change: Callable[[Observation], None],
     on_note: Callable[[str], None],
 ) -> float:
-    """Stay until the job ends, passing on the log of index 0; the seconds it took.
+    """Stay until the job ends, passing on the log of the first `pods` indexes; the seconds it took.
 
     Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError when
     the cluster makes no pod of it at all.
     """
     from kij_train import cluster, diagnosis, jobs
 
-    end = cluster.follow(submission, on_line=on_line, on_change=on_change, on_note=on_note)
+    end = cluster.follow(
+        submission,
+        on_line=on_line,
+        on_change=on_change,
+        on_note=on_note,
+        log_indexes=frozenset(range(min(pods, MOST_FOLLOWED))),
+    )
     verdict = diagnosis.why(end.job, end.pods, (), now=time.time())
     if verdict.state is diagnosis.JobState.SUCCEEDED:
         return end.seconds

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
     from kij_train import local
-    from kij_train.cluster import Cluster, Submission
+    from kij_train.cluster import Cluster, LogLine, Submission
+    from kij_train.spec import JobSpec
 
 
 @click.command("launch")
@@ -84,7 +86,7 @@ def command(
     if detach:
         _detach(submission, form)
     else:
-        _attach(submission)
+        _attach(submission, plan.spec)
 
 
 job_options(command)
@@ -230,10 +232,10 @@ def _print_detached(submission: Submission, form: str) -> None:
         output.status(f"  {what + ':':<12}{line}")
 
 
-def _attach(submission: Submission) -> None:
+def _attach(submission: Submission, spec: JobSpec) -> None:
     try:
         with sigterm_as_interrupt():
-            seconds = _follow(submission)
+            seconds = _follow(submission, spec.pods if spec.supervised else 1)
     except KeyboardInterrupt as interrupt:
         _interrupted(submission, _signum(interrupt))
     except JobFailedError as error:
@@ -243,12 +245,21 @@ def _attach(submission: Submission) -> None:
         output.status(f"{submission.name} succeeded in {units.format_seconds(seconds)}")
 
 
-def _follow(submission: Submission) -> float:
+def _follow(submission: Submission, pods: int) -> float:
+    """With the log of index 0, or of several: where a job restarts, rank 0 may be anywhere."""
     from kij_train.cli.view import view
 
     with view(submission.name) as shown:
+
+        def labelled(line: LogLine) -> None:
+            shown.line(replace(line, text=f"{line.index} | {line.text}"))
+
         return runs.follow(
-            submission, on_line=shown.line, on_change=shown.change, on_note=shown.note
+            submission,
+            pods=pods,
+            on_line=labelled if pods > 1 else shown.line,
+            on_change=shown.change,
+            on_note=shown.note,
         )
 
 

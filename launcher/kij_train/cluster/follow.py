@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kij_train.cluster.apierrors import NotPermittedError, admission_refusal
 from kij_train.cluster.logs import LogLine
 from kij_train.cluster.observe import Change, Note, Observation
+from kij_train.diagnosis import failures_of_pods, restarts_by_itself
 from kij_train.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
+    from kij_train.cluster.client import Cluster
     from kij_train.cluster.submit import Submission
 
 NO_PODS_AFTER_S = 3.0
@@ -36,12 +39,17 @@ def follow(
     on_line: Callable[[LogLine], None],
     on_change: Callable[[Observation], None],
     on_note: Callable[[str], None],
+    log_indexes: Set[int] | None = frozenset({0}),
 ) -> End:
-    """Block until the job ends. Raises RefusedError when no pod of it can be created."""
+    """Block until the job ends. Raises RefusedError when no pod of it can be created.
+
+    `log_indexes`: whose logs are passed on; None: all.
+    """
     started = time.monotonic()
     asked_at = started
+    decided = False
     with Observation(
-        submission.cluster, submission.name, uid=submission.uid, log_indexes={0}
+        submission.cluster, submission.name, uid=submission.uid, log_indexes=log_indexes
     ) as observed:
         for event in observed.events():
             if isinstance(event, LogLine):
@@ -51,12 +59,32 @@ def follow(
             else:
                 assert isinstance(event, Change)
                 on_change(observed)
+                if observed.job is not None and not decided:
+                    decided = end_if_decided(
+                        submission.cluster, observed.job, observed.pods.values()
+                    )
                 now = time.monotonic()
                 if not observed.pods and now - asked_at > NO_PODS_AFTER_S:
                     asked_at = now
                     _raise_if_refused(submission)
         assert observed.job is not None
         return End(observed.job, list(observed.pods.values()), time.monotonic() - started)
+
+
+def end_if_decided(
+    cluster: Cluster, job: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]
+) -> bool:
+    """Let a Job fail whose nodes have given up; whether they have.
+
+    A Job cannot tell their verdict from lost pods, which it replaces until it has counted enough.
+    """
+    if not restarts_by_itself(job) or not any(each.final for each in failures_of_pods(pods)):
+        return False
+    body = {"metadata": {"uid": job["metadata"]["uid"]}, "spec": {"backoffLimit": 0}}
+    # Without the right to, it takes as long as the Job's own counting.
+    with contextlib.suppress(NotPermittedError):
+        cluster.patch("Job", str(job["metadata"]["name"]), body)
+    return True
 
 
 def await_a_pod(submission: Submission) -> None:

@@ -26,6 +26,7 @@ from kij_train.diagnosis.phases import (
     nodes_of_job,
     phases,
     ranks_per_node,
+    restarts_by_itself,
     terminal_condition,
     trimmed,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "parse_record",
     "phases",
     "ranks_per_node",
+    "restarts_by_itself",
     "sorted_events",
     "terminal_condition",
     "trimmed",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from kij_train import bootstrap, names
+from kij_train import bootstrap, gang, names
 
 Object = Mapping[str, Any]
 SUCCEEDED = ("SuccessCriteriaMet", "Complete")
@@ -27,6 +27,8 @@ class Phase(str, enum.Enum):
     WAITING = "waiting for rank 0"
     """Runs, while the pod of index 0 does not: the bootstrap waits for it."""
     RUNNING = "running"
+    STANDBY = "standby"
+    """Of a job that restarts: runs, and trains not; a spare, or too few others are there."""
     DONE = "done"
     FAILED = "failed"
 
@@ -63,6 +65,8 @@ class Node:
     exit_code: int | None = None
     created: float | None = None
     """Epoch seconds at which the pod was made."""
+    ready: bool = True
+    """Whether it counts as ready; of a job that restarts, whether it trains."""
 
     @property
     def troubled(self) -> bool:
@@ -159,13 +163,23 @@ def job_state(job: Object) -> JobState:
     return JobState.RUNNING if status.get("ready") or status.get("succeeded") else JobState.PENDING
 
 
-def ranks_per_node(job: Object) -> int:
-    """Processes a node, from the pod contract in the Job; 1 for a Job that is not ours."""
+def _contract(job: Object, name: str) -> str | None:
+    """A variable of the pod contract in the Job."""
     for container in job["spec"]["template"]["spec"]["containers"]:
         for variable in container.get("env") or []:
-            if variable["name"] == bootstrap.ENV_NPROC_PER_NODE:
-                return int(variable.get("value") or 1)
-    return 1
+            if variable["name"] == name:
+                return str(variable.get("value") or "")
+    return None
+
+
+def ranks_per_node(job: Object) -> int:
+    """Processes a node, from the pod contract in the Job; 1 for a Job that is not ours."""
+    return int(_contract(job, bootstrap.ENV_NPROC_PER_NODE) or 1)
+
+
+def restarts_by_itself(job: Object) -> bool:
+    """Whether supervisors in the pods start ranks again, so that a failed pod is no failed job."""
+    return _contract(job, gang.ENV_GANG) is not None
 
 
 def index_of(pod: Object) -> int:
@@ -186,6 +200,7 @@ def node_of(pod: Object) -> Node:
         reason=reason or status.get("reason"),
         exit_code=code,
         created=epoch(pod["metadata"].get("creationTimestamp")),
+        ready=status_of_condition(pod, "Ready") != "False",
     )
 
 
@@ -231,11 +246,14 @@ def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
     rank0_runs = 0 in completed or (
         first is not None and first.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
     )
+    supervised = restarts_by_itself(job)
     found = []
     for index in range(int(job["spec"].get("completions") or 1)):
         node = newest.get(index)
         if node is None:
             node = Node(index, Phase.DONE if index in completed else Phase.PENDING)
+        elif node.phase is Phase.RUNNING and supervised:
+            node = node if node.ready else replace(node, phase=Phase.STANDBY)
         elif node.phase is Phase.RUNNING and not rank0_runs:
             node = replace(node, phase=Phase.WAITING)
         found.append(node)
