@@ -52,9 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.small_image = state.images.get("python")
         config.option.shared_folder = state.shared_dir
     config.stash[KUBECONFIG] = kubeconfig
+    config.stash[REPORT_LINES] = []
 
 
 KUBECONFIG = pytest.StashKey[str]()
+REPORT_LINES = pytest.StashKey[list[str]]()
+"""What tests have measured, for the end of the run."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -93,7 +96,9 @@ NEEDS = {
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say which tiers did not run, and what they need."""
+    """Say what was measured, which tiers did not run, and what they need."""
+    for line in config.stash[REPORT_LINES]:
+        terminalreporter.write_line(line)
     for tier in config.stash.get(NOT_RUN, []):
         terminalreporter.write_line(f"not run: tests/{tier}, which needs {NEEDS[tier]}")
 

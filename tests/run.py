@@ -63,7 +63,7 @@ def on_cluster(pytest_args: list[str]) -> int:
         return status
     try:
         with phase("tests: api and node"):
-            run = [*PYTEST, "-m", "api or node", "--cluster", "own", *pytest_args]
+            run = [*PYTEST, "-m", "(api or node) and not slow", "--cluster", "own", *pytest_args]
             return subprocess.call([*CLUSTER, "exec", "--", *run])
     finally:
         if not was_up:

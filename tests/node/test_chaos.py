@@ -1,0 +1,142 @@
+"""A job with a spare, and everything that happens to jobs. `pytest -m chaos` prints a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPORT_LINES
+from tests.faults import Lasting, cluster
+from tests.kube import Namespace, eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.own_cluster, pytest.mark.timeout(600)]
+Start = Callable[..., Lasting]
+
+GANG = ("--restart", "gang", "--nodes", "2", "--spares", "1", "--max-restarts", "20")
+
+
+@pytest.fixture
+def start(
+    ns: Namespace, image: str, shared_folder: str, pytestconfig: pytest.Config
+) -> Iterator[Start]:
+    jobs: list[Lasting] = []
+
+    def launch(*flags: str) -> Lasting:
+        job = Lasting(ns, image, Path(shared_folder), *flags, name=f"chaos{len(jobs)}")
+        jobs.append(job)
+        job.await_step(0, 0, 120)
+        return job
+
+    yield launch
+    for job in jobs:
+        job.launch.kill()
+        job.launch.wait()
+        pytestconfig.stash[REPORT_LINES] += [str(row) for row in job.rows]
+
+
+def ends_well(job: Lasting, restarts: int) -> None:
+    assert job.finish() == 0, job.log.read_text()
+    log = job.log.read_text()
+    assert f"restarted {restarts} time" in log, log
+    assert f"{job.name} succeeded" in log
+
+
+def test_processes_are_killed(start: Start) -> None:
+    job = start(*GANG)
+    job.await_whole(3)
+    pods = job.pods()
+    job.fault("SIGKILL of a rank, index 1", lambda: job.kill(1, "worker"))
+    job.fault("SIGKILL of torchrun, index 0", lambda: job.kill(0, "agent"))
+    job.fault("SIGKILL of torchrun's parent, index 1", lambda: job.kill(1, "zygote"))
+    ends_well(job, 3)
+    assert [row.restarts for row in job.rows] == [1, 1, 1]
+    assert pods.keys() <= {
+        pod.metadata.name for pod in job.ns.core.list_namespaced_pod(job.ns.name).items
+    }
+
+
+def test_pods_are_lost(start: Start) -> None:
+    job = start(*GANG)
+    job.await_whole(3)
+    job.fault("SIGKILL of the pod's first process, index 1", lambda: job.kill(1, "first"))
+    job.await_whole(3)
+    job.fault("pod deleted by force, index 0", lambda: job.delete(job.pod(0), 0))
+    job.await_whole(3)
+    spare = job.spare()
+    job.fault("pod of the spare deleted by force", lambda: job.delete(spare, 0), restarts=0)
+    ends_well(job, 2)
+
+
+def test_a_link_is_cut_and_healed(start: Start) -> None:
+    job = start(*GANG)
+    job.await_whole(3)
+    zombie = job.pod(1)
+    job.fault("link cut silently, index 1", lambda: job.link("down", zombie))
+    assert zombie in job.pods()  # Kubernetes has not noticed
+    job.link("up", zombie)
+    assert eventually(lambda: "is a spare" in job.log_of(zombie).splitlines()[-1], 60)
+    ends_well(job, 1)
+
+
+def test_a_script_that_fails_ends_the_job(start: Start, ns: Namespace) -> None:
+    job = start(*GANG)
+    # No state that ranks could go on from.
+    (job.folder / "state").write_text("no number")
+    job.kill(1, "worker")
+    assert job.launch.wait(200) == 1
+    log = job.log.read_text()
+    assert "rank 0 (index 0, pod" in log or "rank 1 (index 1, pod" in log, log
+    assert "ValueError: invalid literal for int()" in log
+    conditions = ns.batch.read_namespaced_job(job.name, ns.name).status.conditions
+    assert "FailureTarget" in {condition.type for condition in conditions}
+
+
+@pytest.mark.slow
+def test_pods_leave_in_good_order(start: Start) -> None:
+    job = start(*GANG)
+    job.await_whole(3)
+    job.fault("pod deleted, index 1", lambda: job.delete(job.pod(1), 30))
+    job.await_whole(3)
+    job.fault("pod evicted, index 0", lambda: job.evict(job.pod(0)))
+    job.await_whole(3)
+    ends_well(job, 2)
+
+
+@pytest.mark.slow
+def test_two_are_lost_at_once(start: Start) -> None:
+    job = start(*GANG)
+    job.await_whole(3)
+    first, second = job.pod(0), job.pod(1)
+
+    def both() -> None:
+        job.delete(first, 0)
+        job.delete(second, 0)
+
+    job.fault("two pods deleted by force at once, one spare", both, timeout_s=120)
+    ends_well(job, 1)
+
+
+@pytest.mark.slow
+def test_a_machine_dies_silently(start: Start) -> None:
+    job = start(*GANG)
+    job.await_whole(3)
+    try:
+        job.fault("machine dead silently", lambda: cluster("node", "kill", "node-2"), timeout_s=180)
+    finally:
+        cluster("node", "start", "node-2")
+    ends_well(job, 1)
+
+
+@pytest.mark.slow
+def test_the_api_server_is_away(start: Start) -> None:
+    job = start(*GANG)
+    job.await_whole(3)
+    worker = job.process(1, "worker")
+    cluster("apiserver", "stop")
+    try:
+        job.fault("SIGKILL of a rank while the API server is away", worker.kill)
+    finally:
+        cluster("apiserver", "start")
+    ends_well(job, 1)
