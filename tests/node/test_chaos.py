@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,16 +82,31 @@ def test_a_link_is_cut_and_healed(start: Start) -> None:
 
 
 def test_a_script_that_fails_ends_the_job(start: Start, ns: Namespace) -> None:
-    job = start(*GANG)
-    # No state that ranks could go on from.
-    (job.folder / "state").write_text("no number")
-    job.kill(1, "worker")
-    assert job.launch.wait(200) == 1
+    # Three may be lost, and only three fail: the launch has to tell the Job what they know.
+    job = start("--restart", "gang", "--nodes", "2", "--spares", "1", "--max-restarts", "3")
+    (job.folder / "state").unlink()
+    (job.folder / "state").mkdir()
+    assert job.launch.wait(120) == 1
     log = job.log.read_text()
-    assert "rank 0 (index 0, pod" in log or "rank 1 (index 1, pod" in log, log
-    assert "ValueError: invalid literal for int()" in log
-    conditions = ns.batch.read_namespaced_job(job.name, ns.name).status.conditions
-    assert "FailureTarget" in {condition.type for condition in conditions}
+    assert re.search(r"rank (\d) \(index \1, pod chaos0-\1-\w+, node .*\) was first", log), log
+    assert "IsADirectoryError" in log[log.rindex("was first") :]
+    assert "(restarted 3 times)" in log
+    status = ns.batch.read_namespaced_job(job.name, ns.name).status
+    assert "FailureTarget" in {condition.type for condition in status.conditions}
+    assert status.failed <= 3
+
+
+def test_a_script_that_fails_ends_the_job_that_nobody_watches(start: Start, ns: Namespace) -> None:
+    job = start("--restart", "gang", "--nodes", "2", "--spares", "1", "--max-restarts", "1")
+    job.launch.kill()
+    (job.folder / "state").unlink()
+    (job.folder / "state").mkdir()
+
+    def failed() -> bool:
+        conditions = ns.batch.read_namespaced_job(job.name, ns.name).status.conditions or []
+        return "FailureTarget" in {condition.type for condition in conditions}
+
+    assert eventually(failed, 90)
 
 
 @pytest.mark.slow

@@ -76,7 +76,9 @@ def test_a_round_is_the_lowest_indexes_in_their_order() -> None:
     assert stage.trains() == [0, 1]
     assert starts(stage.told["uid-1"])[0]["node_rank"] == 1
     assert starts(stage.told["uid-1"])[0]["address"] == "10.0.0.0"
-    assert stage.told["uid-2"] == [{"spare": 1}]
+    (news,) = stage.told["uid-2"]
+    assert news["spare"] and news["history"]["rounds"] == 1
+    assert news["ips"] == {"0": "10.0.0.0", "1": "10.0.0.1", "2": "10.0.0.2"}
 
 
 def test_the_first_round_waits_for_a_lower_index_that_is_there() -> None:

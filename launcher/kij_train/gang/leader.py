@@ -128,7 +128,7 @@ class Member:
         self.ready = False
         """Whether it can start ranks at once."""
         self.leaving = False
-        self.told_spare = False
+        self.told_news = False
         self.joined = now
 
 
@@ -212,10 +212,14 @@ class Leader:
             else:
                 self._wait()
         for member in self.members.values():
-            idle = self.round is not None and member not in self.round.members
-            if idle and not member.told_spare:
-                member.told_spare = True
-                member.send({"spare": 1})
+            # Whoever is left when others are lost must know what has happened.
+            if self.round is not None and not member.told_news:
+                member.told_news = True
+                member.send({"spare": 1, **self._news()})
+
+    def _news(self) -> Json:
+        ips = {str(member.who.node): member.who.ip for member in self.members.values()}
+        return {"history": self.history.as_json(), "ips": ips}
 
     def _choose(self) -> List[Member]:
         newest: Dict[int, Member] = {}
@@ -258,16 +262,10 @@ class Leader:
             + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
         )
         for rank, member in enumerate(chosen):
-            member.send(
-                {
-                    "start": history.rounds,
-                    "node_rank": rank,
-                    "nnodes": len(chosen),
-                    "address": chosen[0].who.ip,
-                    "history": history.as_json(),
-                    "ips": {str(m.who.node): m.who.ip for m in self.members.values()},
-                }
-            )
+            place = {"node_rank": rank, "nnodes": len(chosen), "address": chosen[0].who.ip}
+            member.send({"start": history.rounds, **place, **self._news()})
+        for member in self.members.values():
+            member.told_news = member in chosen
         self._restart_since = self._culprit = None
 
     def _wait(self) -> None:

@@ -483,13 +483,18 @@ class Supervisor:
         elif "stop" in said and self.zygote.running:
             self.zygote.stop(said["stop"])
         elif "spare" in said:
-            self._was_spare = True
-            bootstrap.say("this node is a spare: it waits until another one is lost")
+            self._take_news(said)
+            if not self._was_spare:
+                self._was_spare = True
+                bootstrap.say("this node is a spare: it waits until another one is lost")
+
+    def _take_news(self, said: Json) -> None:
+        self.history = gang.History(said["history"])
+        self._ips = {int(index): ip for index, ip in said["ips"].items()}
 
     def _start(self, said: Json) -> None:
         self._round, self._finished = said["start"], False
-        self.history = gang.History(said["history"])
-        self._ips = {int(index): ip for index, ip in said["ips"].items()}
+        self._take_news(said)
         node = self.node._replace(
             rank=said["node_rank"], nnodes=said["nnodes"], master_addr=said["address"]
         )
