@@ -149,3 +149,17 @@ def test_a_script_that_always_fails_ends_the_job(
     assert "rank 1 (index 1) was first" in verdict
     assert "ValueError: a bad day, restart 1" in verdict
     assert job.log.count("round 2: indexes") == 1 and "round 3" not in job.log
+
+
+def test_an_elastic_job_goes_on_with_fewer_and_grows_again(
+    launch: Callable[..., Launch], tmp_path: Path
+) -> None:
+    elastic = ("--nodes", "2:3", "--restart", "elastic")
+    job = launch(*elastic, script=(str(tmp_path / "state"), "100000"))
+    job.wait_for(r"step \d+ of round 0, world 3")
+    job.supervisor(2).kill()
+    job.wait_for(r"step \d+ of round 1, world 2")
+    job.wait_for(r"taking in index 2")
+    job.wait_for(r"step \d+ of round 2, world 3")
+    (tmp_path / "stop").touch()
+    assert job.end() == 0, job.log

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kij_train.gang.leader import (
     JUDGE_S,
+    KILL_AFTER_S,
     ORDER_S,
     SETTLE_S,
     STOP_S,
@@ -141,7 +142,7 @@ def test_a_node_that_does_not_end_its_ranks_counts_as_lost() -> None:
     stage.decide()
     stage.leader.leave(lost)
     stage.decide(1)
-    stage.decide(STOP_S)
+    stage.decide(KILL_AFTER_S + STOP_S)
     assert stage.trains() == []
     assert sorted(stage.leader.members) == ["uid-2"]
 
@@ -240,6 +241,34 @@ def test_an_elastic_round_waits_a_little_and_then_does_with_fewer() -> None:
     stage.decide(max(SETTLE_S, ORDER_S))
     assert stage.trains() == [0, 1]
     assert starts(stage.told["uid-1"])[0]["nnodes"] == 2
+
+
+def test_an_elastic_round_takes_in_who_comes_back() -> None:
+    stage = Stage(2, 3)
+    members = [stage.join(0), stage.join(2)]
+    stage.decide(max(SETTLE_S, ORDER_S))
+    stage.join(1)
+    stage.decide(1)
+    assert stage.trains() == [0, 2]
+    assert not any("stop" in each for each in stage.told["uid-0"])
+    stage.decide(SETTLE_S)
+    assert stage.told["uid-0"][-1] == {"stop": 30.0}
+    for member in members:
+        stage.end(member, 143)
+    stage.decide()
+    assert stage.trains() == [0, 1, 2]
+    assert stage.leader.history.failures == 0
+    assert stage.leader.history.blame == {}
+
+
+def test_a_gang_takes_in_nobody() -> None:
+    stage = Stage(2, 2, spares=1)
+    for index in range(3):
+        stage.join(index)
+    stage.decide()
+    stage.decide(100)
+    assert stage.trains() == [0, 1]
+    assert [list(each) for each in stage.told["uid-0"]] == [list(starts(stage.told["uid-0"])[0])]
 
 
 def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:

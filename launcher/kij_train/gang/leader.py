@@ -32,8 +32,10 @@ JUDGE_S = 1.0
 """A rank that fails because a node is lost may be heard of before the loss."""
 KILL_AFTER_S = 2.0
 """Between SIGTERM and SIGKILL for the ranks of a round that is broken."""
-STOP_S = 15.0
-"""How long a node may take to end its ranks before it counts as lost."""
+LEAVE_S = 30.0
+"""The same for a round that ends so that more nodes can take part: for a checkpoint."""
+STOP_S = 13.0
+"""How much longer than that a node may take to end its ranks before it counts as lost."""
 STILL_S = 30.0
 
 
@@ -143,6 +145,7 @@ class Round:
         """uid → exit code and failure record."""
         self.judge_at = float("inf")
         self.broken_at: Optional[float] = None
+        self.stop_by = float("inf")
         self.culprit: Optional[Who] = None
         self.failure: Optional[Tuple[Who, int, Json]] = None
         """Set where a rank failed and no node was lost."""
@@ -205,6 +208,8 @@ class Leader:
             return
         if self.round is not None:
             self._judge(self.round)
+        if self.round is not None and self.round.broken_at is None:
+            self._grow(self.round)
         if self.round is None and self.verdict is None:
             chosen = self._choose()
             if chosen:
@@ -312,7 +317,7 @@ class Leader:
         if current.broken_at is None:
             return
         running = [m for m in left if m.who.uid not in current.ended]
-        if running and now - current.broken_at < STOP_S:
+        if running and now < current.stop_by:
             return
         for member in running:
             self.leave(member)
@@ -326,16 +331,34 @@ class Leader:
                 self._end_with_failure(who, record, f"{who} failed{times}")
                 return
 
-    def _break(self, current: Round, culprit: Who, text: str) -> None:
+    def _grow(self, current: Round) -> None:
+        """End an elastic round that may have more members, when others have been there for long."""
+        nodes = {member.who.node for member in current.members}
+        more = [
+            member
+            for member in self.members.values()
+            if member.ready and not member.leaving and member.who.node not in nodes
+        ]
+        now = self._clock()
+        if len(nodes) >= self.settings.high or not more:
+            return
+        if now - max(member.joined for member in more) >= SETTLE_S:
+            indexes = ", ".join(str(member.who.node) for member in more)
+            self._break(current, None, f"taking in index {indexes}", LEAVE_S)
+
+    def _break(
+        self, current: Round, culprit: Optional[Who], text: str, kill_after_s: float = KILL_AFTER_S
+    ) -> None:
         now = self._clock()
         current.broken_at = self._restart_since = self.wait_since = now
+        current.stop_by = now + kill_after_s + STOP_S
         self._next_word = STILL_S
         self._culprit = culprit
         self.history.training_s += now - current.began
         self._say(f"{text}, {span(now - current.began)} into round {current.number}")
         for member in current.members:
             if member.who.uid in self.members and member.who.uid not in current.ended:
-                member.send({"stop": KILL_AFTER_S})
+                member.send({"stop": kill_after_s})
 
     def _end_with_failure(self, who: Optional[Who], record: Json, text: str) -> None:
         uid = who.uid if who else ""
