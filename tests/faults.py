@@ -157,6 +157,11 @@ class Lasting:
     def pod(self, index: int) -> str:
         return next(name for name, each in self.pods().items() if each == index)
 
+    def machines(self) -> dict[str, str]:
+        """Where the pods run."""
+        read = self.ns.core.read_namespaced_pod
+        return {pod: read(pod, self.ns.name).spec.node_name for pod in self.pods()}
+
     def log_of(self, pod: str) -> str:
         return str(self.ns.core.read_namespaced_pod_log(pod, self.ns.name, tail_lines=20000))
 

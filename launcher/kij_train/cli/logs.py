@@ -74,6 +74,9 @@ def command(
     job = jobs.get(cluster, name)
     nproc = diagnosis.ranks_per_node(job)
     chosen = _indexes(job, nproc, indexes, ranks)
+    anywhere = diagnosis.restarts_by_itself(job)
+    if anywhere and not (indexes or ranks):
+        everybody = True  # rank 0 may be on any of them
     lines = jobs.logs(
         cluster,
         name,
@@ -88,7 +91,7 @@ def command(
         if wanted is None or wanted.search(line.text):
             output.log_line(
                 _json(line, nproc) if form == "json" else line.text,
-                label_of(line.index, nproc) if several and form == "text" else None,
+                _label(line.index, nproc, anywhere) if several and form == "text" else None,
                 line.index,
             )
 
@@ -101,6 +104,11 @@ def _indexes(
         if not 0 <= rank < world:
             raise RequestError(f"--rank {rank}: the job has {world} ranks, from 0 on")
     return set(indexes) | {rank // nproc for rank in ranks} or {0}
+
+
+def _label(index: int, nproc: int, anywhere: bool) -> str:
+    """Where ranks may be anywhere, the index alone."""
+    return str(index) if anywhere else label_of(index, nproc)
 
 
 def label_of(index: int, nproc: int) -> str:

@@ -18,6 +18,7 @@ from kij_train.diagnosis.phases import (
     is_out_of_touch,
     job_state,
     phases,
+    restarts_by_itself,
     status_of_condition,
 )
 
@@ -62,7 +63,10 @@ def going_on(
         slow = _without_rank_0(nodes, now) or _slow(behind, now)
         return f"{name} is starting, {age}: {counted}", slow
     apart = _cannot_reach_rank_0(flags, last_lines, now)
-    return f"{name} runs, {age}: {counted}", apart or _silent(flags, last_lines, now)
+    speaker = 0
+    if restarts_by_itself(job) and last_lines:
+        speaker = max(last_lines, key=lambda index: last_lines[index])
+    return f"{name} runs, {age}: {counted}", apart or _silent(flags, speaker, last_lines, now)
 
 
 def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
@@ -205,9 +209,9 @@ def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[
     ]
 
 
-def _silent(flags: str, last_lines: LastLines, now: float) -> list[Finding]:
+def _silent(flags: str, speaker: int, last_lines: LastLines, now: float) -> list[Finding]:
     """Rank 0 is the one that prints as a rule: its silence counts, others' words are evidence."""
-    first = last_lines.get(0)
+    first = last_lines.get(speaker)
     if first is None or now - first[0] < SILENT_AFTER_S:
         return []
     said = []
@@ -218,7 +222,7 @@ def _silent(flags: str, last_lines: LastLines, now: float) -> list[Finding]:
     return [
         Finding(
             "silent",
-            f"index 0 has printed nothing for {units.format_seconds(now - first[0])}",
+            f"index {speaker} has printed nothing for {units.format_seconds(now - first[0])}",
             tuple(said),
             f"compare the ranks: kij-train logs {flags} --all --tail 5",
         )
