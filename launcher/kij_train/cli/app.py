@@ -21,6 +21,8 @@ COMMANDS = {
     "wait": "Wait until a job has ended.",
     "list": "List the jobs that kij-train made.",
     "cancel": "End the pods of a job; the Job stays, readable as cancelled.",
+    "resume": "Start a cancelled or suspended job again.",
+    "scale": "Give an elastic job more or fewer nodes.",
     "delete": "Remove jobs with their pods, code and logs.",
     "exec": "Run a command in a pod of a job.",
     "shell": "Open a shell in a pod of a job.",
