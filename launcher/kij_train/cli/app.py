@@ -18,6 +18,7 @@ COMMANDS = {
     "status": "Show the phase of every node of a job, and the verdict.",
     "logs": "Print or follow the logs of some or all nodes of a job.",
     "why": "Say why a job failed, waits or hangs, and what to do.",
+    "stacks": "Show where every rank is right now: its Python stack.",
     "wait": "Wait until a job has ended.",
     "list": "List the jobs that kij-train made.",
     "cancel": "End the pods of a job; the Job stays, readable as cancelled.",
