@@ -95,7 +95,9 @@ def hasten(cluster: Cluster, name: str, uid: str, grace_s: int) -> None:
     selector = f"{names.LABEL_JOB_NAME}={name},{names.CONTROLLER_UID}={uid}"
     deadline, hastened = time.monotonic() + SUSPENDED_S, set()
     while True:
-        pods = [pod["metadata"] for pod in cluster.list("Pod", labelSelector=selector) if _is(pod)]
+        pods = [
+            pod["metadata"] for pod in cluster.list("Pod", labelSelector=selector) if _goes_on(pod)
+        ]
         for pod in pods:
             left = pod.get("deletionGracePeriodSeconds")
             if left is not None and left > grace_s and pod["uid"] not in hastened:
@@ -113,7 +115,7 @@ def hasten(cluster: Cluster, name: str, uid: str, grace_s: int) -> None:
         time.sleep(0.2)
 
 
-def _is(pod: dict[str, Any]) -> bool:
+def _goes_on(pod: dict[str, Any]) -> bool:
     """Whether a pod has not ended."""
     return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
 
