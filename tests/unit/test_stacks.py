@@ -82,6 +82,15 @@ def test_other_threads_and_their_ids_part_no_group() -> None:
     assert [group.title() for group in grouped(ranks)] == ["ranks 0-1 (2)"]
 
 
+def test_bootstraps_of_two_pods_part_no_group() -> None:
+    def of_pod(rank: int, folder: str) -> RankStack:
+        dump = DUMP.replace("/bundle/", f"/bundle/..2026_11_26_03_39_03.{folder}/")
+        return RankStack(rank, rank, f"job-{rank}-x", threads_of(dump))
+
+    (group,) = grouped([of_pod(0, "3965475663"), of_pod(1, "1713122504")])
+    assert group.frames == STEP
+
+
 def test_a_stack_of_nothing_but_the_start_is_shown_whole() -> None:
     dump = f"Current thread 0x1f (most recent call first):\n{BOTTOM}"
     (group,) = grouped([RankStack(0, 0, "a", threads_of(dump))])

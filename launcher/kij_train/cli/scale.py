@@ -19,9 +19,10 @@ from kij_train.diagnosis import JobState
 def command(name: str, nodes: int, form: str, **params: Any) -> None:
     """Give a job of --restart elastic N nodes, from its least to its most (--nodes MIN:MAX).
 
-    The highest indexes go first, and come last. The ranks begin a new round with the nodes that are
-    there then. A suspended job has N nodes when it is resumed. With -o json: name, namespace, uid,
-    nodes and nodesBefore.
+    With fewer, the highest indexes end, and the ranks of the others begin a new round at once. With
+    more, the new nodes stand by until the next round begins: when a node is lost or a rank fails.
+    A suspended job has N nodes when it is resumed. With -o json: name, namespace, uid, nodes and
+    nodesBefore.
     """
     cluster = connect(params)
     before = jobs.scale(cluster, name, nodes)

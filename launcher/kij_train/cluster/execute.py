@@ -59,6 +59,8 @@ def ask(
     A pod that has said nothing for `timeout_s` is given up, and one whose connection does not even
     open is left behind.
     """
+    import kubernetes.stream  # noqa: F401 - here, lest many threads import it at once
+
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     for pod in pods:

@@ -12,8 +12,11 @@ _HEAD = re.compile(
     r"(?P<current>Current thread|Thread) 0x[0-9a-f]+(?: \[(?P<name>.*)\])?"
     r" \(most recent call first\):"
 )
-_STARTERS = (f'"{bootstrap.BUNDLE_DIR}/bootstrap.py"', '"<frozen runpy>"', '/runpy.py"')
-"""Ends of the files that start a script."""
+_STARTER = re.compile(
+    rf'File "({re.escape(bootstrap.BUNDLE_DIR)}/(\.\.[^/]+/)?bootstrap\.py|<frozen runpy>'
+    r'|.*/runpy\.py)",.*'
+)
+"""A frame that starts a script. The kubelet mounts files through a folder named by the time."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def grouped(ranks: Iterable[RankStack]) -> list[StackGroup]:
 def _of_script(frames: Sequence[str]) -> tuple[str, ...]:
     """Without those that start the script, unless there are no others."""
     end = len(frames)
-    while end and frames[end - 1].partition(", line ")[0].endswith(_STARTERS):
+    while end and _STARTER.fullmatch(frames[end - 1]):
         end -= 1
     return tuple(frames[:end] or frames)
 
