@@ -84,6 +84,9 @@ def stacks(
 
     job = jobs.get(cluster, name)
     _check_python(job)
+    state = diagnosis.job_state(job)
+    if state.ended:
+        raise RequestError(f"{name} does not run any more: {state.value}")
     index = _index_of(job, rank, index)
     nodes = _nodes(cluster, job, index)
     by_pod = {str(node.pod): node for node in nodes if node.phase in _THERE and node.pod}

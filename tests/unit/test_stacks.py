@@ -334,6 +334,13 @@ def test_a_job_without_pods_says_so(server: OneJob, capsys: pytest.CaptureFixtur
     assert "no pod of job runs: pending" in capsys.readouterr().err
 
 
+def test_a_job_that_has_ended_says_so(server: OneJob, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    server.job["status"]["conditions"] = [ended]
+    assert main(["stacks", "job"]) == 2
+    assert "job does not run any more: failed" in capsys.readouterr().err
+
+
 def test_many_pods_are_asked_at_once_and_a_silent_one_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

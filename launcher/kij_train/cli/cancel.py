@@ -50,7 +50,6 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
     elif before.state.ended and not hastened:
         output.status(f"{name} had ended already: {before.state.value}")
     else:
-        output.status(
-            f"{name} is cancelled; start it again: kij-train resume {where}; remove it: "
-            f"kij-train delete {where}"
-        )
+        output.status(f"{name} is cancelled")
+        output.status(f"  start it again: kij-train resume {where}")
+        output.status(f"  remove it:      kij-train delete {where}")

@@ -77,7 +77,7 @@ def why(
     if state is JobState.CANCELLED:
         finding = Finding(
             "cancelled",
-            "somebody cancelled it",
+            "it can start again; indexes that have completed do not run again",
             (),
             f"start it again: kij-train resume {name} -n {job['metadata'].get('namespace')}",
         )
