@@ -4,6 +4,7 @@
     python bootstrap.py --no-torchrun [--await-rank0] [-m | --no-python] SCRIPT [ARG ...]
                                                                    the same, without torchrun
     python bootstrap.py --worker [-m] SCRIPT [ARG ...]             a rank, started by torchrun
+    python bootstrap.py --stacks                                   where the ranks of this pod are
 
 As the node's first process it says which node this is, checks the contract, unpacks the code,
 imports torch, waits for rank 0, and runs torchrun's own `run` in this process, so that SIGTERM has
@@ -57,6 +58,8 @@ NODE_RANK_REFERENCE = f"$({ENV_NODE_RANK})"
 """What stands for the completion index in arguments and env values; the kubelet expands it."""
 NO_TORCHRUN = "--no-torchrun"
 AWAIT_RANK0 = "--await-rank0"
+WORKER = "--worker"
+STACKS = "--stacks"
 CONTRACT = (
     ENV_NODE_RANK,
     ENV_NNODES,
@@ -70,6 +73,8 @@ CONTRACT = (
 # Where render mounts things.
 BUNDLE_DIR = "/kij/bundle"
 WORK_DIR = "/kij/work"
+STACKS_DIR = WORK_DIR + "/stacks"
+"""In a pod: a file for every rank, named by its process, which SIGUSR2 makes it write to."""
 CODE_PREFIX = "code.tar.xz."
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -89,6 +94,10 @@ CONNECT_TIMEOUT_S = 3.0
 STILL_WAITING_S = 30.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+STACKS_S = 3.0
+"""How long a process may take to write its stack."""
+STACKS_STILL_S = 0.1
+"""How long it must have been silent to have written all of it: a dump has no end mark."""
 ATTEMPTS_PER_S = 500
 """Of all nodes together, at rank 0: how long each pauses follows from it."""
 OUR_FRAMES = (__file__, runpy.__file__, "<frozen runpy>")
@@ -416,6 +425,78 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
     return f"rank {rank} failed, exit code {failure.exitcode}: {message.splitlines()[0]}"
 
 
+# --- where the ranks are --------------------------------------------------------------------------
+
+
+def write_stacks_on_sigusr2() -> None:
+    """In a pod: from now on SIGUSR2 writes the stacks of all threads of this process to its file.
+
+    A script that takes SIGUSR2 for itself has it, and no stacks.
+    """
+    if os.environ.get(ENV_PARENT_PID) or not os.path.isdir(WORK_DIR):
+        return
+    import faulthandler
+
+    try:
+        os.makedirs(STACKS_DIR, exist_ok=True)
+        file = open(os.path.join(STACKS_DIR, str(os.getpid())), "ab", buffering=0)  # noqa: SIM115
+        faulthandler.register(signal.SIGUSR2, file, all_threads=True)  # keeps the file
+    except OSError as error:
+        say(f"no stacks of this rank: {error}")
+
+
+def read_rank(pid: int) -> Optional[Dict[str, Any]]:
+    """Rank and state of a process that runs a rank; None for any other one (Linux)."""
+    folder = Path("/proc", str(pid))
+    try:
+        words = (folder / "cmdline").read_bytes().split(b"\0")
+        env = (folder / "environ").read_bytes().split(b"\0")
+        status = dict(
+            line.split(":", 1)
+            for line in (folder / "status").read_text().splitlines()
+            if ":" in line
+        )
+        rank = next(int(entry[5:]) for entry in env if entry.startswith(b"RANK="))
+    except (OSError, ValueError, StopIteration):
+        return None
+    if WORKER.encode() not in words:
+        return None
+    # A process that does not catch the signal would die of it.
+    caught = int(status.get("SigCgt", "0"), 16) >> (signal.SIGUSR2 - 1) & 1
+    state = status.get("State", "").strip()
+    return {"rank": rank, "pid": pid, "state": state, "caught": bool(caught)}
+
+
+def print_stacks() -> int:
+    """Ask every rank of this pod where it is; print a line of JSON for each: rank, pid, stack.
+
+    Where the stack is empty, `state` is the kernel's word on the process, such as "T (stopped)".
+    """
+    names = os.listdir(STACKS_DIR) if os.path.isdir(STACKS_DIR) else []
+    found = [read_rank(pid) for pid in sorted(int(name) for name in names if name.isdigit())]
+    ranks = [rank for rank in found if rank is not None]
+    sizes, began = {}, time.monotonic()
+    for rank in ranks:
+        with contextlib.suppress(OSError):
+            path = os.path.join(STACKS_DIR, str(rank["pid"]))
+            os.truncate(path, 0)
+            if rank["caught"]:
+                os.kill(rank["pid"], signal.SIGUSR2)
+                sizes[path] = (0, began)
+    settled = False
+    while not settled and time.monotonic() < began + STACKS_S:
+        time.sleep(0.02)
+        settled, now = True, time.monotonic()
+        for path, (size, since) in sizes.items():
+            if os.path.getsize(path) != size:
+                sizes[path] = (os.path.getsize(path), now)
+            settled = settled and size > 0 and now - since > STACKS_STILL_S
+    for rank in ranks:
+        stack = Path(STACKS_DIR, str(rank["pid"])).read_text(errors="replace")
+        print(json.dumps(dict(rank, stack=stack)), flush=True)
+    return 0
+
+
 # --- a rank ---------------------------------------------------------------------------------------
 
 
@@ -445,6 +526,7 @@ def run_worker(argv: List[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
+    write_stacks_on_sigusr2()
     as_module = argv[0] == "-m"
     argv = argv[1:] if as_module else argv
     target = argv[0]
@@ -555,7 +637,7 @@ def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
                 f"{argv[1]}: no such program, or it may not be run, in the code or in the image",
             )
         return args + argv
-    return [*args, os.path.abspath(__file__), "--worker", *argv]
+    return [*args, os.path.abspath(__file__), WORKER, *argv]
 
 
 def run_torchrun(node: Node, argv: List[str]) -> int:
@@ -710,9 +792,11 @@ def hide_own_folder() -> None:
 def main(argv: List[str]) -> int:
     """Entry point; `argv` without the program's name."""
     hide_own_folder()
-    if argv[:1] == ["--worker"]:
+    if argv[:1] == [WORKER]:
         run_worker(argv[1:])
         return 0
+    if argv == [STACKS]:
+        return print_stacks()
     return first_process(run_node, argv)
 
 

@@ -29,6 +29,8 @@ SUBMISSION = "kij-train/submission"
 """Annotation of a Job with an id, by which one whose creation was not answered is known."""
 CANCELLED = "kij-train/cancelled"
 """Annotation of a Job that its user cancelled."""
+CANCELLED_QUEUE = "kij-train/cancelled-queue"
+"""Annotation of a cancelled Job with the queue that it was in."""
 
 APP = "kij-train/app"
 """Label of a Job with the TorchX app it belongs to."""

@@ -73,6 +73,7 @@ ELSEWHERE = {
     ("list", "resourcequotas"),  # doctor's alone
     ("create", "pods/exec"),  # takes a pod that runs: the node tier, and doctor
     ("get", "pods/exec"),
+    ("delete", "pods"),  # of a pod that runs, as well
 }
 
 

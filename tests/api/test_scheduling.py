@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import render
+from kij_train import jobs, render
 from kij_train.cluster import Cluster
-from kij_train.errors import RefusedError
+from kij_train.errors import RefusedError, RequestError
 from kij_train.spec import JobSpec
 
 from tests.kube import Namespace, eventually
@@ -51,6 +51,34 @@ def test_a_cancelled_job_leaves_its_queue(cluster: Cluster, ns: Namespace) -> No
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
     assert "kueue.x-k8s.io/queue-name" not in body.metadata.labels
+
+
+@pytest.mark.parametrize("by", ["submission", "name"])
+def test_a_job_that_is_resumed_goes_back_to_its_queue_which_starts_it(
+    cluster: Cluster, ns: Namespace, by: str
+) -> None:
+    submission = cluster.submit(job(queue="team-a"))
+    if by == "submission":
+        submission.cancel()
+    else:
+        jobs.cancel(cluster, "job")
+    assert jobs.resume(cluster, "job").queue == "team-a"
+    body = ns.batch.read_namespaced_job("job", ns.name)
+    assert body.spec.suspend is True
+    assert body.metadata.labels["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert not [key for key in body.metadata.annotations if "cancelled" in key]
+    with pytest.raises(RequestError, match="waits in queue team-a"):
+        jobs.resume(cluster, "job")
+
+
+def test_the_server_takes_an_elastic_job_of_any_size_in_its_range(
+    cluster: Cluster, ns: Namespace
+) -> None:
+    cluster.submit(job(nodes="3:5", restart="elastic"))
+    for nodes in (3, 5, 4):
+        jobs.scale(cluster, "job", nodes)
+        spec = ns.batch.read_namespaced_job("job", ns.name).spec
+        assert (spec.completions, spec.parallelism) == (nodes, nodes)
 
 
 @pytest.mark.parametrize("scheduler", ["coscheduling", "native"])

@@ -63,8 +63,8 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "missing-service-account": ("refused", ('serviceaccount "robot" not found',)),
     "missing-priority-class": ("refused", ("no PriorityClass with name none-such",)),
     "queued": ("queued", ("queue team-a has not admitted it yet",)),
-    "suspended": ("suspended", ("is suspended", "kubectl patch job job")),
-    "cancelled": ("", ("was cancelled",)),
+    "suspended": ("suspended", ("is suspended", "kij-train resume job -n ")),
+    "cancelled": ("cancelled", ("was cancelled", "kij-train resume job -n ")),
     "running": ("", ("job runs", "running 1")),
     "succeeded": ("", ("job succeeded in",)),
 }

@@ -6,30 +6,50 @@ from typing import Any
 
 import click
 
-from kij_train import jobs
+from kij_train import jobs, units
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 from kij_train.diagnosis import JobState
+from kij_train.errors import RequestError
+
+
+def _grace(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    del ctx, param
+    try:
+        return None if value is None else units.parse_duration(value)
+    except ValueError as error:
+        raise RequestError(f"--grace {value} {error}") from None
 
 
 @click.command("cancel")
 @job_argument
+@click.option(
+    "--grace",
+    "grace_s",
+    metavar="DURATION",
+    callback=_grace,
+    help="From SIGTERM to SIGKILL, shorter than the job was launched with: 5s, 1m. Takes the right "
+    "to delete pods.",
+)
 @output_option("text", "json")
-def command(name: str, form: str, **params: Any) -> None:
+def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
     """End the pods of a job; the Job stays, readable as cancelled.
 
     Every rank gets SIGTERM, and its pod's grace period to save a checkpoint. A job that has ended
-    stays as it is. With -o json: name, namespace, uid, state and stateBefore.
+    stays as it is, but --grace hastens the pods of one that was cancelled. `kij-train resume`
+    starts a cancelled job again. With -o json: name, namespace, uid, state and stateBefore.
     """
     cluster = connect(params)
-    before = jobs.cancel(cluster, name)
+    before = jobs.cancel(cluster, name, grace_s=grace_s)
+    where = f"{name} -n {cluster.namespace}"
+    hastened = grace_s is not None and before.state is JobState.CANCELLED
     if form == "json":
         state = before.state if before.state.ended else JobState.CANCELLED
         states = {"state": state.value, "stateBefore": before.state.value}
         output.json_data({**before.identity(), **states})
-    elif before.state.ended:
+    elif before.state.ended and not hastened:
         output.status(f"{name} had ended already: {before.state.value}")
     else:
-        output.status(
-            f"{name} is cancelled; remove it: kij-train delete {name} -n {cluster.namespace}"
-        )
+        output.status(f"{name} is cancelled")
+        output.status(f"  start it again: kij-train resume {where}")
+        output.status(f"  remove it:      kij-train delete {where}")

@@ -283,7 +283,11 @@ def _interrupted(submission: Submission, signum: int) -> None:
         raise InterruptedByUserError(
             f"{submission.name} is cancelled: its pods end, the Job stays, suspended",
             signum=signum,
-            hints=(f"remove it: {_next_commands(submission)['remove']}",),
+            hints=(
+                f"start it again: kij-train resume {submission.name} "
+                f"-n {submission.cluster.namespace}",
+                f"remove it: {_next_commands(submission)['remove']}",
+            ),
         )
     lines = (f"{what}: {line}" for what, line in _next_commands(submission).items())
     raise InterruptedByUserError(

@@ -178,13 +178,26 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         return self._json("PATCH", self._path(kind, name), action, query=query, body=body)
 
-    def delete(self, kind: str, name: str, *, uid: str, foreground: bool = False) -> None:
-        """DELETE the object with this uid, and what it owns. Raises GoneError, ConflictError."""
+    def delete(
+        self,
+        kind: str,
+        name: str,
+        *,
+        uid: str,
+        foreground: bool = False,
+        grace_s: int | None = None,
+    ) -> None:
+        """DELETE the object with this uid, and what it owns. Raises GoneError, ConflictError.
+
+        `grace_s` is a pod's grace period, None for its own.
+        """
         action = Action("delete", PATHS[kind][2], name, self.namespace)
-        body = {
+        body: dict[str, Any] = {
             "propagationPolicy": "Foreground" if foreground else "Background",
             "preconditions": {"uid": uid},
         }
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
         self._json("DELETE", self._path(kind, name), action, body=body)
 
     def stream_log(self, pod: str, **query: str) -> Any:

@@ -10,13 +10,20 @@ owner too.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
-from kij_train.cluster.apierrors import GoneError, NotPermittedError, NotSentError, TakenError
+from kij_train.cluster.apierrors import (
+    ConflictError,
+    GoneError,
+    NotPermittedError,
+    NotSentError,
+    TakenError,
+)
 from kij_train.errors import KijError, RefusedError, TimedOutError
 
 if TYPE_CHECKING:
@@ -29,6 +36,8 @@ OPTIONAL_KINDS = {
 """Kinds that a cluster may lack, and what to do then."""
 REPLACE_TIMEOUT_S = 120.0
 SHARING_ATTEMPTS = 5
+SUSPENDED_S = 20.0
+"""How long the Job controller may take to begin to end the pods of a suspended Job."""
 COLLECTOR_S = 10.0
 """How long the garbage collector may take to remove what a Job that is gone has owned."""
 
@@ -36,28 +45,79 @@ COLLECTOR_S = 10.0
 class Submission:
     """A job that was created."""
 
-    def __init__(self, cluster: Cluster, job: dict[str, Any]) -> None:
+    def __init__(self, cluster: Cluster, job: dict[str, Any], queue: str | None = None) -> None:
         self.cluster = cluster
         self.name = str(job["metadata"]["name"])
         self.uid = str(job["metadata"]["uid"])
         self.selector = f"{names.LABEL_JOB_NAME}={self.name}"
         """Label selector of its pods."""
+        self._queue = queue
 
     def cancel(self) -> None:
         """End the pods; the Job stays, suspended and marked as cancelled."""
-        cancel(self.cluster, self.name, self.uid)
+        cancel(self.cluster, self.name, self.uid, self._queue)
 
     def delete(self) -> None:
         """Remove the job with all that it owns."""
         self.cluster.delete("Job", self.name, uid=self.uid)
 
 
-def cancel(cluster: Cluster, name: str, uid: str) -> None:
-    """End the pods of a job, with their grace period; the Job stays, suspended and marked."""
+def cancel(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> None:
+    """End the pods of a job, with their grace period; the Job stays, suspended and marked.
+
+    `queue` is the one that it is in, kept for `resume`.
+    """
+    annotations = {names.CANCELLED: "true"}
+    if queue is not None:
+        annotations[names.CANCELLED_QUEUE] = queue
     # Out of its queue, which would resume it.
-    labels = {names.QUEUE: None}
-    marked = {"uid": uid, "annotations": {names.CANCELLED: "true"}, "labels": labels}
+    marked = {"uid": uid, "annotations": annotations, "labels": {names.QUEUE: None}}
     cluster.patch("Job", name, {"metadata": marked, "spec": {"suspend": True}})
+
+
+def resume(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> None:
+    """Let a suspended job go on; `queue` is the one that it was in, whose controller then does."""
+    unmarked = {names.CANCELLED: None, names.CANCELLED_QUEUE: None}
+    body: dict[str, Any] = {"metadata": {"uid": uid, "annotations": unmarked}}
+    if queue is None:
+        body["spec"] = {"suspend": False}
+    else:
+        body["metadata"]["labels"] = {names.QUEUE: queue}
+    cluster.patch("Job", name, body)
+
+
+def hasten(cluster: Cluster, name: str, uid: str, grace_s: int) -> None:
+    """Shorten the grace period of the pods of a job that is suspended.
+
+    Each one's only after the Job controller has begun to end it: a pod that somebody else ends is
+    one that failed, and may fail the job. From then on Kubernetes takes shorter periods alone.
+    """
+    selector = f"{names.LABEL_JOB_NAME}={name},{names.CONTROLLER_UID}={uid}"
+    deadline, hastened = time.monotonic() + SUSPENDED_S, set()
+    while True:
+        pods = [
+            pod["metadata"] for pod in cluster.list("Pod", labelSelector=selector) if _goes_on(pod)
+        ]
+        for pod in pods:
+            left = pod.get("deletionGracePeriodSeconds")
+            if left is not None and left > grace_s and pod["uid"] not in hastened:
+                hastened.add(pod["uid"])
+                with contextlib.suppress(GoneError, ConflictError):
+                    cluster.delete("Pod", pod["name"], uid=pod["uid"], grace_s=grace_s)
+        waiting = [pod for pod in pods if pod.get("deletionTimestamp") is None]
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            raise TimedOutError(
+                f"{len(waiting)} pods of {name} are not being ended after {SUSPENDED_S:.0f} s",
+                hints=(f"see: kubectl get job,pods -n {cluster.namespace}",),
+            )
+        time.sleep(0.2)
+
+
+def _goes_on(pod: dict[str, Any]) -> bool:
+    """Whether a pod has not ended."""
+    return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
 
 
 def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -100,7 +160,7 @@ def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) ->
     name = str(job["metadata"]["name"])
     try:
         created = _create_job(cluster, job, replace)
-        submission = Submission(cluster, created)
+        submission = Submission(cluster, created, queue)
     except (RefusedError, GoneError, NotSentError):
         raise  # there is no Job
     except BaseException:

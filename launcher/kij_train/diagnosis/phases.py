@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +14,8 @@ from kij_train import bootstrap, gang, names
 Object = Mapping[str, Any]
 SUCCEEDED = ("SuccessCriteriaMet", "Complete")
 FAILED = ("FailureTarget", "Failed")
+GRACE_S = 30
+"""Kubernetes' own grace period, of pods that have none in their spec."""
 
 
 class Phase(str, enum.Enum):
@@ -180,6 +183,17 @@ def ranks_per_node(job: Object) -> int:
 def restarts_by_itself(job: Object) -> bool:
     """Whether supervisors in the pods start ranks again, so that a failed pod is no failed job."""
     return _contract(job, gang.ENV_GANG) is not None
+
+
+def gang_settings(job: Object) -> gang.Settings | None:
+    """What the supervisors in the pods were told; None for a job that has none."""
+    said = _contract(job, gang.ENV_GANG)
+    return None if said is None else gang.Settings(**json.loads(said))
+
+
+def grace_s(job: Object) -> int:
+    """The grace period of the pods, from the Job."""
+    return int(job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or GRACE_S)
 
 
 def index_of(pod: Object) -> int:

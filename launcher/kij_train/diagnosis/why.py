@@ -75,8 +75,16 @@ def why(
         took = _duration(job, epoch(ended.get("lastTransitionTime")))
         return Verdict(state, f"{name} succeeded" + (f" in {took}" if took else ""))
     if state is JobState.CANCELLED:
+        finding = Finding(
+            "cancelled",
+            "it can start again; indexes that have completed do not run again",
+            (),
+            f"start it again: kij-train resume {name} -n {job['metadata'].get('namespace')}",
+        )
         return Verdict(
-            state, f"{name} was cancelled: its pods have ended, the Job stays, suspended"
+            state,
+            f"{name} was cancelled: its pods have ended, the Job stays, suspended",
+            (finding,),
         )
     if state is JobState.SUSPENDED:
         return _suspended(name, job, events)
@@ -295,9 +303,7 @@ def _suspended(name: str, job: Object, events: Sequence[Object]) -> Verdict:
             f"what it waits for: kubectl get workloads -n {job['metadata'].get('namespace')}",
         )
         return Verdict(JobState.SUSPENDED, f"{name} waits in a queue", (finding,))
-    namespace = job["metadata"].get("namespace")
-    patch = '\'{"spec":{"suspend":false}}\''
-    resume = f"kubectl patch job {name} -n {namespace} -p {patch}"
+    resume = f"kij-train resume {name} -n {job['metadata'].get('namespace')}"
     finding = Finding(
         "suspended",
         "somebody suspended it, or its submission did not end",

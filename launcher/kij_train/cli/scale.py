@@ -1,0 +1,37 @@
+"""kij-train scale"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kij_train import jobs
+from kij_train.cli import output
+from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.diagnosis import JobState
+
+
+@click.command("scale")
+@job_argument
+@click.argument("nodes", metavar="N", type=click.IntRange(min=1))
+@output_option("text", "json")
+def command(name: str, nodes: int, form: str, **params: Any) -> None:
+    """Give a job of --restart elastic N nodes, from its least to its most (--nodes MIN:MAX).
+
+    With fewer, the highest indexes end, and the ranks of the others begin a new round at once. With
+    more, the new nodes stand by until the next round begins: when a node is lost or a rank fails.
+    A suspended job has N nodes when it is resumed. With -o json: name, namespace, uid, nodes and
+    nodesBefore.
+    """
+    cluster = connect(params)
+    before = jobs.scale(cluster, name, nodes)
+    if form == "json":
+        output.json_data({**before.identity(), "nodes": nodes, "nodesBefore": before.nodes})
+    elif nodes == before.nodes:
+        output.status(f"{name} has {nodes} nodes already")
+    else:
+        changed = f"{name} has {nodes} nodes instead of {before.nodes}"
+        if before.state in (JobState.SUSPENDED, JobState.CANCELLED):
+            changed += ", once it is resumed"
+        output.status(f"{changed}; see: kij-train status {name} -n {cluster.namespace}")
