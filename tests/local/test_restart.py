@@ -101,6 +101,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
 GANG = ("--nodes", "2", "--spares", "1", "--restart", "gang")
 
 
+@pytest.mark.timeout(600)
 def test_training_goes_on_after_every_kill(launch: Callable[..., Launch], tmp_path: Path) -> None:
     """The first process, torchrun's parent, torchrun and a rank, of the leader and of another."""
     state = tmp_path / "state"
