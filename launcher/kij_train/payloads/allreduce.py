@@ -266,10 +266,9 @@ class Run:
         self.element_bytes = DTYPES[args.datatype][1]
         self.collective = COLLECTIVES[args.collective]
         whole = args.maxbytes // self.element_bytes
-        self.buffer = torch.empty(whole, dtype=self.dtype, device=self.device)
-        self.second = None
-        if not self.collective.in_place:
-            self.second = torch.empty(whole, dtype=self.dtype, device=self.device)
+        # The largest first: that it does not fit is to be known before anything is measured.
+        self.buffer = self.empty(whole)
+        self.second = None if self.collective.in_place else self.empty(whole)
 
     def call(self, send: Any, receive: Any) -> None:
         """One collective; returns when the host may go on, which with NCCL is at once."""
@@ -292,9 +291,22 @@ class Run:
             self.torch.cuda.synchronize(self.device)
 
     def buffers(self, send: int, receive: int) -> tuple[Any, Any]:
-        """The buffers' beginnings, of this many elements."""
-        sending = self.buffer[:send]
-        return sending, sending if self.second is None else self.second[:receive]
+        """The buffers, of this many elements.
+
+        Each size has its own, as programs have it: over gloo, the beginning of a larger one is up
+        to a tenth slower.
+        """
+        if self.buffer.numel() != send:
+            self.buffer = None
+            self.buffer = self.empty(send)
+        if self.second is not None and self.second.numel() != receive:
+            self.second = None
+            self.second = self.empty(receive)
+        return self.buffer, self.buffer if self.second is None else self.second
+
+    def empty(self, count: int) -> Any:
+        """A tensor of the type and on the device that is measured."""
+        return self.torch.empty(count, dtype=self.dtype, device=self.device)
 
     def measure(self, send: int, receive: int) -> list[float]:
         """Seconds a call, by rank."""
