@@ -242,7 +242,8 @@ def as_rank(rounds: int) -> None:
         return seconds
 
     def ours(count: int) -> float:
-        return run.measure(count, count)[run.rank]  # as the other: what one rank sees
+        seconds: float = run.measure(count, count)[run.rank]  # one rank, as above
+        return seconds
 
     for size in sizes:
         for round_ in range(rounds * LOOPS_A_ROUND):
