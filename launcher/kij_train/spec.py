@@ -322,11 +322,11 @@ def _check_preflight(spec: JobSpec) -> None:
 
 
 def _check_restart(spec: JobSpec) -> None:
+    _check_range(spec)
     if not spec.supervised:
-        for field in ("spares", "min_nodes", "max_restarts"):
+        for field in ("spares", "max_restarts"):
             if field in spec.model_fields_set and getattr(spec, field):
-                mode = "elastic" if field == "min_nodes" else "gang"
-                raise SpecConflict(field, f"needs --restart {mode}: without it nothing restarts")
+                raise SpecConflict(field, "needs --restart gang: without it nothing restarts")
         return
     if not spec.torchrun:
         raise SpecConflict("restart", "needs torchrun, which the job does without")
@@ -340,22 +340,24 @@ def _check_restart(spec: JobSpec) -> None:
             f"must be fewer than the {spec.nodes} nodes: with {spec.spares}, a network cut in two "
             "could leave a whole job on each side",
         )
-    if (spec.restart == "elastic") != (spec.min_nodes is not None):
-        instead = (
-            "needs the smallest number of nodes: --nodes MIN:MAX"
-            if spec.restart == "elastic"
-            else "with MIN:MAX needs --restart elastic"
+
+
+def _check_range(spec: JobSpec) -> None:
+    if spec.min_nodes is None:
+        if spec.restart == "elastic":
+            raise SpecConflict("restart", "needs the smallest number of nodes: --nodes MIN:MAX")
+        return
+    if spec.restart != "elastic":
+        raise SpecConflict("nodes", "is a range, which needs --restart elastic")
+    if spec.min_nodes > spec.nodes:
+        turned = f"{spec.nodes}:{spec.min_nodes}"
+        raise SpecConflict("nodes", f"ends below where it begins. Did you mean {turned}?")
+    if 2 * spec.min_nodes <= spec.pods:
+        raise SpecConflict(
+            "nodes",
+            f"must begin above half of the {spec.pods} pods, at {spec.pods // 2 + 1} or more: "
+            "else a network cut in two could leave a job on each side",
         )
-        raise SpecConflict("restart" if spec.restart == "elastic" else "nodes", instead)
-    if spec.min_nodes is not None:
-        if spec.min_nodes > spec.nodes:
-            raise SpecConflict("min_nodes", f"is more than nodes, {spec.nodes}")
-        if 2 * spec.min_nodes <= spec.pods:
-            raise SpecConflict(
-                "min_nodes",
-                f"must be more than half of the {spec.pods} pods, at least {spec.pods // 2 + 1}: "
-                "else a network cut in two could leave a job on each side",
-            )
 
 
 def _check_processes(spec: JobSpec) -> None:
