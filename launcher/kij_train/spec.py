@@ -110,7 +110,7 @@ class JobSpec(Model):
     """Name of the Job and its Service; made from the script's name when not given."""
 
     nodes: Annotated[int, Field(ge=1, le=MAX_NODES), NotBool] = 1
-    """Number of nodes: pods of the Job, each running one torchrun; MIN:MAX for --restart elastic."""
+    """Number of nodes: pods of the Job, each running one torchrun; MIN:MAX to be elastic."""
     gpus: Count | None = None
     """GPUs a node."""
     gpu_kind: Annotated[str, BeforeValidator(parse_gpu_kind)] = "whole"
