@@ -36,13 +36,10 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.cluster.paths import StatePaths  # noqa: E402 - the repository is no package
-from tests.cluster.processes import namespace as kernel_namespace  # noqa: E402
-from tests.cluster.state import State  # noqa: E402
+from benchmarks.launch_overhead import on_the_cluster  # noqa: E402 - the repository is no package
 from tests.faults import STEPS, Lasting  # noqa: E402
 from tests.kube import Namespace, namespace  # noqa: E402
 
-CLUSTER = [sys.executable, "-m", "tests.cluster"]
 PAUSE_S = 1.0
 """A step takes 0.05 s: a longer pause is the loss."""
 GANG = ("--restart", "gang", "--nodes", "2", "--max-restarts", "20")
@@ -238,18 +235,6 @@ def plot(report: dict[str, Any], file: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.legend()
     figure.savefig(file, dpi=120)
-
-
-def on_the_cluster() -> State:
-    """The running cluster, from inside its network; this process starts again there if need be."""
-    state = State.of_running(StatePaths.of_this_clone())
-    if state is not None and kernel_namespace(os.getpid(), "net") == state.network_namespace:
-        return state
-    if state is None:
-        subprocess.run([*CLUSTER, "up", "--detach"], cwd=ROOT, check=True)
-    os.chdir(ROOT)
-    os.execv(CLUSTER[0], [*CLUSTER, "exec", "--", sys.executable, *sys.argv])
-    raise AssertionError("execv does not return")
 
 
 def main() -> int:

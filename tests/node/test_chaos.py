@@ -41,6 +41,7 @@ def ends_well(job: Lasting, restarts: int) -> None:
     assert job.finish() == 0, job.log.read_text()
     log = job.log.read_text()
     assert f"restarted {restarts} time" in log, log
+    assert re.search(r"^\d \| kij-train: round 1: rank 0 of 2$", log, re.MULTILINE), log
     assert f"{job.name} succeeded" in log
 
 

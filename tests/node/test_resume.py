@@ -149,5 +149,6 @@ def test_an_elastic_job_trains_on_with_the_nodes_that_it_is_given(
     assert eventually(lambda: len(pods(ns)) == 2, 60)
     done(ns, "scale", "a", "3")
     assert eventually(lambda: len(pods(ns)) == 3, 60)
-    says(ns, "this node is a spare", 2)
+    says(ns, "taking in index 2")
+    says(ns, "round 3: rank 2 of 3", 2)
     assert state(ns) == "running"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from kij_train.diagnosis import (
@@ -62,6 +63,17 @@ def test_text_that_is_no_record_gives_none() -> None:
         assert parse_record(text, index=0) is None
     wrong = '{"message": {"message": "x"}, "kij": {"rank": "many"}}'
     assert parse_record(wrong, index=0) is None
+
+
+def test_what_a_job_survived_is_not_its_cause() -> None:
+    survived = failure(0, "rank 0 was killed by SIGKILL", 1.0)
+    last = replace(failure(1, "ValueError: bad", 2.0), final=True)
+    told = replace(failure(2, "index 1 failed", 1.5), final=True, rank=None, exit_code=143)
+    assert first_failure([survived, last, told]) is last
+    assert verdict("a", "1 s", [survived, last, told]).endswith("1 other node failed after it")
+    record = '{"message": {"message": "x"}, "kij": {"rank": 1, "final": true}}'
+    found = parse_record(record, index=1)
+    assert found is not None and found.final
 
 
 def pod(index: int, **terminated: object) -> dict[str, Any]:

@@ -214,6 +214,44 @@ def test_one_that_leaves_is_not_chosen_and_has_not_failed() -> None:
     assert stage.leader.history.failures == 0
 
 
+def test_one_that_leaves_is_not_waited_for() -> None:
+    """It saves a checkpoint, in its own time."""
+    stage = Stage(2, 2, spares=1)
+    leaving, other, _ = (stage.join(index) for index in range(3))
+    stage.decide()
+    stage.leader.take(leaving, {"leaving": 1})
+    stage.end(other, 1, message="Connection closed by peer")
+    stage.decide()
+    stage.decide(JUDGE_S)
+    assert stage.trains() == [1, 2]
+
+
+def test_a_machine_is_not_blamed_for_a_script() -> None:
+    stage = Stage(1, 1)
+    member = stage.join(0)
+    stage.decide()
+    stage.end(member, 1, message="ValueError: bad")
+    stage.decide(1)
+    assert stage.trains() == [0]
+    assert stage.leader.history.failures == 1
+    assert stage.leader.history.blame == {}
+
+
+@pytest.mark.parametrize(
+    ("message", "secondary"),
+    [("ConnectionError: no database", False), ("gloo: Connection reset by peer", True)],
+)
+def test_only_a_lost_rank_makes_a_failure_secondary(message: str, secondary: bool) -> None:
+    stage = Stage(2, 2, max_restarts=0)
+    first, second = stage.join(0), stage.join(1)
+    stage.decide()
+    stage.end(first, 1, message=message, time=1)
+    stage.end(second, 1, message="ValueError: bad", time=2)
+    stage.decide()
+    assert stage.leader.verdict is not None
+    assert stage.leader.verdict["uid"] == ("uid-1" if secondary else "uid-0")
+
+
 def test_the_newest_pod_of_an_index_is_taken() -> None:
     stage = Stage(2, 2)
     stage.join(0)

@@ -135,6 +135,25 @@ def test_nodes_that_run_while_index_0_does_not_wait_for_it() -> None:
     assert [node.phase for node in nodes] == [Phase.STARTING, Phase.WAITING]
 
 
+def test_nodes_of_a_job_that_restarts_stand_by_until_they_are_ready() -> None:
+    """And none waits for index 0, which is worth what the others are."""
+    found = situation("succeeded")
+    found["job"]["status"] = {"startTime": "2026-01-01T00:00:00Z"}
+    container = found["job"]["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "KIJ_GANG", "value": "{}"})
+    started = {"startedAt": "2026-01-01T00:00:00Z"}
+    ready = ("False", "True")
+    for pod, word in zip(found["pods"], ready, strict=True):
+        pod["status"] = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": word}],
+            "containerStatuses": [{"state": {"running": started}}],
+        }
+    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
+    by_word = {node.ready: node.phase for node in nodes}
+    assert by_word == {False: Phase.STANDBY, True: Phase.RUNNING}
+
+
 def test_a_long_silence_is_said_with_the_last_lines() -> None:
     found = situation("running")
     lines = {0: (found["now"] - 400, "step 7"), 3: (found["now"] - 1, "step 8")}

@@ -20,9 +20,10 @@ def command(name: str, nodes: int, form: str, **params: Any) -> None:
     """Give a job of --restart elastic N nodes, from its least to its most (--nodes MIN:MAX).
 
     With fewer, the highest indexes end, and the ranks of the others begin a new round at once. With
-    more, the new nodes stand by until the next round begins: when a node is lost or a rank fails.
-    A suspended job has N nodes when it is resumed. With -o json: name, namespace, uid, nodes and
-    nodesBefore.
+    more, a new round begins when the new nodes have been there for ten seconds: ranks get SIGTERM,
+    and up to 30 s for a checkpoint. A suspended job has N nodes when it is resumed.
+
+    With -o json: name, namespace, uid, nodes and nodesBefore.
     """
     cluster = connect(params)
     before = jobs.scale(cluster, name, nodes)

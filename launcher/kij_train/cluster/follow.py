@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kij_train.cluster.apierrors import NotPermittedError, admission_refusal
+from kij_train.cluster.apierrors import GoneError, NotPermittedError, admission_refusal
 from kij_train.cluster.logs import LogLine
 from kij_train.cluster.observe import Change, Note, Observation
 from kij_train.diagnosis import failures_of_pods, restarts_by_itself
@@ -81,9 +80,12 @@ def end_if_decided(
     if not restarts_by_itself(job) or not any(each.final for each in failures_of_pods(pods)):
         return False
     body = {"metadata": {"uid": job["metadata"]["uid"]}, "spec": {"backoffLimit": 0}}
-    # Without the right to, it takes as long as the Job's own counting.
-    with contextlib.suppress(NotPermittedError):
+    try:
         cluster.patch("Job", str(job["metadata"]["name"]), body)
+    except UnreachableError:
+        return False  # to be tried again
+    except (NotPermittedError, GoneError):
+        pass  # without the right to, it takes as long as the Job's own counting
     return True
 
 

@@ -8,22 +8,14 @@ those failures are secondary, and are told apart by their text.
 from __future__ import annotations
 
 import json
-import re
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kij_train.diagnosis.phases import epoch, index_of
+from kij_train.gang import SECONDARY
 
-# What gloo, NCCL and torch's stores say on ranks that lost a peer.
-_SECONDARY = re.compile(
-    r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
-    r"|DistNetworkError|DistStoreError|remote process exited|NCCL watchdog|ncclRemoteError"
-    r"|Watchdog caught collective operation timeout"
-    r"|Socket Timeout|Timed out waiting .* for (recv|send) operation",
-    re.IGNORECASE,
-)
 TRACEBACK_LINES = 12
 
 
@@ -56,7 +48,7 @@ class Failure:
         if self.oom_killed:
             return False
         told_to_end = self.rank is None and self.exit_code == 128 + signal.SIGTERM
-        return told_to_end or _SECONDARY.search(self.message) is not None
+        return told_to_end or SECONDARY.search(self.message) is not None
 
 
 def parse_record(text: str, *, index: int, pod: str | None = None) -> Failure | None:

@@ -12,6 +12,7 @@ from kij_train.gang.leader import (
     ENV_RESTARTS,
     ENV_SPARE,
     READY_PORT,
+    SECONDARY,
     Settings,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "ENV_SPARE",
     "FILES",
     "READY_PORT",
+    "SECONDARY",
     "SUPERVISOR",
     "Settings",
 ]

@@ -6,6 +6,7 @@ more than half of all, where N may vary), so that a network cut in two has no ro
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
+import re
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -37,6 +38,14 @@ LEAVE_S = 30.0
 STOP_S = 13.0
 """How much longer than that a node may take to end its ranks before it counts as lost."""
 STILL_S = 30.0
+SECONDARY = re.compile(
+    r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
+    r"|DistNetworkError|DistStoreError|remote process exited|NCCL watchdog|ncclRemoteError"
+    r"|Watchdog caught collective operation timeout"
+    r"|Socket Timeout|Timed out waiting .* for (recv|send) operation",
+    re.IGNORECASE,
+)
+"""What gloo, NCCL and torch's stores say on ranks that lost a peer."""
 
 
 class Settings(NamedTuple):
@@ -146,7 +155,6 @@ class Round:
         self.judge_at = float("inf")
         self.broken_at: Optional[float] = None
         self.stop_by = float("inf")
-        self.culprit: Optional[Who] = None
         self.failure: Optional[Tuple[Who, int, Json]] = None
         """Set where a rank failed and no node was lost."""
 
@@ -309,14 +317,15 @@ class Leader:
                 if now >= current.judge_at or len(current.ended) == len(current.members):
                     who, code, record = current.failure = min(failed, key=_when)
                     text = record.get("message", {}).get("message") or f"exit code {code}"
-                    self._break(current, who, f"{who} failed: {str(text).splitlines()[0]}")
+                    self._break(current, None, f"{who} failed: {str(text).splitlines()[0]}")
             elif len(current.ended) == len(current.members):
                 self.history.training_s += now - current.began
                 self.verdict = {"done": str(self.history)}
                 return
         if current.broken_at is None:
             return
-        running = [m for m in left if m.who.uid not in current.ended]
+        # Those that leave have their own time, and are not chosen again.
+        running = [m for m in left if not m.leaving and m.who.uid not in current.ended]
         if running and now < current.stop_by:
             return
         for member in running:
@@ -377,5 +386,6 @@ def _when(failed: Tuple[Who, int, Json]) -> Tuple[bool, float]:
     """The earliest failure that says more than that a connection is gone."""
     _, _, record = failed
     text = str(record.get("message", {}).get("message", ""))
-    secondary = any(part in text for part in ("onnection", "Broken pipe", "DistStoreError"))
-    return secondary, float(record.get("kij", {}).get("time") or float("inf"))
+    return SECONDARY.search(text) is not None, float(
+        record.get("kij", {}).get("time") or float("inf")
+    )

@@ -89,7 +89,7 @@ class Zygote:
         self._send({"run": order})
 
     def stop(self, kill_after_s: float) -> None:
-        """SIGTERM to the ranks, later SIGKILL."""
+        """SIGTERM to the ranks, later SIGKILL; said again, the new time holds."""
         self._send({"stop": kill_after_s})
 
     def _send(self, message: Json) -> None:
@@ -122,7 +122,7 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
     os.set_blocking(ended_w, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(ended_w, warn_on_full_buffer=False)
-    agent, kill_at = 0, float("inf")
+    agent, told, kill_at = 0, False, float("inf")
     orders = _Orders(channel)
     while True:
         timeout = None if kill_at == float("inf") else max(0.0, kill_at - time.monotonic())
@@ -131,10 +131,11 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
             os.read(ended_r, 4096)
         for said in orders.read() if channel.fileno() in readable else ():
             if "run" in said:
-                agent = os.fork() or _run_round(work, said["run"], channel)
+                told, agent = False, os.fork() or _run_round(work, said["run"], channel)
             elif agent:
-                os.kill(agent, signal.SIGTERM)  # not reaped yet, so it is there
-                kill_at = min(kill_at, time.monotonic() + said["stop"])
+                if not told:  # a second one would keep torchrun from waiting for its ranks
+                    os.kill(agent, signal.SIGTERM)  # not reaped yet, so it is there
+                told, kill_at = True, time.monotonic() + said["stop"]
         if time.monotonic() >= kill_at:
             kill_at = float("inf")
             kill_descendants()

@@ -109,12 +109,9 @@ class Channel:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self.heard = time.monotonic()
-        self._last = 0.0
 
     def send(self, message: Json) -> None:
         """Queue it; a connection that is gone shows when reading."""
-        self._last = time.monotonic()
         if not self._writer.is_closing():
             self._writer.write(json.dumps(message).encode() + b"\n")
 
@@ -123,7 +120,6 @@ class Channel:
         while True:
             try:
                 line = await asyncio.wait_for(self._reader.readline(), timeout_s)
-                self.heard = time.monotonic()
                 said = json.loads(line)
             except (asyncio.TimeoutError, OSError, ValueError, asyncio.LimitOverrunError):
                 return None
@@ -468,10 +464,14 @@ class Supervisor:
             self._lost_leader = (now, self._up_who)
             if self.zygote.running:
                 self.history.training_s += now - self._round_began
-        if self.zygote.running:
-            self.zygote.stop(gang.KILL_AFTER_S)
-            while self.zygote.running and not self._may_go():
-                await asyncio.sleep(0.05)
+        self._stop(gang.KILL_AFTER_S)
+        while self.zygote.running:
+            await asyncio.sleep(0.05)
+
+    def _stop(self, kill_after_s: float) -> None:
+        """End the ranks of a round that is over; a node that leaves gives them all its time."""
+        if self.zygote.running and self.signalled is None:
+            self.zygote.stop(kill_after_s)
 
     def _obey(self, said: Json) -> None:
         """A word from the leader, who may be this node."""
@@ -480,8 +480,8 @@ class Supervisor:
             self._changed.set()
         elif "start" in said:
             self._start(said)
-        elif "stop" in said and self.zygote.running:
-            self.zygote.stop(said["stop"])
+        elif "stop" in said:
+            self._stop(said["stop"])
         elif "spare" in said:
             self._take_news(said)
             if not self._was_spare:
@@ -567,8 +567,7 @@ class Supervisor:
         if "done" in verdict:
             return 0
         mine = verdict["uid"] == self.me.uid
-        if self.zygote.running:
-            self.zygote.stop(gang.KILL_AFTER_S)
+        self._stop(gang.KILL_AFTER_S)
         self._write_verdict(verdict, mine)
         bootstrap.say(f"the job failed: {verdict['failed']}. It {verdict['summary']}")
         if self.settings.backoff_limit >= self.settings.pods and verdict["stays"] == self.me.uid:
