@@ -41,12 +41,30 @@ dist.destroy_process_group()
 """
 
 
+SAVES = """\
+import os, signal, sys, time
+from pathlib import Path
+
+def save(signum, frame):
+    if os.environ["RANK"] == "1":  # rank 0, where the leader is, has nothing to save
+        time.sleep(4)
+        Path(sys.argv[1]).write_text("saved")
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, save)
+print("rank", os.environ["RANK"], "is ready", flush=True)
+time.sleep(600)
+"""
+
+
 class Launch:
     """`kij-train launch --local`, whose nodes can be found and killed."""
 
-    def __init__(self, folder: Path, *flags: str, script: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, script: tuple[str, ...] = (), text: str = SCRIPT
+    ) -> None:
         self.folder = folder
-        (folder / "train.py").write_text(SCRIPT)
+        (folder / "train.py").write_text(text)
         command = [sys.executable, "-m", "kij_train", "launch", "--local", *flags, "train.py"]
         with (folder / "log").open("w") as log:
             self.process = subprocess.Popen(
@@ -88,8 +106,8 @@ class Launch:
 def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     started: list[Launch] = []
 
-    def start(*flags: str, script: tuple[str, ...]) -> Launch:
-        started.append(Launch(tmp_path, *flags, script=script))
+    def start(*flags: str, script: tuple[str, ...], text: str = SCRIPT) -> Launch:
+        started.append(Launch(tmp_path, *flags, script=script, text=text))
         return started[-1]
 
     yield start
@@ -122,6 +140,19 @@ def test_training_goes_on_after_every_kill(launch: Callable[..., Launch], tmp_pa
     state.with_name("stop").touch()
     assert job.end() == 0, job.log
     assert f"restarted {turn + 2} times" in job.log
+
+
+def test_a_checkpoint_gets_its_time_when_all_are_told_to_end(
+    launch: Callable[..., Launch], tmp_path: Path
+) -> None:
+    """As in a suspension: the leader is gone long before the last rank has saved."""
+    saved = tmp_path / "saved"
+    job = launch("--nodes", "2", "--restart", "gang", script=(str(saved),), text=SAVES)
+    job.wait_for("rank 0 is ready")
+    job.wait_for("rank 1 is ready")
+    job.process.terminate()
+    job.end()
+    assert saved.exists(), job.log
 
 
 def test_ranks_follow_the_indexes_and_the_highest_is_the_spare(
