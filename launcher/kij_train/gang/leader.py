@@ -268,7 +268,7 @@ class Leader:
         indexes = ", ".join(str(member.who.node) for member in chosen)
         after = ""
         if self._restart_since is not None:
-            after = f", {span(now - self._restart_since)} after the loss"
+            after = f", {span(now - self._restart_since)} after round {history.rounds - 1}"
         spares = len(self.members) - len(chosen)
         self._say(
             f"round {history.rounds}: indexes {indexes} train{after}"
