@@ -6,6 +6,7 @@ or kubelet stands in between.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -165,9 +166,18 @@ class Lasting:
     def log_of(self, pod: str) -> str:
         return str(self.ns.core.read_namespaced_pod_log(pod, self.ns.name, tail_lines=20000))
 
+    def stands_by(self, pod: str) -> bool:
+        """Whether it is a spare: what its supervisor said of it last."""
+        said = re.findall(r"kij-train: (round \d+: rank|this node is a spare)", self.log_of(pod))
+        return bool(said) and said[-1] == "this node is a spare"
+
     def spare(self) -> str:
         """A pod that does not train."""
-        return next(pod for pod in self.pods() if "is a spare" in self.log_of(pod).splitlines()[-1])
+        return next(pod for pod in self.pods() if self.stands_by(pod))
+
+    def training(self) -> list[int]:
+        """Indexes that train, in the order of their ranks."""
+        return [index for pod, index in self.pods().items() if not self.stands_by(pod)]
 
     # --- what is done to it
 

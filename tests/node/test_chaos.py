@@ -49,9 +49,10 @@ def test_processes_are_killed(start: Start) -> None:
     job = start(*GANG)
     job.await_whole(3)
     pods = job.pods()
-    job.fault("SIGKILL of a rank, index 1", lambda: job.kill(1, "worker"))
-    job.fault("SIGKILL of torchrun, index 0", lambda: job.kill(0, "agent"))
-    job.fault("SIGKILL of torchrun's parent, index 1", lambda: job.kill(1, "zygote"))
+    first, last = job.training()
+    job.fault(f"SIGKILL of a rank, index {last}", lambda: job.kill(last, "worker"))
+    job.fault(f"SIGKILL of torchrun, index {first}", lambda: job.kill(first, "agent"))
+    job.fault(f"SIGKILL of torchrun's parent, index {last}", lambda: job.kill(last, "zygote"))
     ends_well(job, 3)
     assert [row.restarts for row in job.rows] == [1, 1, 1]
     assert pods.keys() <= {
@@ -62,9 +63,11 @@ def test_processes_are_killed(start: Start) -> None:
 def test_pods_are_lost(start: Start) -> None:
     job = start(*GANG)
     job.await_whole(3)
-    job.fault("SIGKILL of the pod's first process, index 1", lambda: job.kill(1, "first"))
+    _, last = job.training()
+    job.fault(f"SIGKILL of the pod's first process, index {last}", lambda: job.kill(last, "first"))
     job.await_whole(3)
-    job.fault("pod deleted by force, index 0", lambda: job.delete(job.pod(0), 0))
+    first, _ = job.training()
+    job.fault(f"pod deleted by force, index {first}", lambda: job.delete(job.pod(first), 0))
     job.await_whole(3)
     spare = job.spare()
     job.fault("pod of the spare deleted by force", lambda: job.delete(spare, 0), restarts=0)
@@ -74,11 +77,12 @@ def test_pods_are_lost(start: Start) -> None:
 def test_a_link_is_cut_and_healed(start: Start) -> None:
     job = start(*GANG)
     job.await_whole(3)
-    zombie = job.pod(1)
-    job.fault("link cut silently, index 1", lambda: job.link("down", zombie))
+    _, last = job.training()
+    zombie = job.pod(last)
+    job.fault(f"link cut silently, index {last}", lambda: job.link("down", zombie))
     assert zombie in job.pods()  # Kubernetes has not noticed
     job.link("up", zombie)
-    assert eventually(lambda: "is a spare" in job.log_of(zombie).splitlines()[-1], 60)
+    assert eventually(lambda: job.stands_by(zombie), 60)
     ends_well(job, 1)
 
 
@@ -114,9 +118,11 @@ def test_a_script_that_fails_ends_the_job_that_nobody_watches(start: Start, ns: 
 def test_pods_leave_in_good_order(start: Start) -> None:
     job = start(*GANG)
     job.await_whole(3)
-    job.fault("pod deleted, index 1", lambda: job.delete(job.pod(1), 30))
+    _, last = job.training()
+    job.fault(f"pod deleted, index {last}", lambda: job.delete(job.pod(last), 30))
     job.await_whole(3)
-    job.fault("pod evicted, index 0", lambda: job.evict(job.pod(0)))
+    first, _ = job.training()
+    job.fault(f"pod evicted, index {first}", lambda: job.evict(job.pod(first)))
     job.await_whole(3)
     ends_well(job, 2)
 
@@ -125,7 +131,7 @@ def test_pods_leave_in_good_order(start: Start) -> None:
 def test_two_are_lost_at_once(start: Start) -> None:
     job = start(*GANG)
     job.await_whole(3)
-    first, second = job.pod(0), job.pod(1)
+    first, second = (job.pod(index) for index in job.training())
 
     def both() -> None:
         job.delete(first, 0)
@@ -140,7 +146,7 @@ def test_a_machine_dies_silently(start: Start) -> None:
     job = start(*GANG)
     job.await_whole(3)
     machines = job.machines()
-    machine = machines[job.pod(1)]
+    machine = machines[job.pod(job.training()[-1])]
     lost = list(machines.values()).count(machine)
     what = f"machine dead silently, with {lost} of 3 pods"
     try:
@@ -154,7 +160,7 @@ def test_a_machine_dies_silently(start: Start) -> None:
 def test_the_api_server_is_away(start: Start) -> None:
     job = start(*GANG)
     job.await_whole(3)
-    worker = job.process(1, "worker")
+    worker = job.process(job.training()[-1], "worker")
     cluster("apiserver", "stop")
     try:
         job.fault("SIGKILL of a rank while the API server is away", worker.kill)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kij_train.gang.leader import (
     JUDGE_S,
     KILL_AFTER_S,
+    LATE_S,
     ORDER_S,
     SETTLE_S,
     STOP_S,
@@ -92,6 +93,16 @@ def test_the_first_round_waits_for_a_lower_index_that_is_there() -> None:
     stage.leader.take(slow, {"ready": 1})
     stage.decide()
     assert stage.trains() == [0, 1]
+
+
+def test_a_spare_does_not_take_the_place_of_one_that_is_a_little_late() -> None:
+    stage = Stage(2, 2, spares=1)
+    stage.join(0)
+    stage.join(2)
+    stage.decide(LATE_S / 2)
+    assert stage.trains() == []
+    stage.decide(LATE_S)
+    assert stage.trains() == [0, 2]
 
 
 def test_it_does_not_wait_for_ever() -> None:

@@ -25,6 +25,8 @@ ENV_SPARE = "KIJ_SPARE"
 READY_PORT = 1
 """Added to the supervisor's port: open while this node trains, for a readiness probe."""
 
+LATE_S = 5.0
+"""How long the first round waits for a lower index that is not there yet."""
 ORDER_S = 20.0
 """How long the first round waits for a lower index that is there and not ready."""
 SETTLE_S = 10.0
@@ -247,6 +249,9 @@ class Leader:
         chosen = ready[: self.settings.high]
         early = self.history.rounds == 0 and now - self._began < ORDER_S
         if early and chosen != there[: len(chosen)]:
+            return []
+        late = self.history.rounds == 0 and now - self._began < LATE_S
+        if late and chosen[-1].who.node >= self.settings.high:
             return []
         if len(chosen) < self.settings.high and now - max(m.joined for m in there) < SETTLE_S:
             return []
