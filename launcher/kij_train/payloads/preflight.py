@@ -144,6 +144,12 @@ def text(answer: Any) -> str:
     return answer.decode() if isinstance(answer, bytes) else str(answer)
 
 
+def good(infos: dict[int, dict[str, Any]], nodes: int) -> str:
+    """How many nodes, and with which GPUs, which are all of one model here."""
+    model = f" ({infos[0]['model']})" if infos[0]["model"] else ""
+    return ("1 node is" if nodes == 1 else f"{nodes} nodes are") + f" good{model}"
+
+
 def notes_of(infos: dict[int, dict[str, Any]]) -> list[str]:
     """What is good to know and no problem: versions, and what could not be found out."""
     notes: dict[str, dict[str, None]] = {}
@@ -308,7 +314,7 @@ def main() -> int:
             store.set("verdict", json.dumps(problems))
             if not problems:
                 took = f"all-reduce of 4 MiB {done[0]['seconds'] * 1e3:.1f} ms"
-                line = f"{ranks // per_node} nodes are good, {took}, clocks within {skew:.2f} s"
+                line = f"{good(infos, ranks // per_node)}, {took}, clocks within {skew:.2f} s"
                 print(f"kij-train: preflight: {line}", file=sys.stderr, flush=True)
         problems = json.loads(store.get("verdict"))
     if problems:
