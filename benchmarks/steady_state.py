@@ -59,7 +59,9 @@ dist.destroy_process_group()
 """
 
 
-def training(folder: Path, steps: int, gpus: int, ranks: int) -> tuple[Callable[[], float], ...]:
+def training(
+    folder: Path, steps: int, gpus: int, ranks: int
+) -> tuple[Callable[[], float], Callable[[], float]]:
     """Seconds of the steps, by kij-train and by torchrun."""
     (folder / "train.py").write_text(SCRIPT)
     result = folder / "seconds"

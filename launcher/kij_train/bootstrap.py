@@ -75,6 +75,14 @@ BUNDLE_DIR = "/kij/bundle"
 WORK_DIR = "/kij/work"
 STACKS_DIR = WORK_DIR + "/stacks"
 """In a pod: a file for every rank, named by its process, which SIGUSR2 makes it write to."""
+ACCOUNTS_FILE = WORK_DIR + "/accounts.json"
+"""In a pod of a job that restarts: what the time was spent on."""
+ENV_STACKS_DIR = "KIJ_STACKS_DIR"
+"""The same for a node of this machine whose ranks are watched."""
+ENV_HEARTBEAT_DIR = "KIJ_HEARTBEAT_DIR"
+"""Of a node whose ranks are watched: a file for every rank, named by its number."""
+ENV_HEARTBEAT_FILE = "KIJ_HEARTBEAT_FILE"
+"""For the script: this rank's, to be touched as long as it makes progress."""
 CODE_PREFIX = "code.tar.xz."
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -367,6 +375,15 @@ def write_record(path: str, message: str, callstack: str, **who: Any) -> None:
         say(f"cannot write the failure record to {path}: {error}")
 
 
+def write_accounts(accounts: Dict[str, Any]) -> None:
+    """Leave them as the last words of a node that has ended well."""
+    try:
+        with open(error_file(), "w") as file:
+            json.dump({"kij": {"accounts": accounts}}, file)
+    except OSError as error:
+        say(f"cannot write to {error_file()}: {error}")
+
+
 def read_record(path: str) -> Dict[str, Any]:
     """A failure record written by us or by torch's @record; {} where there is none."""
     try:
@@ -429,17 +446,21 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
 
 
 def write_stacks_on_sigusr2() -> None:
-    """In a pod: from now on SIGUSR2 writes the stacks of all threads of this process to its file.
+    """From now on SIGUSR2 writes the stacks of all threads of this process to its file.
 
-    A script that takes SIGUSR2 for itself has it, and no stacks.
+    A script that takes SIGUSR2 for itself has it, and no stacks. On this machine only ranks that
+    are watched have a folder for it.
     """
-    if os.environ.get(ENV_PARENT_PID) or not os.path.isdir(WORK_DIR):
+    folder = os.environ.get(ENV_STACKS_DIR, "")
+    if not folder and not os.environ.get(ENV_PARENT_PID) and os.path.isdir(WORK_DIR):
+        folder = STACKS_DIR
+    if not folder:
         return
     import faulthandler
 
     try:
-        os.makedirs(STACKS_DIR, exist_ok=True)
-        file = open(os.path.join(STACKS_DIR, str(os.getpid())), "ab", buffering=0)  # noqa: SIM115
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, str(os.getpid())), "ab", buffering=0)  # noqa: SIM115
         faulthandler.register(signal.SIGUSR2, file, all_threads=True)  # keeps the file
     except OSError as error:
         say(f"no stacks of this rank: {error}")
@@ -467,18 +488,18 @@ def read_rank(pid: int) -> Optional[Dict[str, Any]]:
     return {"rank": rank, "pid": pid, "state": state, "caught": bool(caught)}
 
 
-def print_stacks() -> int:
-    """Ask every rank of this pod where it is; print a line of JSON for each: rank, pid, stack.
+def stacks_of_ranks(folder: str) -> List[Dict[str, Any]]:
+    """Ask every rank of this node where it is: rank, pid, stack.
 
     Where the stack is empty, `state` is the kernel's word on the process, such as "T (stopped)".
     """
-    names = os.listdir(STACKS_DIR) if os.path.isdir(STACKS_DIR) else []
+    names = os.listdir(folder) if os.path.isdir(folder) else []
     found = [read_rank(pid) for pid in sorted(int(name) for name in names if name.isdigit())]
     ranks = [rank for rank in found if rank is not None]
     sizes, began = {}, time.monotonic()
     for rank in ranks:
         with contextlib.suppress(OSError):
-            path = os.path.join(STACKS_DIR, str(rank["pid"]))
+            path = os.path.join(folder, str(rank["pid"]))
             os.truncate(path, 0)
             if rank["caught"]:
                 os.kill(rank["pid"], signal.SIGUSR2)
@@ -492,8 +513,14 @@ def print_stacks() -> int:
                 sizes[path] = (os.path.getsize(path), now)
             settled = settled and size > 0 and now - since > STACKS_STILL_S
     for rank in ranks:
-        stack = Path(STACKS_DIR, str(rank["pid"])).read_text(errors="replace")
-        print(json.dumps(dict(rank, stack=stack)), flush=True)
+        rank["stack"] = Path(folder, str(rank["pid"])).read_text(errors="replace")
+    return ranks
+
+
+def print_stacks() -> int:
+    """Print a line of JSON for every rank of this pod."""
+    for rank in stacks_of_ranks(STACKS_DIR):
+        print(json.dumps(rank), flush=True)
     return 0
 
 
@@ -527,6 +554,9 @@ def run_worker(argv: List[str]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
     write_stacks_on_sigusr2()
+    if os.environ.get(ENV_HEARTBEAT_DIR):
+        beats = os.environ[ENV_HEARTBEAT_DIR]
+        os.environ[ENV_HEARTBEAT_FILE] = os.path.join(beats, os.environ["RANK"])
     as_module = argv[0] == "-m"
     argv = argv[1:] if as_module else argv
     target = argv[0]

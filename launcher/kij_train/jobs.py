@@ -10,11 +10,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from kij_train import diagnosis, names, units
+from kij_train import bootstrap, diagnosis, names, units
 from kij_train.diagnosis import JobState, Node, Phase, Verdict
 from kij_train.errors import (
     KijError,
@@ -26,10 +26,13 @@ from kij_train.errors import (
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice, LogLine
+    from kij_train.gang import History
 
 Object = dict[str, Any]
 MOST_ASKED = 8
 """Indexes whose last log line `why` reads."""
+ACCOUNTS_S = 5.0
+"""How long a pod may take to say what the time was spent on."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,29 @@ def status(cluster: Cluster, name: str) -> JobStatus:
 
 
 def _why(cluster: Cluster, job: Object, pods: list[Object]) -> Verdict:
+    verdict = _cause(cluster, job, pods)
+    if not diagnosis.restarts_by_itself(job):
+        return verdict
+    if verdict.state.ended:
+        return replace(verdict, accounts=diagnosis.accounts_at_the_end(pods))
+    return replace(verdict, accounts=_accounts_now(cluster, job, pods))
+
+
+def _accounts_now(cluster: Cluster, job: Object, pods: list[Object]) -> History | None:
+    """Asked in a pod that trains, one request; None where none does, or without that right."""
+    from kij_train.cluster.execute import ask
+
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    there = [str(node.pod) for node in nodes if node.phase is Phase.RUNNING]
+    command = ["sh", "-c", f"cat {bootstrap.ACCOUNTS_FILE} && echo && date +%s"]
+    for answer in ask(cluster, there[:1], command, timeout_s=ACCOUNTS_S):
+        said, _, now = answer.out.strip().rpartition("\n")
+        if answer.code == 0 and now.isdigit():
+            return diagnosis.accounts_now(said, float(now))
+    return None
+
+
+def _cause(cluster: Cluster, job: Object, pods: list[Object]) -> Verdict:
     state, now = diagnosis.job_state(job), time.time()
     name = str(job["metadata"]["name"])
     if state in (JobState.SUCCEEDED, JobState.CANCELLED):

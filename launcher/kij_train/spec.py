@@ -59,6 +59,9 @@ CONTRACT_ENV = frozenset(
         gang.ENV_POD_IP,
         gang.ENV_RESTARTS,
         gang.ENV_SPARE,
+        bootstrap.ENV_STACKS_DIR,
+        bootstrap.ENV_HEARTBEAT_DIR,
+        bootstrap.ENV_HEARTBEAT_FILE,
     }
 )
 OWN_LABELS = frozenset(
@@ -224,6 +227,11 @@ class JobSpec(Model):
     """How often ranks may fail, and how many pods may be lost, before the job fails."""
     grace: Seconds | None = None
     """Time between SIGTERM and SIGKILL, for a last checkpoint: 30 s when not given."""
+    hang_timeout: Seconds | None = None
+    """How long all ranks may go without a sign of life before they count as hanging, which is a
+    failure that --restart handles; longer than starting, compiling or a checkpoint takes."""
+    heartbeat: Literal["file", "output"] = "file"
+    """Sign of life: file: the script touches $KIJ_HEARTBEAT_FILE; output: any output counts too."""
 
     @model_validator(mode="before")
     @classmethod
@@ -246,6 +254,19 @@ class JobSpec(Model):
     def supervised(self) -> bool:
         """Whether a supervisor stays in the pods, to start ranks again."""
         return self.restart != "never"
+
+    def gang_settings(self, peers: list[str], backoff_limit: int) -> gang.Settings:
+        """What every supervisor is told; `peers` and `backoff_limit` as Settings has them."""
+        return gang.Settings(
+            low=self.min_nodes or self.nodes,
+            high=self.nodes,
+            spares=self.spares,
+            peers=peers,
+            max_restarts=self.max_restarts,
+            backoff_limit=backoff_limit,
+            hang_timeout_s=self.hang_timeout or 0,
+            heartbeat=self.heartbeat,
+        )
 
     @property
     def ranks_per_node(self) -> int:
@@ -291,7 +312,7 @@ class JobSpec(Model):
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
         checks = (_check_command, _check_processes, _check_gpus, _check_placement, _check_preflight)
-        for check in (*checks, _check_restart, _check_resources, _check_names):
+        for check in (*checks, _check_restart, _check_heartbeat, _check_resources, _check_names):
             check(self)
         return self
 
@@ -327,6 +348,12 @@ def _check_restart(spec: JobSpec) -> None:
         for field in ("spares", "max_restarts"):
             if field in spec.model_fields_set and getattr(spec, field):
                 raise SpecConflict(field, "needs --restart gang: without it nothing restarts")
+        if spec.hang_timeout is not None:
+            raise SpecConflict(
+                "hang_timeout",
+                "needs --restart gang, whose supervisors watch the ranks; with --max-restarts 0, "
+                "a hang ends the job",
+            )
         return
     if not spec.torchrun:
         raise SpecConflict("restart", "needs torchrun, which the job does without")
@@ -340,6 +367,11 @@ def _check_restart(spec: JobSpec) -> None:
             f"must be fewer than the {spec.nodes} nodes: with {spec.spares}, a network cut in two "
             "could leave a whole job on each side",
         )
+
+
+def _check_heartbeat(spec: JobSpec) -> None:
+    if spec.heartbeat != "file" and spec.hang_timeout is None:
+        raise SpecConflict("heartbeat", "needs --hang-timeout: without it nothing is watched")
 
 
 def _check_range(spec: JobSpec) -> None:

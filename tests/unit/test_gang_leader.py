@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kij_train.gang.hang import compare
 from kij_train.gang.leader import (
+    AVOID_AFTER,
     JUDGE_S,
     KILL_AFTER_S,
     LATE_S,
     ORDER_S,
     SETTLE_S,
+    STACKS_S,
     STOP_S,
     History,
     Leader,
@@ -28,12 +31,22 @@ Json = dict[str, Any]
 class Stage:
     """A leader, nodes that only write down what they are told, and a clock."""
 
-    def __init__(self, low: int, high: int, spares: int = 0, max_restarts: int = 3) -> None:
+    def __init__(
+        self, low: int, high: int, spares: int = 0, max_restarts: int = 3, hang_timeout_s: float = 0
+    ) -> None:
         self.now = 0.0
         self.said: list[str] = []
         self.told: dict[str, list[Json]] = {}
         settings = Settings(low, high, spares, ["job-{}.job:1"], max_restarts, max_restarts)
-        self.leader = Leader(settings, History(), 600, say=self.said.append, clock=lambda: self.now)
+        settings = settings._replace(hang_timeout_s=hang_timeout_s)
+        self.leader = Leader(
+            settings,
+            History(),
+            600,
+            say=self.said.append,
+            compare=compare,
+            clock=lambda: self.now,
+        )
 
     def join(self, index: int, *, uid: str = "", ready: bool = True) -> Member:
         uid = uid or f"uid-{index}"
@@ -139,7 +152,7 @@ def test_a_lost_node_is_replaced_by_the_spare_at_once() -> None:
     stage.decide()
     stage.leader.leave(lost)
     stage.decide(10)
-    assert stage.told["uid-0"][-1] == {"stop": 2.0}
+    assert stage.told["uid-0"][-1]["stop"] == 2.0
     stage.end(first, 143)
     stage.decide(1)
     assert stage.trains() == [0, 2]
@@ -205,10 +218,12 @@ def test_all_well_is_done() -> None:
     stage.decide(5)
     stage.end(members[0], 0)
     stage.decide(10)
-    assert stage.leader.verdict is None
+    assert not stage.leader.verdict
     stage.end(members[1], 0)
     stage.decide()
-    assert stage.leader.verdict == {"done": "trained 10.0 s, waited 5.0 s"}
+    verdict = stage.leader.verdict or {}
+    assert verdict["done"] == "trained 10.0 s (67 %), waited 5.0 s"
+    assert verdict["history"]["training_s"] == 10
 
 
 def test_one_that_leaves_is_not_chosen_and_has_not_failed() -> None:
@@ -301,7 +316,7 @@ def test_an_elastic_round_takes_in_who_comes_back() -> None:
     assert stage.trains() == [0, 2]
     assert not any("stop" in each for each in stage.told["uid-0"])
     stage.decide(SETTLE_S)
-    assert stage.told["uid-0"][-1] == {"stop": 30.0}
+    assert stage.told["uid-0"][-1]["stop"] == 30.0
     for member in members:
         stage.end(member, 143)
     stage.decide()
@@ -325,7 +340,13 @@ def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
     history = History({"rounds": 4, "training_s": 50.0, "failures": 1})
     lost = Who(0, "x", "10.0.0.1", "job-0", "machine-7")
     leader = Leader(
-        settings, history, 600, say=lambda _: None, lost_leader=(3.0, lost), clock=lambda: 5.0
+        settings,
+        history,
+        600,
+        say=lambda _: None,
+        compare=compare,
+        lost_leader=(3.0, lost),
+        clock=lambda: 5.0,
     )
     member = Member(Who(1, "y", "10.0.0.2", "job-1", "machine-1"), lambda _: None, 5.0)
     leader.join(member, History({"rounds": 2}))
@@ -333,7 +354,8 @@ def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
     leader.decide()
     assert leader.round is not None and leader.round.number == 5
     assert str(leader.history) == (
-        "trained 50.0 s, waited 0.0 s, restarted 4 times in 2.0 s; machine-7 cost 1 restart, 2.0 s"
+        "trained 50.0 s (96 %), waited 0.0 s, restarted 4 times in 2.0 s; "
+        "machine-7 cost 1 restart, 2.0 s"
     )
 
 
@@ -382,3 +404,125 @@ def test_whatever_happens_a_round_is_whole(events: list[tuple[str, int]]) -> Non
         assert {order["address"] for order in orders} == {current.members[0].who.ip}
         assert {order["start"] for order in orders} == {current.number}
     assert stage.leader.history.failures <= 3
+
+
+# --- hangs ----------------------------------------------------------------------------------------
+
+
+def stack_of(rank: int, *frames: tuple[str, int, str], state: str = "S (sleeping)") -> Json:
+    lines = [f'File "{file}", line {line} in {name}' for file, line, name in frames]
+    return {"rank": rank, "state": state, "frames": lines}
+
+
+TORCH = "/usr/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
+
+
+def in_all_reduce(rank: int) -> Json:
+    return stack_of(rank, (TORCH, 2800, "all_reduce"), ("/code/train.py", 20, "main"))
+
+
+def in_load(rank: int) -> Json:
+    return stack_of(rank, ("/code/train.py", 7, "load"), ("/code/train.py", 12, "main"))
+
+
+def hanging(max_restarts: int = 3) -> tuple[Stage, list[Member]]:
+    stage = Stage(2, 2, spares=1, max_restarts=max_restarts, hang_timeout_s=600)
+    members = [stage.join(index) for index in range(3)]
+    stage.decide()
+    for member in members[:2]:
+        stage.leader.take(member, {"silent": True, "round": 1})
+    stage.decide()
+    return stage, members
+
+
+def test_a_hang_is_a_failure_of_the_rank_that_holds_up_the_others() -> None:
+    stage, members = hanging()
+    assert stage.told["uid-1"][-1] == {"stacks": 1}
+    stage.leader.take(members[0], {"stacks": [in_all_reduce(0)], "round": 1})
+    stage.decide()
+    assert stage.trains() == [0, 1]
+    stage.leader.take(members[1], {"stacks": [in_load(1)], "round": 1})
+    stage.decide()
+    assert stage.said[-1].startswith(
+        "no sign of life for 0:10:00: rank 1 is in load (train.py:7); "
+        "rank 0 is in all_reduce, called in main (train.py:20), "
+    )
+    for member in members[:2]:
+        stage.end(member, -15)
+    stage.decide(1)
+    assert stage.trains() == [0, 1]
+    assert stage.leader.history.failures == 1
+    assert stage.leader.history.blame == {"machine-1": [1, 1.0]}
+
+
+def test_a_hang_too_many_is_the_end_with_its_stack() -> None:
+    stage, members = hanging(max_restarts=0)
+    for member, ranks in zip(members, ([in_all_reduce(0)], [in_load(1)])):  # noqa: B905 - spares
+        stage.leader.take(member, {"stacks": ranks, "round": 1})
+    stage.decide()
+    for member in members[:2]:
+        stage.end(member, -15)
+    stage.decide()
+    verdict = stage.leader.verdict
+    assert verdict is not None
+    assert verdict["failed"] == "rank 1 of index 1 (pod job-1 on machine-1) hung"
+    assert verdict["uid"] == "uid-1"
+    assert verdict["record"]["kij"] == {"rank": 1}
+    message = verdict["record"]["message"]
+    assert message["message"].splitlines()[0].endswith("rank 1 is in load (train.py:7)")
+    assert message["extraInfo"]["py_callstack"].splitlines() == [
+        '  File "/code/train.py", line 12, in main',
+        '  File "/code/train.py", line 7, in load',
+    ]
+
+
+def test_one_that_gives_a_sign_of_life_again_is_no_hang() -> None:
+    stage, members = hanging()
+    stage.leader.take(members[1], {"silent": False, "round": 1})
+    stage.decide(2 * STACKS_S)
+    assert stage.trains() == [0, 1]
+    assert stage.leader.history.failures == 0
+    stage.leader.take(members[1], {"silent": True, "round": 1})
+    stage.decide()
+    assert stage.told["uid-0"].count({"stacks": 1}) == 2
+
+
+def test_nobody_waits_long_for_a_node_that_does_not_say_where_its_ranks_are() -> None:
+    stage, _ = hanging()
+    stage.decide(STACKS_S)
+    assert "no rank says where it is" in stage.said[-1]
+
+
+def test_one_silent_node_of_several_is_no_hang() -> None:
+    stage = Stage(2, 2, hang_timeout_s=600)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    stage.leader.take(members[0], {"silent": True, "round": 1})
+    stage.decide()
+    assert {"stacks": 1} not in stage.told["uid-0"]
+    stage.end(members[1], 0)  # its ranks are done, so the others hold it up
+    stage.decide()
+    assert {"stacks": 1} in stage.told["uid-0"]
+
+
+# --- machines that cost much ----------------------------------------------------------------------
+
+
+def test_a_machine_that_cost_much_waits_as_a_spare() -> None:
+    stage = Stage(2, 2, spares=1)
+    stage.leader.history.blame = {"machine-0": [AVOID_AFTER, 60.0], "machine-1": [1, 3.0]}
+    stage.leader.history.rounds = 3
+    for index in range(3):
+        stage.join(index)
+    stage.decide()
+    assert stage.trains() == [1, 2]
+
+
+def test_a_machine_that_cost_much_is_better_than_none() -> None:
+    stage = Stage(2, 2, spares=1)
+    stage.leader.history.blame = {"machine-0": [AVOID_AFTER, 60.0]}
+    stage.leader.history.rounds = 3
+    stage.join(0)
+    stage.join(2)
+    stage.decide()
+    assert stage.trains() == [0, 2]

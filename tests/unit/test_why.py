@@ -272,7 +272,7 @@ def test_kueues_words_are_quoted() -> None:
 
 def test_the_json_form_is_stable() -> None:
     shown = diagnosis.as_json(verdict_of(situation("asks-for-9-gpus")))
-    assert set(shown) == {"state", "headline", "findings"}
+    assert set(shown) == {"state", "headline", "findings", "accounts"}
     assert isinstance(shown["findings"], list)
     assert set(shown["findings"][0]) == {"kind", "summary", "evidence", "hint"}
     assert Finding("k", "s") == Finding("k", "s", (), None)

@@ -45,7 +45,15 @@ PASSED_ON = (
     (("--backend",), "gloo|nccl", "nccl with --gpus, else gloo."),
 )
 """Flags of nccl-tests that go to the payload as they are."""
-LEFT_OUT = ("nodes", "code_dir", "restart", "spares", "max_restarts")
+LEFT_OUT = (
+    "nodes",
+    "code_dir",
+    "restart",
+    "spares",
+    "max_restarts",
+    "hang_timeout",
+    "heartbeat",
+)
 
 
 @click.group("bench")

@@ -98,6 +98,8 @@ SPEC_OPTIONS = (
     SpecOption(("--spares",), "spares", "N"),
     SpecOption(("--max-restarts",), "max_restarts", "N"),
     SpecOption(("--grace",), "grace", "DURATION"),
+    SpecOption(("--hang-timeout",), "hang_timeout", "DURATION"),
+    SpecOption(("--heartbeat",), "heartbeat", "file|output"),
 )
 
 OUR_FLAGS_AFTER_SCRIPT = frozenset(

@@ -4,6 +4,7 @@ Pure functions from dicts, as the API server gives them, to verdicts. Nothing he
 nothing guesses: what is not known is said as it was seen.
 """
 
+from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now
 from kij_train.diagnosis.capacity import with_free
 from kij_train.diagnosis.failures import (
     Failure,
@@ -41,6 +42,8 @@ __all__ = [
     "Node",
     "Phase",
     "Verdict",
+    "accounts_at_the_end",
+    "accounts_now",
     "as_json",
     "epoch",
     "failures_of_pods",

@@ -7,28 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kij_train import bootstrap
+from kij_train.gang.hang import Thread, main_thread, spans, threads_of
 
-_HEAD = re.compile(
-    r"(?P<current>Current thread|Thread) 0x[0-9a-f]+(?: \[(?P<name>.*)\])?"
-    r" \(most recent call first\):"
-)
+__all__ = ["RankStack", "StackGroup", "Thread", "grouped", "spans", "threads_of"]
+
 _STARTER = re.compile(
     rf'File "({re.escape(bootstrap.BUNDLE_DIR)}/(\.\.[^/]+/)?bootstrap\.py|<frozen runpy>'
     r'|.*/runpy\.py)",.*'
 )
 """A frame that starts a script. The kubelet mounts files through a folder named by the time."""
-
-
-@dataclass(frozen=True)
-class Thread:
-    """A thread of a rank."""
-
-    frames: tuple[str, ...]
-    """The most recent call first, as faulthandler writes it."""
-    current: bool = False
-    """Whether it took the signal, as the main thread does."""
-    name: str | None = None
-    """Where Python tells it (3.14)."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +32,7 @@ class RankStack:
 
     @property
     def main(self) -> Thread | None:
-        """The main thread: it takes the signals, and is the last that is told."""
-        current = [thread for thread in self.threads if thread.current]
-        return (current or [*self.threads])[-1] if self.threads else None
+        return main_thread(self.threads)
 
     def as_json(self) -> dict[str, object]:
         """For scripts."""
@@ -80,20 +65,6 @@ class StackGroup:
         return f"ranks {spans(one.rank for one in self.ranks)} ({len(self.ranks)})"
 
 
-def threads_of(dump: str) -> tuple[Thread, ...]:
-    """The threads of a dump of faulthandler, in its order."""
-    found: list[tuple[re.Match[str], list[str]]] = []
-    for line in filter(None, map(str.strip, dump.splitlines())):
-        head = _HEAD.fullmatch(line)
-        if head is not None:
-            found.append((head, []))
-        elif found:
-            found[-1][1].append(line)
-    return tuple(
-        Thread(tuple(frames), head["current"] != "Thread", head["name"]) for head, frames in found
-    )
-
-
 def grouped(ranks: Iterable[RankStack]) -> list[StackGroup]:
     """Ranks with the same stack of the main thread together, the most first: the odd ones last."""
     groups: dict[tuple[str, ...], list[RankStack]] = {}
@@ -110,14 +81,3 @@ def _of_script(frames: Sequence[str]) -> tuple[str, ...]:
     while end and _STARTER.fullmatch(frames[end - 1]):
         end -= 1
     return tuple(frames[:end] or frames)
-
-
-def spans(numbers: Iterable[int]) -> str:
-    """0, 1, 2, 5 → "0-2, 5"."""
-    found: list[list[int]] = []
-    for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from kij_train import names, units
 from kij_train.diagnosis import causes, pending
+from kij_train.diagnosis.accounts import accounts_as_json
 from kij_train.diagnosis.failures import (
     Failure,
     failure_of_pod,
@@ -26,6 +27,7 @@ from kij_train.diagnosis.phases import (
     terminal_condition,
 )
 from kij_train.diagnosis.progress import going_on
+from kij_train.gang import History
 
 MESSAGE_LINES = 6
 
@@ -39,6 +41,8 @@ class Verdict:
     """One line."""
     findings: tuple[Finding, ...] = ()
     """The most telling first; empty where all is well or nothing is known."""
+    accounts: History | None = None
+    """What a job that restarts has spent its time on, where it is known."""
 
     def text(self) -> str:
         """For people: headline, findings, what to try."""
@@ -48,6 +52,8 @@ class Verdict:
             lines += [f"    {line}" for said in finding.evidence for line in said.splitlines()]
             if finding.hint:
                 lines.append(f"  try: {finding.hint}")
+        if self.accounts is not None:
+            lines += ["", f"  {self.accounts}"]
         return "\n".join(lines)
 
 
@@ -314,7 +320,7 @@ def _suspended(name: str, job: Object, events: Sequence[Object]) -> Verdict:
 
 
 def as_json(verdict: Verdict) -> Mapping[str, object]:
-    """For scripts: state, headline, findings with kind, summary, evidence and hint."""
+    """For scripts: state, headline, findings with kind, summary, evidence and hint, accounts."""
     return {
         "state": verdict.state.value,
         "headline": verdict.headline,
@@ -327,4 +333,5 @@ def as_json(verdict: Verdict) -> Mapping[str, object]:
             }
             for each in verdict.findings
         ],
+        "accounts": verdict.accounts and accounts_as_json(verdict.accounts),
     }

@@ -13,6 +13,7 @@ from kij_train.gang.leader import (
     ENV_SPARE,
     READY_PORT,
     SECONDARY,
+    History,
     Settings,
 )
 
@@ -26,10 +27,12 @@ __all__ = [
     "READY_PORT",
     "SECONDARY",
     "SUPERVISOR",
+    "History",
     "Settings",
 ]
 
-FILES = tuple(Path(__file__).with_name(name) for name in ("leader.py", "ranks.py", "supervisor.py"))
+_NAMES = ("hang.py", "leader.py", "ranks.py", "supervisor.py")
+FILES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 """What the pods get."""
 SUPERVISOR = FILES[-1]
 """The first process of a node."""

@@ -39,6 +39,11 @@ LEAVE_S = 30.0
 """The same for a round that ends so that more nodes can take part: for a checkpoint."""
 STOP_S = 13.0
 """How much longer than that a node may take to end its ranks before it counts as lost."""
+STACKS_S = 10.0
+"""How long nodes may take to say where their ranks are."""
+AVOID_AFTER = 2
+"""Losses and hangs that a machine may cost before others are preferred."""
+MOST_BLAMED = 5
 STILL_S = 30.0
 SECONDARY = re.compile(
     r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
@@ -64,6 +69,10 @@ class Settings(NamedTuple):
     """Rounds that may fail before the job does."""
     backoff_limit: int
     """Pods that the Job allows to fail; the job's own end must exceed it."""
+    hang_timeout_s: float = 0.0
+    """How long no rank may give a sign of life; 0: for ever."""
+    heartbeat: str = "file"
+    """What a sign of life is: hang.FILE or hang.OUTPUT."""
 
     @property
     def pods(self) -> int:
@@ -117,15 +126,30 @@ class History:
     def as_json(self) -> Json:
         return dict(vars(self))
 
+    @property
+    def goodput(self) -> float:
+        """The part of the time that was spent in rounds."""
+        whole = self.training_s + self.waiting_s + self.restarting_s
+        return self.training_s / whole if whole else 0.0
+
+    def brief(self) -> Json:
+        """With the worst machines alone, for a record that must be short."""
+        return dict(self.as_json(), blame=dict(self.worst()))
+
+    def worst(self) -> List[Tuple[str, List[float]]]:
+        """The machines that cost most: name, restarts and seconds."""
+        return sorted(self.blame.items(), key=lambda one: -one[1][1])[:MOST_BLAMED]
+
     def __str__(self) -> str:
         restarts = max(0, self.rounds - 1)
-        text = f"trained {span(self.training_s)}, waited {span(self.waiting_s)}"
+        text = f"trained {span(self.training_s)} ({100 * self.goodput:.0f} %)"
+        text += f", waited {span(self.waiting_s)}"
         if restarts:
             text += (
                 f", restarted {restarts} time{'' if restarts == 1 else 's'} in "
                 f"{span(self.restarting_s)}"
             )
-        for machine, (count, seconds) in sorted(self.blame.items(), key=lambda one: -one[1][1]):
+        for machine, (count, seconds) in self.worst():
             text += (
                 f"; {machine} cost {count:.0f} restart{'' if count == 1 else 's'}, {span(seconds)}"
             )
@@ -141,6 +165,8 @@ class Member:
         self.ready = False
         """Whether it can start ranks at once."""
         self.leaving = False
+        self.silent = False
+        """Whether its ranks have given no sign of life for too long."""
         self.told_news = False
         self.joined = now
 
@@ -157,8 +183,12 @@ class Round:
         self.judge_at = float("inf")
         self.broken_at: Optional[float] = None
         self.stop_by = float("inf")
-        self.failure: Optional[Tuple[Who, int, Json]] = None
-        """Set where a rank failed and no node was lost."""
+        self.asked_at: Optional[float] = None
+        """Since when nodes are asked where their ranks are."""
+        self.stacks: Dict[str, List[Json]] = {}
+        """uid → of each of its ranks."""
+        self.failure: Optional[Tuple[Optional[Who], str, Json]] = None
+        """Who, what, and the record, where ranks failed or hung and no node was lost."""
 
 
 class Leader:
@@ -171,11 +201,15 @@ class Leader:
         timeout_s: float,
         *,
         say: Callable[[str], None],
+        compare: Callable[[List[Json]], Tuple[Optional[int], str, str]],
         lost_leader: Optional[Tuple[float, Optional[Who]]] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`timeout_s` is for the first round; `lost_leader`: since when there was none, and who."""
-        self._say, self._clock = say, clock
+        """`timeout_s` is for the first round; `lost_leader`: since when there was none, and who.
+
+        `compare` is hang.compare.
+        """
+        self._say, self._clock, self._compare = say, clock, compare
         self.settings = settings
         self.history = history
         self.members: Dict[str, Member] = {}
@@ -209,6 +243,10 @@ class Leader:
             member.leaving = True
         elif "ended" in said and self.round and said["round"] == self.round.number:
             self.round.ended[member.who.uid] = (int(said["ended"]), said.get("record") or {})
+        elif "silent" in said and self.round and said["round"] == self.round.number:
+            member.silent = bool(said["silent"])
+        elif "stacks" in said and self.round and said["round"] == self.round.number:
+            self.round.stacks[member.who.uid] = said["stacks"]
 
     # What follows from it.
 
@@ -246,7 +284,9 @@ class Leader:
         now = self._clock()
         if len(ready) < self.settings.low:
             return []
-        chosen = ready[: self.settings.high]
+        # A replacement may be placed on a machine that has cost much; a spare elsewhere is better.
+        preferred = {m.who.uid for m in sorted(ready, key=self._is_avoided)[: self.settings.high]}
+        chosen = [member for member in ready if member.who.uid in preferred]
         early = self.history.rounds == 0 and now - self._began < ORDER_S
         if early and chosen != there[: len(chosen)]:
             return []
@@ -256,6 +296,9 @@ class Leader:
         if len(chosen) < self.settings.high and now - max(m.joined for m in there) < SETTLE_S:
             return []
         return chosen
+
+    def _is_avoided(self, member: Member) -> bool:
+        return self.history.blame.get(member.who.machine, [0, 0.0])[0] >= AVOID_AFTER
 
     def _start(self, chosen: List[Member]) -> None:
         history, now = self.history, self._clock()
@@ -280,6 +323,7 @@ class Leader:
             + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
         )
         for rank, member in enumerate(chosen):
+            member.silent = False
             place = {"node_rank": rank, "nnodes": len(chosen), "address": chosen[0].who.ip}
             member.send({"start": history.rounds, **place, **self._news()})
         for member in self.members.values():
@@ -320,13 +364,16 @@ class Leader:
             elif failed:
                 current.judge_at = min(current.judge_at, now + JUDGE_S)
                 if now >= current.judge_at or len(current.ended) == len(current.members):
-                    who, code, record = current.failure = min(failed, key=_when)
+                    who, code, record = min(failed, key=_when)
+                    current.failure = (who, f"{who} failed", record)
                     text = record.get("message", {}).get("message") or f"exit code {code}"
                     self._break(current, None, f"{who} failed: {str(text).splitlines()[0]}")
             elif len(current.ended) == len(current.members):
                 self.history.training_s += now - current.began
-                self.verdict = {"done": str(self.history)}
+                self.verdict = {"done": str(self.history), "history": self.history.as_json()}
                 return
+            else:
+                self._look_for_hang(current)
         if current.broken_at is None:
             return
         # Those that leave have their own time, and are not chosen again.
@@ -339,11 +386,45 @@ class Leader:
         if current.failure is not None:
             self.history.failures += 1
             if self.history.failures > self.settings.max_restarts:
-                who, _, record = current.failure
+                culprit, what, record = current.failure
                 again = self.history.failures - 1
                 times = f" (restarted {again} time{'' if again == 1 else 's'})" if again else ""
-                self._end_with_failure(who, record, f"{who} failed{times}")
+                self._end_with_failure(culprit, record, what + times)
                 return
+
+    def _look_for_hang(self, current: Round) -> None:
+        """Where no rank has given a sign of life for too long, find out who holds up the others."""
+        running = [m for m in current.members if m.who.uid not in current.ended]
+        if not all(member.silent for member in running):
+            current.asked_at = None
+            return
+        now, limit = self._clock(), span(self.settings.hang_timeout_s)
+        if current.asked_at is None:
+            current.asked_at, current.stacks = now, {}
+            self._say(f"no sign of life of any rank for {limit}; asking where they are")
+            for member in running:
+                member.send({"stacks": current.number})
+        everyone = all(member.who.uid in current.stacks for member in running)
+        if not everyone and now - current.asked_at < STACKS_S:
+            return
+        rank, where, callstack = self._compare(
+            [one for some in current.stacks.values() for one in some]
+        )
+        who = next(
+            (
+                member.who
+                for member in running
+                for each in current.stacks.get(member.who.uid, [])
+                if each["rank"] == rank
+            ),
+            None,
+        )
+        text = f"no sign of life for {limit}: {where}"
+        message = {"message": text, "extraInfo": {"py_callstack": callstack}}
+        record = {"message": message, "kij": {} if rank is None else {"rank": rank}}
+        what = "the ranks hung" if who is None else f"rank {rank} of {who} hung"
+        current.failure = (who, what, record)
+        self._break(current, who, text.replace("\n", "; "))
 
     def _grow(self, current: Round) -> None:
         """End an elastic round that may have more members, when others have been there for long."""
@@ -372,7 +453,7 @@ class Leader:
         self._say(f"{text}, {span(now - current.began)} into round {current.number}")
         for member in current.members:
             if member.who.uid in self.members and member.who.uid not in current.ended:
-                member.send({"stop": kill_after_s})
+                member.send({"stop": kill_after_s, "history": self.history.as_json()})
 
     def _end_with_failure(self, who: Optional[Who], record: Json, text: str) -> None:
         uid = who.uid if who else ""
@@ -383,6 +464,7 @@ class Leader:
             "uid": uid,
             "record": record,
             "summary": str(self.history),
+            "history": self.history.as_json(),
             "stays": stays.who.uid if stays else "",
         }
 

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 if TYPE_CHECKING:
     from kij_train import bootstrap
+    from kij_train.gang import hang, ranks
     from kij_train.gang import leader as gang
-    from kij_train.gang import ranks
 else:
 
     def _load(name: str) -> Any:
@@ -47,6 +47,7 @@ else:
 
     bootstrap = _load("bootstrap.py")
     gang = _load("leader.py")
+    hang = _load("hang.py")
     ranks = _load("ranks.py")
 
 Json = Dict[str, Any]
@@ -67,6 +68,8 @@ OTHER_LEADERS_S = 2.0
 FAREWELL_S = 5.0
 """How long the leader waits for members to take leave."""
 FLUSH_S = 1.0
+LOOKS_A_TIMEOUT = 10
+"""How often the ranks' signs of life are looked at."""
 TOMBSTONE_S = 1800.0
 MOST_AT_ONCE = 32
 LONGEST_LINE = 1 << 20
@@ -101,7 +104,8 @@ def read_node(env: Dict[str, str], settings: gang.Settings) -> "bootstrap.Node":
 
 # --- the protocol ---------------------------------------------------------------------------------
 # A line of JSON each: hello {who, history, join}; {role: leading | following | looking | ended}; to
-# members start, stop, spare, done, failed, ping; from them ready, ended, leaving, ping.
+# members start, stop, stacks, spare, done, failed, ping; from them ready, ended, silent, stacks,
+# leaving, ping.
 
 
 class Channel:
@@ -151,7 +155,12 @@ class Supervisor:
     """One node: looks for its leader, or leads; runs its ranks in the rounds that it is part of."""
 
     def __init__(
-        self, node: "bootstrap.Node", settings: gang.Settings, zygote: ranks.Zygote, scratch: str
+        self,
+        node: "bootstrap.Node",
+        settings: gang.Settings,
+        zygote: ranks.Zygote,
+        scratch: str,
+        output: Optional[hang.Output] = None,
     ) -> None:
         env = os.environ
         self.node, self.settings = node, settings
@@ -173,11 +182,12 @@ class Supervisor:
         self._up_who: Optional[gang.Who] = None
         self._lost_leader: Optional[Tuple[float, Optional[gang.Who]]] = None
         self._round_began = 0.0
-        self._ready: Optional[asyncio.Future[None]] = None
+        self._tasks: List[asyncio.Future[None]] = []
+        """Of this round."""
         self.verdict: Optional[Json] = None
         self.signalled: Optional[int] = None
         self._changed = asyncio.Event()
-        self._scratch = scratch
+        self._scratch, self._output = scratch, output
         self._round = 0
         self._finished = False
         """Whether this node's ranks of the last round ended well."""
@@ -359,6 +369,7 @@ class Supervisor:
             self.history,
             self.node.rendezvous_timeout_s,
             say=bootstrap.say,
+            compare=hang.compare,
             lost_leader=self._lost_leader,
         )
         self.leader = leader
@@ -481,7 +492,11 @@ class Supervisor:
         elif "start" in said:
             self._start(said)
         elif "stop" in said:
+            self.history, self._round_began = gang.History(said["history"]), time.monotonic()
+            self._keep_accounts("restarting")
             self._stop(said["stop"])
+        elif "stacks" in said:
+            self._tasks.append(asyncio.ensure_future(self._tell_stacks(said["stacks"])))
         elif "spare" in said:
             self._take_news(said)
             if not self._was_spare:
@@ -491,6 +506,18 @@ class Supervisor:
     def _take_news(self, said: Json) -> None:
         self.history = gang.History(said["history"])
         self._ips = {int(index): ip for index, ip in said["ips"].items()}
+        self._keep_accounts("training")
+
+    def _keep_accounts(self, state: str) -> None:
+        """For `kij-train status`, which reads them in a pod."""
+        if os.environ.get(bootstrap.ENV_PARENT_PID) or not os.path.isdir(bootstrap.WORK_DIR):
+            return
+        news = {"history": self.history.as_json(), "state": state, "since": time.time()}
+        part = bootstrap.ACCOUNTS_FILE + ".part"
+        with contextlib.suppress(OSError):  # a full disk must not stop the training
+            with open(part, "w") as file:
+                json.dump(news, file)
+            os.replace(part, bootstrap.ACCOUNTS_FILE)
 
     def _start(self, said: Json) -> None:
         self._round, self._finished = said["start"], False
@@ -509,6 +536,13 @@ class Supervisor:
         }
         if self._round > 1:
             env[bootstrap.ENV_PREFLIGHT] = ""
+        self._tasks = [asyncio.ensure_future(self._show_ready())]
+        if self.settings.hang_timeout_s:
+            env[bootstrap.ENV_HEARTBEAT_DIR] = os.path.join(self._scratch, f"beats-{self._round}")
+            signs = hang.Signs(env[bootstrap.ENV_HEARTBEAT_DIR], self._output)
+            self._tasks.append(asyncio.ensure_future(self._watch(signs)))
+            if os.environ.get(bootstrap.ENV_PARENT_PID):
+                env[bootstrap.ENV_STACKS_DIR] = self._stacks_dir()
         first = node.rank * node.nproc
         last = first + node.nproc - 1
         ranks = f"rank {first}" if first == last else f"ranks {first}-{last}"
@@ -516,7 +550,34 @@ class Supervisor:
         self._was_spare = False
         self._lost_leader, self._round_began = None, time.monotonic()
         self.zygote.start({"node": list(node), "env": env})
-        self._ready = asyncio.ensure_future(self._show_ready())
+
+    async def _watch(self, signs: hang.Signs) -> None:
+        """Tell the leader when the ranks of this round fall silent, and when they wake again."""
+        round_, limit, was_silent = self._round, self.settings.hang_timeout_s, False
+        while self.zygote.running and self._round == round_:
+            silent = signs.silence_s() > limit
+            if silent != was_silent:
+                was_silent = silent
+                self._report({"silent": silent, "round": round_})
+            await asyncio.sleep(min(1.0, limit / LOOKS_A_TIMEOUT))
+
+    async def _tell_stacks(self, round_: int) -> None:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, bootstrap.stacks_of_ranks, self._stacks_dir())
+        self._report({"stacks": hang.brief(found), "round": round_})
+
+    def _stacks_dir(self) -> str:
+        if not os.environ.get(bootstrap.ENV_PARENT_PID):
+            return bootstrap.STACKS_DIR
+        return os.path.join(self._scratch, "stacks")
+
+    def _report(self, report: Json) -> None:
+        """To the leader, who may be this node."""
+        if self.up is not None:
+            self.up.send(report)
+        elif self.leader is not None and self.me.uid in self.leader.members:
+            self.leader.take(self.leader.members[self.me.uid], report)
+        self._changed.set()
 
     async def _show_ready(self) -> None:
         """While the ranks run."""
@@ -541,12 +602,7 @@ class Supervisor:
     def _ranks_ended(self, code: int) -> None:
         self._finished = code == 0
         record = bootstrap.read_record(self._record_file())
-        report = {"ended": code, "round": self._round, "record": record}
-        if self.up is not None:
-            self.up.send(report)
-        elif self.leader is not None and self.me.uid in self.leader.members:
-            self.leader.take(self.leader.members[self.me.uid], report)
-        self._changed.set()
+        self._report({"ended": code, "round": self._round, "record": record})
 
     # --- the end
 
@@ -565,6 +621,8 @@ class Supervisor:
         if verdict is None:
             return 128 + (self.signalled or signal.SIGTERM)
         if "done" in verdict:
+            if "history" in verdict:
+                bootstrap.write_accounts(gang.History(verdict["history"]).brief())
             return 0
         mine = verdict["uid"] == self.me.uid
         self._stop(gang.KILL_AFTER_S)
@@ -593,6 +651,7 @@ class Supervisor:
             # Told to end: another node's record is the cause.
             who = {"index": self.me.node, "exit_code": 128 + signal.SIGTERM, "final": True}
             text, stack = verdict["failed"], ""
+        who["accounts"] = gang.History(verdict.get("history")).brief()
         bootstrap.write_record(bootstrap.error_file(), text, stack, **who)
 
 
@@ -604,9 +663,11 @@ def import_torch() -> None:
         raise ImportError(f"torch cannot be imported by {sys.executable}: {error}") from error
 
 
-def run_round(order: Json, argv: List[str]) -> int:
+def run_round(order: Json, argv: List[str], output: Optional[hang.Output]) -> int:
     """Be torchrun for one round. Gives its exit code; a failure leaves its record."""
     os.environ.update(order["env"])
+    if output is not None:
+        output.take()
     node = bootstrap.Node(*order["node"])
     return bootstrap.first_process(lambda argv: bootstrap.run_torchrun(node, argv), argv)
 
@@ -626,14 +687,23 @@ def run_supervised(argv: List[str]) -> int:
     )
     bootstrap.prepare(dict(env))
     ranks.adopt_orphans()
-    work = ranks.Work(import_torch, lambda order: run_round(order, argv))
+    watched = settings.hang_timeout_s and settings.heartbeat == hang.OUTPUT
+    output = hang.Output() if watched else None
+    work = ranks.Work(import_torch, lambda order: run_round(order, argv, output))
     zygote = ranks.Zygote(work, bootstrap.say)
+    if output is not None:
+        output.start()
     with tempfile.TemporaryDirectory(prefix="kij-rounds-") as scratch:
 
         async def whole() -> int:
-            return await Supervisor(node, settings, zygote, scratch).run()
+            return await Supervisor(node, settings, zygote, scratch, output).run()
 
-        return asyncio.run(whole())
+        try:
+            return asyncio.run(whole())
+        finally:
+            if output is not None:
+                ranks.kill_descendants()
+                output.close(gang.KILL_AFTER_S)
 
 
 def main(argv: List[str]) -> int:

@@ -212,14 +212,8 @@ def node_environment(
         env["PATH"] = os.pathsep.join([here, env["PATH"]]) if env.get("PATH") else here
         env.setdefault("PET_LOCAL_ADDR", "127.0.0.1")
     if spec.supervised:
-        settings = gang.Settings(
-            low=spec.min_nodes or spec.nodes,
-            high=spec.nodes,
-            spares=spec.spares,
-            peers=[f"127.0.0.1:{each}" for each in supervisor_ports],
-            max_restarts=spec.max_restarts,
-            backoff_limit=0,  # the launcher knows a verdict when it sees one
-        )
+        peers = [f"127.0.0.1:{each}" for each in supervisor_ports]
+        settings = spec.gang_settings(peers, 0)  # the launcher knows a verdict when it sees one
         env |= {
             gang.ENV_GANG: json.dumps(settings._asdict()),
             gang.ENV_GANG_ID: run_id,

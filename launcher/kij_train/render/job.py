@@ -211,14 +211,8 @@ def _environment(spec: JobSpec, name: str, code_sha256: str | None) -> list[dict
     if spec.settings_script is not None:
         fixed[bootstrap.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
     if spec.supervised:
-        settings = gang.Settings(
-            low=spec.min_nodes or spec.nodes,
-            high=spec.nodes,
-            spares=spec.spares,
-            peers=[f"{name}-{{}}.{name}:{(spec.port or DEFAULT_PORT) + SUPERVISOR_PORT}"],
-            max_restarts=spec.max_restarts,
-            backoff_limit=spec.max_restarts,
-        )
+        peer = f"{name}-{{}}.{name}:{(spec.port or DEFAULT_PORT) + SUPERVISOR_PORT}"
+        settings = spec.gang_settings([peer], spec.max_restarts)
         fixed[gang.ENV_GANG] = json.dumps(settings._asdict())
     if code_sha256 is not None:
         fixed[bootstrap.ENV_CODE_SHA256] = code_sha256

@@ -1,0 +1,55 @@
+"""What a job that restarts has spent its time on, from what its nodes say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from kij_train.diagnosis.phases import Object
+from kij_train.gang import History
+
+
+def accounts_now(said: str, now: float) -> History | None:
+    """From the file that a running node keeps; the time since then counts. None for no such file.
+
+    `now` in seconds since the epoch, by the clock of the node.
+    """
+    try:
+        news = json.loads(said)
+        history = History(news["history"])
+        spent = max(0.0, now - float(news["since"]))
+        attribute = f"{news['state']}_s"
+        setattr(history, attribute, getattr(history, attribute) + spent)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return history
+
+
+def accounts_at_the_end(pods: Iterable[Object]) -> History | None:
+    """From the termination messages; None where no node has left any."""
+    found = []
+    for pod in pods:
+        for container in pod.get("status", {}).get("containerStatuses") or []:
+            text = (container.get("state", {}).get("terminated") or {}).get("message") or ""
+            try:
+                found.append(History(json.loads(text)["kij"]["accounts"]))
+            except (ValueError, TypeError, KeyError):
+                continue
+    return max(found, key=lambda history: history.rounds, default=None)
+
+
+def accounts_as_json(history: History) -> dict[str, Any]:
+    """For scripts: seconds, restarts, goodput from 0 to 1, and what machines cost."""
+    return {
+        "trainingSeconds": round(history.training_s, 3),
+        "waitingSeconds": round(history.waiting_s, 3),
+        "restartingSeconds": round(history.restarting_s, 3),
+        "goodput": round(history.goodput, 4),
+        "restarts": max(0, history.rounds - 1),
+        "failures": history.failures,
+        "blame": [
+            {"node": machine, "restarts": int(count), "seconds": round(seconds, 3)}
+            for machine, (count, seconds) in history.worst()
+        ],
+    }

@@ -1,0 +1,216 @@
+"""Ranks that make no progress: their signs of life, and who holds up the others.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import contextlib
+import os
+import re
+import threading
+import time
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+Json = Dict[str, Any]
+FILE, OUTPUT = "file", "output"
+"""What counts as a sign of life: only the files that the ranks touch, or any output too."""
+MOST_FRAMES = 40
+CHUNK = 1 << 16
+
+_HEAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+(?: \[(.*)\])? \(most recent call first\):")
+_FRAME = re.compile(r'File "(.*)", line (\S+) in (.*)')
+_LIBRARY = re.compile(r"/(site|dist)-packages/|/lib/python3\.|^<")
+_STARTS = re.compile(r"(/|^)(bootstrap\.py|runpy\.py|<frozen runpy>)$")
+_COLLECTIVE = re.compile(r"/torch/(distributed|nn/parallel)/")
+
+
+# --- signs of life --------------------------------------------------------------------------------
+
+
+class Signs:
+    """When the ranks of a node last gave a sign of life."""
+
+    def __init__(self, folder: str, output: "Optional[Output]" = None) -> None:
+        """`folder` has a file for every rank; `output` where that counts as well."""
+        os.makedirs(folder, exist_ok=True)
+        self._folder, self._output = folder, output
+        self._seen: Dict[str, int] = {}
+        self._last = time.monotonic()
+
+    def silence_s(self) -> float:
+        """How long there has been none."""
+        now = time.monotonic()
+        with contextlib.suppress(OSError):
+            # Changes, not times: the clock of the files may be set, and differ from ours.
+            seen = {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder)}
+            if seen != self._seen:
+                self._seen, self._last = seen, now
+        last = max(self._last, self._output.last) if self._output else self._last
+        return now - last
+
+
+class Output:
+    """The output of the ranks, passed on by this process, which sees when there was some."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        """On the monotonic clock."""
+        self._pipes = [(os.pipe(), stream) for stream in (1, 2)]
+        self._threads: List[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begin to pass it on; no process is forked after this that needs no thread."""
+        for (end, _), stream in self._pipes:
+            thread = threading.Thread(target=self._pass_on, args=(end, stream), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def take(self) -> None:
+        """In a process of the ranks: write there from now on."""
+        for (_, end), stream in self._pipes:
+            os.dup2(end, stream)
+
+    def close(self, timeout_s: float) -> None:
+        """Pass on the rest, once no rank is left."""
+        for (_, end), _ in self._pipes:
+            os.close(end)
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def _pass_on(self, end: int, stream: int) -> None:
+        while True:
+            data = os.read(end, CHUNK)
+            if not data:
+                return
+            self.last = time.monotonic()
+            while data:
+                data = data[os.write(stream, data) :]
+
+
+# --- stacks ---------------------------------------------------------------------------------------
+
+
+class Thread(NamedTuple):
+    """A thread of a rank."""
+
+    frames: Tuple[str, ...]
+    """The most recent call first, as faulthandler writes it."""
+    current: bool = False
+    """Whether it took the signal, as the main thread does."""
+    name: Optional[str] = None
+    """Where Python tells it (3.14)."""
+
+
+def threads_of(dump: str) -> Tuple[Thread, ...]:
+    """The threads of a dump of faulthandler, in its order."""
+    found: List[Tuple[Any, List[str]]] = []
+    for line in filter(None, map(str.strip, dump.splitlines())):
+        head = _HEAD.fullmatch(line)
+        if head is not None:
+            found.append((head, []))
+        elif found:
+            found[-1][1].append(line)
+    return tuple(Thread(tuple(f), head.group(1) != "Thread", head.group(2)) for head, f in found)
+
+
+def main_thread(threads: Iterable[Thread]) -> Optional[Thread]:
+    """It takes the signals, and is the last that is told."""
+    every = list(threads)
+    found = [thread for thread in every if thread.current] or every
+    return found[-1] if found else None
+
+
+def brief(ranks: Iterable[Json]) -> List[Json]:
+    """Of what bootstrap.stacks_of_ranks says, what the leader needs: rank, state, frames."""
+    found = []
+    for rank in ranks:
+        main = main_thread(threads_of(rank["stack"]))
+        frames = list(main.frames[:MOST_FRAMES]) if main else []
+        found.append({"rank": rank["rank"], "state": rank["state"], "frames": frames})
+    return found
+
+
+class Finding(NamedTuple):
+    """Who holds up the others."""
+
+    rank: Optional[int]
+    """The lowest of those; None where no rank differs from the others."""
+    text: str
+    """A line for each place where ranks are, the one that holds up the others first."""
+    callstack: str
+    """Of that rank, the most recent call last."""
+
+
+def compare(ranks: List[Json]) -> Finding:
+    """From the stacks of all ranks that gave one, as `brief` gives them.
+
+    Who does not answer while others do holds them up; else who waits for nobody while others wait
+    in a collective; else the fewest that are at one place.
+    """
+    places: Dict[Tuple[bool, str], List[Json]] = {}
+    for rank in sorted(ranks, key=lambda each: each["rank"]):
+        places.setdefault(_place(rank), []).append(rank)
+    order = sorted(places.items(), key=lambda item: len(item[1]))
+    suspects = _suspects(order, len(ranks))
+    lines = []
+    for (_, place), there in suspects + [item for item in order if item not in suspects]:
+        verb = "is" if len(there) == 1 else "are"
+        lines.append(f"{name_of(each['rank'] for each in there)} {verb} {place}")
+    if not suspects:
+        return Finding(None, "\n".join(lines) or "no rank says where it is", "")
+    first = suspects[0][1][0]
+    return Finding(first["rank"], "\n".join(lines), _callstack(first["frames"]))
+
+
+_Places = List[Tuple[Tuple[bool, str], List[Json]]]
+
+
+def _suspects(order: _Places, count: int) -> _Places:
+    """Of the places where ranks are, those that hold up the others; the fewest first."""
+    silent = [item for item in order if not item[1][0]["frames"]]
+    busy = [item for item in order if item[1][0]["frames"] and not item[0][0]]
+    for found in (silent, busy):
+        if 0 < sum(len(there) for _, there in found) < count and (
+            found is silent or any(waits for (waits, _), _ in order)
+        ):
+            return found
+    return order[:1] if len(order) > 1 and 2 * len(order[0][1]) < count else []
+
+
+def _place(rank: Json) -> Tuple[bool, str]:
+    """Whether a rank waits in a collective, and where it is."""
+    if not rank["frames"]:
+        return False, f"silent, its process is {rank['state'] or 'gone'}"
+    frames = [found.groups() for found in map(_FRAME.match, rank["frames"]) if found]
+    if not frames:
+        return False, "at an unknown place"
+    at = next((n for n, frame in enumerate(frames) if not _LIBRARY.search(frame[0])), 0)
+    file, line, function = frames[at]
+    place = f"in {function} ({os.path.basename(file)}:{line})"
+    inner = frames[:at]
+    if inner:
+        place = f"in {inner[0][2]}, called {place}"
+    return any(_COLLECTIVE.search(frame[0]) for frame in inner), place
+
+
+def _callstack(frames: List[str]) -> str:
+    found = [match.groups() for match in map(_FRAME.match, frames) if match]
+    while found and _STARTS.search(found[-1][0]):
+        found.pop()
+    return "\n".join(f'  File "{file}", line {line}, in {name}' for file, line, name in found[::-1])
+
+
+def name_of(ranks: Iterable[int]) -> str:
+    """rank 3; ranks 0-2, 5."""
+    text = spans(ranks)
+    return f"rank {text}" if text.isdigit() else f"ranks {text}"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """0, 1, 2, 5 → "0-2, 5"."""
+    found: List[List[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
