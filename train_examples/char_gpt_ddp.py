@@ -5,7 +5,11 @@ kij-train launch --nodes 8 --gpus 4 train_examples/char_gpt_ddp.py --steps 2000
 
 The text is the one behind help("topics"), which every CPython ships: nothing is downloaded. Runs on
 CPUs (gloo) and on GPUs (NCCL). With --out DIR it writes a checkpoint every --checkpoint-every steps
-and at the end, and a second run with the same --out goes on from there.
+and at the end, and a second run with the same --out goes on from there, as does a round after a
+lost node:
+
+kij-train launch --restart gang --spares 1 --hang-timeout 10m --nodes 8 --gpus 4 \
+    --mount pvc:ckpt:/out train_examples/char_gpt_ddp.py --out /out
 """
 
 import argparse
@@ -156,10 +160,14 @@ def main() -> None:
             f"{world_size} ranks on {device.type}"
         )
         if first:
-            print(f"resumed at step {first} from {checkpoint}")
+            # Of this job: kij-train's --restart sets it.
+            restarts = int(os.environ.get("KIJ_RESTARTS", "0"))
+            after = f", after restart {restarts}" if restarts else ""
+            print(f"resumed at step {first} from {checkpoint}{after}")
 
     # Every rank draws its own batches; after a resume they are new ones.
     generator = torch.Generator().manual_seed(args.seed + 1000 * rank + 1_000_000 * first)
+    heartbeat = os.environ.get("KIJ_HEARTBEAT_FILE")  # where --hang-timeout watches
     started = time.perf_counter()
     for step in range(first, args.steps):
         optimizer.param_groups[0]["lr"] = args.lr * (
@@ -172,6 +180,8 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         done = step + 1
+        if heartbeat:
+            Path(heartbeat).touch()
         if step % 20 == 0 or done == args.steps:
             mean = loss.detach().clone()
             dist.all_reduce(mean)

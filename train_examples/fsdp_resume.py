@@ -115,8 +115,11 @@ def main() -> None:
     if rank == 0:
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{parameters:,} parameters sharded over {world_size} ranks on {device.type}")
-        print(f"resumed at step {first}" if first else "starts at step 0", flush=True)
+        restarts = os.environ.get("KIJ_RESTARTS", "0")  # of this job, by kij-train's --restart
+        how = f"resumed at step {first}" if first else "starts at step 0"
+        print(how + (f", after restart {restarts}" if restarts != "0" else ""), flush=True)
 
+    heartbeat = os.environ.get("KIJ_HEARTBEAT_FILE")  # where kij-train's --hang-timeout watches
     generator = torch.Generator().manual_seed(1000 * rank + 1_000_000 * first)
     for step in range(first + 1, args.steps + 1):
         inputs = torch.randint(TOKENS, (args.batch, 16), generator=generator).to(device)
@@ -124,6 +127,8 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if heartbeat:
+            Path(heartbeat).touch()
         if step % args.checkpoint_every == 0 or step == args.steps:
             save(args.out, step, model, optimizer)
             mean = loss.detach().clone()
