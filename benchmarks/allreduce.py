@@ -6,11 +6,14 @@ Comparisons over gloo, 1 MiB to 64 MiB:
 
 - the payload's measuring loop against a minimal loop written by hand: both in the same processes of
   this machine, in turn at each size, must be at least 0.95;
-- the payload under `kij-train launch --local` against the same payload under bare torchrun, with
-  the same network interface and threads: launches in turn, busbw must be at least 0.98;
-- with --cluster, `kij-train bench allreduce` against a Job and a Service written by hand that run
-  torchrun, applied with kubectl: in pods on two nodes of the cluster of tests/cluster, which it
-  starts if none runs, in turn, at least 0.98 as well.
+- the payload's loop under `kij-train launch --local` against the same under bare torchrun, with the
+  same network interface and threads: busbw must be at least 0.98;
+- with --cluster, the same in pods on two nodes of the cluster of tests/cluster, which it starts if
+  none runs: `kij-train launch` against a Job and a Service written by hand that run torchrun,
+  applied with kubectl, at least 0.98 as well.
+
+In the last two, both jobs run at once and measure in turn, a second each, while the other one
+sleeps (turns.py): between two launches, this kind of machine changes by more than what is asked.
 
 The machine's speed drifts and the ratio of neighbours does not, so the median of the ratios pair by
 pair is what counts, over all sizes that of their geometric mean. Many short rounds say more than
@@ -26,6 +29,7 @@ import math
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,14 +40,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kij_train import benchreport
 from kij_train.payloads import allreduce
 
 ROOT = Path(__file__).parent.parent
-SIZES = ["-b", "1M", "-e", "64M", "-f", "4"]
-LAUNCHED = ["-n", "5", "-w", "2"]
+sys.path[0] = str(ROOT)
+
+from benchmarks import turns  # noqa: E402 - the repository is no package
+
 LOOPED = ["-n", "5", "-w", "1"]
 LOOPS_A_ROUND = 3
+TURNS_A_ROUND = 4
+START_S = 120.0
+ROUND_S = 30.0
 LIMITS = {
     "payload / minimal loop": 0.95,
     "kij-train / torchrun": 0.98,
@@ -81,14 +89,13 @@ spec:
           image: {image}
           command: [torchrun, --nnodes={pods}, --nproc-per-node=1,
                     --node-rank=$(JOB_COMPLETION_INDEX), --master-addr={name}-0.{name},
-                    --master-port=29500, /code/allreduce.py]
-          args: {arguments}
+                    --master-port=29500, /code/turns.py, /shared, "1", "{rounds}"]
           env: [{{name: OMP_NUM_THREADS, value: "1"}}]
-          volumeMounts: [{{name: code, mountPath: /code}}]
-      volumes: [{{name: code, configMap: {{name: payload}}}}]
+          volumeMounts: [{{name: code, mountPath: /code}}, {{name: shared, mountPath: /shared}}]
+      volumes:
+        - {{name: code, configMap: {{name: payload}}}}
+        - {{name: shared, hostPath: {{path: {folder}}}}}
 """
-Figures = dict[int, float]
-"""By size in bytes: busbw in GB/s."""
 
 
 def environment() -> dict[str, str]:
@@ -102,102 +109,99 @@ def environment() -> dict[str, str]:
     }
 
 
-def measured(command: list[str], report: Path) -> Figures:
-    """busbw of a launch of the payload."""
-    subprocess.run(command, check=True, capture_output=True, env=environment())
-    return figures(json.loads(report.read_text()))
-
-
-def in_turn(
-    rounds: int, what: str, ours: Callable[[], Figures], other: Callable[[], Figures]
-) -> list[dict[int, list[float]]]:
-    """busbw of two ways to launch, by size, a value a round."""
-    sides: list[dict[int, list[float]]] = [{}, {}]
-    for round_ in range(rounds):
-        # Which one goes first changes, so that neither always follows the other.
-        order = [(0, ours), (1, other)]
-        for side, launch in order if round_ % 2 else reversed(order):
-            for size, busbw in launch().items():
-                sides[side].setdefault(size, []).append(busbw)
-        print(f"  {what}: round {round_ + 1} of {rounds}", flush=True)
-    return sides
-
-
 def launches(rounds: int, ranks: int) -> list[dict[int, list[float]]]:
     """On this machine, under kij-train and under torchrun."""
-    payload = str(Path(allreduce.__file__))
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.json")
-        arguments = [payload, *SIZES, *LAUNCHED, "--device", "cpu", "-J", str(report)]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
-        torchrun += ["--master-port=29577", *arguments]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        code = with_code(folder)
         kij = [sys.executable, "-m", "kij_train", "launch", "--local"]
-        kij += ["--nproc-per-node", str(ranks), "--code-dir", str(Path(payload).parent), *arguments]
-        return in_turn(
-            rounds, "launches", lambda: measured(kij, report), lambda: measured(torchrun, report)
-        )
+        kij += ["--nproc-per-node", str(ranks), "turns.py"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+        torchrun += ["--master-port=29577", "turns.py"]
+        sides = [
+            subprocess.Popen(
+                [*command, str(folder), str(side), str(rounds)],
+                cwd=code,
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=(folder / f"log-{side}").open("w"),
+            )
+            for side, command in enumerate((kij, torchrun))
+        ]
+        try:
+            return in_turn(folder, rounds, lambda: not any(side.poll() for side in sides))
+        finally:
+            for side in sides:
+                side.terminate()
+            for side in sides:
+                side.wait()
 
 
-def launches_in_pods(rounds: int, image: str) -> list[dict[int, list[float]]]:
+def launches_in_pods(rounds: int, image: str, shared: Path) -> list[dict[int, list[float]]]:
     """In pods, under kij-train and under torchrun alone, in a namespace of their own."""
     ns = f"allreduce-{uuid.uuid4().hex[:5]}"
+    folder = shared / ns
+    folder.mkdir()
+    folder.chmod(0o777)
     kubectl("create", "namespace", ns)
     try:
-        payload = Path(allreduce.__file__)
-        kubectl("create", "configmap", "payload", "-n", ns, f"--from-file={payload}")
-        with tempfile.TemporaryDirectory() as folder:
-            return in_turn(
-                rounds,
-                "pods",
-                lambda: by_kij_train(ns, image, Path(folder, "ours.json")),
-                lambda: by_kubectl(ns, image, Path(folder, "plain.yaml")),
-            )
+        code = with_code(folder)
+        files = [f"--from-file={file}" for file in code.iterdir()]
+        kubectl("create", "configmap", "payload", "-n", ns, *files)
+        line = [sys.executable, "-m", "kij_train", "launch", "--detach", "--nodes", str(PODS)]
+        line += ["--spread", "--namespace", ns, "--image", image, "--name", "ours"]
+        line += ["--env", "OMP_NUM_THREADS=1", "--mount", f"hostpath:{folder}:/shared"]
+        line += ["turns.py", "/shared", "0", str(rounds)]
+        subprocess.run(line, check=True, capture_output=True, timeout=600, cwd=code)
+        manifest = folder / "plain.yaml"
+        manifest.write_text(plain_manifest("plain", image, folder, rounds))
+        kubectl("apply", "-n", ns, "-f", str(manifest))
+
+        def well() -> bool:
+            failed = "jsonpath={.items[*].status.failed}"
+            return not kubectl("get", "jobs", "-n", ns, "-o", failed).strip()
+
+        return in_turn(folder, rounds, well)
     finally:
         kubectl("delete", "namespace", ns, "--wait=false")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def by_kij_train(ns: str, image: str, report: Path) -> Figures:
-    """One sweep of one number of nodes, as a user types it."""
-    line = [sys.executable, "-m", "kij_train", "bench", "allreduce", "--nodes", str(PODS)]
-    line += ["--spread", "--namespace", ns, "--image", image]
-    line += ["--env", "OMP_NUM_THREADS=1", *SIZES, *LAUNCHED, "--json", str(report)]
-    subprocess.run(line, check=True, capture_output=True, timeout=600)
-    (run,) = json.loads(report.read_text())["runs"]
-    return figures(run["report"])
+def with_code(folder: Path) -> Path:
+    """A folder with what the ranks run."""
+    code = folder / "code"
+    code.mkdir()
+    for file in (allreduce.__file__, turns.__file__):
+        shutil.copy(file, code)
+    return code
 
 
-def by_kubectl(ns: str, image: str, manifest: Path) -> Figures:
-    """The same payload by the plainest objects that work."""
-    name = f"plain-{uuid.uuid4().hex[:5]}"
-    manifest.write_text(plain_manifest(name, image))
-    kubectl("apply", "-n", ns, "-f", str(manifest))
-    kubectl("wait", "-n", ns, "--for=condition=complete", "--timeout=300s", f"job/{name}")
-    index0 = f"batch.kubernetes.io/job-name={name},batch.kubernetes.io/job-completion-index=0"
-    found = figures_of_log(kubectl("logs", "-n", ns, "-l", index0, "--tail=-1"))
-    # Gone before the next one starts, as the job of kij-train is.
-    kubectl("delete", "-n", ns, "-f", str(manifest), "--cascade=foreground")
-    return found
+def in_turn(folder: Path, rounds: int, well: Callable[[], bool]) -> list[dict[int, list[float]]]:
+    """Let two jobs begin when both are there; busbw of each by size, a value a round."""
+
+    def wait_for(what: Callable[[], bool], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not what():
+            logs = "".join(file.read_text() for file in folder.glob("log-*"))
+            assert well(), f"a job has failed\n{logs}"
+            assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s\n{logs}"
+            time.sleep(0.5)
+
+    wait_for(lambda: all((folder / f"ready-{side}").exists() for side in (0, 1)), START_S)
+    turns.pass_on(folder, 0)
+    wait_for((folder / f"turn-{2 * rounds}").exists, rounds * ROUND_S)
+    return [figures(folder / f"side-{side}") for side in (0, 1)]
 
 
-def plain_manifest(name: str, image: str) -> str:
+def figures(file: Path) -> dict[int, list[float]]:
+    """What a side has left."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return {int(size): [line[size] for line in lines] for size in lines[0]}
+
+
+def plain_manifest(name: str, image: str, folder: Path, rounds: int) -> str:
     """A Service and an Indexed Job, one pod a machine."""
-    arguments = json.dumps([*SIZES, *LAUNCHED, "--device", "cpu", "-J", "-"])
-    return PLAIN.format(name=name, image=image, pods=PODS, arguments=arguments)
-
-
-def figures_of_log(log: str) -> Figures:
-    """busbw by size, from the report among the lines."""
-    lines = benchreport.ReportLines()
-    for line in log.splitlines():
-        lines.take(line)
-    report = lines.report()
-    assert report is not None, log
-    return figures(report)
-
-
-def figures(report: dict[str, Any]) -> Figures:
-    """busbw by size."""
-    return {row["size"]: allreduce.figures_of(row)["bus_bw"] for row in report["results"]}
+    return PLAIN.format(name=name, image=image, pods=PODS, folder=folder, rounds=rounds)
 
 
 def kubectl(*arguments: str) -> str:
@@ -225,7 +229,7 @@ def as_rank(rounds: int) -> None:
     import torch
     import torch.distributed as dist
 
-    args = allreduce.parse_args([*SIZES, *LOOPED, "--device", "cpu"])
+    args = allreduce.parse_args([*turns.SIZES, *LOOPED, "--device", "cpu"])
     run = allreduce.Run(args)
     sides: list[dict[int, list[float]]] = [{}, {}]
     sizes = allreduce.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
@@ -336,17 +340,17 @@ def main() -> int:
     if args.as_rank:
         as_rank(args.rounds)
         return 0
-    image = cluster_image() if args.cluster else None
+    image = image_and_shared_folder() if args.cluster else None
     import torch
 
     load = os.getloadavg()
     print(f"load average at the start: {', '.join(f'{one:.2f}' for one in load)}", flush=True)
     results = [
         compare("payload / minimal loop", loops(args.rounds, args.ranks)),
-        compare("kij-train / torchrun", launches(args.rounds, args.ranks)),
+        compare("kij-train / torchrun", launches(args.rounds * TURNS_A_ROUND, args.ranks)),
     ]
     if image is not None:
-        sides = launches_in_pods(args.rounds, image)
+        sides = launches_in_pods(args.rounds * TURNS_A_ROUND, *image)
         results.append(compare("kij-train in pods / torchrun in pods", sides))
     flags = f"--rounds {args.rounds} --ranks {args.ranks}" + " --cluster" * args.cluster
     report = {
@@ -366,13 +370,13 @@ def main() -> int:
     return int(any(result["ratio"] < result["limit"] for result in results))
 
 
-def cluster_image() -> str:
-    """The image with torch of the test cluster; this process starts again in its network."""
-    sys.path.insert(0, str(ROOT))
+def image_and_shared_folder() -> tuple[str, Path]:
+    """Of the test cluster; this process starts again in its network."""
     from benchmarks.launch_overhead import on_the_cluster
 
     sys.argv[0] = str(Path(sys.argv[0]).resolve())
-    return on_the_cluster().images["torch"]
+    state = on_the_cluster()
+    return state.images["torch"], Path(state.shared_dir)
 
 
 if __name__ == "__main__":

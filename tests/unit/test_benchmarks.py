@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
-from kij_train.payloads import allreduce
 
 from benchmarks import allreduce as benchmark
+from benchmarks import turns
 
 PAIR = "kij-train in pods / torchrun in pods"
 
 
-def test_the_plain_job_runs_the_payload_with_the_same_arguments() -> None:
-    service, job = yaml.safe_load_all(benchmark.plain_manifest("plain-1", "image:1"))
+def test_the_plain_job_takes_the_turns_of_the_other_side(tmp_path: Path) -> None:
+    service, job = yaml.safe_load_all(benchmark.plain_manifest("plain", "image:1", tmp_path, 9))
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert service["metadata"]["name"] == pod["subdomain"] == "plain-1"
+    assert service["metadata"]["name"] == pod["subdomain"] == "plain"
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == benchmark.PODS
-    assert "--master-addr=plain-1-0.plain-1" in container["command"]
+    assert "--master-addr=plain-0.plain" in container["command"]
     assert "--node-rank=$(JOB_COMPLETION_INDEX)" in container["command"]
-    args = allreduce.parse_args(container["args"])
-    assert (args.minbytes, args.maxbytes, args.output_file) == (2**20, 2**26, "-")
+    assert container["command"][-4:] == ["/code/turns.py", "/shared", "1", "9"]
 
 
-def test_the_report_is_found_among_the_lines_of_a_log(capsys: pytest.CaptureFixture[str]) -> None:
-    row = allreduce.make_row(allreduce.parse_args([]), 2**20, 2**18, [1e-3, 1e-3], 0)
-    allreduce.write_json({"results": [row]}, "-")
-    log = f"# a table\n{capsys.readouterr().out}# its end\n"
-    assert benchmark.figures_of_log(log) == {2**20: pytest.approx(2**20 / 1e-3 / 1e9)}
+def test_turns_change_who_is_first() -> None:
+    assert (turns.turns_of(0, 4), turns.turns_of(1, 4)) == ([0, 3, 4, 7], [1, 2, 5, 6])
 
 
-def test_launches_take_turns_and_change_who_is_first() -> None:
-    order = []
+def test_two_jobs_begin_when_both_are_there_and_end_with_the_last_turn(tmp_path: Path) -> None:
+    def job(side: int) -> None:
+        (tmp_path / f"ready-{side}").touch()
+        for turn in turns.turns_of(side, 2):
+            turns.await_turn(tmp_path, turn)
+            with (tmp_path / f"side-{side}").open("a") as file:
+                print(json.dumps({8: turn}), file=file)
+            turns.pass_on(tmp_path, turn + 1)
 
-    def launch(who: str, busbw: float) -> benchmark.Figures:
-        order.append(who)
-        return {1: busbw, 2: 2 * busbw}
+    jobs = [threading.Thread(target=job, args=(side,)) for side in (0, 1)]
+    for each in jobs:
+        each.start()
+    assert benchmark.in_turn(tmp_path, 2, lambda: True) == [{8: [0, 3]}, {8: [1, 2]}]
+    for each in jobs:
+        each.join()
 
-    sides = benchmark.in_turn(3, "x", lambda: launch("a", 1.0), lambda: launch("b", 4.0))
-    assert "".join(order) == "baabba"
-    assert sides == [{1: [1.0] * 3, 2: [2.0] * 3}, {1: [4.0] * 3, 2: [8.0] * 3}]
+
+def test_a_job_that_fails_ends_the_measurement(tmp_path: Path) -> None:
+    (tmp_path / "log-1").write_text("no torch here")
+    with pytest.raises(AssertionError, match="no torch here"):
+        benchmark.in_turn(tmp_path, 2, lambda: False)
 
 
 def test_the_ratio_is_the_median_of_the_geometric_means_of_the_rounds() -> None:
