@@ -190,7 +190,11 @@ def test_an_elastic_job_goes_on_with_fewer_and_grows_again(
     job = launch(*elastic, script=(str(tmp_path / "state"), "100000"))
     job.wait_for(r"step \d+ of round 0, world 3")
     job.supervisor(2).kill()
+    job.wait_for(r"(?s)lost index 2.*node 2 \| kij-train: index 2 of 3")
+    late = job.supervisor(2)
+    late.suspend()  # it would be there in time on a fast machine
     job.wait_for(r"step \d+ of round 1, world 2")
+    late.resume()
     job.wait_for(r"taking in index 2")
     job.wait_for(r"step \d+ of round 2, world 3")
     (tmp_path / "stop").touch()
