@@ -11,7 +11,7 @@ import re
 import time
 from pathlib import Path
 
-from kij_train import jobs, runs
+from kij_train import runs, steering
 from kij_train.cli.app import app
 from kij_train.cli.options import flags_layer
 from kij_train.cli.view import table
@@ -58,7 +58,7 @@ def main() -> None:
             console.print(
                 table(submission.name, observed.nodes, time.monotonic() - began, width=WIDTH)
             )
-        jobs.delete(cluster, submission.name)
+        steering.delete(cluster, submission.name)
     FILE.parent.mkdir(exist_ok=True)
     drawn = console.export_svg(title="kij-train launch --nodes 4 char_gpt_ddp.py")
     # Without rich's web font: a picture must not load anything.

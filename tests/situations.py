@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kij_train import diagnosis, jobs
+from kij_train import diagnosis, jobs, steering
 from kij_train.cluster import Cluster
 from kij_train.diagnosis import JobState
 from kubernetes import client
@@ -153,7 +153,7 @@ def quota(**hard: str) -> Prepare:
 
 
 def cancel(ns: Namespace) -> None:
-    jobs.cancel(connect(ns), NAME)
+    steering.cancel(connect(ns), NAME)
 
 
 TWO = "--nodes 2 "

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import diagnosis, jobs, runs
+from kij_train import diagnosis, jobs, runs, steering
 from kij_train.diagnosis import JobState
 from kij_train.errors import (
     InterruptedByUserError,
@@ -166,10 +166,10 @@ class _ClusterRun(Run):
         return jobs.why(self._cluster, self.name).text()
 
     def cancel(self) -> None:
-        jobs.cancel(self._cluster, self.name)
+        steering.cancel(self._cluster, self.name)
 
     def delete(self) -> None:
-        jobs.delete(self._cluster, self.name)
+        steering.delete(self._cluster, self.name)
 
 
 class _LocalRun(Run):

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kij_train import jobs
+from kij_train import steering
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 from kij_train.diagnosis import JobState
@@ -26,7 +26,7 @@ def command(name: str, nodes: int, form: str, **params: Any) -> None:
     With -o json: name, namespace, uid, nodes and nodesBefore.
     """
     cluster = connect(params)
-    before = jobs.scale(cluster, name, nodes)
+    before = steering.scale(cluster, name, nodes)
     if form == "json":
         output.json_data({**before.identity(), "nodes": nodes, "nodesBefore": before.nodes})
     elif nodes == before.nodes:

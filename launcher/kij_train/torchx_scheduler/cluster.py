@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Stream
 from torchx.specs import AppDef, AppDryRunInfo, AppState, ReplicaStatus, Role, RoleStatus
 
-from kij_train import api, diagnosis, jobs, names, runs
+from kij_train import api, diagnosis, jobs, names, runs, steering
 from kij_train.bootstrap import WORK_DIR
 from kij_train.diagnosis import JobState, Phase
 from kij_train.diagnosis.tracebacks import first_traceback
@@ -211,13 +211,13 @@ class KijTrainScheduler(BaseScheduler):
     def _cancel_existing(self, app_id: str) -> None:
         cluster, found = self._find(app_id)
         for job in found:
-            jobs.cancel(cluster, str(job["metadata"]["name"]))
+            steering.cancel(cluster, str(job["metadata"]["name"]))
 
     @refuses_as_torchx
     def _delete_existing(self, app_id: str) -> None:
         cluster, found = self._find(app_id)
         for job in found:
-            jobs.delete(cluster, str(job["metadata"]["name"]))
+            steering.delete(cluster, str(job["metadata"]["name"]))
 
     @refuses_as_torchx
     def log_iter(

@@ -1,0 +1,145 @@
+"""What changes a job that is on a cluster: cancel, resume, scale, delete.
+
+Every function takes the cluster and the job's name, asks for the Job, and leaves alone what was not
+made by kij-train. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kij_train import diagnosis, jobs, names, units
+from kij_train.diagnosis import JobState
+from kij_train.errors import KijError, RefusedError, RequestError
+from kij_train.jobs import JobSummary, Object
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
+
+
+def _ours(cluster: Cluster, name: str, what: str, instead: str) -> Object:
+    """The Job, which must be one of ours; `instead` is what kubectl does to it all the same."""
+    job = jobs.get(cluster, name)
+    if (job["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) != names.MANAGER:
+        line = f"kubectl {instead.format(name)} -n {cluster.namespace}"
+        raise RefusedError(
+            f"job {name} in namespace {cluster.namespace} was not made by kij-train",
+            hints=(f"{what} it all the same: {line}",),
+        )
+    return job
+
+
+def cancel(cluster: Cluster, name: str, *, grace_s: int | None = None) -> JobSummary:
+    """End a job's pods, with their grace period; the Job stays, readable as cancelled.
+
+    `grace_s` is a shorter grace period, also for pods that a cancel has begun to end already.
+    Gives the job as it was before; one that had ended already is left alone. Raises RequestError.
+    """
+    from kij_train.cluster.submit import cancel, hasten
+
+    job = _ours(cluster, name, "delete", "delete job {}")
+    before = jobs.summary_of(job)
+    if before.state in (JobState.SUCCEEDED, JobState.FAILED):
+        return before
+    own_s = diagnosis.grace_s(job)
+    if grace_s is not None and grace_s > own_s:
+        own = units.format_seconds(own_s)
+        raise RequestError(
+            f"{name} was launched with a grace period of {own}, which Kubernetes lets one shorten "
+            "only; nothing was done",
+            hints=(
+                f"with that one: kij-train cancel {name} -n {cluster.namespace}",
+                f"the next launch with a longer one: --grace {grace_s}s",
+            ),
+        )
+    if before.state is not JobState.CANCELLED:
+        cancel(cluster, name, before.uid, _queue_of(job))
+    if grace_s is not None:
+        try:
+            hasten(cluster, name, before.uid, grace_s)
+        except KijError as error:
+            own = f"{name} is cancelled, with its own grace period of {units.format_seconds(own_s)}"
+            raise type(error)(f"{own}: {error.message}", hints=error.hints) from error
+    return before
+
+
+def _queue_of(job: Object) -> str | None:
+    return (job["metadata"].get("labels") or {}).get(names.QUEUE)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A job that was let go on."""
+
+    before: JobSummary
+    queue: str | None
+    """Where it waits again, to be admitted by the queue's controller."""
+
+
+def resume(cluster: Cluster, name: str) -> Resumed:
+    """Let a cancelled or suspended job go on. Raises RequestError for any other one."""
+    from kij_train.cluster.submit import resume
+
+    patch = """patch job {} -p '{{"spec":{{"suspend":false}}}}'"""
+    job = _ours(cluster, name, "resume", patch)
+    before = jobs.summary_of(job)
+    if before.state in (JobState.SUCCEEDED, JobState.FAILED):
+        raise RequestError(
+            f"{name} has ended ({before.state.value}), and a Job that has ended never goes on",
+            hints=(f"launch it again: kij-train launch --name {name} --replace …",),
+        )
+    if before.state not in (JobState.CANCELLED, JobState.SUSPENDED):
+        raise RequestError(
+            f"{name} is not suspended: it is {before.state.value}",
+            hints=(f"see: kij-train status {name} -n {cluster.namespace}",),
+        )
+    waits_in = _queue_of(job)
+    if waits_in is not None:
+        raise RequestError(
+            f"{name} waits in queue {waits_in}, which starts it when it is admitted",
+            hints=(f"what it waits for: kij-train why {name} -n {cluster.namespace}",),
+        )
+    queue = (job["metadata"].get("annotations") or {}).get(names.CANCELLED_QUEUE)
+    resume(cluster, name, before.uid, queue)
+    return Resumed(before, queue)
+
+
+def scale(cluster: Cluster, name: str, nodes: int) -> JobSummary:
+    """Give an elastic job another number of nodes. Gives the job as it was before.
+
+    Raises RequestError for a job that is not elastic, and for a number that it does not take.
+    """
+    job = _ours(cluster, name, "scale", "get job {}")
+    before = jobs.summary_of(job)
+    low, high = _range_of(job)
+    if before.state in (JobState.SUCCEEDED, JobState.FAILED):
+        raise RequestError(f"{name} has ended: {before.state.value}")
+    if not low <= nodes <= high:
+        raise RequestError(
+            f"{name} takes {low} to {high} nodes, as it was launched: {nodes} is out of that range"
+        )
+    if nodes != before.nodes:
+        # Both at once, or the server refuses.
+        spec = {"completions": nodes, "parallelism": nodes}
+        cluster.patch("Job", name, {"metadata": {"uid": before.uid}, "spec": spec})
+    return before
+
+
+def _range_of(job: Object) -> tuple[int, int]:
+    """Nodes that an elastic job takes, at least and at most. Raises RequestError."""
+    name, settings = str(job["metadata"]["name"]), diagnosis.gang_settings(job)
+    if settings is not None and settings.low < settings.high:
+        return settings.low, settings.pods
+    nodes = int(job["spec"].get("completions") or 1) if settings is None else settings.high
+    raise RequestError(
+        f"{name} was not launched with --restart elastic: it always trains on {nodes} nodes",
+        hints=("a job that scales: kij-train launch --restart elastic --nodes MIN:MAX …",),
+    )
+
+
+def delete(cluster: Cluster, name: str) -> JobSummary:
+    """Remove a job with its pods, Service and code; the logs go too. Gives it as it was."""
+    before = jobs.summary_of(_ours(cluster, name, "delete", "delete job {}"))
+    cluster.delete("Job", name, uid=before.uid)
+    return before
