@@ -59,6 +59,8 @@ CONNECT_S = 1.0
 RESOLVE_S = 2.0
 ANSWER_S = 2.0
 LOOK_AGAIN_S = 0.2
+SILENT_S = 5.0
+"""How long an index that took its time not to answer is not asked again, once there were rounds."""
 FIRST_LOOK_S = 3.0
 """How long a node looks for a lower index that has not started yet before it leads itself."""
 DECIDE_S = 0.5
@@ -230,15 +232,21 @@ class Supervisor:
     async def _look(self) -> Optional[Channel]:
         """A connection to the leader; None: lead yourself. Ends early with a verdict."""
         mine = self.node.rank
+        silent: Dict[int, float] = {}
         while self.verdict is None and not self._may_go():
             waits_for = None
             for index in range(mine):
+                began = time.monotonic()
+                if began < silent.get(index, 0.0):
+                    continue
                 channel, said = await self._ask(index)
                 if channel is not None:
                     return channel
                 if said is not None:  # it is there, and looks itself
                     waits_for = index
                     break
+                if self.history.rounds and time.monotonic() - began > LOOK_AGAIN_S:
+                    silent[index] = time.monotonic() + SILENT_S
             if waits_for is None:
                 above = range(mine + 1, self.settings.pods)
                 for start in range(0, len(above), MOST_AT_ONCE):
@@ -260,8 +268,9 @@ class Supervisor:
         """Ask an index, and whom it names, for the leader: an open channel to it, or its answer."""
         host, port = self.settings.address(index)
         places = [(self._ips[index], port)] if index in self._ips else []
+        tried: List[str] = []
         for place in [*places, (host, port)]:
-            channel, said = await self._ask_at(place, join)
+            channel, said = await self._ask_at(place, join, tried)
             if said is not None and said.get("role") == "following":
                 # Where its leader is gone, it will look itself in a moment.
                 channel, there = await self._ask_at((said["at"][0], int(said["at"][1])), join)
@@ -271,9 +280,11 @@ class Supervisor:
         return None, None
 
     async def _ask_at(
-        self, place: Tuple[str, int], join: bool
+        self, place: Tuple[str, int], join: bool, tried: Optional[List[str]] = None
     ) -> Tuple[Optional[Channel], Optional[Json]]:
+        """Ask there, but for the addresses that were tried; they become more."""
         loop = asyncio.get_running_loop()
+        tried = [] if tried is None else tried
         try:
             found = await asyncio.wait_for(
                 loop.getaddrinfo(*place, type=socket.SOCK_STREAM), RESOLVE_S
@@ -281,6 +292,9 @@ class Supervisor:
         except (OSError, asyncio.TimeoutError):
             return None, None
         for address in dict.fromkeys(str(entry[4][0]) for entry in found):
+            if address in tried:
+                continue
+            tried.append(address)
             if (address, place[1]) == (self.me.ip, self.settings.address(self.node.rank)[1]):
                 continue
             try:
@@ -292,7 +306,11 @@ class Supervisor:
             channel = Channel(reader, writer)
             hello = {"gang": self.gang_id, "who": list(self.me), "join": join}
             channel.send(dict(hello, history=self.history.as_json()))
-            said = await channel.receive(ANSWER_S)
+            try:
+                said = await channel.receive(ANSWER_S)
+            except asyncio.CancelledError:
+                channel.close()
+                raise
             if said is None or "role" not in said:
                 channel.close()
                 continue
@@ -377,6 +395,7 @@ class Supervisor:
         me.ready = self.zygote.ready
         leader.join(me, self.history)
         next_look = time.monotonic() + OTHER_LEADERS_S
+        look: Optional[asyncio.Future[bool]] = None
         try:
             while True:
                 me.ready, me.leaving = self.zygote.ready, self.signalled is not None
@@ -393,15 +412,21 @@ class Supervisor:
                     return
                 if self._may_go() or self.zygote.broken:
                     return
-                if leader.round is None and time.monotonic() >= next_look:
-                    if await self._better_leader():
+                if look is not None and look.done():
+                    if leader.round is None and look.result():
                         return
-                    next_look = time.monotonic() + OTHER_LEADERS_S
+                    look, next_look = None, time.monotonic() + OTHER_LEADERS_S
+                if look is None and leader.round is None and time.monotonic() >= next_look:
+                    # While decisions go on: an index that does not answer takes seconds.
+                    look = asyncio.ensure_future(self._better_leader())
+                    look.add_done_callback(lambda _: self._changed.set())
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), DECIDE_S)
                 self._changed.clear()
         finally:
             self.leader = None
+            if look is not None:
+                look.cancel()
             await asyncio.gather(*(channel.flush() for channel in self._sockets))
             for channel in self._sockets:
                 channel.close()

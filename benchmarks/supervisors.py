@@ -1,0 +1,409 @@
+"""What the gang's own protocol costs: N nodes and two spares on one machine, without torch.
+
+    python benchmarks/supervisors.py [--nodes 8,16,32,64] [--runs 5] [--steady-s 60] [--out FOLDER]
+
+Every node is a real Supervisor in a process of its own, over TCP; its ranks are a stub that ends at
+once when it is told to. All nodes begin at the same moment. In turn, in every run, until all N have
+been told to start: the first round; the next one after SIGKILL of index N/2, then of index 0, which
+leads; the same with SIGSTOP, a node that goes silent. Beside it torch's c10d rendezvous with its
+default keep-alive, each node calling next_rendezvous() as torchrun's agent does and looking for a
+change every 0.1 s; connecting to its store is not counted. Without its store, index 0, it ends.
+
+Then, with the most nodes, CPU seconds of a minute in which nothing happens; and, with two busy
+processes for every core, how long signs of life stay away, and whether a node is declared lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import ctypes
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import select
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
+
+from kij_train import bootstrap, gang  # noqa: E402 - the repository is no package
+from kij_train.gang import ranks, supervisor  # noqa: E402
+
+SPARES = 2
+PORT = 12000
+"""Of index 0; each index has two. Below those that the system gives to clients."""
+OURS, C10D = "kij-train", "c10d"
+FAULTS = {"killed": signal.SIGKILL, "silent": signal.SIGSTOP}
+PAUSE_S = 1.5
+"""Between a round's start and the next fault: the spares have heard of it."""
+LIMIT_S = 120.0
+LATE_S = 1.1 * supervisor.KEEP_ALIVE_S
+"""A sign of life that takes longer is written down."""
+BUSY_PER_CORE = 2
+Report = Callable[..., None]
+
+
+class Stub(ranks.Zygote):
+    """Ranks that are no processes."""
+
+    def __init__(self, report: Report) -> None:
+        self.ready, self.broken, self.running = True, "", False
+        self._report = report
+
+    async def serve(self, on_change: Callable[[], None], on_end: Callable[[int], None]) -> None:
+        del on_change
+        self._on_end = on_end
+        await asyncio.Event().wait()
+
+    def start(self, order: dict[str, Any]) -> None:
+        self.running = True
+        self._report(round=int(order["env"][gang.ENV_RESTARTS]) + 1)
+
+    def stop(self, kill_after_s: float) -> None:
+        del kill_after_s
+        asyncio.get_running_loop().call_soon(self._end)
+
+    def _end(self) -> None:
+        if self.running:
+            self.running = False
+            self._on_end(-signal.SIGTERM)
+
+
+class Ear:
+    """Reports how long a supervisor waited for a line, where that was long."""
+
+    def __init__(self, reader: asyncio.StreamReader, report: Report) -> None:
+        self._reader, self._report = reader, report
+
+    async def readline(self) -> bytes:
+        began = time.monotonic()
+        try:
+            return await self._reader.readline()
+        finally:
+            if time.monotonic() - began > LATE_S:
+                self._report(gap=time.monotonic() - began)
+
+
+def our_node(index: int, nodes: int, await_go: Callable[[], None], report: Report) -> None:
+    """What `supervisor.py` is in a pod, but for its ranks."""
+    channel = supervisor.Channel
+    watched = mock.patch.object(
+        supervisor,
+        "Channel",
+        lambda reader, writer: channel(Ear(reader, report), writer),  # type: ignore[arg-type]
+    )
+    os.environ.update({gang.ENV_GANG_ID: "bench", gang.ENV_POD_IP: f"127.0.1.{index + 1}"})
+    os.environ.pop(bootstrap.ENV_PARENT_PID, None)
+    pods = nodes + SPARES
+    peers = [f"127.0.1.{each + 1}:{PORT + 2 * each}" for each in range(pods)]
+    settings = gang.Settings(nodes, nodes, SPARES, peers, max_restarts=20, backoff_limit=20)
+    node = bootstrap.Node(index, pods, 1, "127.0.0.1", 1, 600, index)
+    with watched, tempfile.TemporaryDirectory() as scratch:
+        await_go()
+
+        async def whole() -> int:
+            return await supervisor.Supervisor(node, settings, Stub(report), scratch).run()
+
+        asyncio.run(whole())
+
+
+def c10d_node(index: int, nodes: int, await_go: Callable[[], None], report: Report) -> None:
+    """What torchrun's agent does between its rounds."""
+    from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
+
+    # With the store shared, which is the default, a round after a loss does not come about.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    where = {"local_addr": "127.0.0.1", "is_host": str(index == 0)}
+    endpoint = f"127.0.0.1:{PORT}"
+    handler = registry.get_rendezvous_handler(
+        RendezvousParameters("c10d", endpoint, "bench", nodes, nodes, **where)
+    )
+    await_go()
+    while True:
+        handler.next_rendezvous()
+        report(round=handler._state_holder.state.round + 1)
+        while handler.num_nodes_waiting() == 0:
+            time.sleep(0.1)
+
+
+class Nodes:
+    """Processes, one a node, that tell which round they start."""
+
+    def __init__(self, way: str, nodes: int) -> None:
+        self.nodes = nodes
+        self.told: dict[int, dict[int, float]] = collections.defaultdict(dict)
+        """Round → index → when."""
+        self.gaps: list[float] = []
+        if way == C10D:
+            import torch.distributed.elastic.rendezvous.registry  # noqa: F401 - once for all
+        self._log = tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed by __exit__
+        self._reports, self._writer = os.pipe()
+        self._await_go, self._go = os.pipe()
+        self._rest = b""
+        body = {OURS: our_node, C10D: c10d_node}[way]
+        self.pids = [os.fork() or self._be(body, each) for each in range(nodes + SPARES)]
+
+    def _be(self, body: Callable[..., None], index: int) -> NoReturn:
+        pr_set_pdeathsig = 1  # prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        os.dup2(self._log.fileno(), 2)
+        os.close(self._go)
+
+        def report(**what: Any) -> None:
+            line = json.dumps({"node": index, "at": time.monotonic(), **what})
+            os.write(self._writer, line.encode() + b"\n")
+
+        def await_go() -> None:
+            report(round=0)
+            os.read(self._await_go, 1)
+
+        try:
+            body(index, self.nodes, await_go, report)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def read(self, deadline: float) -> bool:
+        """Take in what comes next; whether something came before the deadline."""
+        timeout = max(0.0, deadline - time.monotonic())
+        if not select.select([self._reports], [], [], timeout)[0]:
+            return False
+        *lines, self._rest = (self._rest + os.read(self._reports, 65536)).split(b"\n")
+        for said in map(json.loads, lines):
+            if "gap" in said:
+                self.gaps.append(said["gap"])
+            else:
+                self.told[said["round"]][said["node"]] = said["at"]
+        return True
+
+    def go(self) -> float:
+        """Let all of them begin; when."""
+        deadline = time.monotonic() + LIMIT_S
+        while len(self.told[0]) < len(self.pids):
+            assert self.read(deadline), f"{len(self.told[0])} nodes are there: {self.log()}"
+        began = time.monotonic()
+        os.close(self._go)
+        return began
+
+    def next_round(self) -> float:
+        """When the last of all nodes of a round that is not over yet was told to start."""
+        over = max(number for number, told in self.told.items() if len(told) >= self.nodes)
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            for number, told in self.told.items():
+                if number > over and len(told) == self.nodes:
+                    return max(told.values())
+            assert self.read(deadline), f"no next round in {LIMIT_S:.0f} s: {self.log()}"
+
+    def log(self) -> str:
+        """What they said."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def __enter__(self) -> Nodes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)  # those that have ended are not reaped yet
+        for pid in self.pids:
+            os.waitpid(pid, 0)
+        for each in (self._reports, self._writer, self._await_go):
+            os.close(each)
+        self._log.close()
+
+
+def trial(way: str, nodes: int, fault: str) -> dict[str, float]:
+    """Seconds until all have been told to start: at first, and after a loss of each kind."""
+    with Nodes(way, nodes) as group:
+        began = group.go()
+        seconds = {"start": group.next_round() - began}
+        lost = {"member": nodes // 2, "leader": 0} if way == OURS else {"member": nodes // 2}
+        for who, index in lost.items():
+            deadline = time.monotonic() + PAUSE_S
+            while group.read(deadline):
+                pass
+            began = time.monotonic()
+            os.kill(group.pids[index], FAULTS[fault])
+            seconds[f"{who} {fault}"] = group.next_round() - began
+            os.kill(group.pids[index], signal.SIGKILL)
+    return seconds
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Processes that only take CPU time."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(spin) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def steady(way: str, nodes: int, seconds: float, per_core: int) -> dict[str, Any]:
+    """CPU seconds a minute when nothing happens; signs of life, and losses, under load."""
+    with Nodes(way, nodes) as group:
+        group.go()
+        group.next_round()
+        time.sleep(2 * PAUSE_S)
+        processes = [psutil.Process(pid) for pid in group.pids[:nodes]]
+
+        def wait() -> list[float]:
+            """The CPU seconds of a minute, by index."""
+            before = [sum(each.cpu_times()[:2]) for each in processes]
+            deadline = time.monotonic() + seconds
+            while group.read(deadline):
+                pass
+            after = [sum(each.cpu_times()[:2]) for each in processes]
+            return [(b - a) * 60 / seconds for a, b in zip(before, after, strict=True)]
+
+        leader, *members = wait()
+        memory = [each.memory_full_info() for each in processes]
+        found: dict[str, Any] = {
+            "leader_cpu_s_a_minute": leader,
+            "member_cpu_s_a_minute": statistics.median(members),
+            "leader_rss_mib": memory[0].rss / 2**20,
+            "member_rss_mib": statistics.median(each.rss for each in memory[1:]) / 2**20,
+            "longest_wait_s": max(group.gaps, default=None),
+        }
+        if way == OURS:
+            group.gaps.clear()
+            count = per_core * (os.cpu_count() or 1)
+            with busy(count):
+                wait()
+                found["load_average"] = os.getloadavg()[0]
+            lost = [line for line in group.log().splitlines() if ": lost " in line]
+            found.update(
+                busy_processes=count,
+                busy_longest_wait_s=max(group.gaps, default=None),
+                busy_waits_over_2_s=sum(gap > 2 for gap in group.gaps),
+                busy_declared_lost=lost,
+            )
+    return found
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it in a process of its own: what c10d imports must not be in our nodes."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def measure(runs: int, sizes: list[int]) -> dict[str, dict[int, list[float]]]:
+    """Way and what happened → nodes → seconds."""
+    found: dict[str, dict[int, list[float]]] = {}
+    turns = [(OURS, "killed"), (C10D, "killed"), (OURS, "silent")]
+    for run in range(runs):
+        for nodes in sizes:
+            for way, fault in turns if run % 2 == 0 else turns[::-1]:
+                for what, seconds in apart(trial, way, nodes, fault).items():
+                    each = found.setdefault(f"{way}, {what}", {}).setdefault(nodes, [])
+                    each.append(seconds)
+                    print(f"{run + 1} {nodes:>3} {way:<10} {what:<14} {seconds:6.2f}", flush=True)
+    return found
+
+
+def table(report: dict[str, Any]) -> str:
+    """The medians as Markdown, with what was run where."""
+    seconds = report["seconds"]
+    sizes = list(next(iter(seconds.values())))
+    lines = [
+        f"`{report['command']}`, {report['date']}, {report['runs']} runs, in turn, medians "
+        f"(longest). {report['machine']}, load average {report['load_average']:.1f} before.",
+        "",
+        "| seconds until all N are told to start | " + " | ".join(f"N={n}" for n in sizes) + " |",
+        "|---|" + "---:|" * len(sizes),
+    ]
+    for what, by_size in seconds.items():
+        cells = [f"{statistics.median(each):.2f} ({max(each):.2f})" for each in by_size.values()]
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
+    for way, found in report["steady"].items():
+        lines += ["", f"{way}, {report['steady_nodes']} nodes, {report['steady_s']:.0f} s:", ""]
+        for key, value in found.items():
+            text = f"{value:.2f}" if isinstance(value, float) else str(value)
+            lines.append(f"- {key.replace('_', ' ')}: {text}")
+    return "\n".join(lines) + "\n"
+
+
+def plot(report: dict[str, Any], file: Path) -> None:
+    """Every run as a dot, the medians as lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for number, (what, by_size) in enumerate(sorted(report["seconds"].items())):
+        line = "--" if what.startswith(C10D) else "-"
+        medians = [statistics.median(each) for each in by_size.values()]
+        axes.plot(list(by_size), medians, line, color=f"C{number}", label=what)
+        for nodes, each in by_size.items():
+            axes.plot([nodes] * len(each), each, "o", color=f"C{number}", alpha=0.4)
+    sizes = list(next(iter(report["seconds"].values())))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [str(each) for each in sizes])
+    axes.set_xlabel("nodes")
+    axes.set_ylabel("seconds until all are told to start")
+    figure.legend(loc="outside right upper")
+    figure.savefig(file, dpi=120)
+
+
+def main() -> int:
+    """Print a table, keep a report and a plot; 1 when a node was declared lost under load."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", default="8,16,32,64")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steady-s", type=float, default=60.0)
+    parser.add_argument("--busy-per-core", type=int, default=BUSY_PER_CORE)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
+    arguments = parser.parse_args()
+    command = ["python", "benchmarks/supervisors.py", *sys.argv[1:]]
+    sizes = [int(each) for each in arguments.nodes.split(",")]
+    load = os.getloadavg()[0]
+    seconds = measure(arguments.runs, sizes)
+    how = (max(sizes), arguments.steady_s, arguments.busy_per_core)
+    report = {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "command": shlex.join(command),
+        "machine": f"{os.cpu_count()} cores for everything, {platform.machine()}",
+        "load_average": load,
+        "runs": arguments.runs,
+        "spares": SPARES,
+        "seconds": seconds,
+        "steady_nodes": max(sizes),
+        "steady_s": arguments.steady_s,
+        "steady": {way: apart(steady, way, *how) for way in (OURS, C10D)},
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "supervisors.json").write_text(json.dumps(report, indent=1) + "\n")
+    (arguments.out / "supervisors.md").write_text(table(report))
+    plot(report, arguments.out / "supervisors.png")
+    print("\n" + table(report))
+    return int(bool(report["steady"][OURS]["busy_declared_lost"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Real supervisors in one process, over TCP, beside a node that is there and says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kij_train import bootstrap, gang
+from kij_train.gang import ranks, supervisor
+
+ANSWER_S = 1.0
+
+
+class Stub(ranks.Zygote):
+    """Ranks that are no processes, and write down when they are told to start."""
+
+    def __init__(self) -> None:
+        self.ready, self.broken, self.running = True, "", False
+        self.started: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def serve(self, on_change: Callable[[], None], on_end: Callable[[int], None]) -> None:
+        await asyncio.Event().wait()
+
+    def start(self, order: dict[str, Any]) -> None:
+        self.started.set_result(time.monotonic())
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """The kernel accepts connections there; nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ANSWER_S", ANSWER_S)
+    monkeypatch.setattr(supervisor, "OTHER_LEADERS_S", 0.2)
+    monkeypatch.delenv(bootstrap.ENV_PARENT_PID, raising=False)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def node(index: int, ports: list[int], scratch: Path, rounds: int) -> supervisor.Supervisor:
+    peers = [f"127.0.0.1:{port}" for port in ports]
+    settings = gang.Settings(2, 2, 1, peers, max_restarts=1, backoff_limit=1)
+    contract = bootstrap.Node(index, 3, 1, "127.0.0.1", 1, 600, index)
+    made = supervisor.Supervisor(contract, settings, Stub(), str(scratch))
+    made.history.rounds = rounds
+    made._ips = dict.fromkeys(range(3), "127.0.0.1") if rounds else {}
+    return made
+
+
+async def start(nodes: list[supervisor.Supervisor], apart_s: float) -> float:
+    """Seconds from the last node's start until it is told to train."""
+    running = []
+    try:
+        for each in nodes:
+            began = time.monotonic()
+            running.append(asyncio.ensure_future(each.run()))
+            await asyncio.sleep(apart_s)
+        zygotes = [each.zygote for each in nodes]
+        assert all(isinstance(zygote, Stub) for zygote in zygotes)
+        told = [zygote.started for zygote in zygotes if isinstance(zygote, Stub)]
+        return max(await asyncio.wait_for(asyncio.gather(*told), 20)) - began
+    finally:
+        for each in nodes:
+            each._on_signal(signal.SIGTERM)
+        await asyncio.gather(*running)
+
+
+def test_a_leader_that_is_silent_is_asked_once(silent_port: int, tmp_path: Path) -> None:
+    async def whole() -> float:
+        ports = [silent_port, *free_ports(2)]
+        return await start([node(index, ports, tmp_path, 1) for index in (1, 2)], 0.0)
+
+    assert asyncio.run(whole()) < 3 * ANSWER_S
+
+
+def test_a_round_does_not_wait_for_a_look_at_a_silent_node(
+    silent_port: int, tmp_path: Path
+) -> None:
+    """Index 0 looks for other leaders all the time when index 1 comes."""
+
+    async def whole() -> float:
+        ports = [*free_ports(2), silent_port]
+        return await start([node(index, ports, tmp_path, 0) for index in (0, 1)], 1.6 * ANSWER_S)
+
+    assert asyncio.run(whole()) < 0.6 * ANSWER_S
