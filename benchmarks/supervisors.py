@@ -286,7 +286,7 @@ def steady(way: str, nodes: int, seconds: float, per_core: int) -> dict[str, Any
             return [(b - a) * 60 / seconds for a, b in zip(before, after, strict=True)]
 
         leader, *members = wait()
-        memory = [each.memory_full_info() for each in processes]
+        memory = [each.memory_info() for each in processes]
         found: dict[str, Any] = {
             "leader_cpu_s_a_minute": leader,
             "member_cpu_s_a_minute": statistics.median(members),
