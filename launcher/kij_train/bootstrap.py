@@ -662,6 +662,7 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         try:
             torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
         except ChildFailedError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, with this record
             # Not torchrun's table: the ranks have printed their tracebacks.
             say(record_failures(error_file(), node, error.failures))
             return EXIT_FAILED
