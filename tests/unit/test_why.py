@@ -273,6 +273,7 @@ def test_a_job_that_lost_too_many_pods_tells_the_newest_first() -> None:
     assert verdict.headline.endswith("more pods were lost than --max-restarts 2 allows")
     assert [finding.kind for finding in verdict.findings] == ["evicted", "killed"]
     assert "index 1, pod" in verdict.findings[0].summary
+    assert verdict.findings[0].hint == "write to a mount: --mount pvc:NAME:/path"
 
 
 def test_pods_that_the_end_took_along_are_no_losses() -> None:

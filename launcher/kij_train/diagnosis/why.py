@@ -224,7 +224,7 @@ def _disruption(pod: Object) -> Finding | None:
     said = str(status.get("message") or "")
     if status.get("reason") == "Evicted":
         hint = None
-        if "ephemeral" in said or "emptyDir" in said or "disk" in said.lower():
+        if any(word in said.lower() for word in ("ephemeral", "emptydir", "disk")):
             hint = "write to a mount: --mount pvc:NAME:/path"
         elif "memory" in said:
             hint = "ask for the memory it takes: --memory"
