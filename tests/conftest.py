@@ -113,9 +113,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No KIJ_* variable and no kubeconfig of the user's reaches a test."""
+    """No KIJ_* variable and no kubeconfig of the user's reaches a test.
+
+    But for KIJ_TEST_*, which say where the cluster is.
+    """
     for name in list(os.environ):
-        if name.startswith("KIJ_"):
+        if name.startswith("KIJ_") and not name.startswith("KIJ_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     monkeypatch.setenv("COLUMNS", "100")

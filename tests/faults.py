@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
+from tests.cluster.paths import StatePaths
 from tests.kube import ROOT, Namespace, eventually
 
 STEPS = """\
@@ -41,10 +44,19 @@ for step in range(start, steps):
         new.rename(state)
         with notes.open("a") as file:
             print(time.time(), step, os.environ.get("KIJ_RESTARTS", 0), world, file=file)
+    order = folder / f"order{rank}"
+    if order.exists():
+        exec(order.read_text())
     time.sleep(0.05)
 dist.destroy_process_group()
 """
 CLUSTER = (sys.executable, "-m", "tests.cluster")
+
+
+def gang(max_restarts: int = 20) -> list[str]:
+    """Flags of two nodes and a spare."""
+    flags = ["--restart", "gang", "--nodes", "2", "--spares", "1"]
+    return [*flags, "--max-restarts", str(max_restarts)]
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,15 @@ class Lasting:
         line += ["--mount", f"hostpath:{self.folder}:/shared", *flags, "train.py", "1000000"]
         with self.log.open("w") as log:
             self.launch = subprocess.Popen(line, cwd=code, stdout=log, stderr=subprocess.STDOUT)
+
+    def remove(self) -> None:
+        """Delete it; nothing of it may be left."""
+        self.launch.kill()
+        self.launch.wait()
+        uid = self.ns.batch.read_namespaced_job(self.name, self.ns.name).metadata.uid
+        self.ns.delete_job(self.name)
+        assert self.ns.empties(60), self.ns.left()
+        assert eventually(lambda: not processes_with("KIJ_GANG_ID", uid), 10)
 
     # --- what it does
 
@@ -135,10 +156,41 @@ class Lasting:
         self.rows.append(Row(what, step.time - began, step.restarts - before.restarts))
         return step.time - began
 
+    def order(self, rank: int, code: str, *, again: bool = False) -> None:
+        """Have a rank run some code after its next step; `again`: after every step."""
+        new = self.folder / "order"
+        new.write_text(code if again else f"order.unlink()\n{code}")
+        new.rename(self.folder / f"order{rank}")
+
+    def longest_pause(self, since: float) -> float:
+        """Seconds between two steps."""
+        times = [step.time for step in self.steps if step.time >= since]
+        return max(after - before for before, after in pairwise(times))
+
     def finish(self, timeout_s: float = 90) -> int:
         """Let the script end; the launch's exit code."""
         (self.folder / "stop").touch()
         return self.launch.wait(timeout_s)
+
+    def ends_well(self, restarts: int) -> None:
+        assert self.finish() == 0, self.log.read_text()
+        log = self.log.read_text()
+        if restarts:
+            assert f"restarted {restarts} time" in log, log
+        assert re.search(r"^\d \| kij-train: round 1: rank 0 of 2$", log, re.MULTILINE), log
+        assert f"{self.name} succeeded" in log
+
+    def ends_badly(self, *words: str, timeout_s: float = 120) -> str:
+        """What the launch says at the end, with these words in it."""
+        assert self.launch.wait(timeout_s) == 1, self.log.read_text()
+        log = self.log.read_text()
+        verdict = log[log.rindex(f"{self.name} failed after") :]
+        missing = [each for each in words if each not in verdict]
+        assert not missing, (missing, log)
+        return verdict
+
+    def why(self) -> str:
+        return self.ns.kij_train("why", self.name, cwd=ROOT).stdout
 
     # --- its pods
 
@@ -188,13 +240,7 @@ class Lasting:
     def process(self, index: int, what: str) -> psutil.Process:
         """A process of a pod: first, zygote, agent or worker."""
         pod = self.ns.core.read_namespaced_pod(self.pod(index), self.ns.name)
-        processes = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("KIJ_POD_IP") == pod.status.pod_ip:
-                    processes.append(process)
-            except psutil.Error:
-                continue
+        processes = processes_with("KIJ_POD_IP", pod.status.pod_ip)
         pids = {process.pid for process in processes}
         process = next(each for each in processes if each.ppid() not in pids)
         for _ in range(("first", "zygote", "agent", "worker").index(what)):
@@ -210,6 +256,18 @@ class Lasting:
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
         self.ns.core.create_namespaced_pod_eviction(pod, self.ns.name, body)
 
+    def drain(self, machine: str) -> None:
+        """As an admin does it; `uncordon` is left to do."""
+        ours = f"--pod-selector=batch.kubernetes.io/job-name={self.name}"
+        self._kubectl("drain", machine, "--delete-emptydir-data", "--timeout=60s", ours)
+
+    def uncordon(self, machine: str) -> None:
+        self._kubectl("uncordon", machine)
+
+    def _kubectl(self, *words: str) -> None:
+        line = ["kubectl", "--kubeconfig", self.ns.kubeconfig, *words]
+        subprocess.run(line, check=True, capture_output=True)
+
     def link(self, what: str, pod: str) -> None:
         """Cut a pod's network silently (down), or heal it (up)."""
         cluster("link", what, f"{self.ns.name}/{pod}")
@@ -218,3 +276,26 @@ class Lasting:
 def cluster(*words: str) -> None:
     """A command of the test cluster."""
     subprocess.run([*CLUSTER, *words], cwd=ROOT, check=True, capture_output=True)
+
+
+def processes_with(variable: str, value: str) -> list[psutil.Process]:
+    """Processes of this machine that have this in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(variable) == value:
+                found.append(process)
+    return found
+
+
+class Machines:
+    """The nodes, whose images are changed by containerd's own client."""
+
+    def __init__(self) -> None:
+        self._disks = list((StatePaths.of_this_clone().run / "nodes").iterdir())
+
+    def ctr(self, *words: str) -> None:
+        for disk in self._disks:
+            socket = disk / "containerd" / "containerd.sock"
+            line = ["ctr", "--address", str(socket), "--namespace", "k8s.io", *words]
+            subprocess.run(line, check=True, capture_output=True)

@@ -424,6 +424,7 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
     record = read_record(failure.error_file)
     details = record.get("message", {})
     details = details if isinstance(details, dict) else {"message": str(details)}
+    code = record.get("kij", {}).get("exit_code", failure.exitcode)
     message = str(details.get("message") or "")
     if not message:
         message = f"rank {rank} exited with code {failure.exitcode}"
@@ -436,10 +437,10 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
         index=node.completion_index,
         rank=rank,
         local_rank=failure.local_rank,
-        exit_code=failure.exitcode,
+        exit_code=code,
         time=when((rank, failure)),
     )
-    return f"rank {rank} failed, exit code {failure.exitcode}: {message.splitlines()[0]}"
+    return f"rank {rank} failed, exit code {code}: {message.splitlines()[0]}"
 
 
 # --- where the ranks are --------------------------------------------------------------------------
@@ -546,6 +547,17 @@ def run_preflight(script: str) -> None:
         raise PreflightError(said or f"preflight: exit code {answer.returncode}")
 
 
+def record_exit(end: SystemExit) -> None:
+    """Keep the code, or the words, of sys.exit: with threads of torch alive, SIGABRT may follow."""
+    path = os.environ.get(ENV_ERROR_FILE)
+    if not path or end.code in (None, 0):
+        return
+    rank = int(os.environ.get("RANK", "-1"))
+    code = end.code if isinstance(end.code, int) else 1
+    message = f"rank {rank} exited with code {code}" if code is end.code else str(end.code)
+    write_record(path, message, "", rank=rank, exit_code=code)
+
+
 def run_worker(argv: List[str]) -> None:
     """Run a script or, after -m, a module as the main program of this process, as python would."""
     # The ranks of a node share its output. torchrun's python -u writes a line and its end apart, so
@@ -571,6 +583,9 @@ def run_worker(argv: List[str]) -> None:
             runpy.run_module(target, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(target, run_name="__main__")
+    except SystemExit as end:
+        record_exit(end)
+        raise
     except Exception as error:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename in OUR_FRAMES:
@@ -692,6 +707,7 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         try:
             torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
         except ChildFailedError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, with this record
             # Not torchrun's table: the ranks have printed their tracebacks.
             say(record_failures(error_file(), node, error.failures))
             return EXIT_FAILED

@@ -73,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("what", choices=["stop", "start"])
     server.set_defaults(run=lambda a: _ask("apiserver", a.what))
 
+    name_server = commands.add_parser("dns", help="have DNS stop answering, or go on")
+    name_server.add_argument("what", choices=["stop", "start"])
+    name_server.set_defaults(run=lambda a: _ask("dns", a.what))
+
     node = commands.add_parser("node", help="kill a node as a power cut does, or start it again")
     node.add_argument("what", choices=["kill", "start"])
     node.add_argument("name")

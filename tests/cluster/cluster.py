@@ -30,6 +30,7 @@ class Cluster:
         self._control_plane = ControlPlane(paths, self._programs)
         self._nodes: list[Node] = []
         self._others: list[Daemon] = []
+        self._name_server: Daemon | None = None
         self._simulator: Daemon | None = None
         self._api: Api | None = None
 
@@ -48,6 +49,7 @@ class Cluster:
         return {
             "status": self._command_status,
             "apiserver": self._command_api_server,
+            "dns": self._command_dns,
             "node": self._command_node,
             "link": self._command_link,
             "simulate": self._command_simulate,
@@ -61,9 +63,9 @@ class Cluster:
             node.create()
             node.start()
             self._nodes.append(node)
-        name_server = dns.daemon(self._paths, self._programs, authority)
-        name_server.start()
-        self._others.append(name_server)
+        self._name_server = dns.daemon(self._paths, self._programs, authority)
+        self._name_server.start()
+        self._others.append(self._name_server)
         for node in self._nodes:
             node.wait_ready(api)
 
@@ -80,6 +82,12 @@ class Cluster:
             self._control_plane.stop_api_server()
         else:
             self._control_plane.start_api_server(self._api)
+        return None
+
+    def _command_dns(self, arguments: list[str]) -> object:
+        if self._name_server is None:
+            raise ClusterError("a cluster without nodes has no DNS")
+        self._name_server.freeze(arguments == ["stop"])
         return None
 
     def _command_node(self, arguments: list[str]) -> object:

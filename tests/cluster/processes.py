@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -147,6 +148,11 @@ class Daemon:
             with suppress(ProcessLookupError):
                 self._process.kill()
             self._process.wait()
+
+    def freeze(self, frozen: bool) -> None:
+        """SIGSTOP, so that whoever asks it waits in vain; or SIGCONT."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def log_tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []

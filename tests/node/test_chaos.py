@@ -1,59 +1,43 @@
-"""A job with a spare, and everything that happens to jobs. `pytest -m chaos` prints a table."""
+"""A job with a spare that loses processes, pods, links and machines, and trains on.
+
+`pytest -m chaos` prints a table of what each fault cost.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import time
+from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
-from tests.conftest import REPORT_LINES
-from tests.faults import Lasting, cluster
-from tests.kube import Namespace, eventually
+from tests.faults import cluster, gang
+from tests.kube import eventually
+from tests.node.conftest import Start
 
 pytestmark = [pytest.mark.chaos, pytest.mark.own_cluster, pytest.mark.timeout(600)]
-Start = Callable[..., Lasting]
 
-GANG = ("--restart", "gang", "--nodes", "2", "--spares", "1", "--max-restarts", "20")
-
-
-@pytest.fixture
-def start(
-    ns: Namespace, image: str, shared_folder: str, pytestconfig: pytest.Config
-) -> Iterator[Start]:
-    jobs: list[Lasting] = []
-
-    def launch(*flags: str) -> Lasting:
-        job = Lasting(ns, image, Path(shared_folder), *flags, name=f"chaos{len(jobs)}")
-        jobs.append(job)
-        job.await_step(0, 0, 120)
-        return job
-
-    yield launch
-    for job in jobs:
-        job.launch.kill()
-        job.launch.wait()
-        pytestconfig.stash[REPORT_LINES] += [str(row) for row in job.rows]
-
-
-def ends_well(job: Lasting, restarts: int) -> None:
-    assert job.finish() == 0, job.log.read_text()
-    log = job.log.read_text()
-    assert f"restarted {restarts} time" in log, log
-    assert re.search(r"^\d \| kij-train: round 1: rank 0 of 2$", log, re.MULTILINE), log
-    assert f"{job.name} succeeded" in log
+BEATS = """\
+import signal, threading
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def beat():
+    while True:
+        with (folder / "beats").open("a") as file:
+            print(time.time(), file=file)
+        time.sleep(0.02)
+threading.Thread(target=beat, daemon=True).start()
+"""
 
 
 def test_processes_are_killed(start: Start) -> None:
-    job = start(*GANG)
+    job = start(*gang())
     job.await_whole(3)
     pods = job.pods()
     first, last = job.training()
     job.fault(f"SIGKILL of a rank, index {last}", lambda: job.kill(last, "worker"))
     job.fault(f"SIGKILL of torchrun, index {first}", lambda: job.kill(first, "agent"))
     job.fault(f"SIGKILL of torchrun's parent, index {last}", lambda: job.kill(last, "zygote"))
-    ends_well(job, 3)
+    job.ends_well(3)
     assert [row.restarts for row in job.rows] == [1, 1, 1]
     assert pods.keys() <= {
         pod.metadata.name for pod in job.ns.core.list_namespaced_pod(job.ns.name).items
@@ -61,7 +45,7 @@ def test_processes_are_killed(start: Start) -> None:
 
 
 def test_pods_are_lost(start: Start) -> None:
-    job = start(*GANG)
+    job = start(*gang())
     job.await_whole(3)
     _, last = job.training()
     job.fault(f"SIGKILL of the pod's first process, index {last}", lambda: job.kill(last, "first"))
@@ -69,54 +53,53 @@ def test_pods_are_lost(start: Start) -> None:
     first, _ = job.training()
     job.fault(f"pod deleted by force, index {first}", lambda: job.delete(job.pod(first), 0))
     job.await_whole(3)
-    spare = job.spare()
-    job.fault("pod of the spare deleted by force", lambda: job.delete(spare, 0), restarts=0)
-    ends_well(job, 2)
+    job.ends_well(2)
+
+
+@pytest.mark.slow
+def test_training_does_not_notice_what_happens_to_a_spare(start: Start) -> None:
+    job = start(*gang())
+    job.await_whole(3)
+    began = time.time()
+
+    def lose(what: str, act: Callable[[str], None]) -> None:
+        spare = job.spare()
+        job.fault(f"{what} of the spare", lambda: act(spare), restarts=0)
+        assert eventually(lambda: spare not in job.pods(), 60)
+        job.await_whole(3)
+        assert job.spare() != spare
+
+    lose("SIGKILL of the first process", lambda spare: job.kill(job.pods()[spare], "first"))
+    lose("pod deleted by force,", lambda spare: job.delete(spare, 0))
+    lose("pod deleted,", lambda spare: job.delete(spare, 30))
+    assert {step.restarts for step in job.steps} == {0}
+    assert job.longest_pause(began) < 5
+    job.ends_well(0)
 
 
 def test_a_link_is_cut_and_healed(start: Start) -> None:
-    job = start(*GANG)
+    job = start(*gang())
     job.await_whole(3)
-    _, last = job.training()
-    zombie = job.pod(last)
-    job.fault(f"link cut silently, index {last}", lambda: job.link("down", zombie))
-    assert zombie in job.pods()  # Kubernetes has not noticed
-    job.link("up", zombie)
+    first, _ = job.training()
+    zombie = job.pod(first)
+    job.order(0, BEATS)
+    beats = job.folder / "beats"
+    assert eventually(beats.exists, 10)
+    try:
+        job.fault(f"link cut silently, rank 0 at index {first}", lambda: job.link("down", zombie))
+        assert zombie in job.pods()  # Kubernetes has not noticed
+        time.sleep(10)
+        assert float(beats.read_text().split()[-1]) < job.await_step(0, 1, 0).time
+        assert all(after.restarts >= before.restarts for before, after in pairwise(job.steps))
+    finally:
+        job.link("up", zombie)
     assert eventually(lambda: job.stands_by(zombie), 60)
-    ends_well(job, 1)
-
-
-def test_a_script_that_fails_ends_the_job(start: Start, ns: Namespace) -> None:
-    # Three may be lost, and only three fail: the launch has to tell the Job what they know.
-    job = start("--restart", "gang", "--nodes", "2", "--spares", "1", "--max-restarts", "3")
-    (job.folder / "state").unlink()
-    (job.folder / "state").mkdir()
-    assert job.launch.wait(120) == 1
-    log = job.log.read_text()
-    assert re.search(r"rank (\d) \(index \1, pod chaos0-\1-\w+, node .*\) was first", log), log
-    assert "IsADirectoryError" in log[log.rindex("was first") :]
-    assert "(restarted 3 times)" in log
-    status = ns.batch.read_namespaced_job(job.name, ns.name).status
-    assert "FailureTarget" in {condition.type for condition in status.conditions}
-    assert status.failed <= 3
-
-
-def test_a_script_that_fails_ends_the_job_that_nobody_watches(start: Start, ns: Namespace) -> None:
-    job = start("--restart", "gang", "--nodes", "2", "--spares", "1", "--max-restarts", "1")
-    job.launch.kill()
-    (job.folder / "state").unlink()
-    (job.folder / "state").mkdir()
-
-    def failed() -> bool:
-        conditions = ns.batch.read_namespaced_job(job.name, ns.name).status.conditions or []
-        return "FailureTarget" in {condition.type for condition in conditions}
-
-    assert eventually(failed, 90)
+    job.ends_well(1)
 
 
 @pytest.mark.slow
 def test_pods_leave_in_good_order(start: Start) -> None:
-    job = start(*GANG)
+    job = start(*gang())
     job.await_whole(3)
     _, last = job.training()
     job.fault(f"pod deleted, index {last}", lambda: job.delete(job.pod(last), 30))
@@ -124,12 +107,28 @@ def test_pods_leave_in_good_order(start: Start) -> None:
     first, _ = job.training()
     job.fault(f"pod evicted, index {first}", lambda: job.evict(job.pod(first)))
     job.await_whole(3)
-    ends_well(job, 2)
+    job.ends_well(2)
+
+
+@pytest.mark.slow
+def test_a_machine_is_drained(start: Start) -> None:
+    job = start(*gang())
+    job.await_whole(3)
+    machines = job.machines()
+    machine = machines[job.pod(job.training()[0])]
+    lost = list(machines.values()).count(machine)
+    try:
+        job.fault(f"machine drained, with {lost} of 3 pods", lambda: job.drain(machine))
+        job.await_whole(3)
+        assert machine not in job.machines().values()
+    finally:
+        job.uncordon(machine)
+    job.ends_well(job.steps[-1].restarts)
 
 
 @pytest.mark.slow
 def test_two_are_lost_at_once(start: Start) -> None:
-    job = start(*GANG)
+    job = start(*gang())
     job.await_whole(3)
     first, second = (job.pod(index) for index in job.training())
 
@@ -138,12 +137,12 @@ def test_two_are_lost_at_once(start: Start) -> None:
         job.delete(second, 0)
 
     job.fault("two pods deleted by force at once, one spare", both, timeout_s=120)
-    ends_well(job, 1)
+    job.ends_well(1)
 
 
 @pytest.mark.slow
 def test_a_machine_dies_silently(start: Start) -> None:
-    job = start(*GANG)
+    job = start(*gang())
     job.await_whole(3)
     machines = job.machines()
     machine = machines[job.pod(job.training()[-1])]
@@ -153,17 +152,4 @@ def test_a_machine_dies_silently(start: Start) -> None:
         job.fault(what, lambda: cluster("node", "kill", machine), timeout_s=180)
     finally:
         cluster("node", "start", machine)
-    ends_well(job, 1)
-
-
-@pytest.mark.slow
-def test_the_api_server_is_away(start: Start) -> None:
-    job = start(*GANG)
-    job.await_whole(3)
-    worker = job.process(job.training()[-1], "worker")
-    cluster("apiserver", "stop")
-    try:
-        job.fault("SIGKILL of a rank while the API server is away", worker.kill)
-    finally:
-        cluster("apiserver", "start")
-    ends_well(job, 1)
+    job.ends_well(1)

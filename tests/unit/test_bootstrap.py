@@ -339,6 +339,25 @@ def test_exit_codes_are_the_scripts(tmp_path: Path, script: str, code: int) -> N
     assert run_worker(tmp_path, "a.py").returncode == code
 
 
+@pytest.mark.parametrize(
+    ("script", "code", "message"),
+    [
+        ("import sys, os, atexit; atexit.register(os.abort); sys.exit(3)", 3, "exited with code 3"),
+        ("raise SystemExit('no data')", 1, "no data"),
+        ("raise SystemExit(False)", None, None),
+    ],
+)
+def test_what_sys_exit_was_told_is_recorded(
+    tmp_path: Path, script: str, code: int | None, message: str | None
+) -> None:
+    """Even where Python aborts after it, as with threads of a process group that is not ended."""
+    (tmp_path / "a.py").write_text(script)
+    run_worker(tmp_path, "a.py", record=tmp_path / "record")
+    failure = bootstrap.read_record(str(tmp_path / "record"))
+    assert failure.get("kij", {}).get("exit_code") == code
+    assert (message or "") in failure.get("message", {}).get("message", "")
+
+
 def test_classes_of_the_script_can_be_pickled_and_spawned(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(
         "import multiprocessing as mp, pickle\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import diagnosis
+from kij_train import diagnosis, gang
 from kij_train.diagnosis import Finding, Phase, Verdict
 
 FOLDER = Path(__file__).parent / "situations"
@@ -231,6 +231,67 @@ def test_a_refusal_is_told_when_some_pods_exist() -> None:
     verdict = verdict_of(found)
     assert verdict.findings[0].kind == "quota"
     assert "1 of 2 nodes have no pod: the namespace has no quota left" in verdict.text()
+
+
+def restarts(found: dict[str, Any], max_restarts: int = 2) -> dict[str, Any]:
+    """The same, of a job that restarts."""
+    settings = gang.Settings(2, 2, 0, ["job-{}.job:1"], max_restarts, max_restarts)
+    container = found["job"]["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "KIJ_GANG", "value": json.dumps(settings._asdict())})
+    return found
+
+
+def ended(at: str, code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    state = {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}
+    return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": state}}]}
+
+
+@pytest.mark.parametrize(
+    ("lost_at", "kinds"), [("2026-01-01T00:00:00Z", ["quota"]), ("2026-12-01T00:00:00Z", [])]
+)
+def test_a_lost_pod_that_gets_no_other_is_told(lost_at: str, kinds: list[str]) -> None:
+    """By what was said since; what was said before is of the past."""
+    found = restarts(two_nodes(RUNNING, ended(lost_at, 137)))
+    found["events"] = situation("quota-used-up")["events"]
+    verdict = verdict_of(found)
+    assert [finding.kind for finding in verdict.findings] == kinds
+    said = "1 of 2 nodes have lost their pod, and get no other: the namespace has no quota left"
+    assert (said in verdict.text()) == bool(kinds)
+
+
+def exhausted(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    found = restarts(two_nodes(first, second))
+    condition = {"type": "FailureTarget", "status": "True", "reason": "BackoffLimitExceeded"}
+    found["job"]["status"]["conditions"] = [condition]
+    return found
+
+
+def test_a_job_that_lost_too_many_pods_tells_the_newest_first() -> None:
+    evicted = {"phase": "Failed", "reason": "Evicted", "message": "Usage of EmptyDir exceeds 16Mi"}
+    evicted |= ended("2026-01-01T00:00:09Z", 143)
+    verdict = verdict_of(exhausted(ended("2026-01-01T00:00:05Z", 137), evicted))
+    assert verdict.headline.endswith("more pods were lost than --max-restarts 2 allows")
+    assert [finding.kind for finding in verdict.findings] == ["evicted", "killed"]
+    assert "index 1, pod" in verdict.findings[0].summary
+    assert verdict.findings[0].hint == "write to a mount: --mount pvc:NAME:/path"
+
+
+def test_pods_that_the_end_took_along_are_no_losses() -> None:
+    taken = ended("2026-01-01T00:00:09Z", 143)
+    verdict = verdict_of(exhausted(ended("2026-01-01T00:00:05Z", 137), taken))
+    assert [finding.kind for finding in verdict.findings] == ["killed"]
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("rank 1 was killed by SIGKILL", "oom-killed"), ("ValueError: bad batch", "exit-code")],
+)
+def test_only_a_rank_that_was_killed_was_out_of_memory(message: str, kind: str) -> None:
+    """The kernel may have killed one of an earlier round, in the same container."""
+    record = {"message": {"message": message}, "kij": {"rank": 1, "final": True, "exit_code": 1}}
+    last = ended("2026-01-01T00:00:05Z", 1, "OOMKilled", json.dumps(record))
+    verdict = verdict_of(exhausted(ended("2026-01-01T00:00:01Z", 143), last))
+    assert [finding.kind for finding in verdict.findings] == [kind]
 
 
 def test_what_is_free_is_said_where_it_is_known() -> None:

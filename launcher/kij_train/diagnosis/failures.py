@@ -8,6 +8,7 @@ those failures are secondary, and are told apart by their text.
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from kij_train.diagnosis.phases import epoch, index_of
 from kij_train.gang import SECONDARY
 
 TRACEBACK_LINES = 12
+_KILLED = re.compile(r"\bkilled\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ def failure_of_pod(pod: Mapping[str, Any]) -> Failure | None:
             time=epoch(ended.get("finishedAt")) or float("inf"),
             pod=name,
         )
-        return replace(failure, oom_killed=ended.get("reason") == "OOMKilled")
+        # The container of a job that restarts may have survived it, rounds ago.
+        killed = not failure.final or _KILLED.search(failure.message) is not None
+        return replace(failure, oom_killed=killed and ended.get("reason") == "OOMKilled")
     if status.get("phase") != "Failed":
         return None
     return Failure(

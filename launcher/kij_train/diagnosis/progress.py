@@ -52,7 +52,10 @@ def going_on(
     age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
     counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
     lost = _on_lost_machines(flags, nodes, pods, events, machines)
-    waiting = _not_created(nodes, events) + pending.of_nodes(nodes, job, events, machines)
+    without = _not_created(nodes, events)
+    if restarts_by_itself(job):
+        without = without or _not_replaced(nodes, events)
+    waiting = without + pending.of_nodes(nodes, job, events, machines)
     if any(each.kind == "unschedulable" for each in waiting):
         waiting += _half_gang(nodes)
     if waiting or lost:
@@ -79,6 +82,17 @@ def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Findin
         return refused or [Finding("no-pods", "the Job controller has made no pods yet", (), None)]
     some = f"{len(without)} of {len(nodes)} nodes have no pod: "
     return [replace(each, summary=some + each.summary) for each in refused]
+
+
+def _not_replaced(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
+    """Nodes whose pod has failed, and that have got no other: what was said against it since."""
+    failed = [node for node in nodes if node.phase is Phase.FAILED]
+    if not failed:
+        return []
+    since = min(node.since or 0.0 for node in failed)
+    new = [each for each in events if (epoch(pending.time_of_event(each)) or 0.0) >= since]
+    some = f"{len(failed)} of {len(nodes)} nodes have lost their pod, and get no other: "
+    return [replace(each, summary=some + each.summary) for each in pending.of_creation(new)]
 
 
 def _half_gang(nodes: Sequence[Node]) -> list[Finding]:

@@ -21,6 +21,7 @@ from kij_train.diagnosis.phases import (
     Object,
     condition,
     epoch,
+    gang_settings,
     job_state,
     node_of,
     nodes_of_job,
@@ -30,6 +31,7 @@ from kij_train.diagnosis.progress import going_on
 from kij_train.gang import History
 
 MESSAGE_LINES = 6
+MOST_LOSSES = 3
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,39 @@ def _failed(
     if ended.get("reason") == "DeadlineExceeded":
         return _deadline(f"{name} ran into its deadline", job, events, nodes)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
+    settings = gang_settings(job)
+    exhausted = settings is not None and ended.get("reason") == "BackoffLimitExceeded"
+    if settings is not None and exhausted and not any(failure.final for failure in failures):
+        limit = f"more pods were lost than --max-restarts {settings.max_restarts} allows"
+        losses = _losses(job, pods) or _without_pods(ended, events)
+        return Verdict(JobState.FAILED, f"{head} · {limit}", tuple(losses))
     cause = first_failure(failures)
     if cause is None:
         return Verdict(JobState.FAILED, head, tuple(_without_pods(ended, events)))
     pod = next(pod for pod in pods if pod["metadata"]["name"] == cause.pod)
-    where = f"index {cause.index}, pod {cause.pod}"
-    if machine := pod.get("spec", {}).get("nodeName"):
-        where += f", node {machine}"
+    where = _where(cause, pod)
     headline = (
         f"{head} · rank {cause.rank} ({where}) was first"
         if cause.rank is not None
         else f"{head} · {where}"
     )
     return Verdict(JobState.FAILED, headline, (_finding(cause, pod, job, failures),))
+
+
+def _losses(job: Object, pods: Sequence[Object]) -> list[Finding]:
+    """What ended the pods of a job that restarts, the newest first; not what its end took along."""
+    failed = [(found, pod) for pod in pods if (found := failure_of_pod(pod)) is not None]
+    lost = [(one, pod) for one, pod in failed if not one.secondary or _disruption(pod) is not None]
+    findings = []
+    for failure, pod in sorted(lost, key=lambda each: -each[0].time)[:MOST_LOSSES]:
+        finding = _finding(failure, pod, job, [failure])
+        findings.append(replace(finding, summary=f"{_where(failure, pod)}: {finding.summary}"))
+    return findings
+
+
+def _where(failure: Failure, pod: Object) -> str:
+    machine = pod.get("spec", {}).get("nodeName")
+    return f"index {failure.index}, pod {failure.pod}" + (f", node {machine}" if machine else "")
 
 
 def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failure]) -> Finding:
@@ -208,7 +230,7 @@ def _disruption(pod: Object) -> Finding | None:
     said = str(status.get("message") or "")
     if status.get("reason") == "Evicted":
         hint = None
-        if "ephemeral" in said or "emptyDir" in said or "disk" in said.lower():
+        if any(word in said.lower() for word in ("ephemeral", "emptydir", "disk")):
             hint = "write to a mount: --mount pvc:NAME:/path"
         elif "memory" in said:
             hint = "ask for the memory it takes: --memory"
