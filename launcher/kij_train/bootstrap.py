@@ -79,6 +79,8 @@ ACCOUNTS_FILE = WORK_DIR + "/accounts.json"
 """In a pod of a job that restarts: what the time was spent on."""
 ENV_STACKS_DIR = "KIJ_STACKS_DIR"
 """The same for a node of this machine whose ranks are watched."""
+ENV_SCRATCH_DIR = "KIJ_SCRATCH_DIR"
+"""On this machine: a folder that the launcher removes, however the nodes ended."""
 ENV_HEARTBEAT_DIR = "KIJ_HEARTBEAT_DIR"
 """Of a node whose ranks are watched: a file for every rank, named by its number."""
 ENV_HEARTBEAT_FILE = "KIJ_HEARTBEAT_FILE"
@@ -703,7 +705,8 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         wait_for_rank0(node.master_addr, node.master_port, node.rendezvous_timeout_s, node.nnodes)
     if node.nproc > 1:  # torchrun sets the same, but with five lines of warning
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory(prefix="kij-ranks-") as log_dir:
+    scratch_dir = os.environ.get(ENV_SCRATCH_DIR)
+    with tempfile.TemporaryDirectory(prefix="kij-ranks-", dir=scratch_dir) as log_dir:
         try:
             torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
         except ChildFailedError as error:

@@ -59,6 +59,7 @@ CONTRACT_ENV = frozenset(
         gang.ENV_POD_IP,
         gang.ENV_RESTARTS,
         gang.ENV_SPARE,
+        bootstrap.ENV_SCRATCH_DIR,
         bootstrap.ENV_STACKS_DIR,
         bootstrap.ENV_HEARTBEAT_DIR,
         bootstrap.ENV_HEARTBEAT_FILE,
@@ -229,7 +230,8 @@ class JobSpec(Model):
     """Time between SIGTERM and SIGKILL, for a last checkpoint: 30 s when not given."""
     hang_timeout: Seconds | None = None
     """How long all ranks may go without a sign of life before they count as hanging, which is a
-    failure that --restart handles; longer than starting, compiling or a checkpoint takes."""
+    failure that --restart handles; longer than compiling or a checkpoint takes. The first one may
+    take rendezvous_timeout, if that is longer."""
     heartbeat: Literal["file", "output"] = "file"
     """Sign of life: file: the script touches $KIJ_HEARTBEAT_FILE; output: any output counts too."""
 
@@ -257,7 +259,7 @@ class JobSpec(Model):
 
     def gang_settings(self, peers: list[str], backoff_limit: int) -> gang.Settings:
         """What every supervisor is told; `peers` and `backoff_limit` as Settings has them."""
-        return gang.Settings(
+        settings = gang.Settings(
             low=self.min_nodes or self.nodes,
             high=self.nodes,
             spares=self.spares,
@@ -265,8 +267,10 @@ class JobSpec(Model):
             max_restarts=self.max_restarts,
             backoff_limit=backoff_limit,
             hang_timeout_s=self.hang_timeout or 0,
+            start_timeout_s=self.rendezvous_timeout,
             heartbeat=self.heartbeat,
         )
+        return settings._replace(grace_s=self.grace) if self.grace else settings
 
     @property
     def ranks_per_node(self) -> int:
@@ -351,8 +355,8 @@ def _check_restart(spec: JobSpec) -> None:
         if spec.hang_timeout is not None:
             raise SpecConflict(
                 "hang_timeout",
-                "needs --restart gang, whose supervisors watch the ranks; with --max-restarts 0, "
-                "a hang ends the job",
+                "needs --restart gang or elastic, whose supervisors watch the ranks; with "
+                "--max-restarts 0, a hang ends the job",
             )
         return
     if not spec.torchrun:

@@ -87,5 +87,6 @@ def test_a_hang_too_many_fails_with_the_stack(ns: Namespace, image: str, tmp_pat
     assert result.returncode == 1
     for said in (result.stderr, ns.kij_train("why", "a", cwd=code).stdout):
         assert "rank 1 (index 1, pod a-1-" in said
+        assert ") hung\n" in said
         assert "no sign of life for 20.0 s: rank 1 is in load (train.py:7)" in said
         assert "line 7, in load" in said

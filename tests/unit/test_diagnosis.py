@@ -70,7 +70,7 @@ def test_what_a_job_survived_is_not_its_cause() -> None:
     last = replace(failure(1, "ValueError: bad", 2.0), final=True)
     told = replace(failure(2, "index 1 failed", 1.5), final=True, rank=None, exit_code=143)
     assert first_failure([survived, last, told]) is last
-    assert verdict("a", "1 s", [survived, last, told]).endswith("1 other node failed after it")
+    assert verdict("a", "1 s", [survived, last, told]).endswith("ValueError: bad")
     record = '{"message": {"message": "x"}, "kij": {"rank": 1, "final": true}}'
     found = parse_record(record, index=1)
     assert found is not None and found.final

@@ -430,7 +430,7 @@ def hanging(max_restarts: int = 3) -> tuple[Stage, list[Member]]:
     members = [stage.join(index) for index in range(3)]
     stage.decide()
     for member in members[:2]:
-        stage.leader.take(member, {"silent": True, "round": 1})
+        stage.leader.take(member, {"silent": True, "ever": True, "round": 1})
     stage.decide()
     return stage, members
 
@@ -457,7 +457,7 @@ def test_a_hang_is_a_failure_of_the_rank_that_holds_up_the_others() -> None:
 
 def test_a_hang_too_many_is_the_end_with_its_stack() -> None:
     stage, members = hanging(max_restarts=0)
-    for member, ranks in zip(members, ([in_all_reduce(0)], [in_load(1)])):  # noqa: B905 - spares
+    for member, ranks in zip(members[:2], ([in_all_reduce(0)], [in_load(1)]), strict=True):
         stage.leader.take(member, {"stacks": ranks, "round": 1})
     stage.decide()
     for member in members[:2]:
@@ -467,7 +467,7 @@ def test_a_hang_too_many_is_the_end_with_its_stack() -> None:
     assert verdict is not None
     assert verdict["failed"] == "rank 1 of index 1 (pod job-1 on machine-1) hung"
     assert verdict["uid"] == "uid-1"
-    assert verdict["record"]["kij"] == {"rank": 1}
+    assert verdict["record"]["kij"] == {"hung": True, "rank": 1}
     message = verdict["record"]["message"]
     assert message["message"].splitlines()[0].endswith("rank 1 is in load (train.py:7)")
     assert message["extraInfo"]["py_callstack"].splitlines() == [
@@ -478,11 +478,11 @@ def test_a_hang_too_many_is_the_end_with_its_stack() -> None:
 
 def test_one_that_gives_a_sign_of_life_again_is_no_hang() -> None:
     stage, members = hanging()
-    stage.leader.take(members[1], {"silent": False, "round": 1})
+    stage.leader.take(members[1], {"silent": False, "ever": True, "round": 1})
     stage.decide(2 * STACKS_S)
     assert stage.trains() == [0, 1]
     assert stage.leader.history.failures == 0
-    stage.leader.take(members[1], {"silent": True, "round": 1})
+    stage.leader.take(members[1], {"silent": True, "ever": True, "round": 1})
     stage.decide()
     assert stage.told["uid-0"].count({"stacks": 1}) == 2
 
@@ -493,11 +493,53 @@ def test_nobody_waits_long_for_a_node_that_does_not_say_where_its_ranks_are() ->
     assert "no rank says where it is" in stage.said[-1]
 
 
+def test_before_the_first_sign_of_life_there_is_time_to_start() -> None:
+    stage = Stage(2, 2, hang_timeout_s=10)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    for member in members:
+        stage.leader.take(member, {"silent": True, "ever": False, "round": 1})
+    stage.decide(599)
+    assert {"stacks": 1} not in stage.told["uid-0"]
+    stage.decide(1)
+    assert {"stacks": 1} in stage.told["uid-0"]
+    for member, rank in zip(members, (0, 1), strict=True):
+        stage.leader.take(member, {"stacks": [in_load(rank)], "round": 1})
+    stage.decide()
+    said = stage.said[-1]
+    assert said.startswith("no sign of life in the 0:10:00 since the ranks were started: ranks 0-1")
+    assert "a script has to touch $KIJ_HEARTBEAT_FILE" in said
+    for member in members:
+        stage.end(member, -15)
+    stage.decide()
+    assert stage.leader.history.blame == {}
+
+
+def test_a_rank_that_leaves_signs_of_life_to_others_does_not_prolong_a_hang() -> None:
+    stage = Stage(2, 2, hang_timeout_s=10)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    for member, ever in zip(members, (True, False), strict=True):
+        stage.leader.take(member, {"silent": True, "ever": ever, "round": 1})
+    stage.decide(20)
+    assert {"stacks": 1} in stage.told["uid-0"]
+
+
+def test_an_elastic_round_waits_for_what_is_there_and_not_ready() -> None:
+    stage = Stage(2, 3)
+    stage.join(0)
+    stage.join(1, ready=False)
+    stage.decide(31)
+    assert stage.said == [
+        "still waiting for nodes after 31 s: 1 of 2 nodes are ready, without index 1"
+    ]
+
+
 def test_one_silent_node_of_several_is_no_hang() -> None:
     stage = Stage(2, 2, hang_timeout_s=600)
     members = [stage.join(index) for index in range(2)]
     stage.decide()
-    stage.leader.take(members[0], {"silent": True, "round": 1})
+    stage.leader.take(members[0], {"silent": True, "ever": True, "round": 1})
     stage.decide()
     assert {"stacks": 1} not in stage.told["uid-0"]
     stage.end(members[1], 0)  # its ranks are done, so the others hold it up

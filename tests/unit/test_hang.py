@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def rank(number: int, *frames: tuple[str, int, str], state: str = "S (sleeping)"
         (
             [rank(0, C10D, MAIN), rank(1, state="T (stopped)"), rank(2, LOAD)],
             1,
-            "rank 1 is silent, its process is T (stopped)",
+            "rank 1 is silent: T (stopped)",
         ),
         # All at one place, and one half here, the other there: nobody can be named.
         ([rank(n, C10D, MAIN) for n in range(4)], None, "ranks 0-3 are in all_reduce, called in"),
@@ -74,6 +73,19 @@ def test_its_stack_is_that_of_the_script() -> None:
     ]
 
 
+def test_of_ranks_at_one_place_the_stack_of_one_is_kept() -> None:
+    found = hang.compare([rank(n, C10D, MAIN, STARTS) for n in range(4)])
+    assert found.callstack.splitlines()[0] == '  File "/code/train.py", line 20, in main'
+
+
+def test_a_script_with_a_handler_of_its_own_is_told_of_it() -> None:
+    lines = hang.compare([rank(n) for n in range(2)]).text.splitlines()
+    assert lines == [
+        "ranks 0-1 are silent: S (sleeping)",
+        "a script that handles SIGUSR2 itself cannot say where it is",
+    ]
+
+
 def test_the_main_thread_is_what_the_leader_gets() -> None:
     dump = (
         "Thread 0x01 (most recent call first):\n"
@@ -92,9 +104,11 @@ def test_the_main_thread_is_what_the_leader_gets() -> None:
 def test_a_touched_file_is_a_sign_of_life(tmp_path: Path) -> None:
     signs = hang.Signs(str(tmp_path / "beats"))
     time.sleep(0.05)
+    before = signs.ever
     assert signs.silence_s() >= 0.05
     (tmp_path / "beats/0").touch()
     assert signs.silence_s() < 0.05
+    assert (before, signs.ever) == (False, True)
     time.sleep(0.05)
     assert signs.silence_s() >= 0.05
     os.utime(tmp_path / "beats/0", (1, 1))  # whatever its clock says
@@ -111,12 +125,12 @@ def test_output_is_passed_on_and_is_a_sign_of_life(
     if os.fork() == 0:
         output.take()
         os.write(1, b"out\n" * 50_000)
-        os.write(2, b"err\n")
+        os.write(2, b"unended")
         os._exit(0)
     os.wait()
-    output.close(5)
     assert signs.silence_s() < 0.05
+    output.close(5)
+    output.end_lines()
     captured = capfd.readouterr()
     assert captured.out == "out\n" * 50_000
-    assert captured.err == "err\n"
-    sys.stdout.flush()
+    assert captured.err == "unended\n"

@@ -180,7 +180,7 @@ WRONG_FILES = [
     ("shm: 8Gi\nmemory: 4Gi\n", "job.yaml:1: shm 8Gi is more than memory (4Gi)"),
     ("script: a.py\nmodule: b\n", "module b conflicts with script"),
     ("spares: 1\n", "spares 1 needs --restart gang"),
-    ("hang_timeout: 10m\n", "hang_timeout 10m needs --restart gang, whose supervisors watch"),
+    ("hang_timeout: 10m\n", "hang_timeout 10m needs --restart gang or elastic, whose"),
     ("restart: gang\nheartbeat: output\n", "heartbeat output needs --hang-timeout"),
     ("max_restarts: 5\n", "max_restarts 5 needs --restart gang"),
     ("restart: gang\nnodes: 2\nspares: 2\n", "spares 2 must be fewer than the 2 nodes"),

@@ -43,6 +43,8 @@ class Failure:
     """Whether the kernel killed a process of the pod at its memory limit."""
     final: bool = False
     """Whether it ended a job that restarts: what came before was survived."""
+    hung: bool = False
+    """Whether it did not fail, but gave no sign of life."""
 
     @property
     def secondary(self) -> bool:
@@ -78,6 +80,7 @@ def parse_record(text: str, *, index: int, pod: str | None = None) -> Failure | 
             time=float(who.get("time") or extra.get("timestamp") or 0),
             pod=pod,
             final=who.get("final") is True,
+            hung=who.get("hung") is True,
         )
     except (TypeError, ValueError):
         return None
@@ -155,19 +158,26 @@ def verdict(name: str, after: str, failures: list[Failure]) -> str:
     if cause is None:
         return f"{name} failed after {after}, and no node left a word about why"
     where = f"index {cause.index}" + (f", pod {cause.pod}" if cause.pod else "")
-    if cause.rank is None:
-        head = f"{name} failed after {after} · {where}"
-    else:
-        head = f"{name} failed after {after} · rank {cause.rank} ({where}) was first"
-    lines = [head, ""]
+    lines = [headline(f"{name} failed after {after}", cause, where), ""]
     lines += [f"  {line}" for line in cause.message.splitlines()]
     stack = traceback_tail(cause.callstack, cause.message)
     if stack:
         lines += ["", *(f"    {line}" for line in stack)]
-    others = len({f.index for f in failures if f.final == cause.final} - {cause.index})
-    if others:
-        lines += ["", f"  {others} other node{'s' if others > 1 else ''} failed after it"]
-    return "\n".join(lines)
+    followed = followers(cause, failures)
+    return "\n".join([*lines, "", f"  {followed}"] if followed else lines)
+
+
+def headline(head: str, cause: Failure, where: str) -> str:
+    """`head`, and who it was; `where` says where that rank, or node, is."""
+    if cause.rank is None:
+        return f"{head} · its ranks hung" if cause.hung else f"{head} · {where}"
+    return f"{head} · rank {cause.rank} ({where}) {'hung' if cause.hung else 'was first'}"
+
+
+def followers(cause: Failure, failures: Iterable[Failure]) -> str:
+    """How many other nodes failed after it; empty for none, and where they were told to end."""
+    others = 0 if cause.final else len({failure.index for failure in failures} - {cause.index})
+    return f"{others} other node{'s' if others > 1 else ''} failed after it" if others else ""
 
 
 def traceback_tail(callstack: str, message: str) -> list[str]:

@@ -12,6 +12,8 @@ from kij_train.diagnosis.failures import (
     Failure,
     failure_of_pod,
     first_failure,
+    followers,
+    headline,
     traceback_tail,
 )
 from kij_train.diagnosis.pending import Finding
@@ -134,12 +136,8 @@ def _failed(
         return Verdict(JobState.FAILED, head, tuple(_without_pods(ended, events)))
     pod = next(pod for pod in pods if pod["metadata"]["name"] == cause.pod)
     where = _where(cause, pod)
-    headline = (
-        f"{head} · rank {cause.rank} ({where}) was first"
-        if cause.rank is not None
-        else f"{head} · {where}"
-    )
-    return Verdict(JobState.FAILED, headline, (_finding(cause, pod, job, failures),))
+    finding = _finding(cause, pod, job, failures)
+    return Verdict(JobState.FAILED, headline(head, cause, where), (finding,))
 
 
 def _losses(job: Object, pods: Sequence[Object]) -> list[Finding]:
@@ -191,12 +189,8 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
             else known.hint
         )
         finding = Finding(known.kind, summary, tuple(evidence), hint)
-    same = {failure.index for failure in failures if failure.final == cause.final}
-    others = len(same - {cause.index})
-    if others:
-        followed = f"{others} other node{'s' if others > 1 else ''} failed after it"
-        finding = replace(finding, evidence=(*finding.evidence, followed))
-    return finding
+    followed = followers(cause, failures)
+    return replace(finding, evidence=(*finding.evidence, followed)) if followed else finding
 
 
 def _shortened(message: str) -> str:

@@ -34,7 +34,15 @@ class Signs:
         os.makedirs(folder, exist_ok=True)
         self._folder, self._output = folder, output
         self._seen: Dict[str, int] = {}
-        self._last = time.monotonic()
+        self._began = self._last = time.monotonic()
+
+    @property
+    def ever(self) -> bool:
+        """Whether there has been one since the beginning."""
+        return self._latest() > self._began
+
+    def _latest(self) -> float:
+        return max(self._last, self._output.last) if self._output else self._last
 
     def silence_s(self) -> float:
         """How long there has been none."""
@@ -44,8 +52,7 @@ class Signs:
             seen = {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder)}
             if seen != self._seen:
                 self._seen, self._last = seen, now
-        last = max(self._last, self._output.last) if self._output else self._last
-        return now - last
+        return now - self._latest()
 
 
 class Output:
@@ -56,6 +63,7 @@ class Output:
         """On the monotonic clock."""
         self._pipes = [(os.pipe(), stream) for stream in (1, 2)]
         self._threads: List[threading.Thread] = []
+        self._in_a_line = {1: False, 2: False}
 
     def start(self) -> None:
         """Begin to pass it on; no process is forked after this that needs no thread."""
@@ -68,6 +76,13 @@ class Output:
         """In a process of the ranks: write there from now on."""
         for (_, end), stream in self._pipes:
             os.dup2(end, stream)
+
+    def end_lines(self) -> None:
+        """End what ranks that are gone have left unended, lest the next ones go on in that line."""
+        for stream, unended in self._in_a_line.items():
+            if unended:
+                self._in_a_line[stream] = False
+                os.write(stream, b"\n")
 
     def close(self, timeout_s: float) -> None:
         """Pass on the rest, once no rank is left."""
@@ -82,6 +97,7 @@ class Output:
             if not data:
                 return
             self.last = time.monotonic()
+            self._in_a_line[stream] = not data.endswith(b"\n")
             while data:
                 data = data[os.write(stream, data) :]
 
@@ -137,7 +153,7 @@ class Finding(NamedTuple):
     text: str
     """A line for each place where ranks are, the one that holds up the others first."""
     callstack: str
-    """Of that rank, the most recent call last."""
+    """Of that rank, or of one at the first place, the most recent call last."""
 
 
 def compare(ranks: List[Json]) -> Finding:
@@ -155,10 +171,14 @@ def compare(ranks: List[Json]) -> Finding:
     for (_, place), there in suspects + [item for item in order if item not in suspects]:
         verb = "is" if len(there) == 1 else "are"
         lines.append(f"{name_of(each['rank'] for each in there)} {verb} {place}")
-    if not suspects:
-        return Finding(None, "\n".join(lines) or "no rank says where it is", "")
-    first = suspects[0][1][0]
-    return Finding(first["rank"], "\n".join(lines), _callstack(first["frames"]))
+    if not order:
+        return Finding(None, "no rank says where it is", "")
+    if not any(rank["frames"] for rank in ranks):
+        lines.append("a script that handles SIGUSR2 itself cannot say where it is")
+    first = (suspects or order)[0][1][0]
+    return Finding(
+        first["rank"] if suspects else None, "\n".join(lines), _callstack(first["frames"])
+    )
 
 
 _Places = List[Tuple[Tuple[bool, str], List[Json]]]
@@ -179,7 +199,7 @@ def _suspects(order: _Places, count: int) -> _Places:
 def _place(rank: Json) -> Tuple[bool, str]:
     """Whether a rank waits in a collective, and where it is."""
     if not rank["frames"]:
-        return False, f"silent, its process is {rank['state'] or 'gone'}"
+        return False, f"silent: {rank['state'] or 'gone'}"
     frames = [found.groups() for found in map(_FRAME.match, rank["frames"]) if found]
     if not frames:
         return False, "at an unknown place"

@@ -7,6 +7,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import re
+import signal
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -35,8 +36,6 @@ JUDGE_S = 1.0
 """A rank that fails because a node is lost may be heard of before the loss."""
 KILL_AFTER_S = 2.0
 """Between SIGTERM and SIGKILL for the ranks of a round that is broken."""
-LEAVE_S = 30.0
-"""The same for a round that ends so that more nodes can take part: for a checkpoint."""
 STOP_S = 13.0
 """How much longer than that a node may take to end its ranks before it counts as lost."""
 STACKS_S = 10.0
@@ -69,14 +68,23 @@ class Settings(NamedTuple):
     """Rounds that may fail before the job does."""
     backoff_limit: int
     """Pods that the Job allows to fail; the job's own end must exceed it."""
+    grace_s: float = 30.0
+    """Between SIGTERM and SIGKILL where a round ends so that more nodes can take part."""
     hang_timeout_s: float = 0.0
     """How long no rank may give a sign of life; 0: for ever."""
+    start_timeout_s: float = 600.0
+    """The same until the first one of a round, where that is longer."""
     heartbeat: str = "file"
     """What a sign of life is: hang.FILE or hang.OUTPUT."""
 
     @property
     def pods(self) -> int:
         return self.high + self.spares
+
+    @property
+    def first_sign_s(self) -> float:
+        """How long a round may take until its first sign of life."""
+        return max(self.hang_timeout_s, self.start_timeout_s)
 
     def address(self, index: int) -> Tuple[str, int]:
         """Host and port of an index."""
@@ -167,6 +175,8 @@ class Member:
         self.leaving = False
         self.silent = False
         """Whether its ranks have given no sign of life for too long."""
+        self.never_heard = False
+        """Whether they have given none in this round."""
         self.told_news = False
         self.joined = now
 
@@ -244,7 +254,7 @@ class Leader:
         elif "ended" in said and self.round and said["round"] == self.round.number:
             self.round.ended[member.who.uid] = (int(said["ended"]), said.get("record") or {})
         elif "silent" in said and self.round and said["round"] == self.round.number:
-            member.silent = bool(said["silent"])
+            member.silent, member.never_heard = bool(said["silent"]), not said["ever"]
         elif "stacks" in said and self.round and said["round"] == self.round.number:
             self.round.stacks[member.who.uid] = said["stacks"]
 
@@ -332,18 +342,20 @@ class Leader:
 
     def _wait(self) -> None:
         waited = self._clock() - self.wait_since
-        missing = sorted(
-            set(range(self.settings.pods)) - {m.who.node for m in self.members.values()}
-        )
+        there = {m.who.node for m in self.members.values()}
+        missing, what = sorted(set(range(self.settings.pods)) - there), "there"
+        if len(there) >= self.settings.low:
+            slow = {m.who.node for m in self.members.values() if not m.ready}
+            missing, what, there = sorted(slow), "ready", there - slow
         few = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        there = f"{len(self.members)} of {self.settings.low} nodes are there, without index {few}"
+        text = f"{len(there)} of {self.settings.low} nodes are {what}, without index {few}"
         if self.history.rounds == 0 and waited >= self._timeout_s:
             self._end_with_failure(
-                None, {}, f"not every node came within {self._timeout_s:.0f} s: {there}"
+                None, {}, f"not every node came within {self._timeout_s:.0f} s: {text}"
             )
-        elif waited >= self._next_word:
+        elif waited >= self._next_word and missing:
             self._next_word += STILL_S
-            self._say(f"still waiting for nodes after {waited:.0f} s: {there}")
+            self._say(f"still waiting for nodes after {waited:.0f} s: {text}")
 
     def _judge(self, current: Round) -> None:
         now = self._clock()
@@ -366,7 +378,7 @@ class Leader:
                 if now >= current.judge_at or len(current.ended) == len(current.members):
                     who, code, record = min(failed, key=_when)
                     current.failure = (who, f"{who} failed", record)
-                    text = record.get("message", {}).get("message") or f"exit code {code}"
+                    text = record.get("message", {}).get("message") or _ended_by(code)
                     self._break(current, None, f"{who} failed: {str(text).splitlines()[0]}")
             elif len(current.ended) == len(current.members):
                 self.history.training_s += now - current.began
@@ -399,6 +411,11 @@ class Leader:
             current.asked_at = None
             return
         now, limit = self._clock(), span(self.settings.hang_timeout_s)
+        unheard = all(member.never_heard for member in running)
+        if unheard:
+            if now - current.began < self.settings.first_sign_s:
+                return
+            limit = span(self.settings.first_sign_s)
         if current.asked_at is None:
             current.asked_at, current.stacks = now, {}
             self._say(f"no sign of life of any rank for {limit}; asking where they are")
@@ -420,8 +437,16 @@ class Leader:
             None,
         )
         text = f"no sign of life for {limit}: {where}"
+        if unheard:
+            text = f"no sign of life in the {limit} since the ranks were started: {where}\n"
+            text += (
+                "a script has to touch $KIJ_HEARTBEAT_FILE"
+                if self.settings.heartbeat == "file"
+                else "nothing was printed, and $KIJ_HEARTBEAT_FILE was not touched"
+            )
         message = {"message": text, "extraInfo": {"py_callstack": callstack}}
-        record = {"message": message, "kij": {} if rank is None else {"rank": rank}}
+        kij: Json = {"hung": True}
+        record = {"message": message, "kij": kij if rank is None else dict(kij, rank=rank)}
         what = "the ranks hung" if who is None else f"rank {rank} of {who} hung"
         current.failure = (who, what, record)
         self._break(current, who, text.replace("\n", "; "))
@@ -439,7 +464,7 @@ class Leader:
             return
         if now - max(member.joined for member in more) >= SETTLE_S:
             indexes = ", ".join(str(member.who.node) for member in more)
-            self._break(current, None, f"taking in index {indexes}", LEAVE_S)
+            self._break(current, None, f"taking in index {indexes}", self.settings.grace_s)
 
     def _break(
         self, current: Round, culprit: Optional[Who], text: str, kill_after_s: float = KILL_AFTER_S
@@ -467,6 +492,11 @@ class Leader:
             "history": self.history.as_json(),
             "stays": stays.who.uid if stays else "",
         }
+
+
+def _ended_by(code: int) -> str:
+    how = f"torchrun was ended by {signal.Signals(-code).name}" if code < 0 else ""
+    return how or f"exit code {code}"
 
 
 def _when(failed: Tuple[Who, int, Json]) -> Tuple[bool, float]:

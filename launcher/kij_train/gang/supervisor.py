@@ -573,6 +573,8 @@ class Supervisor:
         ranks = f"rank {first}" if first == last else f"ranks {first}-{last}"
         bootstrap.say(f"round {self._round}: {ranks} of {node.nnodes * node.nproc}")
         self._was_spare = False
+        if self._output is not None:
+            self._output.end_lines()
         self._lost_leader, self._round_began = None, time.monotonic()
         self.zygote.start({"node": list(node), "env": env})
 
@@ -583,7 +585,7 @@ class Supervisor:
             silent = signs.silence_s() > limit
             if silent != was_silent:
                 was_silent = silent
-                self._report({"silent": silent, "round": round_})
+                self._report({"silent": silent, "ever": signs.ever, "round": round_})
             await asyncio.sleep(min(1.0, limit / LOOKS_A_TIMEOUT))
 
     async def _tell_stacks(self, round_: int) -> None:
@@ -718,7 +720,8 @@ def run_supervised(argv: List[str]) -> int:
     zygote = ranks.Zygote(work, bootstrap.say)
     if output is not None:
         output.start()
-    with tempfile.TemporaryDirectory(prefix="kij-rounds-") as scratch:
+    scratch_dir = env.get(bootstrap.ENV_SCRATCH_DIR)
+    with tempfile.TemporaryDirectory(prefix="kij-rounds-", dir=scratch_dir) as scratch:
 
         async def whole() -> int:
             return await Supervisor(node, settings, zygote, scratch, output).run()

@@ -201,6 +201,7 @@ def node_environment(
         bootstrap.ENV_MASTER_PORT: str(port),
         bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
         bootstrap.ENV_ERROR_FILE: str(error_file),
+        bootstrap.ENV_SCRATCH_DIR: str(error_file.parent),
         bootstrap.ENV_PARENT_PID: str(os.getpid()),
         bootstrap.ENV_NODE_NAME: f"node {index}",
         ENV_RUN_ID: run_id,
