@@ -65,6 +65,17 @@ def test_text_that_is_no_record_gives_none() -> None:
     assert parse_record(wrong, index=0) is None
 
 
+def test_a_hang_is_no_failure_of_who_was_first() -> None:
+    hung = replace(failure(1, "no sign of life", 2.0), final=True, hung=True)
+    assert verdict("a", "1 s", [hung]).startswith("a failed after 1 s · rank 1 (index 1) hung\n")
+    nobody = replace(hung, rank=None)
+    assert verdict("a", "1 s", [nobody]).startswith("a failed after 1 s · its ranks hung\n")
+    record = '{"message": {"message": "x"}, "kij": {"hung": true}}'
+    found = parse_record(record, index=1)
+    assert found is not None
+    assert found.hung
+
+
 def test_what_a_job_survived_is_not_its_cause() -> None:
     survived = failure(0, "rank 0 was killed by SIGKILL", 1.0)
     last = replace(failure(1, "ValueError: bad", 2.0), final=True)
