@@ -66,7 +66,7 @@ def test_text_that_is_no_record_gives_none() -> None:
 
 
 def test_a_hang_is_no_failure_of_who_was_first() -> None:
-    hung = replace(failure(1, "no sign of life", 2.0), final=True, hung=True)
+    hung = replace(failure(1, "no sign of life", 2.0), rank=1, final=True, hung=True)
     assert verdict("a", "1 s", [hung]).startswith("a failed after 1 s · rank 1 (index 1) hung\n")
     nobody = replace(hung, rank=None)
     assert verdict("a", "1 s", [nobody]).startswith("a failed after 1 s · its ranks hung\n")
