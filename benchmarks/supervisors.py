@@ -347,7 +347,12 @@ def table(report: dict[str, Any]) -> str:
         "|---|" + "---:|" * len(sizes),
     ]
     for what, by_size in seconds.items():
-        cells = [f"{text(statistics.median(e))} ({text(max(e))})" for e in by_size.values()]
+        cells = [
+            f"{text(statistics.median(by_size[n]))} ({text(max(by_size[n]))})"
+            if n in by_size
+            else "-"
+            for n in sizes
+        ]
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
     for way, found in report["steady"].items():
         lines += ["", f"{way}, {report['steady_nodes']} nodes, {report['steady_s']:.0f} s:", ""]
@@ -405,7 +410,7 @@ def main() -> int:
         "seconds": seconds,
         "steady_nodes": max(sizes),
         "steady_s": arguments.steady_s,
-        "steady": {way: apart(steady, way, *how) for way in (OURS, C10D)},
+        "steady": {way: apart(steady, way, *how) for way in (OURS,)},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "supervisors.json").write_text(json.dumps(report, indent=1) + "\n")
