@@ -234,7 +234,7 @@ def unpack_code(bundle_dir: str, target: str, sha256: str) -> None:
                 tar.extractall(target, members, filter="data")
             else:  # Python before 3.8.17, 3.9.17, 3.10.12, 3.11.4
                 tar.extractall(target, members)  # noqa: S202 - check_members did
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, tarfile.TarError, RecursionError) as error:  # tarfile: of links in a circle
         raise Failure(EXIT_CODE, f"cannot unpack the code into {target}: {error}") from error
 
 

@@ -33,10 +33,13 @@ def test_processes_are_killed(start: Start) -> None:
     job = start(*gang())
     job.await_whole(3)
     pods = job.pods()
-    first, last = job.training()
-    job.fault(f"SIGKILL of a rank, index {last}", lambda: job.kill(last, "worker"))
-    job.fault(f"SIGKILL of torchrun, index {first}", lambda: job.kill(first, "agent"))
-    job.fault(f"SIGKILL of torchrun's parent, index {last}", lambda: job.kill(last, "zygote"))
+    for what, process, place in (
+        ("a rank", "worker", -1),
+        ("torchrun", "agent", 0),
+        ("torchrun's parent", "zygote", -1),
+    ):
+        victim = job.process(job.training()[place], process)
+        job.fault(f"SIGKILL of {what}", victim.kill)
     job.ends_well(3)
     assert [row.restarts for row in job.rows] == [1, 1, 1]
     assert pods.keys() <= {
