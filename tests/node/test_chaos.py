@@ -156,3 +156,14 @@ def test_a_machine_dies_silently(start: Start) -> None:
     finally:
         cluster("node", "start", machine)
     job.ends_well(1)
+
+
+@pytest.mark.slow
+def test_a_link_is_cut_where_no_spare_is(start: Start) -> None:
+    """Kubernetes does not notice: the pod has to end itself."""
+    job = start("--restart", "gang", "--nodes", "2", "--max-restarts", "3")
+    job.await_whole(2)
+    pod = job.pod(1)
+    job.fault("link of index 1 cut, no spare", lambda: job.link("down", pod), timeout_s=150)
+    assert pod not in job.pods()
+    job.ends_well(1)

@@ -31,7 +31,7 @@ __all__ = [
     "Settings",
 ]
 
-_NAMES = ("hang.py", "leader.py", "ranks.py", "supervisor.py")
+_NAMES = ("hang.py", "leader.py", "network.py", "ranks.py", "supervisor.py")
 FILES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 """What the pods get."""
 SUPERVISOR = FILES[-1]

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 if TYPE_CHECKING:
     from kij_train import bootstrap
-    from kij_train.gang import hang, ranks
+    from kij_train.gang import hang, network, ranks
     from kij_train.gang import leader as gang
 else:
 
@@ -48,6 +48,7 @@ else:
     bootstrap = _load("bootstrap.py")
     gang = _load("leader.py")
     hang = _load("hang.py")
+    network = _load("network.py")
     ranks = _load("ranks.py")
 
 Json = Dict[str, Any]
@@ -211,6 +212,7 @@ class Supervisor:
 
         server = await asyncio.start_server(on_visit, None, port, limit=LONGEST_LINE)
         zygote = asyncio.ensure_future(self.zygote.serve(self._changed.set, self._ranks_ended))
+        cut_off = asyncio.ensure_future(self._end_when_cut_off())
         try:
             while self.verdict is None and not self._may_go():
                 self._changed.clear()
@@ -223,9 +225,27 @@ class Supervisor:
             return await self._farewell()
         finally:
             server.close()
-            for task in (zygote, *visits):
+            for task in (zygote, cut_off, *visits):
                 task.cancel()
-            await asyncio.gather(zygote, *visits, return_exceptions=True)
+            await asyncio.gather(zygote, cut_off, *visits, return_exceptions=True)
+
+    def _is_connected(self) -> bool:
+        """Whether another node is known to be there; before the first round, none has to be."""
+        members = self.leader.members if self.leader is not None else {}
+        return self.up is not None or len(members) > 1 or not self.history.rounds
+
+    async def _end_when_cut_off(self) -> None:
+        """So that the Job makes another pod, elsewhere on the network."""
+        if self.settings.pods == 1:
+            return
+        peer = self.settings.address(int(self.node.rank == 0))[0]
+        seconds = await network.await_cut_off(self._is_connected, peer)
+        text = f"cut off: no other node, DNS or API server was reached for {seconds:.0f} s"
+        bootstrap.say(f"{text}. This pod ends, so that the Job makes another one")
+        ranks.kill_descendants()
+        who = {"index": self.me.node, "exit_code": bootstrap.EXIT_RENDEZVOUS}
+        bootstrap.write_record(bootstrap.error_file(), text, "", **who)
+        os._exit(bootstrap.EXIT_RENDEZVOUS)  # threads that ask DNS would hold it for a minute
 
     # --- looking for a leader
 
