@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the kubeconfig, which no test sees by itself; fill in what our own cluster has."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell's background job; what tests start would inherit it, and never hear Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     kubeconfig = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     if config.getoption("--cluster") == "own":
         state = State.of_running(StatePaths.of_this_clone())
