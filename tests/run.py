@@ -29,7 +29,7 @@ def main() -> int:
     chosen, pytest_args = parser.parse_known_args()
     if not chosen.only_cluster:
         with phase("tests: unit and local"):
-            status = subprocess.call([*PYTEST, "-m", "unit or local", *pytest_args])
+            status = subprocess.call([*PYTEST, "-m", "(unit or local) and not slow", *pytest_args])
         if status:
             return status
         if lacking := reasons_against_a_cluster():

@@ -66,7 +66,9 @@ def test_ranks_that_hang_begin_again(tmp_path: Path) -> None:
     ("how", "heartbeat", "what", "stack"),
     [
         ("sleep", "output", r"rank 1 is in load \(train\.py:9\)", "line 9, in load"),
-        ("stop", "file", r"rank 1 is silent: T \(stopped\)", ""),
+        pytest.param(
+            *("stop", "file", r"rank 1 is silent: T \(stopped\)", ""), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_hang_too_many_ends_the_job(

@@ -80,6 +80,7 @@ def test_a_rank_that_hangs_is_named_and_begins_again(
     assert accounts()["restarts"] == 1  # from the last words of its pods
 
 
+@pytest.mark.slow
 def test_a_hang_too_many_fails_with_the_stack(ns: Namespace, image: str, tmp_path: Path) -> None:
     code = project(tmp_path)
     line = ["launch", *FLAGS, "--max-restarts", "0", "--image", image, "train.py", "1", "/none"]

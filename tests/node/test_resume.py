@@ -98,6 +98,7 @@ def test_a_job_that_saves_when_it_is_cancelled_goes_on_from_there_when_it_is_res
     assert not job.status.failed
 
 
+@pytest.mark.slow
 def test_a_shorter_grace_period_ends_the_pods_sooner_and_the_job_is_cancelled(
     ns: Namespace, project: Path, image: str, tmp_path: Path
 ) -> None:
