@@ -376,6 +376,11 @@ def _check_restart(spec: JobSpec) -> None:
 def _check_heartbeat(spec: JobSpec) -> None:
     if spec.heartbeat != "file" and spec.hang_timeout is None:
         raise SpecConflict("heartbeat", "needs --hang-timeout: without it nothing is watched")
+    if spec.hang_timeout is not None and spec.program is not None and spec.heartbeat == "file":
+        raise SpecConflict(
+            "hang_timeout",
+            "needs --heartbeat output with a program: a file to touch is given to Python's ranks",
+        )
 
 
 def _check_range(spec: JobSpec) -> None:

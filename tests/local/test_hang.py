@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -39,10 +40,12 @@ dist.destroy_process_group()
 
 def launch(folder: Path, *argv: str, flags: Sequence[str]) -> subprocess.CompletedProcess[str]:
     (folder / "train.py").write_text(HANGS)
+    (folder / "tmp").mkdir()
     line = [sys.executable, "-m", "kij_train", "launch", "--local", "--restart", "gang"]
     return subprocess.run(
         [*line, *flags, "train.py", *argv],
         cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder / "tmp")},
         capture_output=True,
         text=True,
         timeout=240,
@@ -79,4 +82,5 @@ def test_a_hang_too_many_ends_the_job(
     assert result.returncode == 1
     assert re.search(rf"(?m)^  no sign of life for 15\.0 s: {what}", result.stderr), result.stderr
     assert stack in result.stderr
+    assert not list((tmp_path / "tmp").glob("kij-*"))  # though ranks were killed
     assert "rank 0 is in all_reduce, called in <module>" in result.stderr

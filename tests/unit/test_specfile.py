@@ -182,6 +182,10 @@ WRONG_FILES = [
     ("spares: 1\n", "spares 1 needs --restart gang"),
     ("hang_timeout: 10m\n", "hang_timeout 10m needs --restart gang or elastic, whose"),
     ("restart: gang\nheartbeat: output\n", "heartbeat output needs --hang-timeout"),
+    (
+        "restart: gang\nhang_timeout: 10m\nprogram: train\n",
+        "hang_timeout 10m needs --heartbeat output with a program",
+    ),
     ("max_restarts: 5\n", "max_restarts 5 needs --restart gang"),
     ("restart: gang\nnodes: 2\nspares: 2\n", "spares 2 must be fewer than the 2 nodes"),
     ("nodes: 2:4\n", "nodes 2:4 is a range, which needs --restart elastic"),

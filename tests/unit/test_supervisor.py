@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from kij_train import bootstrap, gang
+from kij_train.api import job
 
 CONTRACT = {
     "NODE_RANK": "2",
@@ -90,3 +91,10 @@ def test_addresses() -> None:
     one = SETTINGS._replace(peers=["job-{}.job:29502"])
     assert one.address(7) == ("job-7.job", 29502)
     assert SETTINGS._replace(peers=["a:1", "b:2"]).address(1) == ("b", 2)
+
+
+def test_supervisors_are_told_what_the_spec_says() -> None:
+    spec = job("train.py", nodes=3, min_nodes=2, restart="elastic", grace="5s", hang_timeout="1m")
+    told = spec.gang_settings(["a-{}.a:1"], 7)
+    assert (told.low, told.high, told.backoff_limit) == (2, 3, 7)
+    assert (told.grace_s, told.hang_timeout_s, told.first_sign_s) == (5, 60, 600)

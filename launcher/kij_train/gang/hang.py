@@ -66,7 +66,7 @@ class Output:
         self._in_a_line = {1: False, 2: False}
 
     def start(self) -> None:
-        """Begin to pass it on; no process is forked after this that needs no thread."""
+        """Begin to pass it on; by threads, so after the process of the ranks was forked."""
         for (end, _), stream in self._pipes:
             thread = threading.Thread(target=self._pass_on, args=(end, stream), daemon=True)
             thread.start()

@@ -520,6 +520,7 @@ class Supervisor:
             self._lost_leader = (now, self._up_who)
             if self.zygote.running:
                 self.history.training_s += now - self._round_began
+            self._keep_accounts("restarting")
         self._stop(0.0)  # at once: where the link is cut, others may begin the next round now
         while self.zygote.running:
             await asyncio.sleep(0.05)
