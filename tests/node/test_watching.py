@@ -87,11 +87,12 @@ STATUS_SCHEMA = {
         "verdict": {
             "type": "object",
             "additionalProperties": False,
-            "required": ["state", "headline", "findings"],
+            "required": ["state", "headline", "findings", "accounts"],
             "properties": {
                 "state": {"type": "string"},
                 "headline": {"type": "string"},
                 "findings": {"type": "array"},
+                "accounts": {"type": ["object", "null"]},
             },
         },
     },
