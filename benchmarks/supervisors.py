@@ -47,7 +47,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
 
 from kij_train import bootstrap, gang  # noqa: E402 - the repository is no package
-from kij_train.gang import ranks, supervisor  # noqa: E402
+from kij_train.gang import peers, ranks  # noqa: E402
+from kij_train.gang.node import Supervisor  # noqa: E402
 
 SPARES = 2
 PORT = 12000
@@ -57,7 +58,7 @@ FAULTS = {"killed": signal.SIGKILL, "silent": signal.SIGSTOP}
 PAUSE_S = 1.5
 """Between a round's start and the next fault: the spares have heard of it."""
 LIMIT_S = 120.0
-LATE_S = 1.1 * supervisor.KEEP_ALIVE_S
+LATE_S = 1.1 * peers.KEEP_ALIVE_S
 """A sign of life that takes longer is written down."""
 BUSY_PER_CORE = 2
 Report = Callable[..., None]
@@ -105,24 +106,24 @@ class Ear:
 
 
 def our_node(index: int, nodes: int, await_go: Callable[[], None], report: Report) -> None:
-    """What `supervisor.py` is in a pod, but for its ranks."""
-    channel = supervisor.Channel
+    """What a node is in a pod, but for its ranks."""
+    channel = peers.Channel
     watched = mock.patch.object(
-        supervisor,
+        peers,
         "Channel",
         lambda reader, writer: channel(Ear(reader, report), writer),  # type: ignore[arg-type]
     )
     os.environ.update({gang.ENV_GANG_ID: "bench", gang.ENV_POD_IP: f"127.0.1.{index + 1}"})
     os.environ.pop(bootstrap.ENV_PARENT_PID, None)
     pods = nodes + SPARES
-    peers = [f"127.0.1.{each + 1}:{PORT + 2 * each}" for each in range(pods)]
-    settings = gang.Settings(nodes, nodes, SPARES, peers, max_restarts=20, backoff_limit=20)
+    addresses = [f"127.0.1.{each + 1}:{PORT + 2 * each}" for each in range(pods)]
+    settings = gang.Settings(nodes, nodes, SPARES, addresses, max_restarts=20, backoff_limit=20)
     node = bootstrap.Node(index, pods, 1, "127.0.0.1", 1, 600, index)
     with watched, tempfile.TemporaryDirectory() as scratch:
         await_go()
 
         async def whole() -> int:
-            return await supervisor.Supervisor(node, settings, Stub(report), scratch).run()
+            return await Supervisor(node, settings, Stub(report), scratch).run()
 
         asyncio.run(whole())
 

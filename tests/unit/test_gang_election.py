@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from kij_train import bootstrap, gang
-from kij_train.gang import ranks, supervisor
+from kij_train.gang import node as gang_node
+from kij_train.gang import peers, ranks
+from kij_train.gang.node import Supervisor
 
 ANSWER_S = 1.0
 
@@ -41,8 +43,8 @@ def silent_port() -> Iterator[int]:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ANSWER_S", ANSWER_S)
-    monkeypatch.setattr(supervisor, "OTHER_LEADERS_S", 0.2)
+    monkeypatch.setattr(peers, "ANSWER_S", ANSWER_S)
+    monkeypatch.setattr(gang_node, "OTHER_LEADERS_S", 0.2)
     monkeypatch.setenv(bootstrap.ENV_PARENT_PID, "1")  # no port of its own for a probe
 
 
@@ -52,17 +54,17 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def node(index: int, ports: list[int], scratch: Path, rounds: int) -> supervisor.Supervisor:
-    peers = [f"127.0.0.1:{port}" for port in ports]
-    settings = gang.Settings(2, 2, 1, peers, max_restarts=1, backoff_limit=1)
+def node(index: int, ports: list[int], scratch: Path, rounds: int) -> Supervisor:
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    settings = gang.Settings(2, 2, 1, addresses, max_restarts=1, backoff_limit=1)
     contract = bootstrap.Node(index, 3, 1, "127.0.0.1", 1, 600, index)
-    made = supervisor.Supervisor(contract, settings, Stub(), str(scratch))
+    made = Supervisor(contract, settings, Stub(), str(scratch))
     made.history.rounds = rounds
-    made._ips = dict.fromkeys(range(3), "127.0.0.1") if rounds else {}
+    made.peers.ips = dict.fromkeys(range(3), "127.0.0.1") if rounds else {}
     return made
 
 
-async def start(nodes: list[supervisor.Supervisor], apart_s: float) -> float:
+async def start(nodes: list[Supervisor], apart_s: float) -> float:
     """Seconds from the last node's start until it is told to train."""
     running = []
     try:

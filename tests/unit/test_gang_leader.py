@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.gang.hang import compare
+from kij_train.gang import History, Settings
+from kij_train.gang.history import Who, span
 from kij_train.gang.leader import (
     AVOID_AFTER,
     JUDGE_S,
@@ -17,12 +18,8 @@ from kij_train.gang.leader import (
     SETTLE_S,
     STACKS_S,
     STOP_S,
-    History,
     Leader,
     Member,
-    Settings,
-    Who,
-    span,
 )
 
 Json = dict[str, Any]
@@ -44,7 +41,6 @@ class Stage:
             History(),
             600,
             say=self.said.append,
-            compare=compare,
             clock=lambda: self.now,
         )
 
@@ -344,7 +340,6 @@ def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
         history,
         600,
         say=lambda _: None,
-        compare=compare,
         lost_leader=(3.0, lost),
         clock=lambda: 5.0,
     )

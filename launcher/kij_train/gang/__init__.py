@@ -5,17 +5,17 @@ The files of this package run in the pods, beside bootstrap.py: standard library
 
 from pathlib import Path
 
-from kij_train.gang.leader import (
+from kij_train.gang.contract import (
     ENV_GANG,
     ENV_GANG_ID,
     ENV_POD_IP,
     ENV_RESTARTS,
     ENV_SPARE,
     READY_PORT,
-    SECONDARY,
-    History,
     Settings,
 )
+from kij_train.gang.history import History
+from kij_train.gang.leader import SECONDARY
 
 __all__ = [
     "ENV_GANG",
@@ -31,8 +31,7 @@ __all__ = [
     "Settings",
 ]
 
-_NAMES = ("hang.py", "leader.py", "network.py", "ranks.py", "supervisor.py")
-FILES = tuple(Path(__file__).with_name(name) for name in _NAMES)
+FILES = tuple(sorted(set(Path(__file__).parent.glob("*.py")) - {Path(__file__)}))
 """What the pods get."""
-SUPERVISOR = FILES[-1]
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 """The first process of a node."""

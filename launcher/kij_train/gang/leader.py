@@ -9,22 +9,13 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import re
 import signal
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from kij_train.gang.contract import Settings
+from kij_train.gang.hang import compare
+from kij_train.gang.history import History, Who, span
 
 Json = Dict[str, Any]
-
-# The contract, on top of the bootstrap's.
-ENV_GANG = "KIJ_GANG"
-"""JSON of Settings."""
-ENV_GANG_ID = "KIJ_GANG_ID"
-"""Of the job; whoever has another one is not one of us."""
-ENV_POD_IP = "KIJ_POD_IP"
-ENV_RESTARTS = "KIJ_RESTARTS"
-"""For the script: rounds that came before this one."""
-ENV_SPARE = "KIJ_SPARE"
-"""For the script: 1 on a node that waited as a spare, else 0."""
-READY_PORT = 1
-"""Added to the supervisor's port: open while this node trains, for a readiness probe."""
 
 LATE_S = 5.0
 """How long the first round waits for a lower index that is not there yet."""
@@ -42,7 +33,6 @@ STACKS_S = 10.0
 """How long nodes may take to say where their ranks are."""
 AVOID_AFTER = 2
 """Losses and hangs that a machine may cost before others are preferred."""
-MOST_BLAMED = 5
 STILL_S = 30.0
 SECONDARY = re.compile(
     r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
@@ -52,116 +42,6 @@ SECONDARY = re.compile(
     re.IGNORECASE,
 )
 """What gloo, NCCL and torch's stores say on ranks that lost a peer."""
-
-
-class Settings(NamedTuple):
-    """What `render` and `local` tell every node."""
-
-    low: int
-    """Nodes that a round takes at least."""
-    high: int
-    """And at most."""
-    spares: int
-    peers: List[str]
-    """host:port of every index; or one of them, with {} for the index."""
-    max_restarts: int
-    """Rounds that may fail before the job does."""
-    backoff_limit: int
-    """Pods that the Job allows to fail; the job's own end must exceed it."""
-    grace_s: float = 30.0
-    """Between SIGTERM and SIGKILL where a round ends so that more nodes can take part."""
-    hang_timeout_s: float = 0.0
-    """How long no rank may give a sign of life; 0: for ever."""
-    start_timeout_s: float = 600.0
-    """The same until the first one of a round, where that is longer."""
-    heartbeat: str = "file"
-    """What a sign of life is: hang.FILE or hang.OUTPUT."""
-
-    @property
-    def pods(self) -> int:
-        return self.high + self.spares
-
-    @property
-    def first_sign_s(self) -> float:
-        """How long a round may take until its first sign of life."""
-        return max(self.hang_timeout_s, self.start_timeout_s)
-
-    def address(self, index: int) -> Tuple[str, int]:
-        """Host and port of an index."""
-        peer = self.peers[index] if len(self.peers) > 1 else self.peers[0]
-        host, _, port = peer.replace("{}", str(index)).rpartition(":")
-        return host, int(port)
-
-
-def span(seconds: float) -> str:
-    """A duration as people read it."""
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
-class Who(NamedTuple):
-    """A node as others know it."""
-
-    node: int
-    """Its completion index."""
-    uid: str
-    """Of the process: the pod of an index may be replaced."""
-    ip: str
-    pod: str
-    machine: str
-
-    def __str__(self) -> str:
-        machine = f" on {self.machine}" if self.machine else ""
-        return f"index {self.node} (pod {self.pod}{machine})"
-
-
-class History:
-    """What has happened to the job so far; whoever leads has all of it."""
-
-    def __init__(self, said: Optional[Json] = None) -> None:
-        said = said or {}
-        self.rounds: int = said.get("rounds", 0)
-        self.failures: int = said.get("failures", 0)
-        self.waiting_s: float = said.get("waiting_s", 0.0)
-        self.training_s: float = said.get("training_s", 0.0)
-        self.restarting_s: float = said.get("restarting_s", 0.0)
-        self.blame: Dict[str, List[float]] = said.get("blame", {})
-        """Machine → restarts and seconds that it cost."""
-
-    def as_json(self) -> Json:
-        return dict(vars(self))
-
-    @property
-    def goodput(self) -> float:
-        """The part of the time that was spent in rounds."""
-        whole = self.training_s + self.waiting_s + self.restarting_s
-        return self.training_s / whole if whole else 0.0
-
-    def brief(self) -> Json:
-        """With the worst machines alone, for a record that must be short."""
-        return dict(self.as_json(), blame=dict(self.worst()))
-
-    def worst(self) -> List[Tuple[str, List[float]]]:
-        """The machines that cost most: name, restarts and seconds."""
-        return sorted(self.blame.items(), key=lambda one: -one[1][1])[:MOST_BLAMED]
-
-    def __str__(self) -> str:
-        restarts = max(0, self.rounds - 1)
-        text = f"trained {span(self.training_s)} ({100 * self.goodput:.0f} %)"
-        text += f", waited {span(self.waiting_s)}"
-        if restarts:
-            text += (
-                f", restarted {restarts} time{'' if restarts == 1 else 's'} in "
-                f"{span(self.restarting_s)}"
-            )
-        for machine, (count, seconds) in self.worst():
-            text += (
-                f"; {machine} cost {count:.0f} restart{'' if count == 1 else 's'}, {span(seconds)}"
-            )
-        return text
 
 
 class Member:
@@ -211,15 +91,11 @@ class Leader:
         timeout_s: float,
         *,
         say: Callable[[str], None],
-        compare: Callable[[List[Json]], Tuple[Optional[int], str, str]],
         lost_leader: Optional[Tuple[float, Optional[Who]]] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`timeout_s` is for the first round; `lost_leader`: since when there was none, and who.
-
-        `compare` is hang.compare.
-        """
-        self._say, self._clock, self._compare = say, clock, compare
+        """`timeout_s` is for the first round; `lost_leader`: since when there was none, and who."""
+        self._say, self._clock = say, clock
         self.settings = settings
         self.history = history
         self.members: Dict[str, Member] = {}
@@ -424,9 +300,7 @@ class Leader:
         everyone = all(member.who.uid in current.stacks for member in running)
         if not everyone and now - current.asked_at < STACKS_S:
             return
-        rank, where, callstack = self._compare(
-            [one for some in current.stacks.values() for one in some]
-        )
+        rank, where, callstack = compare([one for some in current.stacks.values() for one in some])
         who = next(
             (
                 member.who

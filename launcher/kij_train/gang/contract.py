@@ -1,0 +1,87 @@
+"""What every supervisor is told: the contract on top of the bootstrap's.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import json
+from typing import Dict, List, NamedTuple, Tuple
+
+from kij_train import bootstrap
+
+ENV_GANG = "KIJ_GANG"
+"""JSON of Settings."""
+ENV_GANG_ID = "KIJ_GANG_ID"
+"""Of the job; whoever has another one is not one of us."""
+ENV_POD_IP = "KIJ_POD_IP"
+ENV_RESTARTS = "KIJ_RESTARTS"
+"""For the script: rounds that came before this one."""
+ENV_SPARE = "KIJ_SPARE"
+"""For the script: 1 on a node that waited as a spare, else 0."""
+READY_PORT = 1
+"""Added to the supervisor's port: open while this node trains, for a readiness probe."""
+
+
+class Settings(NamedTuple):
+    """What `render` and `local` tell every node."""
+
+    low: int
+    """Nodes that a round takes at least."""
+    high: int
+    """And at most."""
+    spares: int
+    peers: List[str]
+    """host:port of every index; or one of them, with {} for the index."""
+    max_restarts: int
+    """Rounds that may fail before the job does."""
+    backoff_limit: int
+    """Pods that the Job allows to fail; the job's own end must exceed it."""
+    grace_s: float = 30.0
+    """Between SIGTERM and SIGKILL where a round ends so that more nodes can take part."""
+    hang_timeout_s: float = 0.0
+    """How long no rank may give a sign of life; 0: for ever."""
+    start_timeout_s: float = 600.0
+    """The same until the first one of a round, where that is longer."""
+    heartbeat: str = "file"
+    """What a sign of life is: hang.FILE or hang.OUTPUT."""
+
+    @property
+    def pods(self) -> int:
+        return self.high + self.spares
+
+    @property
+    def first_sign_s(self) -> float:
+        """How long a round may take until its first sign of life."""
+        return max(self.hang_timeout_s, self.start_timeout_s)
+
+    def address(self, index: int) -> Tuple[str, int]:
+        """Host and port of an index."""
+        peer = self.peers[index] if len(self.peers) > 1 else self.peers[0]
+        host, _, port = peer.replace("{}", str(index)).rpartition(":")
+        return host, int(port)
+
+
+def read_settings(env: Dict[str, str]) -> Settings:
+    """Raises Failure."""
+    try:
+        return Settings(**json.loads(env[ENV_GANG]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise bootstrap.Failure(
+            bootstrap.EXIT_CONTRACT,
+            f"{ENV_GANG}={env.get(ENV_GANG)!r} does not say how the job restarts",
+        ) from error
+
+
+def read_node(env: Dict[str, str], settings: Settings) -> bootstrap.Node:
+    """The bootstrap's contract, whose counts are those without spares. Raises Failure."""
+    nproc = env.get(bootstrap.ENV_NPROC_PER_NODE, "")
+    world = str(settings.high * int(nproc)) if nproc.isdigit() else ""
+    if env.get(bootstrap.ENV_WORLD_SIZE) not in ("", None, world):
+        raise bootstrap.Failure(
+            bootstrap.EXIT_CONTRACT,
+            f"{bootstrap.ENV_WORLD_SIZE}={env[bootstrap.ENV_WORLD_SIZE]!r}, not {world}",
+        )
+    every = settings.pods
+    counts = {bootstrap.ENV_NNODES: str(every)}
+    if nproc.isdigit() and env.get(bootstrap.ENV_WORLD_SIZE):
+        counts[bootstrap.ENV_WORLD_SIZE] = str(every * int(nproc))
+    return bootstrap.read_contract(dict(env, **counts))

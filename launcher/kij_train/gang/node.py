@@ -1,0 +1,369 @@
+"""A node of a job: it finds its leader or leads, and does its part in the rounds.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from kij_train import bootstrap
+from kij_train.gang import contract, hang, network, peers, ranks
+from kij_train.gang.history import History, Who
+from kij_train.gang.leader import KILL_AFTER_S, Leader, Member
+from kij_train.gang.part import Part, keep_accounts
+
+Json = Dict[str, Any]
+DECIDE_S = 0.5
+"""Between two decisions of a leader that hears nothing."""
+OTHER_LEADERS_S = 2.0
+"""Between two looks of a leader without enough nodes for another leader."""
+FAREWELL_S = 5.0
+"""How long the leader waits for members to take leave."""
+TOMBSTONE_S = 1800.0
+
+
+class Supervisor:
+    """One node: looks for its leader, or leads; runs its ranks in the rounds that it is part of."""
+
+    def __init__(
+        self,
+        node: bootstrap.Node,
+        settings: contract.Settings,
+        zygote: ranks.Zygote,
+        scratch: str,
+        output: Optional[hang.Output] = None,
+    ) -> None:
+        env = os.environ
+        self.node, self.settings, self.zygote = node, settings, zygote
+        self.gang_id = env.get(contract.ENV_GANG_ID, "")
+        self.me = Who(
+            node.rank,
+            os.urandom(8).hex(),
+            env.get(contract.ENV_POD_IP) or "127.0.0.1",
+            socket.gethostname() if not env.get(bootstrap.ENV_PARENT_PID) else str(os.getpid()),
+            env.get(bootstrap.ENV_NODE_NAME, ""),
+        )
+        self.peers = peers.Peers(settings, self.me, self.gang_id, self._end)
+        self.part = Part(node, settings, zygote, scratch, output, self._report)
+        self.history = History()
+        self.leader: Optional[Leader] = None
+        """Where this node leads."""
+        self.up: Optional[peers.Found] = None
+        """The leader, where another node leads."""
+        self.verdict: Optional[Json] = None
+        self.signalled: Optional[int] = None
+        self._lost_leader: Optional[Tuple[float, Who]] = None
+        self._changed = asyncio.Event()
+        self._channels: List[peers.Channel] = []
+        """To the members, where this node leads."""
+
+    async def run(self) -> int:
+        """The exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_signal, signal.SIGTERM)
+        port = self.settings.address(self.node.rank)[1]
+        visits: List[asyncio.Future[None]] = []
+
+        def on_visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            visits[:] = [visit for visit in visits if not visit.done()]
+            visits.append(asyncio.ensure_future(self._serve(reader, writer)))
+
+        server = await asyncio.start_server(on_visit, None, port, limit=peers.LONGEST_LINE)
+        zygote = asyncio.ensure_future(self.zygote.serve(self._changed.set, self.part.ended))
+        cut_off = asyncio.ensure_future(self._end_when_cut_off())
+        try:
+            while not self._is_over():
+                self._changed.clear()
+                if self.zygote.broken:
+                    raise bootstrap.Failure(bootstrap.EXIT_CONTRACT, self.zygote.broken)
+                found = await self.peers.look(self.history, self._is_over)
+                if self._is_over():
+                    break
+                await (self._lead() if found is None else self._follow(found))
+            return await self._farewell()
+        finally:
+            server.close()
+            for task in (zygote, cut_off, *visits):
+                task.cancel()
+            await asyncio.gather(zygote, cut_off, *visits, return_exceptions=True)
+
+    def _is_connected(self) -> bool:
+        """Whether another node is known to be there; before the first round, none has to be."""
+        members = self.leader.members if self.leader is not None else {}
+        return self.up is not None or len(members) > 1 or not self.history.rounds
+
+    async def _end_when_cut_off(self) -> None:
+        """So that the Job makes another pod, elsewhere on the network."""
+        if self.settings.pods == 1:
+            return
+        peer = self.settings.address(int(self.node.rank == 0))[0]
+        seconds = await network.await_cut_off(self._is_connected, peer)
+        text = f"cut off: no other node, DNS or API server was reached for {seconds:.0f} s"
+        bootstrap.say(f"{text}. This pod ends, so that the Job makes another one")
+        ranks.kill_descendants()
+        who = {"index": self.me.node, "exit_code": bootstrap.EXIT_RENDEZVOUS}
+        bootstrap.write_record(bootstrap.error_file(), text, "", **who)
+        os._exit(bootstrap.EXIT_RENDEZVOUS)  # threads that ask DNS would hold it for a minute
+
+    # --- leading and following
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Another node asks, or joins."""
+        channel = peers.Channel(reader, writer)
+        hello = await channel.receive(peers.ANSWER_S)
+        if hello is None or hello.get("gang") != self.gang_id:
+            channel.close()
+            return
+        who = Who(*hello["who"])
+        leader = self.leader
+        if self.verdict is not None:
+            channel.send({"role": "ended", "verdict": self.verdict})
+        elif leader is not None:
+            channel.send(
+                {
+                    "role": "leading",
+                    "who": list(self.me),
+                    "index": self.node.rank,
+                    "running": leader.round is not None,
+                }
+            )
+        elif self.up is not None:
+            channel.send({"role": "following", "at": list(self.up.address)})
+        else:
+            channel.send({"role": "looking", "index": self.node.rank})
+        if leader is None or self.verdict is not None or not hello.get("join"):
+            await channel.flush()
+            channel.close()
+            return
+        await self._serve_member(leader, channel, who, History(hello.get("history")))
+
+    async def _serve_member(
+        self, leader: Leader, channel: peers.Channel, who: Who, history: History
+    ) -> None:
+        self._channels.append(channel)
+        ping = asyncio.ensure_future(channel.ping())
+        member = Member(who, channel.send, time.monotonic())
+        leader.join(member, history)
+        self._changed.set()
+        try:
+            while True:
+                said = await channel.receive()
+                if said is None:
+                    break
+                leader.take(member, said)
+                self._changed.set()
+        finally:
+            ping.cancel()
+            channel.close()
+            self._channels.remove(channel)
+            leader.leave(member)
+            self._changed.set()
+
+    async def _lead(self) -> None:
+        """Until there is a verdict, or a better leader."""
+        leader = Leader(
+            self.settings,
+            self.history,
+            self.node.rendezvous_timeout_s,
+            say=bootstrap.say,
+            lost_leader=self._lost_leader,
+        )
+        self.leader = leader
+        me = Member(self.me, self._obey, time.monotonic())
+        me.ready = self.zygote.ready
+        leader.join(me, self.history)
+        next_look = time.monotonic() + OTHER_LEADERS_S
+        look: Optional[asyncio.Future[bool]] = None
+        try:
+            while True:
+                me.ready, me.leaving = self.zygote.ready, self.signalled is not None
+                leader.decide()
+                self.history = leader.history
+                if self.verdict is not None:  # of another leader
+                    return
+                if leader.verdict is not None:
+                    self.verdict = leader.verdict
+                    for member in leader.members.values():
+                        member.send(leader.verdict)
+                    bootstrap.say("the job " + str(leader.verdict.get("done") or "failed"))
+                    await self._until_heard(leader)
+                    return
+                if self._may_go() or self.zygote.broken:
+                    return
+                if look is not None and look.done():
+                    if leader.round is None and look.result():
+                        return
+                    look, next_look = None, time.monotonic() + OTHER_LEADERS_S
+                if look is None and leader.round is None and time.monotonic() >= next_look:
+                    # While decisions go on: an index that does not answer takes seconds.
+                    look = asyncio.ensure_future(self.peers.has_better_leader())
+                    look.add_done_callback(lambda _: self._changed.set())
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), DECIDE_S)
+                self._changed.clear()
+        finally:
+            self.leader = None
+            if look is not None:
+                look.cancel()
+            await asyncio.gather(*(channel.flush() for channel in self._channels))
+            for channel in self._channels:
+                channel.close()
+
+    async def _until_heard(self, leader: Leader) -> None:
+        """Members that have read the verdict hang up; a connection closed before may lose it."""
+        deadline = time.monotonic() + FAREWELL_S
+        while len(leader.members) > 1 and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def _follow(self, found: peers.Found) -> None:
+        """Until there is a verdict, or the leader is gone."""
+        self.up, channel = found, found.channel
+        ping = asyncio.ensure_future(channel.ping())
+        said_ready = said_leaving = False
+        try:
+            receiving: Optional[asyncio.Future[Optional[Json]]] = None
+            while self.verdict is None:
+                if self.zygote.ready and not said_ready:
+                    said_ready = True
+                    channel.send({"ready": 1})
+                if self.signalled and not said_leaving:
+                    said_leaving = True
+                    channel.send({"leaving": 1})
+                if self._may_go() or self.zygote.broken:
+                    break
+                receiving = receiving or asyncio.ensure_future(channel.receive())
+                change = asyncio.ensure_future(self._changed.wait())
+                both: List[asyncio.Future[Any]] = [receiving, change]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+                self._changed.clear()
+                if not receiving.done():
+                    continue
+                said, receiving = receiving.result(), None
+                if said is None:
+                    break
+                self._obey(said)
+            if receiving is not None:
+                receiving.cancel()
+        finally:
+            ping.cancel()
+            await channel.flush()
+            channel.close()
+            self.up = None
+        if not self._is_over():
+            await self._without_leader(found.who)
+
+    async def _without_leader(self, lost: Who) -> None:
+        """The leader is gone: nobody may train unseen."""
+        if self.part.finished:
+            # All ranks of the round were past their end when torchrun's agents let each other go.
+            self.verdict = {"done": ""}
+            return
+        now = time.monotonic()
+        bootstrap.say(f"lost the leader, {lost}; looking for the next one")
+        if self.history.rounds:
+            self._lost_leader = (now, lost)
+            if self.zygote.running:
+                self.history.training_s += now - self.part.began
+            keep_accounts(self.history, "restarting")
+        self._stop(0.0)  # at once: where the link is cut, others may begin the next round now
+        while self.zygote.running:
+            await asyncio.sleep(0.05)
+
+    def _stop(self, kill_after_s: float) -> None:
+        """End the ranks of a round that is over; a node that leaves gives them all its time."""
+        if self.zygote.running and self.signalled is None:
+            self.zygote.stop(kill_after_s)
+
+    def _obey(self, said: Json) -> None:
+        """A word from the leader, who may be this node."""
+        if "done" in said or "failed" in said:
+            self._end(said)
+        elif "start" in said:
+            self._take_news(said)
+            self._lost_leader = None
+            self.part.start(said)
+        elif "stop" in said:
+            self.history, self.part.began = History(said["history"]), time.monotonic()
+            keep_accounts(self.history, "restarting")
+            self._stop(said["stop"])
+        elif "stacks" in said:
+            self.part.tell_stacks(said["stacks"])
+        elif "spare" in said:
+            self._take_news(said)
+            self.part.stand_by()
+
+    def _take_news(self, said: Json) -> None:
+        self.history = History(said["history"])
+        self.peers.ips = {int(index): ip for index, ip in said["ips"].items()}
+        keep_accounts(self.history, "training")
+
+    def _report(self, report: Json) -> None:
+        """To the leader, who may be this node."""
+        if self.up is not None:
+            self.up.channel.send(report)
+        elif self.leader is not None and self.me.uid in self.leader.members:
+            self.leader.take(self.leader.members[self.me.uid], report)
+        self._changed.set()
+
+    # --- the end
+
+    def _on_signal(self, signum: int) -> None:
+        bootstrap.say(f"{signal.Signals(signum).name}: this node leaves")
+        self.signalled = signum
+        if self.zygote.running:
+            self.zygote.stop(float("inf"))  # the pod's grace period is the limit
+        self._changed.set()
+
+    def _may_go(self) -> bool:
+        return self.signalled is not None and not self.zygote.running
+
+    def _is_over(self) -> bool:
+        return self.verdict is not None or self._may_go()
+
+    def _end(self, verdict: Json) -> None:
+        self.verdict = verdict
+        self._changed.set()
+
+    async def _farewell(self) -> int:
+        verdict = self.verdict
+        if verdict is None:
+            return 128 + (self.signalled or signal.SIGTERM)
+        if "done" in verdict:
+            if "history" in verdict:
+                bootstrap.write_accounts(History(verdict["history"]).brief())
+            return 0
+        mine = verdict["uid"] == self.me.uid
+        self._stop(KILL_AFTER_S)
+        self._write_verdict(verdict, mine)
+        bootstrap.say(f"the job failed: {verdict['failed']}. It {verdict['summary']}")
+        if self.settings.backoff_limit >= self.settings.pods and verdict["stays"] == self.me.uid:
+            # The Job replaces those that ended until it has counted enough failures: whoever comes
+            # must find one that knows that there is nothing left to do.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._signal(), TOMBSTONE_S)
+        return bootstrap.EXIT_FAILED
+
+    async def _signal(self) -> None:
+        while self.signalled is None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _write_verdict(self, verdict: Json, mine: bool) -> None:
+        record = verdict["record"]
+        message = record.get("message", {})
+        if mine or not verdict["uid"]:
+            who = dict(record.get("kij", {}), index=self.me.node, final=True)
+            text = str(message.get("message") or verdict["failed"])
+            stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
+        else:
+            # Told to end: another node's record is the cause.
+            who = {"index": self.me.node, "exit_code": 128 + signal.SIGTERM, "final": True}
+            text, stack = verdict["failed"], ""
+        who["accounts"] = History(verdict.get("history")).brief()
+        bootstrap.write_record(bootstrap.error_file(), text, stack, **who)

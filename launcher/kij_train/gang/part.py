@@ -1,0 +1,148 @@
+"""This node's part in the rounds: its ranks, their signs of life, and the accounts of the time.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from kij_train import bootstrap
+from kij_train.gang import hang
+from kij_train.gang.contract import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
+from kij_train.gang.history import History
+from kij_train.gang.ranks import Zygote
+
+Json = Dict[str, Any]
+LOOKS_A_TIMEOUT = 10
+"""How often the ranks' signs of life are looked at."""
+
+
+def keep_accounts(history: History, state: str) -> None:
+    """For `kij-train status`, which reads them in a pod."""
+    if os.environ.get(bootstrap.ENV_PARENT_PID) or not os.path.isdir(bootstrap.WORK_DIR):
+        return
+    news = {"history": history.as_json(), "state": state, "since": time.time()}
+    part = bootstrap.ACCOUNTS_FILE + ".part"
+    with contextlib.suppress(OSError):  # a full disk must not stop the training
+        with open(part, "w") as file:
+            json.dump(news, file)
+        os.replace(part, bootstrap.ACCOUNTS_FILE)
+
+
+class Part:
+    """What this node does in the rounds that the leader lets it take part in."""
+
+    def __init__(
+        self,
+        node: bootstrap.Node,
+        settings: Settings,
+        zygote: Zygote,
+        scratch: str,
+        output: Optional[hang.Output],
+        report: Callable[[Json], None],
+    ) -> None:
+        """`scratch` is a folder for the rounds' files; `report` tells the leader."""
+        self.zygote = zygote
+        self.finished = False
+        """Whether this node's ranks of the last round ended well."""
+        self.began = 0.0
+        self._node, self._settings = node, settings
+        self._scratch, self._output, self._report = scratch, output, report
+        self._round = 0
+        self._was_spare = False
+        self._tasks: List[asyncio.Future[None]] = []
+        """Of this round."""
+
+    def stand_by(self) -> None:
+        """Say, once, that this node takes no part now."""
+        if not self._was_spare:
+            self._was_spare = True
+            bootstrap.say("this node is a spare: it waits until another one is lost")
+
+    def start(self, said: Json) -> None:
+        """Take part: `said` has the round's number, this node's rank, nnodes and the address."""
+        self._round, self.finished = said["start"], False
+        node = self._node._replace(
+            rank=said["node_rank"], nnodes=said["nnodes"], master_addr=said["address"]
+        )
+        env = {
+            ENV_RESTARTS: str(self._round - 1),
+            ENV_SPARE: str(int(self._was_spare)),
+            bootstrap.ENV_NODE_RANK: str(node.rank),
+            bootstrap.ENV_NNODES: str(node.nnodes),
+            bootstrap.ENV_WORLD_SIZE: str(node.nnodes * node.nproc),
+            bootstrap.ENV_MASTER_ADDR: node.master_addr,
+            bootstrap.ENV_ERROR_FILE: self._record_file(),
+        }
+        if self._round > 1:
+            env[bootstrap.ENV_PREFLIGHT] = ""
+        self._tasks = [asyncio.ensure_future(self._show_ready())]
+        if self._settings.hang_timeout_s:
+            env[bootstrap.ENV_HEARTBEAT_DIR] = os.path.join(self._scratch, f"beats-{self._round}")
+            signs = hang.Signs(env[bootstrap.ENV_HEARTBEAT_DIR], self._output)
+            self._tasks.append(asyncio.ensure_future(self._watch(signs)))
+            if os.environ.get(bootstrap.ENV_PARENT_PID):
+                env[bootstrap.ENV_STACKS_DIR] = self._stacks_dir()
+        first = node.rank * node.nproc
+        last = first + node.nproc - 1
+        ranks = f"rank {first}" if first == last else f"ranks {first}-{last}"
+        bootstrap.say(f"round {self._round}: {ranks} of {node.nnodes * node.nproc}")
+        self._was_spare = False
+        if self._output is not None:
+            self._output.end_lines()
+        self.began = time.monotonic()
+        self.zygote.start({"node": list(node), "env": env})
+
+    def ended(self, code: int) -> None:
+        """The ranks have; `code` is torchrun's, negative for a signal."""
+        self.finished = code == 0
+        record = bootstrap.read_record(self._record_file())
+        self._report({"ended": code, "round": self._round, "record": record})
+
+    def tell_stacks(self, number: int) -> None:
+        """Report where the ranks of that round are."""
+        self._tasks.append(asyncio.ensure_future(self._tell_stacks(number)))
+
+    async def _tell_stacks(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, bootstrap.stacks_of_ranks, self._stacks_dir())
+        self._report({"stacks": hang.brief(found), "round": number})
+
+    async def _watch(self, signs: hang.Signs) -> None:
+        """Tell the leader when the ranks of this round fall silent, and when they wake again."""
+        number, limit, was_silent = self._round, self._settings.hang_timeout_s, False
+        while self.zygote.running and self._round == number:
+            silent = signs.silence_s() > limit
+            if silent != was_silent:
+                was_silent = silent
+                self._report({"silent": silent, "ever": signs.ever, "round": number})
+            await asyncio.sleep(min(1.0, limit / LOOKS_A_TIMEOUT))
+
+    async def _show_ready(self) -> None:
+        """While the ranks run."""
+        if os.environ.get(bootstrap.ENV_PARENT_PID):
+            return
+        port = self._settings.address(self._node.rank)[1] + READY_PORT
+
+        async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        with contextlib.suppress(OSError):
+            server = await asyncio.start_server(close, None, port)
+            try:
+                while self.zygote.running:
+                    await asyncio.sleep(0.2)
+            finally:
+                server.close()
+
+    def _stacks_dir(self) -> str:
+        if not os.environ.get(bootstrap.ENV_PARENT_PID):
+            return bootstrap.STACKS_DIR
+        return os.path.join(self._scratch, "stacks")
+
+    def _record_file(self) -> str:
+        return os.path.join(self._scratch, f"round-{self._round}.json")
