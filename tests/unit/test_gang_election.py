@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import signal
 import socket
 import time
@@ -13,8 +15,8 @@ from typing import Any
 
 import pytest
 from kij_train import bootstrap, gang
+from kij_train.gang import network, peers, ranks
 from kij_train.gang import node as gang_node
-from kij_train.gang import peers, ranks
 from kij_train.gang.node import Supervisor
 
 ANSWER_S = 1.0
@@ -100,3 +102,29 @@ def test_a_round_does_not_wait_for_a_look_at_a_silent_node(
         return await start([node(index, ports, tmp_path, 0) for index in (0, 1)], 1.6 * ANSWER_S)
 
     assert asyncio.run(whole()) < 0.6 * ANSWER_S
+
+
+def test_a_node_that_is_cut_off_ends_with_its_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Index 1 was in a round, and reaches nobody any more, nor DNS, nor the API server."""
+    record = tmp_path / "record"
+    monkeypatch.setenv(bootstrap.ENV_ERROR_FILE, str(record))
+    monkeypatch.setattr(network, "LOOK_S", 0.05)
+    monkeypatch.setattr(network, "ALONE_S", 0.2)
+    monkeypatch.setattr(network, "has_network", lambda _: asyncio.sleep(0, False))
+
+    async def whole() -> int:
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(os, "_exit", ended.set_result)
+        monkeypatch.setattr(ranks, "kill_descendants", lambda: None)  # those of the tests
+        made = node(1, free_ports(3), tmp_path, 1)
+        running = asyncio.ensure_future(made.run())
+        code = await asyncio.wait_for(ended, 20)
+        made._on_signal(signal.SIGTERM)
+        await running
+        return code
+
+    assert asyncio.run(whole()) == bootstrap.EXIT_RENDEZVOUS
+    said = json.loads(record.read_text())["message"]
+    assert said["message"].startswith("cut off: no other node, DNS or API server was reached")

@@ -67,11 +67,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_signal, signal.SIGTERM)
         port = self.settings.address(self.node.rank)[1]
-        visits: List[asyncio.Future[None]] = []
+        visits: List[Tuple[asyncio.Future[None], asyncio.StreamWriter]] = []
 
         def on_visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            visits[:] = [visit for visit in visits if not visit.done()]
-            visits.append(asyncio.ensure_future(self._serve(reader, writer)))
+            visits[:] = [(visit, end) for visit, end in visits if not visit.done()]
+            visits.append((asyncio.ensure_future(self._serve(reader, writer)), writer))
 
         server = await asyncio.start_server(on_visit, None, port, limit=peers.LONGEST_LINE)
         zygote = asyncio.ensure_future(self.zygote.serve(self._changed.set, self.part.ended))
@@ -88,9 +88,12 @@ class Supervisor:
             return await self._farewell()
         finally:
             server.close()
-            for task in (zygote, cut_off, *visits):
+            tasks = [zygote, cut_off, *(visit for visit, _ in visits)]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(zygote, cut_off, *visits, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for _, writer in visits:  # of visits that had not begun, too
+                writer.close()
 
     def _is_connected(self) -> bool:
         """Whether another node is known to be there; before the first round, none has to be."""
