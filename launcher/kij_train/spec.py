@@ -221,11 +221,12 @@ class JobSpec(Model):
     """When a pod is lost or a rank fails: never: the job fails; gang: all ranks start again, with a
     spare or the lost pod's replacement; elastic: again, with the pods that are left."""
     spares: Annotated[int, Field(ge=0, le=MAX_NODES), NotBool] = 0
-    """Pods that wait, ready to take the place of a lost one."""
+    """Pods that wait, each with a node's resources, ready to take the place of a lost one."""
     min_nodes: Count | None = None
     """Nodes that --restart elastic trains with at least; --nodes MIN:MAX sets both."""
     max_restarts: Annotated[int, Field(ge=0, le=1000), NotBool] = 3
-    """How often ranks may fail, and how many pods may be lost, before the job fails."""
+    """How often ranks may fail and, counted apart, how many pods may be lost, before the job fails:
+    3 when not given."""
     grace: Seconds | None = None
     """Time between SIGTERM and SIGKILL, for a last checkpoint: 30 s when not given."""
     hang_timeout: Seconds | None = None

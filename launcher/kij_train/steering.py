@@ -133,7 +133,7 @@ def _range_of(job: Object) -> tuple[int, int]:
         return settings.low, settings.pods
     nodes = int(job["spec"].get("completions") or 1) if settings is None else settings.high
     raise RequestError(
-        f"{name} was not launched with --restart elastic: it always trains on {nodes} nodes",
+        f"{name} was not launched with a range of nodes: it always trains on {nodes} nodes",
         hints=("a job that scales: kij-train launch --restart elastic --nodes MIN:MAX …",),
     )
 

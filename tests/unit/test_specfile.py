@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kij_train import bootstrap
+from kij_train import bootstrap, gang
 from kij_train.errors import RequestError
 from kij_train.spec import DEFAULT_IMAGE, JobSpec
 from kij_train.specfile import Layer, Location, Origin, Resolved, resolve, unknown_variables
@@ -136,7 +136,12 @@ def test_arguments_in_a_variable_are_words_of_a_shell(tmp_path: Path) -> None:
 
 def test_variables_that_set_nothing_are_named() -> None:
     known = {f"KIJ_{name.upper()}": "" for name in JobSpec.model_fields if name != "affinity"}
-    nodes_own = {value: "" for name, value in vars(bootstrap).items() if name.startswith("ENV_")}
+    nodes_own = {
+        value: ""
+        for module in (bootstrap, gang)
+        for name, value in vars(module).items()
+        if name.startswith("ENV_")
+    }
     assert unknown_variables({**known, **nodes_own, "KIJ_PROFILE": "", "KIJ_RUN_ID": "a"}) == []
     assert unknown_variables({"KIJ_NODE": "3", "KIJ_AFFINITY": "{}", "KIJ_QQQ": ""}) == [
         "KIJ_AFFINITY is no setting",

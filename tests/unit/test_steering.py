@@ -246,9 +246,20 @@ def test_a_number_of_nodes_out_of_range_is_refused_with_the_range(
 
 
 @pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_where_ranks_move_no_log_is_chosen_by_rank(
+    server: OnePatched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.elastic(1, 2)
+    assert main(["logs", "job", "--rank", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "--rank 1: ranks of job move" in said
+    assert "kij-train stacks job --rank 1" in said
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
 def test_only_an_elastic_job_scales(server: OnePatched, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scale", "job", "2"]) == 2
-    assert "was not launched with --restart elastic" in capsys.readouterr().err
+    assert "was not launched with a range of nodes" in capsys.readouterr().err
     server.elastic(4, 4, spares=1)
     assert main(["scale", "job", "4"]) == 2
     assert "it always trains on 4 nodes" in capsys.readouterr().err

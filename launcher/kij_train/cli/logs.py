@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=int,
     multiple=True,
     metavar="R",
-    help="Of the node of this rank. Repeatable.",
+    help="Of the node of this rank; not with --restart, where ranks move. Repeatable.",
 )
 @click.option("--all", "everybody", is_flag=True, help="Of all nodes, in the order of time.")
 @click.option("--since", metavar="DURATION", help="Only lines younger than 90s, 10m, 1h.")
@@ -57,7 +57,8 @@ def command(
     """Print the log of a job: of index 0, of some nodes, or of all.
 
     Lines of several nodes begin with index/ranks. With -o json every line is an object with index,
-    ranks, pod, time and text.
+    ranks, pod, time and text. Of a job that restarts, whose ranks move, lines begin with the index
+    alone, and ranks is null.
     """
     from kij_train.cluster import LogChoice
 
@@ -73,8 +74,16 @@ def command(
     cluster = connect(params)
     job = jobs.get(cluster, name)
     nproc = diagnosis.ranks_per_node(job)
-    chosen = _indexes(job, nproc, indexes, ranks)
     anywhere = diagnosis.restarts_by_itself(job)
+    if anywhere and ranks:
+        raise RequestError(
+            f"--rank {ranks[0]}: ranks of {name} move between nodes when it restarts",
+            hints=(
+                f"of every node: kij-train logs {name} --all",
+                f"where a rank is now: kij-train stacks {name} --rank {ranks[0]}",
+            ),
+        )
+    chosen = _indexes(job, nproc, indexes, ranks)
     if anywhere and not (indexes or ranks):
         everybody = True  # rank 0 may be on any of them
     lines = jobs.logs(
@@ -90,7 +99,7 @@ def command(
     for line in lines:
         if wanted is None or wanted.search(line.text):
             output.log_line(
-                _json(line, nproc) if form == "json" else line.text,
+                _json(line, None if anywhere else nproc) if form == "json" else line.text,
                 _label(line.index, nproc, anywhere) if several and form == "text" else None,
                 line.index,
             )
@@ -117,8 +126,9 @@ def label_of(index: int, nproc: int) -> str:
     return f"{index}/{first}" if first == last else f"{index}/{first}-{last}"
 
 
-def _json(line: LogLine, nproc: int) -> str:
-    ranks = list(range(line.index * nproc, (line.index + 1) * nproc))
+def _json(line: LogLine, nproc: int | None) -> str:
+    """`nproc` is None where ranks may be anywhere."""
+    ranks = nproc and list(range(line.index * nproc, (line.index + 1) * nproc))
     whole = {
         "index": line.index,
         "ranks": ranks,

@@ -17,11 +17,12 @@ from kij_train.diagnosis import JobState
 @click.argument("nodes", metavar="N", type=click.IntRange(min=1))
 @output_option("text", "json")
 def command(name: str, nodes: int, form: str, **params: Any) -> None:
-    """Give a job of --restart elastic N nodes, from its least to its most (--nodes MIN:MAX).
+    """Give a job of --restart elastic N nodes, from its MIN to its MAX (--nodes MIN:MAX).
 
-    With fewer, the highest indexes end, and the ranks of the others begin a new round at once. With
-    more, a new round begins when the new nodes have been there for ten seconds: ranks get SIGTERM,
-    and up to 30 s for a checkpoint. A suspended job has N nodes when it is resumed.
+    What is more than MAX, up to the number of its spares, stands by. With fewer nodes, the highest
+    indexes end, and the ranks of the others start again at once. With more, they start again when
+    the new nodes have been there for ten seconds: they get SIGTERM, and the job's --grace (30 s)
+    for a checkpoint. A suspended job has N nodes when it is resumed.
 
     With -o json: name, namespace, uid, nodes and nodesBefore.
     """

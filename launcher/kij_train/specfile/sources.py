@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from kij_train import bootstrap, profiles
+from kij_train import bootstrap, gang, profiles
 from kij_train.errors import RequestError
 from kij_train.spec import JobSpec
 from kij_train.specfile.explain import did_you_mean
@@ -30,7 +30,12 @@ PATH_FIELDS = ("code_dir", "kubeconfig")
 WITHOUT_VARIABLE = ("affinity",)
 """Fields that no line of text could hold."""
 NOT_SETTINGS = frozenset(
-    {value for name, value in vars(bootstrap).items() if name.startswith("ENV_")}
+    {
+        value
+        for module in (bootstrap, gang)
+        for name, value in vars(module).items()
+        if name.startswith("ENV_")
+    }
     | {"KIJ_RUN_ID", "KIJ_PREFLIGHT_DEADLINE_S"}
 )
 """Variables of nodes, which are there when one launches from within a node."""
