@@ -17,6 +17,8 @@ import pytest
 from kij_train import bootstrap, gang
 from kij_train.gang import network, peers, ranks
 from kij_train.gang import node as gang_node
+from kij_train.gang.history import Who
+from kij_train.gang.leader import Leader, Member
 from kij_train.gang.node import Supervisor
 
 ANSWER_S = 1.0
@@ -104,6 +106,52 @@ def test_a_round_does_not_wait_for_a_look_at_a_silent_node(
     assert asyncio.run(whole()) < 0.6 * ANSWER_S
 
 
+def test_nobody_waits_for_a_node_whose_ranks_take_long_to_end(tmp_path: Path) -> None:
+    """Index 0 saves a checkpoint, or hangs in the kernel."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'{"role": "ending"}\n')
+        await writer.drain()
+        writer.close()
+
+    async def whole() -> float:
+        ports = free_ports(3)
+        async with await asyncio.start_server(answer, "127.0.0.1", ports[0]):
+            return await start([node(index, ports, tmp_path, 1) for index in (1, 2)], 0.0)
+
+    assert asyncio.run(whole()) < 3 * ANSWER_S
+
+
+def test_a_node_says_that_its_ranks_take_long_to_end(tmp_path: Path) -> None:
+    async def whole() -> list[bool]:
+        made = node(0, free_ports(3), tmp_path, 1)
+        made.zygote.running = True
+        made._alone_since = time.monotonic()
+        said = [made._cannot_lead()]
+        made._alone_since -= gang_node.ENDING_S
+        said.append(made._cannot_lead())
+        made.zygote.running = False
+        return [*said, made._cannot_lead()]
+
+    assert asyncio.run(whole()) == [False, True, False]
+
+
+def test_a_leader_is_connected_while_it_leads_all_others(tmp_path: Path) -> None:
+    """Those that it misses may have been made again elsewhere."""
+
+    async def whole() -> list[bool]:
+        made = node(1, free_ports(3), tmp_path, 1)
+        made.leader = leader = Leader(made.settings, made.history, 600, say=lambda _: None)
+        found = []
+        for index in range(3):
+            who = Who(index, f"uid-{index}", "127.0.0.1", "pod", "machine")
+            leader.join(Member(who, lambda _: None, 0.0, lambda: None), made.history)
+            found.append(made._is_connected())
+        return found
+
+    assert asyncio.run(whole()) == [False, False, True]
+
+
 def test_a_node_that_is_cut_off_ends_with_its_words(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -127,4 +175,4 @@ def test_a_node_that_is_cut_off_ends_with_its_words(
 
     assert asyncio.run(whole()) == bootstrap.EXIT_RENDEZVOUS
     said = json.loads(record.read_text())["message"]
-    assert said["message"].startswith("cut off: no other node, DNS or API server was reached")
+    assert said["message"].startswith("cut off: other nodes, DNS and the API server were not")

@@ -34,6 +34,7 @@ class Stage:
         self.now = 0.0
         self.said: list[str] = []
         self.told: dict[str, list[Json]] = {}
+        self.closed: list[str] = []
         settings = Settings(low, high, spares, ["job-{}.job:1"], max_restarts, max_restarts)
         settings = settings._replace(hang_timeout_s=hang_timeout_s)
         self.leader = Leader(
@@ -48,7 +49,7 @@ class Stage:
         uid = uid or f"uid-{index}"
         told = self.told[uid] = []
         who = Who(index, uid, f"10.0.0.{index}", f"job-{index}", f"machine-{index}")
-        member = Member(who, told.append, self.now)
+        member = Member(who, told.append, self.now, lambda: self.closed.append(uid))
         self.leader.join(member, History())
         if ready:
             self.leader.take(member, {"ready": 1})
@@ -88,7 +89,7 @@ def test_a_round_is_the_lowest_indexes_in_their_order() -> None:
     assert starts(stage.told["uid-1"])[0]["node_rank"] == 1
     assert starts(stage.told["uid-1"])[0]["address"] == "10.0.0.0"
     (news,) = stage.told["uid-2"]
-    assert news["spare"] and news["history"]["rounds"] == 1
+    assert news["news"] and news["history"]["rounds"] == 1
     assert news["ips"] == {"0": "10.0.0.0", "1": "10.0.0.1", "2": "10.0.0.2"}
 
 
@@ -165,6 +166,47 @@ def test_a_node_that_does_not_end_its_ranks_counts_as_lost() -> None:
     stage.decide(KILL_AFTER_S + STOP_S)
     assert stage.trains() == []
     assert sorted(stage.leader.members) == ["uid-2"]
+    assert stage.closed == ["uid-0"]  # so that it joins again when they have ended
+
+
+def test_a_node_that_joins_between_rounds_is_told_what_has_happened() -> None:
+    stage = Stage(2, 2)
+    first, lost = stage.join(0), stage.join(1)
+    stage.decide()
+    stage.leader.leave(lost)
+    stage.decide(1)
+    stage.end(first, 143)
+    stage.join(1, uid="new", ready=False)
+    stage.decide()
+    (news,) = stage.told["new"]
+    assert (news["news"], news["history"]["rounds"]) == (False, 1)
+
+
+def test_a_node_that_was_lost_and_is_back_has_no_ranks() -> None:
+    """Its loss is heard of after it has joined again."""
+    stage = Stage(2, 2, spares=1)
+    first, lost, _ = (stage.join(index) for index in range(3))
+    stage.decide()
+    stage.join(1)
+    stage.leader.leave(lost)
+    stage.decide(1)
+    assert "lost index 1 (pod job-1 on machine-1), 1.0 s into round 1" in stage.said
+    stage.end(first, 143)
+    stage.decide()
+    assert stage.trains() == [0, 1]
+    assert stage.leader.history.failures == 0
+
+
+def test_a_leader_that_is_cut_off_ends_its_ranks_at_once() -> None:
+    """The two others may begin the next round now."""
+    stage = Stage(2, 2, spares=1)
+    members = [stage.join(index) for index in range(3)]
+    stage.decide()
+    for each in members[1:]:
+        stage.leader.leave(each)
+    stage.decide(1)
+    assert stage.told["uid-0"][-1]["stop"] == 0.0
+    assert stage.told["uid-0"][-1]["culprit"][0] == 1
 
 
 def test_a_failure_that_a_loss_explains_is_a_loss() -> None:
@@ -340,10 +382,12 @@ def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
         history,
         600,
         say=lambda _: None,
-        lost_leader=(3.0, lost),
+        lost=(3.0, lost),
         clock=lambda: 5.0,
     )
-    member = Member(Who(1, "y", "10.0.0.2", "job-1", "machine-1"), lambda _: None, 5.0)
+    member = Member(
+        Who(1, "y", "10.0.0.2", "job-1", "machine-1"), lambda _: None, 5.0, lambda: None
+    )
     leader.join(member, History({"rounds": 2}))
     leader.take(member, {"ready": 1})
     leader.decide()
@@ -352,6 +396,16 @@ def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
         "trained 50.0 s (96 %), waited 0.0 s, restarted 4 times in 2.0 s; "
         "machine-7 cost 1 restart, 2.0 s"
     )
+
+
+def test_a_spare_that_leads_takes_over_what_another_one_knows_of_the_last_round() -> None:
+    stage = Stage(2, 2, spares=1)
+    stage.leader.history.rounds = 3
+    for index, trained_s in ((1, 3600.0), (2, 3500.0)):
+        who = Who(index, f"uid-{index}", "10.0.0.1", "job", "machine")
+        member = Member(who, lambda _: None, 0.0, lambda: None)
+        stage.leader.join(member, History({"rounds": 3, "training_s": trained_s}))
+    assert stage.leader.history.training_s == 3600
 
 
 @pytest.mark.parametrize(

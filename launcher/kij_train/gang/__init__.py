@@ -31,7 +31,7 @@ __all__ = [
     "Settings",
 ]
 
-FILES = tuple(sorted(set(Path(__file__).parent.glob("*.py")) - {Path(__file__)}))
+FILES = tuple(sorted(set(Path(__file__).parent.glob("[a-z]*.py")) - {Path(__file__)}))
 """What the pods get."""
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 """The first process of a node."""

@@ -47,9 +47,12 @@ SECONDARY = re.compile(
 class Member:
     """A node that is connected to the leader, or the leader itself."""
 
-    def __init__(self, who: Who, send: Callable[[Json], None], now: float) -> None:
+    def __init__(
+        self, who: Who, send: Callable[[Json], None], now: float, close: Callable[[], None]
+    ) -> None:
+        """`close` ends the connection, so that the node joins again."""
         self.who = who
-        self.send = send
+        self.send, self.close = send, close
         self.ready = False
         """Whether it can start ranks at once."""
         self.leaving = False
@@ -91,10 +94,10 @@ class Leader:
         timeout_s: float,
         *,
         say: Callable[[str], None],
-        lost_leader: Optional[Tuple[float, Optional[Who]]] = None,
+        lost: Optional[Tuple[float, Optional[Who]]] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`timeout_s` is for the first round; `lost_leader`: since when there was none, and who."""
+        """`timeout_s` is for the first round; `lost`: since when there is no round, and who was."""
         self._say, self._clock = say, clock
         self.settings = settings
         self.history = history
@@ -102,8 +105,8 @@ class Leader:
         self.round: Optional[Round] = None
         self.verdict: Optional[Json] = None
         self.wait_since = self._clock()
-        self._restart_since: Optional[float] = lost_leader[0] if lost_leader else None
-        self._culprit: Optional[Who] = lost_leader[1] if lost_leader else None
+        self._restart_since: Optional[float] = lost[0] if lost else None
+        self._culprit: Optional[Who] = lost[1] if lost else None
         self._timeout_s = timeout_s
         self._began = self._clock()
         self._next_word = STILL_S
@@ -112,7 +115,13 @@ class Leader:
 
     def join(self, member: Member, history: History) -> None:
         """A node is there."""
-        if history.rounds > self.history.rounds:
+        mine = self.history
+        if history.rounds > mine.rounds or (
+            # This node was a spare, that one has trained in the last round.
+            self.round is None
+            and history.rounds == mine.rounds
+            and history.training_s > mine.training_s
+        ):
             self.history = history
         self.members[member.who.uid] = member
 
@@ -152,9 +161,9 @@ class Leader:
                 self._wait()
         for member in self.members.values():
             # Whoever is left when others are lost must know what has happened.
-            if self.round is not None and not member.told_news:
+            if self.history.rounds and not member.told_news:
                 member.told_news = True
-                member.send({"spare": 1, **self._news()})
+                member.send({"news": self.round is not None, **self._news()})
 
     def _news(self) -> Json:
         ips = {str(member.who.node): member.who.ip for member in self.members.values()}
@@ -238,7 +247,7 @@ class Leader:
         gone = [
             m
             for m in current.members
-            if m.who.uid not in self.members or (m.leaving and m.who.uid in current.ended)
+            if not self._is_there(m) or (m.leaving and m.who.uid in current.ended)
         ]
         left = [m for m in current.members if m not in gone]
         failed = [
@@ -270,6 +279,7 @@ class Leader:
             return
         for member in running:
             self.leave(member)
+            member.close()
         self.round = None
         if current.failure is not None:
             self.history.failures += 1
@@ -279,6 +289,10 @@ class Leader:
                 times = f" (restarted {again} time{'' if again == 1 else 's'})" if again else ""
                 self._end_with_failure(culprit, record, what + times)
                 return
+
+    def _is_there(self, member: Member) -> bool:
+        """It may have been lost and have joined again, without the ranks that it had."""
+        return self.members.get(member.who.uid) is member
 
     def _look_for_hang(self, current: Round) -> None:
         """Where no rank has given a sign of life for too long, find out who holds up the others."""
@@ -344,15 +358,20 @@ class Leader:
         self, current: Round, culprit: Optional[Who], text: str, kill_after_s: float = KILL_AFTER_S
     ) -> None:
         now = self._clock()
+        if self.settings.pods - len(self.members) >= self.settings.low:
+            kill_after_s = 0.0  # cut off from the others, who can begin the next round at once
         current.broken_at = self._restart_since = self.wait_since = now
         current.stop_by = now + kill_after_s + STOP_S
         self._next_word = STILL_S
         self._culprit = culprit
         self.history.training_s += now - current.began
         self._say(f"{text}, {span(now - current.began)} into round {current.number}")
+        for member in self.members.values():
+            member.told_news = member in current.members
         for member in current.members:
-            if member.who.uid in self.members and member.who.uid not in current.ended:
-                member.send({"stop": kill_after_s, "history": self.history.as_json()})
+            if self._is_there(member) and member.who.uid not in current.ended:
+                stop = {"stop": kill_after_s, "culprit": culprit and list(culprit)}
+                member.send({**stop, "history": self.history.as_json()})
 
     def _end_with_failure(self, who: Optional[Who], record: Json, text: str) -> None:
         uid = who.uid if who else ""

@@ -1,7 +1,8 @@
-"""Whether this pod is cut off: it reaches neither the others, nor DNS, nor the API server.
+"""Whether this pod is cut off: it reaches neither all others, nor DNS, nor the API server.
 
 Kubernetes does not notice a pod whose link is gone as long as its machine is well. Such a pod ends
-itself, so that the Job makes another one.
+itself, so that the Job makes another one. Where whole machines are cut off, their pods are made
+again elsewhere after a while: a leader that is there with some of the others ends before that.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -14,23 +15,23 @@ from typing import Awaitable, Callable, List, Optional, Tuple
 
 LOOK_S = 2.0
 ALONE_S = 25.0
-"""How long a node that was in a round may hear of no other one before it asks itself why."""
+"""How long a node that was in a round may miss others before it asks itself why."""
 PROBE_S = 8.0
 """How long DNS and the API server may take to answer."""
 
 
 async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
-    """Return when this pod is cut off, with the seconds since it heard of another node.
+    """Return when this pod is cut off, with the seconds since it missed no other node.
 
-    `is_connected` says whether it knows of another node now; `peer` is the name of one.
+    `is_connected` says whether it misses none now; `peer` is the name of one.
     """
     heard = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_S)
-        now = time.monotonic()
-        if is_connected():
-            heard = now
-        elif now - heard > ALONE_S and not await has_network(peer):
+        missing_s = time.monotonic() - heard
+        if is_connected() or (missing_s > ALONE_S and await has_network(peer)):
+            heard = time.monotonic()
+        elif missing_s > ALONE_S:
             return time.monotonic() - heard
 
 

@@ -24,6 +24,8 @@ OTHER_LEADERS_S = 2.0
 """Between two looks of a leader without enough nodes for another leader."""
 FAREWELL_S = 5.0
 """How long the leader waits for members to take leave."""
+ENDING_S = 3.0
+"""How long others wait for a lower index that ends its ranks to lead them."""
 TOMBSTONE_S = 1800.0
 
 
@@ -57,7 +59,10 @@ class Supervisor:
         """The leader, where another node leads."""
         self.verdict: Optional[Json] = None
         self.signalled: Optional[int] = None
-        self._lost_leader: Optional[Tuple[float, Who]] = None
+        self._lost: Optional[Tuple[float, Optional[Who]]] = None
+        """Since when there is no round, and who was lost."""
+        self._alone_since = 0.0
+        """When the last leader was lost."""
         self._changed = asyncio.Event()
         self._channels: List[peers.Channel] = []
         """To the members, where this node leads."""
@@ -96,9 +101,10 @@ class Supervisor:
                 writer.close()
 
     def _is_connected(self) -> bool:
-        """Whether another node is known to be there; before the first round, none has to be."""
-        members = self.leader.members if self.leader is not None else {}
-        return self.up is not None or len(members) > 1 or not self.history.rounds
+        """Whether this node follows, or leads all others; before the first round, none is there."""
+        leads = self.leader.members.values() if self.leader is not None else ()
+        everyone = len({member.who.node for member in leads}) == self.settings.pods
+        return self.up is not None or everyone or not self.history.rounds
 
     async def _end_when_cut_off(self) -> None:
         """So that the Job makes another pod, elsewhere on the network."""
@@ -106,7 +112,7 @@ class Supervisor:
             return
         peer = self.settings.address(int(self.node.rank == 0))[0]
         seconds = await network.await_cut_off(self._is_connected, peer)
-        text = f"cut off: no other node, DNS or API server was reached for {seconds:.0f} s"
+        text = f"cut off: other nodes, DNS and the API server were not reached for {seconds:.0f} s"
         bootstrap.say(f"{text}. This pod ends, so that the Job makes another one")
         ranks.kill_descendants()
         who = {"index": self.me.node, "exit_code": bootstrap.EXIT_RENDEZVOUS}
@@ -122,7 +128,6 @@ class Supervisor:
         if hello is None or hello.get("gang") != self.gang_id:
             channel.close()
             return
-        who = Who(*hello["who"])
         leader = self.leader
         if self.verdict is not None:
             channel.send({"role": "ended", "verdict": self.verdict})
@@ -137,20 +142,22 @@ class Supervisor:
             )
         elif self.up is not None:
             channel.send({"role": "following", "at": list(self.up.address)})
+        elif self._cannot_lead():
+            channel.send({"role": "ending"})
         else:
             channel.send({"role": "looking", "index": self.node.rank})
         if leader is None or self.verdict is not None or not hello.get("join"):
             await channel.flush()
             channel.close()
             return
-        await self._serve_member(leader, channel, who, History(hello.get("history")))
+        member = Member(Who(*hello["who"]), channel.send, time.monotonic(), channel.close)
+        await self._serve_member(leader, channel, member, History(hello.get("history")))
 
     async def _serve_member(
-        self, leader: Leader, channel: peers.Channel, who: Who, history: History
+        self, leader: Leader, channel: peers.Channel, member: Member, history: History
     ) -> None:
         self._channels.append(channel)
         ping = asyncio.ensure_future(channel.ping())
-        member = Member(who, channel.send, time.monotonic())
         leader.join(member, history)
         self._changed.set()
         try:
@@ -174,17 +181,17 @@ class Supervisor:
             self.history,
             self.node.rendezvous_timeout_s,
             say=bootstrap.say,
-            lost_leader=self._lost_leader,
+            lost=self._lost,
         )
         self.leader = leader
-        me = Member(self.me, self._obey, time.monotonic())
-        me.ready = self.zygote.ready
-        leader.join(me, self.history)
+        me = Member(self.me, self._obey, time.monotonic(), lambda: None)
         next_look = time.monotonic() + OTHER_LEADERS_S
         look: Optional[asyncio.Future[bool]] = None
         try:
             while True:
                 me.ready, me.leaving = self.zygote.ready, self.signalled is not None
+                if self.me.uid not in leader.members and not self.zygote.running:
+                    leader.join(me, self.history)
                 leader.decide()
                 self.history = leader.history
                 if self.verdict is not None:  # of another leader
@@ -263,16 +270,12 @@ class Supervisor:
 
     async def _without_leader(self, lost: Who) -> None:
         """The leader is gone: nobody may train unseen."""
-        if self.part.finished:
-            # All ranks of the round were past their end when torchrun's agents let each other go.
-            self.verdict = {"done": ""}
-            return
-        now = time.monotonic()
+        now = self._alone_since = time.monotonic()
         bootstrap.say(f"lost the leader, {lost}; looking for the next one")
         if self.history.rounds:
-            self._lost_leader = (now, lost)
-            if self.zygote.running:
+            if self._lost is None and self.zygote.running:
                 self.history.training_s += now - self.part.began
+            self._lost = self._lost or (now, lost)
             keep_accounts(self.history, "restarting")
         self._stop(0.0)  # at once: where the link is cut, others may begin the next round now
         while self.zygote.running:
@@ -289,21 +292,29 @@ class Supervisor:
             self._end(said)
         elif "start" in said:
             self._take_news(said)
-            self._lost_leader = None
+            self._in_round()
             self.part.start(said)
         elif "stop" in said:
             self.history, self.part.began = History(said["history"]), time.monotonic()
+            self._lost = (self.part.began, said["culprit"] and Who(*said["culprit"]))
             keep_accounts(self.history, "restarting")
             self._stop(said["stop"])
         elif "stacks" in said:
             self.part.tell_stacks(said["stacks"])
-        elif "spare" in said:
+        elif "news" in said:
             self._take_news(said)
-            self.part.stand_by()
+            if said["news"]:  # others are in a round
+                self._in_round()
+                self.part.stand_by()
+            else:
+                keep_accounts(self.history, "restarting")
 
     def _take_news(self, said: Json) -> None:
         self.history = History(said["history"])
         self.peers.ips = {int(index): ip for index, ip in said["ips"].items()}
+
+    def _in_round(self) -> None:
+        self._lost = None
         keep_accounts(self.history, "training")
 
     def _report(self, report: Json) -> None:
@@ -325,6 +336,11 @@ class Supervisor:
 
     def _may_go(self) -> bool:
         return self.signalled is not None and not self.zygote.running
+
+    def _cannot_lead(self) -> bool:
+        """Whether its ranks take long to end: nobody has to wait for it."""
+        late = time.monotonic() - self._alone_since > ENDING_S
+        return self.zygote.running and (late or self.signalled is not None)
 
     def _is_over(self) -> bool:
         return self.verdict is not None or self._may_go()

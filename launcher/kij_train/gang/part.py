@@ -47,8 +47,6 @@ class Part:
     ) -> None:
         """`scratch` is a folder for the rounds' files; `report` tells the leader."""
         self.zygote = zygote
-        self.finished = False
-        """Whether this node's ranks of the last round ended well."""
         self.began = 0.0
         self._node, self._settings = node, settings
         self._scratch, self._output, self._report = scratch, output, report
@@ -65,7 +63,7 @@ class Part:
 
     def start(self, said: Json) -> None:
         """Take part: `said` has the round's number, this node's rank, nnodes and the address."""
-        self._round, self.finished = said["start"], False
+        self._round = said["start"]
         node = self._node._replace(
             rank=said["node_rank"], nnodes=said["nnodes"], master_addr=said["address"]
         )
@@ -99,7 +97,6 @@ class Part:
 
     def ended(self, code: int) -> None:
         """The ranks have; `code` is torchrun's, negative for a signal."""
-        self.finished = code == 0
         record = bootstrap.read_record(self._record_file())
         self._report({"ended": code, "round": self._round, "record": record})
 

@@ -1,14 +1,15 @@
 """How the supervisors of a job talk, and how one finds the others and their leader.
 
 A line of JSON each: hello {gang, who, join, history}; its answer {role: leading | following |
-looking | ended}; to members start, stop, stacks, spare, done, failed, ping; from them ready, ended,
-silent, stacks, leaving, ping.
+looking | ending | ended}; to members start, stop, stacks, news, done, failed, ping; from them
+ready, ended, silent, stacks, leaving, ping.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import socket
 import time
@@ -98,27 +99,25 @@ class Peers:
     async def look(self, history: History, is_over: Callable[[], bool]) -> Optional[Found]:
         """The leader, joined; None: this node has to lead, or `is_over` says to look no longer."""
         mine = self._me.node
+        above = range(mine + 1, self._settings.pods)
         silent: Dict[int, float] = {}
         while not is_over():
-            waits_for = None
-            for index in range(mine):
-                began = time.monotonic()
-                if began < silent.get(index, 0.0):
-                    continue
-                found, said = await self._ask(index, history)
+            now = time.monotonic()
+            lower = [index for index in range(mine) if silent.get(index, now) <= now]
+            waits = False
+            # The first one alone: it leads most of the time.
+            async for said in self._answers(lower, 1, silent if history.rounds else None):
+                found = await self._join(said, history)
                 if found is not None:
                     return found
-                if said is not None:  # it is there, and looks itself
-                    waits_for = index
+                waits = said["role"] != "ending"  # it is there, and looks itself
+                if waits or is_over():
                     break
-                if history.rounds and time.monotonic() - began > LOOK_AGAIN_S:
-                    silent[index] = time.monotonic() + SILENT_S
-            if waits_for is None:
-                async for said in self._answers(range(mine + 1, self._settings.pods)):
-                    if said["role"] == "leading":
-                        found, _ = await self._ask_at((said["at"][0], said["at"][1]), history)
-                        if found is not None:
-                            return found
+            if not waits and not is_over():
+                async for said in self._answers(above):
+                    found = await self._join(said, history)
+                    if found is not None:
+                        return found
                 early = time.monotonic() - self._began < FIRST_LOOK_S
                 if mine == 0 or not early or history.rounds:
                     return None
@@ -134,47 +133,71 @@ class Peers:
                 return True
         return False
 
-    async def _answers(self, indexes: Sequence[int]) -> AsyncIterator[Json]:
-        """What those say that answer, asked without joining, some at once."""
-        for start in range(0, len(indexes), MOST_AT_ONCE):
-            some = indexes[start : start + MOST_AT_ONCE]
-            for _, said in await asyncio.gather(*(self._ask(index, None) for index in some)):
-                if said is not None:
-                    yield said
+    async def _join(self, said: Json, history: History) -> Optional[Found]:
+        if said["role"] != "leading":
+            return None
+        found, _ = await self._ask_at((said["at"][0], said["at"][1]), history)
+        return found
 
-    async def _ask(
-        self, index: int, join: Optional[History]
-    ) -> Tuple[Optional[Found], Optional[Json]]:
-        """Ask an index, and whom it names, for the leader: the leader, or its answer.
+    async def _answers(
+        self,
+        indexes: Sequence[int],
+        at_once: int = MOST_AT_ONCE,
+        silent: Optional[Dict[int, float]] = None,
+    ) -> AsyncIterator[Json]:
+        """What those say that answer, in their order, asked without joining.
 
-        The leader is joined with the history that this node knows; None: it is not joined.
+        Some are asked at once, then twice as many. `silent` gets until when an index that took its
+        time not to answer is not asked again.
         """
+        start = 0
+        while start < len(indexes):
+            some = indexes[start : start + at_once]
+            asked = [asyncio.ensure_future(self._ask_patiently(index, silent)) for index in some]
+            try:
+                for each in asked:
+                    said = await each
+                    if said is not None:
+                        yield said
+            finally:
+                for each in asked:
+                    each.cancel()
+            start, at_once = start + at_once, min(2 * at_once, MOST_AT_ONCE)
+
+    async def _ask_patiently(
+        self, index: int, silent: Optional[Dict[int, float]]
+    ) -> Optional[Json]:
+        began = time.monotonic()
+        said = await self._ask(index)
+        now = time.monotonic()
+        if silent is not None and said is None and now - began > LOOK_AGAIN_S:
+            silent[index] = now + SILENT_S
+        return said
+
+    async def _ask(self, index: int) -> Optional[Json]:
+        """Ask an index, and whom it names, for the leader, whose answer gets its address."""
         host, port = self._settings.address(index)
         places = [(self.ips[index], port)] if index in self.ips else []
         tried: List[str] = []
         for place in [*places, (host, port)]:
-            found, said = await self._ask_at(place, join, tried)
+            _, said = await self._ask_at(place, None, tried)
             if said is not None and said.get("role") == "following":
                 # Where its leader is gone, it will look itself in a moment.
-                found, there = await self._ask_at((said["at"][0], int(said["at"][1])), join)
-                return found, there or said
-            if found is not None or said is not None:
-                return found, said
-        return None, None
+                _, there = await self._ask_at((said["at"][0], int(said["at"][1])), None)
+                return there or said
+            if said is not None:
+                return said
+        return None
 
     async def _ask_at(
         self, place: Tuple[str, int], join: Optional[History], tried: Optional[List[str]] = None
     ) -> Tuple[Optional[Found], Optional[Json]]:
-        """Ask there, but for the addresses that were tried; they become more."""
-        loop = asyncio.get_running_loop()
+        """Ask there, but for the addresses that were tried; they become more.
+
+        The leader is joined with the history that this node knows; None: it is not joined.
+        """
         tried = [] if tried is None else tried
-        try:
-            resolved = await asyncio.wait_for(
-                loop.getaddrinfo(*place, type=socket.SOCK_STREAM), RESOLVE_S
-            )
-        except (OSError, asyncio.TimeoutError):
-            return None, None
-        for host in dict.fromkeys(str(entry[4][0]) for entry in resolved):
+        for host in await _resolve(*place):
             if host in tried:
                 continue
             tried.append(host)
@@ -216,3 +239,18 @@ class Peers:
             channel.close()
             return None, None
         return channel, said
+
+
+async def _resolve(host: str, port: int) -> List[str]:
+    """Its addresses; none where it has none, or DNS does not answer in time."""
+    with contextlib.suppress(ValueError):
+        # Not with the names, which may all wait for DNS.
+        return [str(ipaddress.ip_address(host))]
+    loop = asyncio.get_running_loop()
+    try:
+        found = await asyncio.wait_for(
+            loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), RESOLVE_S
+        )
+    except (OSError, asyncio.TimeoutError):
+        return []
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))

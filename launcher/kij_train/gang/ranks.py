@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 import traceback
@@ -49,6 +50,7 @@ class Zygote:
         ours, theirs = socket.socketpair()
         if os.fork() == 0:
             ours.close()
+            _close_sockets(but=theirs.fileno())  # of a supervisor that has worked for a while
             _run_zygote(theirs, self._work)
         theirs.close()
         return ours
@@ -63,7 +65,10 @@ class Zygote:
                 sock=self._channel, limit=LONGEST_LINE
             )
             while True:
-                line = await reader.readline()
+                try:
+                    line = await reader.readline()
+                except OSError:  # it died while something was sent to it
+                    line = b""
                 if not line:
                     break
                 said = json.loads(line)
@@ -95,6 +100,15 @@ class Zygote:
     def _send(self, message: Json) -> None:
         if self._writer is not None:
             self._writer.write(json.dumps(message).encode() + b"\n")
+
+
+def _close_sockets(but: int) -> None:
+    """Those of this process: others must see that a connection ends (Linux)."""
+    for entry in Path("/proc/self/fd").glob("*"):
+        fd = int(entry.name)
+        with contextlib.suppress(OSError):  # that of the folder is gone again
+            if fd > 2 and fd != but and stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.close(fd)
 
 
 def _run_zygote(channel: socket.socket, work: Work) -> NoReturn:
