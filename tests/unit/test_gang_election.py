@@ -68,6 +68,12 @@ def node(index: int, ports: list[int], scratch: Path, rounds: int) -> Supervisor
     return made
 
 
+def starts(node: Supervisor) -> asyncio.Future[float]:
+    """When its ranks are told to start."""
+    assert isinstance(node.zygote, Stub)
+    return node.zygote.started
+
+
 async def start(nodes: list[Supervisor], apart_s: float) -> float:
     """Seconds from the last node's start until it is told to train."""
     running = []
@@ -76,10 +82,7 @@ async def start(nodes: list[Supervisor], apart_s: float) -> float:
             began = time.monotonic()
             running.append(asyncio.ensure_future(each.run()))
             await asyncio.sleep(apart_s)
-        zygotes = [each.zygote for each in nodes]
-        assert all(isinstance(zygote, Stub) for zygote in zygotes)
-        told = [zygote.started for zygote in zygotes if isinstance(zygote, Stub)]
-        return max(await asyncio.wait_for(asyncio.gather(*told), 20)) - began
+        return max(await asyncio.wait_for(asyncio.gather(*map(starts, nodes)), 20)) - began
     finally:
         for each in nodes:
             each._on_signal(signal.SIGTERM)
@@ -134,6 +137,30 @@ def test_a_node_says_that_its_ranks_take_long_to_end(tmp_path: Path) -> None:
         return [*said, made._cannot_lead()]
 
     assert asyncio.run(whole()) == [False, True, False]
+
+
+def test_a_node_that_has_not_heard_that_all_is_done_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its connection broke at the end: it asks again, or a pod in its place does."""
+    monkeypatch.setenv(bootstrap.ENV_ERROR_FILE, str(tmp_path / "record"))
+
+    async def whole() -> list[int]:
+        ports = free_ports(3)
+        first, second = (node(index, ports, tmp_path, 0) for index in (0, 1))
+        leads, follows = (asyncio.ensure_future(each.run()) for each in (first, second))
+        await asyncio.wait_for(asyncio.gather(*map(starts, (first, second))), 20)
+        assert first.leader is not None
+        second.part.ended(0)
+        first.part.ended(0)
+        first.leader.take(first.leader.members[second.me.uid], {"ended": 0, "round": 1})
+        follows.cancel()
+        await asyncio.wait([leads], timeout=1)
+        assert first.verdict is not None and not leads.done()
+        again = node(1, ports, tmp_path, 0)
+        return list(await asyncio.wait_for(asyncio.gather(leads, again.run()), 20))
+
+    assert asyncio.run(whole()) == [0, 0]
 
 
 def test_a_leader_is_connected_while_it_leads_all_others(tmp_path: Path) -> None:

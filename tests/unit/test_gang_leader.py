@@ -180,6 +180,11 @@ def test_a_node_that_joins_between_rounds_is_told_what_has_happened() -> None:
     stage.decide()
     (news,) = stage.told["new"]
     assert (news["news"], news["history"]["rounds"]) == (False, 1)
+    assert (news["lost_s"], news["culprit"][0]) == (0, 1)
+    assert stage.told["uid-0"][-1]["news"] is False
+    stage.leader.take(stage.leader.members["new"], {"ready": 1})
+    stage.decide(3)
+    assert stage.trains() == [0, 1]
 
 
 def test_a_node_that_was_lost_and_is_back_has_no_ranks() -> None:
@@ -200,13 +205,16 @@ def test_a_node_that_was_lost_and_is_back_has_no_ranks() -> None:
 def test_a_leader_that_is_cut_off_ends_its_ranks_at_once() -> None:
     """The two others may begin the next round now."""
     stage = Stage(2, 2, spares=1)
-    members = [stage.join(index) for index in range(3)]
+    _, second, third = (stage.join(index) for index in range(3))
     stage.decide()
-    for each in members[1:]:
-        stage.leader.leave(each)
+    stage.leader.leave(second)
     stage.decide(1)
-    assert stage.told["uid-0"][-1]["stop"] == 0.0
-    assert stage.told["uid-0"][-1]["culprit"][0] == 1
+    stage.leader.leave(third)
+    for _ in range(3):
+        stage.decide(0.5)
+    stops = [each for each in stage.told["uid-0"] if "stop" in each]
+    assert [each["stop"] for each in stops] == [KILL_AFTER_S, 0.0]
+    assert [each["culprit"][0] for each in stops] == [1, 1]
 
 
 def test_a_failure_that_a_loss_explains_is_a_loss() -> None:
@@ -406,6 +414,19 @@ def test_a_spare_that_leads_takes_over_what_another_one_knows_of_the_last_round(
         member = Member(who, lambda _: None, 0.0, lambda: None)
         stage.leader.join(member, History({"rounds": 3, "training_s": trained_s}))
     assert stage.leader.history.training_s == 3600
+
+
+def test_a_node_that_slept_does_not_replace_what_the_leader_knows() -> None:
+    stage = Stage(2, 2)
+    first, slept = stage.join(0), stage.join(1)
+    stage.decide()
+    stage.end(first, 1, message="ValueError: bad")
+    stage.decide(JUDGE_S)
+    stage.decide(JUDGE_S)
+    stage.decide(KILL_AFTER_S + STOP_S)
+    assert (stage.leader.round, stage.leader.history.failures) == (None, 1)
+    stage.leader.join(slept, History({"rounds": 1, "training_s": 1000.0}))
+    assert stage.leader.history.failures == 1
 
 
 @pytest.mark.parametrize(

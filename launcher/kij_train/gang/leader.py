@@ -9,7 +9,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import re
 import signal
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from kij_train.gang.contract import Settings
 from kij_train.gang.hang import compare
@@ -76,6 +76,8 @@ class Round:
         self.judge_at = float("inf")
         self.broken_at: Optional[float] = None
         self.stop_by = float("inf")
+        self.hastened = False
+        """Whether its ranks were told to end at once."""
         self.asked_at: Optional[float] = None
         """Since when nodes are asked where their ranks are."""
         self.stacks: Dict[str, List[Json]] = {}
@@ -110,6 +112,10 @@ class Leader:
         self._timeout_s = timeout_s
         self._began = self._clock()
         self._next_word = STILL_S
+        self._has_begun = False
+        """Whether there was a round under this leader."""
+        self.heard: Set[int] = set()
+        """Indexes that know the verdict."""
 
     # What happens.
 
@@ -118,7 +124,7 @@ class Leader:
         mine = self.history
         if history.rounds > mine.rounds or (
             # This node was a spare, that one has trained in the last round.
-            self.round is None
+            not self._has_begun
             and history.rounds == mine.rounds
             and history.training_s > mine.training_s
         ):
@@ -142,6 +148,8 @@ class Leader:
             member.silent, member.never_heard = bool(said["silent"]), not said["ever"]
         elif "stacks" in said and self.round and said["round"] == self.round.number:
             self.round.stacks[member.who.uid] = said["stacks"]
+        elif "heard" in said:
+            self.heard.add(member.who.node)
 
     # What follows from it.
 
@@ -163,7 +171,14 @@ class Leader:
             # Whoever is left when others are lost must know what has happened.
             if self.history.rounds and not member.told_news:
                 member.told_news = True
-                member.send({"news": self.round is not None, **self._news()})
+                member.send({**self._between_rounds(), **self._news()})
+
+    def _between_rounds(self) -> Json:
+        if self.round is not None and self.round.broken_at is None:
+            return {"news": True}
+        since = self._clock() if self._restart_since is None else self._restart_since
+        culprit = self._culprit and list(self._culprit)
+        return {"news": False, "lost_s": self._clock() - since, "culprit": culprit}
 
     def _news(self) -> Json:
         ips = {str(member.who.node): member.who.ip for member in self.members.values()}
@@ -207,7 +222,7 @@ class Leader:
                 cost[1] += took
         else:
             history.waiting_s += now - self.wait_since
-        self.round = Round(history.rounds, chosen, now)
+        self.round, self._has_begun = Round(history.rounds, chosen, now), True
         indexes = ", ".join(str(member.who.node) for member in chosen)
         after = ""
         if self._restart_since is not None:
@@ -275,12 +290,15 @@ class Leader:
             return
         # Those that leave have their own time, and are not chosen again.
         running = [m for m in left if not m.leaving and m.who.uid not in current.ended]
+        self._hasten(current, running)
         if running and now < current.stop_by:
             return
         for member in running:
             self.leave(member)
             member.close()
         self.round = None
+        for member in self.members.values():
+            member.told_news = False
         if current.failure is not None:
             self.history.failures += 1
             if self.history.failures > self.settings.max_restarts:
@@ -289,6 +307,14 @@ class Leader:
                 times = f" (restarted {again} time{'' if again == 1 else 's'})" if again else ""
                 self._end_with_failure(culprit, record, what + times)
                 return
+
+    def _hasten(self, current: Round, running: List[Member]) -> None:
+        """Where this side is cut off, the others can begin the next round at once."""
+        missing = self.settings.pods - len(self.members)
+        if missing >= self.settings.low and not current.hastened:
+            current.hastened = True
+            current.stop_by = min(current.stop_by, self._clock() + STOP_S)
+            self._stop(running, 0.0)
 
     def _is_there(self, member: Member) -> bool:
         """It may have been lost and have joined again, without the ranks that it had."""
@@ -358,20 +384,19 @@ class Leader:
         self, current: Round, culprit: Optional[Who], text: str, kill_after_s: float = KILL_AFTER_S
     ) -> None:
         now = self._clock()
-        if self.settings.pods - len(self.members) >= self.settings.low:
-            kill_after_s = 0.0  # cut off from the others, who can begin the next round at once
         current.broken_at = self._restart_since = self.wait_since = now
         current.stop_by = now + kill_after_s + STOP_S
         self._next_word = STILL_S
         self._culprit = culprit
         self.history.training_s += now - current.began
         self._say(f"{text}, {span(now - current.began)} into round {current.number}")
-        for member in self.members.values():
-            member.told_news = member in current.members
-        for member in current.members:
-            if self._is_there(member) and member.who.uid not in current.ended:
-                stop = {"stop": kill_after_s, "culprit": culprit and list(culprit)}
-                member.send({**stop, "history": self.history.as_json()})
+        there = [m for m in current.members if self._is_there(m)]
+        self._stop([m for m in there if m.who.uid not in current.ended], kill_after_s)
+
+    def _stop(self, members: List[Member], kill_after_s: float) -> None:
+        stop = {"stop": kill_after_s, "culprit": self._culprit and list(self._culprit)}
+        for member in members:
+            member.send({**stop, "history": self.history.as_json()})
 
     def _end_with_failure(self, who: Optional[Who], record: Json, text: str) -> None:
         uid = who.uid if who else ""

@@ -13,26 +13,25 @@ import socket
 import time
 from typing import Awaitable, Callable, List, Optional, Tuple
 
-LOOK_S = 2.0
-ALONE_S = 25.0
-"""How long a node that was in a round may miss others before it asks itself why."""
+LOOK_S = 4.0
+ALONE_S = 20.0
+"""How long a node that was in a round may miss others, and reach nothing else either."""
 PROBE_S = 8.0
 """How long DNS and the API server may take to answer."""
 
 
 async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
-    """Return when this pod is cut off, with the seconds since it missed no other node.
+    """Return when this pod is cut off, with the seconds since it was not.
 
-    `is_connected` says whether it misses none now; `peer` is the name of one.
+    `is_connected` says whether it misses no other node now; `peer` is the name of one.
     """
-    heard = time.monotonic()
+    reached = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_S)
-        missing_s = time.monotonic() - heard
-        if is_connected() or (missing_s > ALONE_S and await has_network(peer)):
-            heard = time.monotonic()
-        elif missing_s > ALONE_S:
-            return time.monotonic() - heard
+        if is_connected() or await has_network(peer) or is_connected():
+            reached = time.monotonic()
+        elif time.monotonic() - reached > ALONE_S:
+            return time.monotonic() - reached
 
 
 async def has_network(peer: str) -> bool:

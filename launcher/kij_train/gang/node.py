@@ -23,7 +23,9 @@ DECIDE_S = 0.5
 OTHER_LEADERS_S = 2.0
 """Between two looks of a leader without enough nodes for another leader."""
 FAREWELL_S = 5.0
-"""How long the leader waits for members to take leave."""
+"""How long the leader of a job that has failed waits for members to know it."""
+LINGER_S = 60.0
+"""And of one that is done, where a member that has ended has to end well as well."""
 ENDING_S = 3.0
 """How long others wait for a lower index that ends its ranks to lead them."""
 TOMBSTONE_S = 1800.0
@@ -61,6 +63,7 @@ class Supervisor:
         self.signalled: Optional[int] = None
         self._lost: Optional[Tuple[float, Optional[Who]]] = None
         """Since when there is no round, and who was lost."""
+        self._ending: Optional[asyncio.Future[None]] = None
         self._alone_since = 0.0
         """When the last leader was lost."""
         self._changed = asyncio.Event()
@@ -110,8 +113,23 @@ class Supervisor:
         """So that the Job makes another pod, elsewhere on the network."""
         if self.settings.pods == 1:
             return
-        peer = self.settings.address(int(self.node.rank == 0))[0]
-        seconds = await network.await_cut_off(self._is_connected, peer)
+        seconds = await network.await_cut_off(self._is_connected, self._a_peer())
+        if self.leader is not None:
+            for member in self.leader.members.values():
+                if member.who.uid != self.me.uid:
+                    member.send({"cut_off": seconds})
+            await asyncio.gather(*(channel.flush() for channel in self._channels))
+        self._end_cut_off(seconds)
+
+    async def _end_where_cut_off(self, seconds: float) -> None:
+        """The leader is; others that are with it need not find out one after the other."""
+        if not await network.has_network(self._a_peer()):
+            self._end_cut_off(seconds)
+
+    def _a_peer(self) -> str:
+        return self.settings.address(int(self.node.rank == 0))[0]
+
+    def _end_cut_off(self, seconds: float) -> None:
         text = f"cut off: other nodes, DNS and the API server were not reached for {seconds:.0f} s"
         bootstrap.say(f"{text}. This pod ends, so that the Job makes another one")
         ranks.kill_descendants()
@@ -149,6 +167,8 @@ class Supervisor:
         if leader is None or self.verdict is not None or not hello.get("join"):
             await channel.flush()
             channel.close()
+            if leader is not None and self.verdict is not None:
+                leader.heard.add(hello["who"][0])
             return
         member = Member(Who(*hello["who"]), channel.send, time.monotonic(), channel.close)
         await self._serve_member(leader, channel, member, History(hello.get("history")))
@@ -191,6 +211,7 @@ class Supervisor:
             while True:
                 me.ready, me.leaving = self.zygote.ready, self.signalled is not None
                 if self.me.uid not in leader.members and not self.zygote.running:
+                    me.joined, me.told_news = time.monotonic(), False
                     leader.join(me, self.history)
                 leader.decide()
                 self.history = leader.history
@@ -225,9 +246,11 @@ class Supervisor:
                 channel.close()
 
     async def _until_heard(self, leader: Leader) -> None:
-        """Members that have read the verdict hang up; a connection closed before may lose it."""
-        deadline = time.monotonic() + FAREWELL_S
-        while len(leader.members) > 1 and time.monotonic() < deadline:
+        """Whoever has lost its connection when all is done asks again, and must find an answer."""
+        needed = leader.round.members if leader.round is not None else leader.members.values()
+        indexes = {member.who.node for member in needed if member.who.uid != self.me.uid}
+        deadline = time.monotonic() + (FAREWELL_S if leader.round is None else LINGER_S)
+        while indexes - leader.heard and time.monotonic() < deadline and not self.signalled:
             await asyncio.sleep(0.02)
 
     async def _follow(self, found: peers.Found) -> None:
@@ -238,7 +261,7 @@ class Supervisor:
         try:
             receiving: Optional[asyncio.Future[Optional[Json]]] = None
             while self.verdict is None:
-                if self.zygote.ready and not said_ready:
+                if self.zygote.ready and not self.zygote.running and not said_ready:
                     said_ready = True
                     channel.send({"ready": 1})
                 if self.signalled and not said_leaving:
@@ -260,6 +283,8 @@ class Supervisor:
                 self._obey(said)
             if receiving is not None:
                 receiving.cancel()
+            if self.verdict is not None:
+                channel.send({"heard": 1})
         finally:
             ping.cancel()
             await channel.flush()
@@ -307,7 +332,11 @@ class Supervisor:
                 self._in_round()
                 self.part.stand_by()
             else:
+                since = time.monotonic() - said["lost_s"]
+                self._lost = (since, said["culprit"] and Who(*said["culprit"]))
                 keep_accounts(self.history, "restarting")
+        elif "cut_off" in said and (self._ending is None or self._ending.done()):
+            self._ending = asyncio.ensure_future(self._end_where_cut_off(said["cut_off"]))
 
     def _take_news(self, said: Json) -> None:
         self.history = History(said["history"])

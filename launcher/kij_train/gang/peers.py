@@ -1,8 +1,8 @@
 """How the supervisors of a job talk, and how one finds the others and their leader.
 
 A line of JSON each: hello {gang, who, join, history}; its answer {role: leading | following |
-looking | ending | ended}; to members start, stop, stacks, news, done, failed, ping; from them
-ready, ended, silent, stacks, leaving, ping.
+looking | ending | ended}; to members start, stop, stacks, news, cut_off, done, failed, ping; from
+them ready, ended, silent, stacks, leaving, heard, ping.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
