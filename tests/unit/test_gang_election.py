@@ -163,6 +163,27 @@ def test_a_node_that_has_not_heard_that_all_is_done_is_waited_for(
     assert asyncio.run(whole()) == [0, 0]
 
 
+def test_a_node_whose_ranks_have_ended_is_not_done_before_the_leader_says_so(
+    tmp_path: Path,
+) -> None:
+    """torchrun ends well without the others where rank 0 is lost while it is saving."""
+
+    async def whole() -> bool:
+        ports = free_ports(3)
+        first, second = (node(index, ports, tmp_path, 0) for index in (0, 1))
+        leads, follows = (asyncio.ensure_future(each.run()) for each in (first, second))
+        await asyncio.wait_for(asyncio.gather(*map(starts, (first, second))), 20)
+        second.part.ended(0)
+        leads.cancel()
+        await asyncio.wait([leads, follows], timeout=1)
+        looks = second.up is None and second.verdict is None and not follows.done()
+        second._on_signal(signal.SIGTERM)
+        await follows
+        return looks
+
+    assert asyncio.run(whole())
+
+
 def test_a_leader_is_connected_while_it_leads_all_others(tmp_path: Path) -> None:
     """Those that it misses may have been made again elsewhere."""
 

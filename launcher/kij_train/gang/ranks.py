@@ -168,7 +168,10 @@ class _Orders:
 
     def read(self) -> List[Json]:
         """What has come; ends this process, and all below it, when the supervisor is gone."""
-        chunk = self._channel.recv(65536)
+        try:
+            chunk = self._channel.recv(65536)
+        except ConnectionResetError:  # it was killed, and had not read all
+            chunk = b""
         if not chunk:
             kill_descendants()
             os._exit(0)
