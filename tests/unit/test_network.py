@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "LOOK_S", 0.01)
     monkeypatch.setattr(network, "ALONE_S", 0.1)
     monkeypatch.setattr(network, "PROBE_S", 0.2)
+    monkeypatch.setattr(network, "RESOLV_CONF", "/nonexistent")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
@@ -36,6 +38,7 @@ NO_ANSWER = socket.gaierror(socket.EAI_AGAIN, "")
     [
         (None, 0.0, True),
         (socket.gaierror(socket.EAI_NONAME, "a pod that is gone"), 0.0, True),
+        (socket.gaierror(-5, "EAI_NODATA: a Service that has no pod left"), 0.0, True),
         (NO_ANSWER, 0.0, False),
         (None, 5.0, False),
     ],
@@ -57,6 +60,18 @@ def test_where_dns_is_down_the_api_server_tells(
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.getsockname()[1]))
         if not listens:
             server.close()  # refused: somebody has answered
+        assert asyncio.run(network.has_network("job-1.job"))
+
+
+def test_where_dns_is_silent_its_machine_tells(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dns(monkeypatch, NO_ANSWER)
+    config = tmp_path / "resolv.conf"
+    config.write_text("search a\nnameserver 127.0.0.1\nnameserver\n")
+    monkeypatch.setattr(network, "RESOLV_CONF", str(config))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(network, "DNS_PORT", server.getsockname()[1])
         assert asyncio.run(network.has_network("job-1.job"))
 
 

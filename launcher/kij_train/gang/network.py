@@ -8,16 +8,19 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
-from typing import Awaitable, Callable, List, Optional, Tuple
+from typing import Awaitable, Callable, List, Tuple
 
 LOOK_S = 4.0
 ALONE_S = 20.0
 """How long a node that was in a round may miss others, and reach nothing else either."""
 PROBE_S = 8.0
 """How long DNS and the API server may take to answer."""
+RESOLV_CONF = "/etc/resolv.conf"
+DNS_PORT = 53
 
 
 async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
@@ -35,12 +38,13 @@ async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
 
 
 async def has_network(peer: str) -> bool:
-    """Whether DNS answers, even that there is no such name, or the API server can be reached."""
+    """Whether DNS answers, whatever it says, or its machine or the API server can be reached.
+
+    DNS that is down takes connections while its machine is up, or has them refused by the cluster.
+    """
     loop = asyncio.get_running_loop()
     asked: List[Awaitable[object]] = [loop.getaddrinfo(peer, 1, type=socket.SOCK_STREAM)]
-    server = _api_server()
-    if server is not None:
-        asked.append(_connects(*server))
+    asked += [_connects(*server) for server in (*_api_server(), *_name_servers())]
     answers = await asyncio.gather(
         *(asyncio.wait_for(each, PROBE_S) for each in asked), return_exceptions=True
     )
@@ -49,14 +53,21 @@ async def has_network(peer: str) -> bool:
 
 def _is_answer(answer: object) -> bool:
     if isinstance(answer, socket.gaierror):
-        return answer.errno == socket.EAI_NONAME
+        return answer.errno not in (socket.EAI_AGAIN, socket.EAI_SYSTEM)
     return isinstance(answer, ConnectionRefusedError) or not isinstance(answer, BaseException)
 
 
-def _api_server() -> Optional[Tuple[str, int]]:
+def _api_server() -> List[Tuple[str, int]]:
     host = os.environ.get("KUBERNETES_SERVICE_HOST")
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    return (host, int(port)) if host and port.isdigit() else None
+    return [(host, int(port))] if host and port.isdigit() else []
+
+
+def _name_servers() -> List[Tuple[str, int]]:
+    with contextlib.suppress(OSError), open(RESOLV_CONF) as file:
+        words = [line.split() for line in file]
+        return [(each[1], DNS_PORT) for each in words if each[:1] == ["nameserver"] and each[1:]]
+    return []
 
 
 async def _connects(host: str, port: int) -> None:
