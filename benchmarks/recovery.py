@@ -270,8 +270,8 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=90.0, help="seconds")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
-    sys.argv[0] = str(Path(sys.argv[0]).resolve())
-    command = ["python", "benchmarks/recovery.py", *sys.argv[1:]]
+    command = ["python", "benchmarks/recovery.py", "--runs", str(arguments.runs)]
+    command += ["--faults", arguments.faults]
     state = on_the_cluster()
     seconds = measure(
         arguments.runs,
