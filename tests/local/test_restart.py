@@ -119,6 +119,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
 GANG = ("--nodes", "2", "--spares", "1", "--restart", "gang")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_training_goes_on_after_every_kill(launch: Callable[..., Launch], tmp_path: Path) -> None:
     """The first process, torchrun's parent, torchrun and a rank, of the leader and of another."""
@@ -165,6 +166,7 @@ def test_ranks_follow_the_indexes_and_the_highest_is_the_spare(
     assert "node 2 | kij-train: this node is a spare" in job.log
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_is_started_again(launch: Callable[..., Launch], tmp_path: Path) -> None:
     job = launch(*GANG, script=(str(tmp_path / "state"), "10", "1"))
     assert job.end() == 0, job.log
@@ -183,6 +185,7 @@ def test_a_script_that_always_fails_ends_the_job(
     assert job.log.count("round 2: indexes") == 1 and "round 3" not in job.log
 
 
+@pytest.mark.slow
 def test_an_elastic_job_goes_on_with_fewer_and_grows_again(
     launch: Callable[..., Launch], tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ def pods(ns: Namespace) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("restart", ["never", "gang"])
+@pytest.mark.parametrize("restart", [pytest.param("never", marks=pytest.mark.slow), "gang"])
 def test_a_job_that_saves_when_it_is_cancelled_goes_on_from_there_when_it_is_resumed(
     ns: Namespace, image: str, shared_folder: str, restart: str
 ) -> None:

@@ -28,7 +28,7 @@ forgets_the_others() if dist.get_rank() == 3 else trains()
 """
 
 
-@pytest.mark.parametrize("restart", ["never", "gang"])
+@pytest.mark.parametrize("restart", [pytest.param("never", marks=pytest.mark.slow), "gang"])
 def test_the_rank_that_is_elsewhere_stands_out(
     ns: Namespace, image: str, tmp_path: Path, restart: str
 ) -> None:
