@@ -175,8 +175,8 @@ class Lasting:
     def ends_well(self, restarts: int) -> None:
         assert self.finish() == 0, self.log.read_text()
         log = self.log.read_text()
-        if restarts:
-            assert f"restarted {restarts} time" in log, log
+        times = re.findall(r"the job trained .*restarted (\d+) time", log)
+        assert set(times) == ({str(restarts)} if restarts else set()), log
         assert re.search(r"^\d \| kij-train: round 1: rank 0 of 2$", log, re.MULTILINE), log
         assert f"{self.name} succeeded" in log
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from kij_train import gang, names
-from kij_train.cli import main
+from kij_train.cli import logs, main
+from kij_train.cluster import LogLine
 
 from tests.unit.test_client import Answer, said
 from tests.unit.test_job_commands import LABELS, OneJob, run
@@ -254,6 +255,12 @@ def test_where_ranks_move_no_log_is_chosen_by_rank(
     said = capsys.readouterr().err
     assert "--rank 1: ranks of job move" in said
     assert "kij-train stacks job --rank 1" in said
+
+
+def test_a_line_of_a_node_has_its_ranks_where_they_do_not_move() -> None:
+    line = LogLine(2, "pod", "2026-11-26T00:00:00.000000000Z", "text")
+    assert json.loads(logs._json(line, 2))["ranks"] == [4, 5]
+    assert json.loads(logs._json(line, None))["ranks"] is None
 
 
 @pytest.mark.parametrize("server", ["running"], indirect=True)

@@ -98,3 +98,24 @@ def test_supervisors_are_told_what_the_spec_says() -> None:
     told = spec.gang_settings(["a-{}.a:1"], 7)
     assert (told.low, told.high, told.backoff_limit) == (2, 3, 7)
     assert (told.grace_s, told.hang_timeout_s, told.first_sign_s) == (5, 60, 600)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_ranks_that_are_forked_anew_hold_no_connection_open() -> None:
+    """Others would take a supervisor that has hung up for one that is there."""
+    code = f"""
+import runpy, socket
+ranks = runpy.run_path({str(gang.SUPERVISOR.with_name("ranks.py"))!r})
+kept, other = socket.socketpair()
+ranks["_close_sockets"](but=kept.fileno())
+kept.getpeername()
+try:
+    other.getpeername()
+except OSError:
+    print("closed")
+other.detach()
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "closed\n"

@@ -176,9 +176,13 @@ class Leader:
     def _between_rounds(self) -> Json:
         if self.round is not None and self.round.broken_at is None:
             return {"news": True}
+        return {"news": False, **self._loss()}
+
+    def _loss(self) -> Json:
+        """For how long there is no round, and who was lost."""
         since = self._clock() if self._restart_since is None else self._restart_since
         culprit = self._culprit and list(self._culprit)
-        return {"news": False, "lost_s": self._clock() - since, "culprit": culprit}
+        return {"lost_s": self._clock() - since, "culprit": culprit}
 
     def _news(self) -> Json:
         ips = {str(member.who.node): member.who.ip for member in self.members.values()}
@@ -394,9 +398,8 @@ class Leader:
         self._stop([m for m in there if m.who.uid not in current.ended], kill_after_s)
 
     def _stop(self, members: List[Member], kill_after_s: float) -> None:
-        stop = {"stop": kill_after_s, "culprit": self._culprit and list(self._culprit)}
         for member in members:
-            member.send({**stop, "history": self.history.as_json()})
+            member.send({"stop": kill_after_s, **self._loss(), **self._news()})
 
     def _end_with_failure(self, who: Optional[Who], record: Json, text: str) -> None:
         uid = who.uid if who else ""

@@ -320,9 +320,8 @@ class Supervisor:
             self._in_round()
             self.part.start(said)
         elif "stop" in said:
-            self.history, self.part.began = History(said["history"]), time.monotonic()
-            self._lost = (self.part.began, said["culprit"] and Who(*said["culprit"]))
-            keep_accounts(self.history, "restarting")
+            self._take_news(said)
+            self._between_rounds(said)
             self._stop(said["stop"])
         elif "stacks" in said:
             self.part.tell_stacks(said["stacks"])
@@ -332,9 +331,7 @@ class Supervisor:
                 self._in_round()
                 self.part.stand_by()
             else:
-                since = time.monotonic() - said["lost_s"]
-                self._lost = (since, said["culprit"] and Who(*said["culprit"]))
-                keep_accounts(self.history, "restarting")
+                self._between_rounds(said)
         elif "cut_off" in said and (self._ending is None or self._ending.done()):
             self._ending = asyncio.ensure_future(self._end_where_cut_off(said["cut_off"]))
 
@@ -345,6 +342,11 @@ class Supervisor:
     def _in_round(self) -> None:
         self._lost = None
         keep_accounts(self.history, "training")
+
+    def _between_rounds(self, said: Json) -> None:
+        culprit = said["culprit"]
+        self._lost = (time.monotonic() - said["lost_s"], culprit and Who(*culprit))
+        keep_accounts(self.history, "restarting")
 
     def _report(self, report: Json) -> None:
         """To the leader, who may be this node."""
