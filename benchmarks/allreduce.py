@@ -40,7 +40,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kij_train.payloads import allreduce
+from kij_train.pod import collectives
 
 ROOT = Path(__file__).parent.parent
 sys.path[0] = str(ROOT)
@@ -171,7 +171,7 @@ def with_code(folder: Path) -> Path:
     """A folder with what the ranks run."""
     code = folder / "code"
     code.mkdir()
-    for file in (allreduce.__file__, turns.__file__):
+    for file in (collectives.__file__, turns.__file__):
         shutil.copy(file, code)
     return code
 
@@ -229,10 +229,10 @@ def as_rank(rounds: int) -> None:
     import torch
     import torch.distributed as dist
 
-    args = allreduce.parse_args([*turns.SIZES, *LOOPED, "--device", "cpu"])
-    run = allreduce.Run(args)
+    args = collectives.parse_args([*turns.SIZES, *LOOPED, "--device", "cpu"])
+    run = collectives.Run(args)
     sides: list[dict[int, list[float]]] = [{}, {}]
-    sizes = allreduce.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
+    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
 
     def minimal(count: int) -> float:
         tensor = torch.ones(count)
@@ -253,7 +253,7 @@ def as_rank(rounds: int) -> None:
         for round_ in range(rounds * LOOPS_A_ROUND):
             pair = [(0, ours), (1, minimal)]
             for side, function in pair if round_ % 2 else reversed(pair):
-                factor = allreduce.bus_factor("all_reduce", run.ranks)
+                factor = collectives.bus_factor("all_reduce", run.ranks)
                 busbw = size / function(size // 4) / 1e9 * factor
                 sides[side].setdefault(size, []).append(busbw)
     if run.rank == 0:

@@ -46,9 +46,9 @@ import psutil
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
 
-from kij_train import bootstrap, gang  # noqa: E402 - the repository is no package
-from kij_train.gang import peers, ranks  # noqa: E402
-from kij_train.gang.node import Supervisor  # noqa: E402
+from kij_train.pod import bootstrap, gang  # noqa: E402 - the repository is no package
+from kij_train.pod.gang import peers, ranks  # noqa: E402
+from kij_train.pod.gang.node import Supervisor  # noqa: E402
 
 SPARES = 2
 PORT = 12000

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __name__ != "__main__":
-    from kij_train.payloads import allreduce
+    from kij_train.pod import collectives
 else:
-    import allreduce  # it lies beside this file, in a job without kij-train
+    import collectives  # it lies beside this file, in a job without kij-train
 
 SIZES = ["-b", "1M", "-e", "64M", "-f", "4"]
 ITERATIONS = ["-n", "5", "-w", "2"]
@@ -37,10 +37,10 @@ def turns_of(side: int, rounds: int) -> list[int]:
 def main() -> None:
     """Measure in every turn of ours."""
     folder, side, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    args = allreduce.parse_args([*SIZES, *ITERATIONS, "--device", "cpu"])
-    run = allreduce.Run(args)
-    sizes = allreduce.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
-    factor = allreduce.bus_factor("all_reduce", run.ranks)
+    args = collectives.parse_args([*SIZES, *ITERATIONS, "--device", "cpu"])
+    run = collectives.Run(args)
+    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
+    factor = collectives.bus_factor("all_reduce", run.ranks)
     run.dist.barrier()
     if run.rank == 0:
         (folder / f"ready-{side}").touch()

@@ -11,11 +11,12 @@ import re
 import time
 from pathlib import Path
 
-from kij_train import runs, steering
+from kij_train import runs
 from kij_train.cli.app import app
 from kij_train.cli.options import flags_layer
 from kij_train.cli.view import table
 from kij_train.cluster import LogLine, Observation
+from kij_train.jobs import change
 from kij_train.specfile import resolve
 from rich.console import Console
 from rich.text import Text
@@ -58,7 +59,7 @@ def main() -> None:
             console.print(
                 table(submission.name, observed.nodes, time.monotonic() - began, width=WIDTH)
             )
-        steering.delete(cluster, submission.name)
+        change.delete(cluster, submission.name)
     FILE.parent.mkdir(exist_ok=True)
     drawn = console.export_svg(title="kij-train launch --nodes 4 char_gpt_ddp.py")
     # Without rich's web font: a picture must not load anything.

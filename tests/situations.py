@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kij_train import diagnosis, jobs, steering
+from kij_train import diagnosis, jobs
 from kij_train.cluster import Cluster
 from kij_train.diagnosis import JobState
+from kij_train.jobs import change
 from kubernetes import client
 
 from tests.cluster.paths import StatePaths
@@ -153,7 +154,7 @@ def quota(**hard: str) -> Prepare:
 
 
 def cancel(ns: Namespace) -> None:
-    steering.cancel(connect(ns), NAME)
+    change.cancel(connect(ns), NAME)
 
 
 TWO = "--nodes 2 "

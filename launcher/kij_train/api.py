@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import diagnosis, jobs, runs, steering
+from kij_train import diagnosis, jobs, runs
 from kij_train.diagnosis import JobState
 from kij_train.errors import (
     InterruptedByUserError,
@@ -26,6 +26,7 @@ from kij_train.errors import (
     RequestError,
     TimedOutError,
 )
+from kij_train.jobs import change
 from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Location, Origin, Resolved, check
 
@@ -166,10 +167,10 @@ class _ClusterRun(Run):
         return jobs.why(self._cluster, self.name).text()
 
     def cancel(self) -> None:
-        steering.cancel(self._cluster, self.name)
+        change.cancel(self._cluster, self.name)
 
     def delete(self) -> None:
-        steering.delete(self._cluster, self.name)
+        change.delete(self._cluster, self.name)
 
 
 class _LocalRun(Run):

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import render, steering
+from kij_train import render
 from kij_train.cluster import Cluster
 from kij_train.errors import RefusedError, RequestError
+from kij_train.jobs import change
 from kij_train.spec import JobSpec
 
 from tests.kube import Namespace, eventually
@@ -61,14 +62,14 @@ def test_a_job_that_is_resumed_goes_back_to_its_queue_which_starts_it(
     if by == "submission":
         submission.cancel()
     else:
-        steering.cancel(cluster, "job")
-    assert steering.resume(cluster, "job").queue == "team-a"
+        change.cancel(cluster, "job")
+    assert change.resume(cluster, "job").queue == "team-a"
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
     assert body.metadata.labels["kueue.x-k8s.io/queue-name"] == "team-a"
     assert not [key for key in body.metadata.annotations if "cancelled" in key]
     with pytest.raises(RequestError, match="waits in queue team-a"):
-        steering.resume(cluster, "job")
+        change.resume(cluster, "job")
 
 
 def test_the_server_takes_an_elastic_job_of_any_size_in_its_range(
@@ -76,7 +77,7 @@ def test_the_server_takes_an_elastic_job_of_any_size_in_its_range(
 ) -> None:
     cluster.submit(job(nodes="3:5", restart="elastic"))
     for nodes in (3, 5, 4):
-        steering.scale(cluster, "job", nodes)
+        change.scale(cluster, "job", nodes)
         spec = ns.batch.read_namespaced_job("job", ns.name).spec
         assert (spec.completions, spec.parallelism) == (nodes, nodes)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import bootstrap, names, render, runs
+from kij_train import names, render, runs
 from kij_train.cluster import Cluster
 from kij_train.errors import JobFailedError
+from kij_train.pod import bootstrap
 from kij_train.render.code import CHUNK_BYTES
 from kij_train.spec import JobSpec
 
@@ -177,7 +178,7 @@ def with_rank0(objects: list[dict[str, Any]], shell: str) -> list[dict[str, Any]
 
 
 def objects_of(project: Path, ns: Namespace, image: str, script: str, **fields: Any) -> Any:
-    from kij_train import bundle
+    from kij_train.runs import bundle
 
     archive = bundle.pack(project)
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")

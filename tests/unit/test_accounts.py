@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kij_train.diagnosis import JobState, Verdict, accounts_at_the_end, accounts_now, as_json
-from kij_train.gang import History
+from kij_train.pod.gang import History
 
 SPENT: dict[str, Any] = {
     "rounds": 3,

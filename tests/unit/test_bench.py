@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train import bench, benchplot, benchreport, runs
-from kij_train.benchreport import ReportLines
+from kij_train import runs
+from kij_train.bench import plots, reports, sweep
+from kij_train.bench.reports import ReportLines
 from kij_train.cli import main
 from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
-from kij_train.payloads import allreduce
+from kij_train.pod import collectives
 
 
 def report(
@@ -28,9 +29,9 @@ def report(
     **own: Any,
 ) -> dict[str, Any]:
     """What the payload reports for times of 100 us + 1 us per 1000 bytes."""
-    args = allreduce.parse_args([])
+    args = collectives.parse_args([])
     rows = [
-        allreduce.make_row(args, size, size // 4, [(100e-6 + size * 1e-9) * slower] * ranks, 0)
+        collectives.make_row(args, size, size // 4, [(100e-6 + size * 1e-9) * slower] * ranks, 0)
         for size in sizes
     ]
     return {
@@ -40,10 +41,10 @@ def report(
     }
 
 
-def document(*runs: tuple[int, dict[str, Any]]) -> benchreport.Document:
-    made = benchreport.new_document({"arguments": ["-b", "1K"]})
+def document(*runs: tuple[int, dict[str, Any]]) -> reports.Document:
+    made = reports.new_document({"arguments": ["-b", "1K"]})
     for nodes, one in runs:
-        benchreport.add_run(made, nodes, 1.0, one)
+        reports.add_run(made, nodes, 1.0, one)
     return made
 
 
@@ -64,7 +65,7 @@ def document(*runs: tuple[int, dict[str, Any]]) -> benchreport.Document:
 def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     collective: str, ranks: int, factor: float
 ) -> None:
-    assert allreduce.bus_factor(collective, ranks) == factor
+    assert collectives.bus_factor(collective, ranks) == factor
 
 
 @pytest.mark.parametrize(
@@ -72,23 +73,23 @@ def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     [("8", 8), ("1K", 1024), ("64k", 65536), ("8M", 2**23), ("1.5G", 3 * 2**29), ("1GiB", 2**30)],
 )
 def test_sizes_are_binary(text: str, size: int) -> None:
-    assert allreduce.parse_size(text) == size
+    assert collectives.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1X", "1 M", "1e6", "٣"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
-        allreduce.parse_size(text)
+        collectives.parse_size(text)
 
 
 def test_steps_are_by_factor_or_by_bytes() -> None:
-    assert allreduce.message_sizes(1024, 20000, 0, 4) == [1024, 4096, 16384]
-    assert allreduce.message_sizes(10, 35, 10, 0) == [10, 20, 30]
-    assert allreduce.message_sizes(8, 8, 0, 2) == [8]
+    assert collectives.message_sizes(1024, 20000, 0, 4) == [1024, 4096, 16384]
+    assert collectives.message_sizes(10, 35, 10, 0) == [10, 20, 30]
+    assert collectives.message_sizes(8, 8, 0, 2) == [8]
 
 
 @given(
-    st.sampled_from(sorted(allreduce.COLLECTIVES)),
+    st.sampled_from(sorted(collectives.COLLECTIVES)),
     st.integers(0, 10**6),
     st.sampled_from([1, 2, 4, 8]),
     st.integers(1, 100),
@@ -96,25 +97,25 @@ def test_steps_are_by_factor_or_by_bytes() -> None:
 def test_no_buffer_is_larger_than_the_message(
     collective: str, size: int, element_bytes: int, ranks: int
 ) -> None:
-    count, send, receive = allreduce.elements(collective, size, element_bytes, ranks)
+    count, send, receive = collectives.elements(collective, size, element_bytes, ranks)
     assert max(send, receive) * element_bytes <= size
     assert max(send, receive) in (count, count * ranks)
 
 
 def test_columns_are_where_parsers_of_nccl_tests_look() -> None:
-    args = allreduce.parse_args([])
-    row = allreduce.make_row(args, 8388608, 2097152, [0.001, 0.003], 0)
-    fields = allreduce.row_text(row).split()
+    args = collectives.parse_args([])
+    row = collectives.make_row(args, 8388608, 2097152, [0.001, 0.003], 0)
+    fields = collectives.row_text(row).split()
     assert fields[:5] == ["8388608", "2097152", "float", "sum", "-1"]
     assert fields[5:9] == ["N/A"] * 4
     assert fields[9:] == ["2000.00", "4.19", "4.19", "0"]
     assert row["ranks"] == {"times_us": [1000.0, 3000.0], "slowest": 1, "spread": 1.0}
-    assert len(allreduce.row_text(row)) == 52 + 2 * 33
+    assert len(collectives.row_text(row)) == 52 + 2 * 33
 
 
 @given(st.floats(0, 1e12), st.sampled_from([6, 7]))
 def test_a_figure_never_breaks_its_column(figure: float, width: int) -> None:
-    text = allreduce.number(figure, width)
+    text = collectives.number(figure, width)
     assert len(text) <= max(width, 7)
     assert math.isclose(float(text), figure, rel_tol=0.1, abs_tol=0.006)
 
@@ -135,18 +136,18 @@ def test_a_figure_never_breaks_its_column(figure: float, width: int) -> None:
 )
 def test_wrong_flags_are_refused(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        allreduce.parse_args(line.split())
+        collectives.parse_args(line.split())
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64])
-@pytest.mark.parametrize("op", allreduce.REDOPS)
+@pytest.mark.parametrize("op", collectives.REDOPS)
 def test_test_data_tells_ranks_and_places_apart(op: str, ranks: int) -> None:
     values = [
-        [allreduce.value(op, rank, ranks, r) for r in range(allreduce.PERIOD)]
+        [collectives.value(op, rank, ranks, r) for r in range(collectives.PERIOD)]
         for rank in range(ranks)
     ]
     assert len({tuple(row) for row in values}) == ranks
-    results = [allreduce.reduced(op, ranks, r) for r in range(allreduce.PERIOD)]
+    results = [collectives.reduced(op, ranks, r) for r in range(collectives.PERIOD)]
     assert max(results) <= 6 * ranks
     if op == "sum":
         assert results == [sum(column) for column in zip(*values, strict=True)]
@@ -157,7 +158,7 @@ def test_test_data_tells_ranks_and_places_apart(op: str, ranks: int) -> None:
 
 def test_a_report_survives_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     sent = report(ranks=300, note="a | b\n  c é")
-    allreduce.write_json(sent, "-")
+    collectives.write_json(sent, "-")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1
     assert max(map(len, lines)) < 16 * 1024
@@ -189,7 +190,7 @@ def test_the_fit_finds_latency_and_bandwidth_of_an_ideal_network(
 ) -> None:
     sizes = [2**power for power in powers]
     times = [latency_us + size / bandwidth / 1000 for size in sizes]
-    model = benchreport.fit(sizes, times, 1.0)
+    model = reports.fit(sizes, times, 1.0)
     assert model is not None
     assert model.residual < 1e-4
     for size, time in zip(sizes, times, strict=True):
@@ -199,18 +200,18 @@ def test_the_fit_finds_latency_and_bandwidth_of_an_ideal_network(
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=3, max_size=10))
 def test_no_measurement_gives_a_negative_latency_or_bandwidth(times: list[float]) -> None:
-    model = benchreport.fit([2**n for n in range(len(times))], times, 1.5)
+    model = reports.fit([2**n for n in range(len(times))], times, 1.5)
     assert model is not None
     assert model.latency_us >= 0
     assert model.bandwidth > 0
 
 
 def test_two_sizes_are_no_fit() -> None:
-    assert benchreport.fit([1, 2, 2], [1.0, 2.0, 2.0], 1.0) is None
+    assert reports.fit([1, 2, 2], [1.0, 2.0, 2.0], 1.0) is None
 
 
 def test_efficiency_is_against_the_smallest_run_that_has_a_peer() -> None:
-    lines = benchreport.summarize(
+    lines = reports.summarize(
         document((4, report(ranks=4, slower=2.0)), (1, report(ranks=1)), (2, report(ranks=2)))
     )
     assert [line.nodes for line in lines] == [1, 2, 4]
@@ -220,7 +221,7 @@ def test_efficiency_is_against_the_smallest_run_that_has_a_peer() -> None:
 
 
 def test_runs_are_compared_at_the_largest_size_they_share() -> None:
-    lines = benchreport.summarize(
+    lines = reports.summarize(
         document((2, report(sizes=(8, 1024, 4096))), (4, report(ranks=4, sizes=(8, 1024))))
     )
     assert [line.size for line in lines] == [1024, 1024]
@@ -231,21 +232,21 @@ def test_runs_are_compared_at_the_largest_size_they_share() -> None:
 
 def test_a_gate_names_the_rows_that_are_under_it() -> None:
     made = document((2, report()), (4, report(ranks=4, slower=3.0)))
-    assert benchreport.below(made, [(2**20, 0.6)]) == [
+    assert reports.below(made, [(2**20, 0.6)]) == [
         "all_reduce float 4 nodes 4 ranks 1048576 B: busbw 0.456 GB/s is under 0.6 GB/s"
     ]
-    assert benchreport.below(made, [(2**20, 0.4)]) == []
+    assert reports.below(made, [(2**20, 0.4)]) == []
 
 
 def test_wrong_results_fail_without_any_gate() -> None:
     bad = report()
     bad["results"][1]["in_place"]["nwrong"] = 7
-    assert "7 elements are wrong" in benchreport.below(document((2, bad)), [])[0]
+    assert "7 elements are wrong" in reports.below(document((2, bad)), [])[0]
 
 
 def test_a_gate_that_judges_no_row_is_a_problem() -> None:
     alone = document((1, report(ranks=1)))
-    assert benchreport.below(alone, [(2**20, 0.1)]) == [
+    assert reports.below(alone, [(2**20, 0.1)]) == [
         "no row of 1M and several ranks to judge by its busbw"
     ]
 
@@ -253,22 +254,22 @@ def test_a_gate_that_judges_no_row_is_a_problem() -> None:
 def test_a_bandwidth_of_zero_can_be_compared_with() -> None:
     old = document((2, report(sizes=(1024,))))
     old["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = 0
-    (one,) = benchreport.compare(old, document((2, report(sizes=(1024,)))), 0.1)
+    (one,) = reports.compare(old, document((2, report(sizes=(1024,)))), 0.1)
     assert (one.ratio, one.fell) == (math.inf, False)
 
 
 @pytest.mark.parametrize("text", ["8M", "8M:", ":3", "8M:-1", "8M:nan", "x:1", "8M:inf", "0:1"])
 def test_what_is_no_gate_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="SIZE:GBPS"):
-        benchreport.parse_gate(text)
+        reports.parse_gate(text)
 
 
 def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
     old, new = document((2, report())), document((2, report(slower=1.05)))
-    assert not any(one.fell for one in benchreport.compare(old, new, 0.1))
-    assert all(one.fell for one in benchreport.compare(old, new, 0.01))
+    assert not any(one.fell for one in reports.compare(old, new, 0.1))
+    assert all(one.fell for one in reports.compare(old, new, 0.01))
     short = document((2, report(sizes=(1024,))))
-    compared = benchreport.compare(old, short, 0.1)
+    compared = reports.compare(old, short, 0.1)
     assert not any(one.fell for one in compared)
     assert [one.problem for one in compared] == [
         None,
@@ -276,7 +277,7 @@ def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
         "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
     ]
     with pytest.raises(RequestError, match="no row in common"):
-        benchreport.compare(old, document((8, report(ranks=8))), 0.1)
+        reports.compare(old, document((8, report(ranks=8))), 0.1)
 
 
 # --- all jobs at once -----------------------------------------------------------------------------
@@ -318,12 +319,12 @@ def plan_for(nodes: int) -> Any:
 def at_once(
     counts: list[int],
     follow: Callable[[Any, Callable[[str], bool]], float],
-    saved: Callable[[benchreport.Document], None] = lambda _: None,
-) -> tuple[benchreport.Document, list[str], list[str]]:
+    saved: Callable[[reports.Document], None] = lambda _: None,
+) -> tuple[reports.Document, list[str], list[str]]:
     """The document, the errors and the output of a parallel sweep."""
     made, said = document(), list[str]()
-    sinks = bench.Sinks(said.append, lambda _: None, follow, saved)
-    errors = bench.sweep_at_once(made, counts, plan_for, sinks=sinks)
+    sinks = sweep.Sinks(said.append, lambda _: None, follow, saved)
+    errors = sweep.sweep_at_once(made, counts, plan_for, sinks=sinks)
     return made, [str(error) for error in errors], said
 
 
@@ -376,12 +377,12 @@ def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(jobs: dict[int,
         tell(job, take)
         return 1.0
 
-    def saved(_: benchreport.Document) -> None:
+    def saved(_: reports.Document) -> None:
         raise KeyboardInterrupt(15)
 
     made, said = document(), list[str]()
-    sinks = bench.Sinks(said.append, lambda _: None, follow, saved)
-    (error,) = bench.sweep_at_once(made, [1, 2, 4], plan_for, sinks=sinks)
+    sinks = sweep.Sinks(said.append, lambda _: None, follow, saved)
+    (error,) = sweep.sweep_at_once(made, [1, 2, 4], plan_for, sinks=sinks)
     stay.set()
     assert isinstance(error, InterruptedByUserError)
     assert error.exit_code == 143
@@ -535,7 +536,7 @@ def test_bad_input_gets_one_error_and_exit_code_2(
 def test_a_plot_without_matplotlib_names_the_pip_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchplot, "available", lambda: False)
+    monkeypatch.setattr(plots, "available", lambda: False)
     code, _, err = run(capsys, "allreduce", "--local", "--plot", "x.png")
     assert code == 2
     assert "pip install 'kij-train[bench]'" in err
@@ -543,7 +544,7 @@ def test_a_plot_without_matplotlib_names_the_pip_line(
 
 def test_the_plot_is_a_png_and_an_svg(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    files = benchplot.plot(
+    files = plots.plot(
         document((1, report(ranks=1)), (2, report()), (4, report(ranks=4))), tmp_path / "out.v1"
     )
     assert [file.name for file in files] == ["out.v1.png", "out.v1.svg"]
@@ -552,7 +553,7 @@ def test_the_plot_is_a_png_and_an_svg(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_a_report_of_something_else() -> None:
-    made = benchreport.new_document({"arguments": ["-b", "1K"], "gpus": None})
-    benchreport.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": None}, "out.json")
+    made = reports.new_document({"arguments": ["-b", "1K"], "gpus": None})
+    reports.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": None}, "out.json")
     with pytest.raises(RequestError, match="has gpus None, this is gpus 8"):
-        benchreport.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": 8}, "out.json")
+        reports.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": 8}, "out.json")

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kij_train import bootstrap, bundle
 from kij_train.errors import RequestError
+from kij_train.pod import bootstrap
 from kij_train.render.code import CHUNK_BYTES
+from kij_train.runs import bundle
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

@@ -13,9 +13,9 @@ import click
 import jsonschema
 import pytest
 import yaml
-from kij_train import bundle
 from kij_train.cli import main
 from kij_train.cli.app import COMMANDS, app
+from kij_train.runs import bundle
 from kij_train.spec import DEFAULT_IMAGE, JobSpec
 
 SURFACE = Path(__file__).parent / "cli_surface.json"

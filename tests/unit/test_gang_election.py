@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import bootstrap, gang
-from kij_train.gang import network, peers, ranks
-from kij_train.gang import node as gang_node
-from kij_train.gang.history import Who
-from kij_train.gang.leader import Leader, Member
-from kij_train.gang.node import Supervisor
+from kij_train.pod import bootstrap, gang
+from kij_train.pod.gang import network, peers, ranks
+from kij_train.pod.gang import node as gang_node
+from kij_train.pod.gang.history import Who
+from kij_train.pod.gang.leader import Leader, Member
+from kij_train.pod.gang.node import Supervisor
 
 ANSWER_S = 1.0
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.gang import History, Settings
-from kij_train.gang.history import Who, span
-from kij_train.gang.leader import (
+from kij_train.pod.gang import History, Settings
+from kij_train.pod.gang.history import Who, span
+from kij_train.pod.gang.leader import (
     AVOID_AFTER,
     JUDGE_S,
     KILL_AFTER_S,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train.gang import hang
+from kij_train.pod.gang import hang
 
 TORCH = "/opt/lib/python3.11/site-packages/torch/"
 C10D = (TORCH + "distributed/distributed_c10d.py", 2800, "all_reduce")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train.gang import network
+from kij_train.pod.gang import network
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kij_train import render
-from kij_train.payloads import preflight
+from kij_train.pod import preflight
 from kij_train.spec import JobSpec
 
 

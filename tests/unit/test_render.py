@@ -10,7 +10,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kij_train import bootstrap, names, render, units
+from kij_train import names, render, units
+from kij_train.pod import bootstrap
 from kij_train.render.code import CHUNK_BYTES
 from kij_train.spec import JobSpec
 from pydantic import ValidationError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kij_train import bootstrap, gang
 from kij_train.errors import RequestError
+from kij_train.pod import bootstrap, gang
 from kij_train.spec import DEFAULT_IMAGE, JobSpec
 from kij_train.specfile import Layer, Location, Origin, Resolved, resolve, unknown_variables
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import bootstrap, stacks
 from kij_train.cli import main
 from kij_train.cluster import execute
 from kij_train.cluster.apierrors import NotPermittedError
@@ -22,6 +21,8 @@ from kij_train.cluster.client import Cluster
 from kij_train.cluster.execute import Answer
 from kij_train.diagnosis.stacks import RankStack, Thread, grouped, spans, threads_of
 from kij_train.errors import KijError, UnreachableError
+from kij_train.jobs import stacks
+from kij_train.pod import bootstrap
 
 from tests.unit.test_job_commands import OneJob, run
 

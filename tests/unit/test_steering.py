@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import gang, names
+from kij_train import names
 from kij_train.cli import logs, main
 from kij_train.cluster import LogLine
+from kij_train.pod import gang
 
 from tests.unit.test_client import Answer, said
 from tests.unit.test_job_commands import LABELS, OneJob, run

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kij_train import bootstrap, gang
 from kij_train.api import job
+from kij_train.pod import bootstrap, gang
 
 CONTRACT = {
     "NODE_RANK": "2",

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import diagnosis, gang
+from kij_train import diagnosis
 from kij_train.diagnosis import Finding, Phase, Verdict
+from kij_train.pod import gang
 
 FOLDER = Path(__file__).parent / "situations"
 

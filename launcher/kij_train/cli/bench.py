@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import bench, benchplot, benchreport, runs
+from kij_train import runs
+from kij_train.bench import plots, reports, sweep
 from kij_train.cli import output
 from kij_train.cli.launch import signals_to, sigterm_as_interrupt
 from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about, warn_without_gang
 from kij_train.errors import KijError, RequestError
-from kij_train.payloads import allreduce
+from kij_train.pod import collectives
 from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Resolved, resolve
 
@@ -37,8 +38,8 @@ PASSED_ON = (
     (("-i", "--stepbytes"), "SIZE", "Or bytes from size to size."),
     (("-n", "--iters"), "N", "Timed calls a size; 20."),
     (("-w", "--warmup_iters"), "N", "Calls before them; 1."),
-    (("-d", "--datatype"), "TYPE", f"{', '.join(allreduce.DTYPES)}; float."),
-    (("-o", "--op"), "OP", f"{', '.join(allreduce.REDOPS)}; sum."),
+    (("-d", "--datatype"), "TYPE", f"{', '.join(collectives.DTYPES)}; float."),
+    (("-o", "--op"), "OP", f"{', '.join(collectives.REDOPS)}; sum."),
     (("-c", "--check"), "0|1", "Check the results; 1."),
     (("-z", "--blocking"), "0|1", "Wait for every call; 0."),
     (("--min-bw",), "GBPS", "Fail when the mean busbw of a run is under 0.9 of this."),
@@ -79,7 +80,7 @@ def _run(
     min_busbw: tuple[str, ...],
     **params: Any,
 ) -> None:
-    gates = [benchreport.parse_gate(text) for text in min_busbw]
+    gates = [reports.parse_gate(text) for text in min_busbw]
     arguments, args = _payload_arguments(collective, params)
     _check_gates(gates, args)
     if parallel and is_local:
@@ -90,7 +91,7 @@ def _run(
     if resume and json_file is None:
         raise RequestError("--resume needs the file: --json FILE")
     if plot is not None:
-        benchplot.require()
+        plots.require()
     spec = _resolve(params, Layer({})).spec
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
     _check_ranks(spec, max(counts), args, gates)
@@ -104,37 +105,37 @@ def _run(
         "profile": params["profile"],
     }
     with ExitStack() as stack:
-        folder = stack.enter_context(bench.shipped_payload())
+        folder = stack.enter_context(sweep.shipped_payload())
 
         def plan_for(count: int) -> runs.Plan:
             name = f"{spec.name}-n{count}" if spec.name else None
-            fixed = bench.command_layer(folder, arguments, count, name)
+            fixed = sweep.command_layer(folder, arguments, count, name)
             resolved = _resolve(params, fixed)
             return runs.plan(resolved, cwd=folder, for_cluster=not is_local, random_name=True)
 
-        def save(done: benchreport.Document) -> None:
+        def save(done: reports.Document) -> None:
             if json_file is not None:
                 _write(Path(json_file), done)
 
         # A wrong request is refused before anything runs, or a file is written.
         largest = plan_for(max(counts))
         document = _start(json_file, resume, settings)
-        sinks = bench.Sinks(output.workload, output.status, _follow, save)
+        sinks = sweep.Sinks(output.workload, output.status, _follow, save)
         if is_local:
             stop = stack.enter_context(_stop())
-            errors = bench.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
+            errors = sweep.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
         else:
             warn_without_gang(largest.spec)
             stack.enter_context(sigterm_as_interrupt())
             if parallel:
                 sinks = replace(sinks, follow=_follow_beside)
-                errors = bench.sweep_at_once(document, counts, plan_for, sinks=sinks)
+                errors = sweep.sweep_at_once(document, counts, plan_for, sinks=sinks)
             else:
-                errors = bench.sweep(document, counts, plan_for, stop=None, sinks=sinks)
+                errors = sweep.sweep(document, counts, plan_for, stop=None, sinks=sinks)
     _report(document, json_file, plot)
     if errors:
         _fail(errors, json_file)
-    problems = benchreport.below(document, gates) + _under_mean(document)
+    problems = reports.below(document, gates) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
         raise click.exceptions.Exit(1)
@@ -176,18 +177,18 @@ def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[st
         if given is not None:
             arguments += [flags[0], given]
     try:
-        return arguments, allreduce.parse_args(arguments)
+        return arguments, collectives.parse_args(arguments)
     except ValueError as error:
         raise RequestError(str(error)) from None
 
 
 def _check_gates(gates: list[tuple[int, float]], args: Any) -> None:
-    sizes = allreduce.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
+    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
     for asked, _ in gates:
         if asked not in sizes:
-            shown = ", ".join(benchreport.size_text(size) for size in sizes[:12])
+            shown = ", ".join(reports.size_text(size) for size in sizes[:12])
             raise RequestError(
-                f"--min-busbw: {benchreport.size_text(asked)} is not among the sizes",
+                f"--min-busbw: {reports.size_text(asked)} is not among the sizes",
                 hints=(f"sizes: {shown}{', …' if len(sizes) > 12 else ''}",),
             )
 
@@ -242,20 +243,20 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
     return resolved
 
 
-def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> benchreport.Document:
+def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> reports.Document:
     if json_file is None:
-        return benchreport.new_document(settings)
+        return reports.new_document(settings)
     path = Path(json_file)
     if resume and path.exists():
         document = _read(json_file)
-        benchreport.check_resumable(document, settings, json_file)
+        reports.check_resumable(document, settings, json_file)
         return document
-    document = benchreport.new_document(settings)
+    document = reports.new_document(settings)
     _write(path, document)  # whether it can be written is known before the first job
     return document
 
 
-def _write(path: Path, document: benchreport.Document) -> None:
+def _write(path: Path, document: reports.Document) -> None:
     """Replace the file as a whole, so that an interruption leaves the old or the new."""
     import json
 
@@ -267,13 +268,13 @@ def _write(path: Path, document: benchreport.Document) -> None:
         raise RequestError(f"--json {path}: cannot be written: {error.strerror}") from None
 
 
-def _read(path: str) -> benchreport.Document:
+def _read(path: str) -> reports.Document:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text in UTF-8"
         raise RequestError(f"cannot read {path}: {reason}") from None
-    return benchreport.parse_document(text, path)
+    return reports.parse_document(text, path)
 
 
 @contextmanager
@@ -285,21 +286,21 @@ def _stop() -> Iterator[Any]:
         yield stop
 
 
-def _report(document: benchreport.Document, json_file: str | None, plot: str | None) -> None:
+def _report(document: reports.Document, json_file: str | None, plot: str | None) -> None:
     if not document["runs"]:
         return
     output.data("")
-    output.table(*benchreport.summary_table(benchreport.summarize(document)))
+    output.table(*reports.summary_table(reports.summarize(document)))
     written = [json_file] if json_file else []
     if plot is None and json_file is not None:
         plot = str(Path(json_file).with_suffix(""))
-        if not benchplot.available():
-            output.status(f"no plot: matplotlib is missing: {benchplot.PIP_LINE}")
+        if not plots.available():
+            output.status(f"no plot: matplotlib is missing: {plots.PIP_LINE}")
             plot = None
     if plot is not None:
         base = Path(plot)
         base = base.with_suffix("") if base.suffix in (".png", ".svg") else base
-        written += [str(path) for path in benchplot.plot(document, base)]
+        written += [str(path) for path in plots.plot(document, base)]
     if written:
         output.status(f"wrote {', '.join(written)}")
 
@@ -312,7 +313,7 @@ def _fail(errors: list[KijError], json_file: str | None) -> None:
     raise click.exceptions.Exit(errors[0].exit_code)
 
 
-def _under_mean(document: benchreport.Document) -> list[str]:
+def _under_mean(document: reports.Document) -> list[str]:
     """Runs that --min-bw refuses."""
     return [
         f"{run['nodes']} nodes: mean busbw "
@@ -328,9 +329,9 @@ def _under_mean(document: benchreport.Document) -> list[str]:
 @click.option("--tolerance", metavar="PERCENT", default="10%", help="How much may be lost; 10%.")
 def compare(old: str, new: str, tolerance: str) -> None:
     """Exit 1 when a bandwidth in NEW is less than in OLD, or a result wrong; name the rows."""
-    allowed = benchreport.parse_tolerance(tolerance)
+    allowed = reports.parse_tolerance(tolerance)
     newer = _read(new)
-    rows = benchreport.compare(_read(old), newer, allowed)
+    rows = reports.compare(_read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (
@@ -344,7 +345,7 @@ def compare(old: str, new: str, tolerance: str) -> None:
             for one in rows
         ),
     )
-    wrong = benchreport.wrong_rows(newer)
+    wrong = reports.wrong_rows(newer)
     problems = [one.problem for one in rows if one.problem is not None] + wrong
     if problems:
         counts = {

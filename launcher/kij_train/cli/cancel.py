@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from kij_train import steering, units
+from kij_train import units
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 from kij_train.diagnosis import JobState
 from kij_train.errors import RequestError
+from kij_train.jobs import change
 
 
 def _grace(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -40,7 +41,7 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
     starts a cancelled job again. With -o json: name, namespace, uid, state and stateBefore.
     """
     cluster = connect(params)
-    before = steering.cancel(cluster, name, grace_s=grace_s)
+    before = change.cancel(cluster, name, grace_s=grace_s)
     where = f"{name} -n {cluster.namespace}"
     hastened = grace_s is not None and before.state is JobState.CANCELLED
     if form == "json":

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from kij_train import steering
 from kij_train.cli import output
 from kij_train.cli.onjob import complete, connect, output_option, where_options
+from kij_train.jobs import change
 
 
 @click.command("delete")
@@ -24,7 +24,7 @@ def command(names: tuple[str, ...], form: str, **params: Any) -> None:
     deleted = []
     try:
         for name in names:
-            deleted.append(steering.delete(cluster, name))
+            deleted.append(change.delete(cluster, name))
             if form == "text":
                 output.status(f"deleted {name}")
     finally:  # those before one that is refused are gone all the same

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import click
 
-from kij_train import bundle, names
+from kij_train import names
 from kij_train.cli import output
 from kij_train.errors import RequestError
-from kij_train.runs import DEFAULT_FROM_FLAGS
+from kij_train.runs import DEFAULT_FROM_FLAGS, bundle
 from kij_train.spec import JobSpec
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from kij_train import steering
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 from kij_train.diagnosis import JobState
+from kij_train.jobs import change
 
 
 @click.command("resume")
@@ -24,7 +24,7 @@ def command(name: str, form: str, **params: Any) -> None:
     -o json: name, namespace, uid, state, stateBefore and queue.
     """
     cluster = connect(params)
-    resumed = steering.resume(cluster, name)
+    resumed = change.resume(cluster, name)
     before, queue = resumed.before, resumed.queue
     if form == "json":
         state = JobState.PENDING if queue is None else JobState.SUSPENDED

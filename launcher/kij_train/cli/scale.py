@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from kij_train import steering
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 from kij_train.diagnosis import JobState
+from kij_train.jobs import change
 
 
 @click.command("scale")
@@ -27,7 +27,7 @@ def command(name: str, nodes: int, form: str, **params: Any) -> None:
     With -o json: name, namespace, uid, nodes and nodesBefore.
     """
     cluster = connect(params)
-    before = steering.scale(cluster, name, nodes)
+    before = change.scale(cluster, name, nodes)
     if form == "json":
         output.json_data({**before.identity(), "nodes": nodes, "nodesBefore": before.nodes})
     elif nodes == before.nodes:

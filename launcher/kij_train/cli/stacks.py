@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from kij_train import stacks
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 from kij_train.errors import RequestError
+from kij_train.jobs import stacks
 
 
 @click.command("stacks")

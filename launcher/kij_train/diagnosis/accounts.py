@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kij_train.diagnosis.phases import Object
-from kij_train.gang import History
+from kij_train.pod.gang import History
 
 
 def accounts_now(said: str, now: float) -> History | None:

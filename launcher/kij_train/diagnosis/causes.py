@@ -6,7 +6,7 @@ import re
 import signal
 from dataclasses import dataclass
 
-from kij_train import bootstrap
+from kij_train.pod import bootstrap
 
 
 @dataclass(frozen=True)

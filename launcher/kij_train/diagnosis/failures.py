@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kij_train.diagnosis.phases import epoch, index_of
-from kij_train.gang import SECONDARY
+from kij_train.pod.gang import SECONDARY
 
 TRACEBACK_LINES = 12
 _KILLED = re.compile(r"\bkilled\b", re.IGNORECASE)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from kij_train import bootstrap, gang, names
+from kij_train import names
+from kij_train.pod import bootstrap, gang
 
 Object = Mapping[str, Any]
 SUCCEEDED = ("SuccessCriteriaMet", "Complete")

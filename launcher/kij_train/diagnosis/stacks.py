@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kij_train import bootstrap
-from kij_train.gang.hang import Thread, main_thread, spans, threads_of
+from kij_train.pod import bootstrap
+from kij_train.pod.gang.hang import Thread, main_thread, spans, threads_of
 
 __all__ = ["RankStack", "StackGroup", "Thread", "grouped", "spans", "threads_of"]
 

@@ -30,7 +30,7 @@ from kij_train.diagnosis.phases import (
     terminal_condition,
 )
 from kij_train.diagnosis.progress import going_on
-from kij_train.gang import History
+from kij_train.pod.gang import History
 
 MESSAGE_LINES = 6
 MOST_LOSSES = 3

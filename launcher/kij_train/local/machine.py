@@ -18,9 +18,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from kij_train import bootstrap, gang
 from kij_train.errors import RequestError
-from kij_train.payloads import preflight
+from kij_train.pod import bootstrap, gang, preflight
 from kij_train.spec import JobSpec
 
 LOCAL_IGNORES = (

@@ -23,9 +23,9 @@ from typing import IO, Literal
 
 import psutil
 
-from kij_train import bootstrap, gang
 from kij_train.diagnosis import Failure, parse_record
 from kij_train.local.machine import ENV_RUN_ID, for_node, free_port, node_environment
+from kij_train.pod import bootstrap, gang
 from kij_train.spec import JobSpec
 
 Stream = Literal["stdout", "stderr"]

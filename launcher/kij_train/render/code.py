@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kij_train import bootstrap
+from kij_train.pod import bootstrap
 from kij_train.render.metadata import metadata, shared_labels
 from kij_train.spec import JobSpec
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kij_train import bootstrap, gang, names, units
-from kij_train.payloads import preflight
+from kij_train import names, units
+from kij_train.pod import bootstrap, gang, preflight
 from kij_train.render.code import BOOTSTRAP_KEY, PREFLIGHT_KEY
 from kij_train.render.gpus import container_claims, pod_claims
 from kij_train.render.metadata import job_labels, metadata

@@ -5,9 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from kij_train import bootstrap
+from kij_train.pod import bootstrap
 from kij_train.spec import JobSpec
-from kij_train.spectypes import Mount
+from kij_train.spec.types import Mount
 from kij_train.units import quantity_value
 
 SHM = "/dev/shm"  # noqa: S108 - a mount point in the pod

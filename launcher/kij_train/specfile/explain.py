@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from kij_train.errors import RequestError
 from kij_train.spec import JobSpec, SpecConflict
+from kij_train.spec.types import Mount, Toleration
 from kij_train.specfile.layers import Layer, Location, nearest
-from kij_train.spectypes import Mount, Toleration
 
 # What other launchers call the same thing.
 SYNONYMS = {

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from kij_train import bootstrap, gang, profiles
+from kij_train import profiles
 from kij_train.errors import RequestError
+from kij_train.pod import bootstrap, gang
 from kij_train.spec import JobSpec
 from kij_train.specfile.explain import did_you_mean
 from kij_train.specfile.layers import COMMAND_FIELDS, JOINED, MAPPINGS, Layer, Location, Origin

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Stream
 from torchx.specs import AppDef, AppDryRunInfo, AppState, ReplicaStatus, Role, RoleStatus
 
-from kij_train import api, diagnosis, jobs, names, runs, steering
-from kij_train.bootstrap import WORK_DIR
+from kij_train import api, diagnosis, jobs, names, runs
 from kij_train.diagnosis import JobState, Phase
 from kij_train.diagnosis.tracebacks import first_traceback
 from kij_train.errors import RefusedError, RequestError, UnreachableError
+from kij_train.jobs import change
+from kij_train.pod.bootstrap import WORK_DIR
 from kij_train.render.text import to_yaml
 from kij_train.specfile import Layer, Location, Origin, resolve
 from kij_train.torchx_scheduler import roles
@@ -211,13 +212,13 @@ class KijTrainScheduler(BaseScheduler):
     def _cancel_existing(self, app_id: str) -> None:
         cluster, found = self._find(app_id)
         for job in found:
-            steering.cancel(cluster, str(job["metadata"]["name"]))
+            change.cancel(cluster, str(job["metadata"]["name"]))
 
     @refuses_as_torchx
     def _delete_existing(self, app_id: str) -> None:
         cluster, found = self._find(app_id)
         for job in found:
-            steering.delete(cluster, str(job["metadata"]["name"]))
+            change.delete(cluster, str(job["metadata"]["name"]))
 
     @refuses_as_torchx
     def log_iter(

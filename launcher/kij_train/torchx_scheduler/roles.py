@@ -25,8 +25,9 @@ from typing import Any
 import torchx
 from torchx.specs import AppDef, BindMount, Role, VolumeMount, macros
 
-from kij_train import bootstrap, names
+from kij_train import names
 from kij_train.errors import RequestError
+from kij_train.pod import bootstrap
 from kij_train.spec import CONTRACT_ENV
 from kij_train.specfile import Layer, Location, Origin
 from kij_train.specfile.layers import merge

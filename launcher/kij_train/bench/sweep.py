@@ -1,6 +1,6 @@
 """A sweep of a collective over numbers of nodes: jobs in turn or all at once, one document.
 
-Every job is an ordinary launch of payloads/allreduce.py; its report comes back among its output.
+Every job is an ordinary launch of pod/collectives.py; its report comes back among its output.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import benchreport, runs
+from kij_train import runs
+from kij_train.bench import reports
 from kij_train.errors import InterruptedByUserError, JobFailedError, KijError
-from kij_train.payloads import allreduce
+from kij_train.pod import collectives
 from kij_train.specfile import Layer, Origin
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Sinks:
     status: Callable[[str], None]
     follow: Callable[[Submission, Callable[[str], bool]], float]
     """Stays with a job, shows it but for the lines that the function takes; its seconds."""
-    saved: Callable[[benchreport.Document], None] = field(default=lambda _: None)
+    saved: Callable[[reports.Document], None] = field(default=lambda _: None)
     """Called with the document after every run."""
 
 
@@ -45,7 +46,7 @@ class Sinks:
 def shipped_payload() -> Iterator[Path]:
     """A folder with the payload alone, which is what the pods get."""
     with tempfile.TemporaryDirectory(prefix="kij-train-bench-") as folder:
-        shutil.copyfile(allreduce.__file__, Path(folder, SCRIPT))
+        shutil.copyfile(collectives.__file__, Path(folder, SCRIPT))
         yield Path(folder)
 
 
@@ -80,7 +81,7 @@ def run_once(
     the cluster the job is removed when it is done, and when the user interrupts it; a failed one
     stays.
     """
-    lines = benchreport.ReportLines()
+    lines = reports.ReportLines()
 
     def emit(line: str) -> None:
         if not lines.take(line):
@@ -107,7 +108,7 @@ def run_once(
     return seconds, report
 
 
-def _run_in_cluster(plan: runs.Plan, lines: benchreport.ReportLines, sinks: Sinks) -> float:
+def _run_in_cluster(plan: runs.Plan, lines: reports.ReportLines, sinks: Sinks) -> float:
     cluster = runs.connect(plan.spec)
     submission = runs.submit(plan, cluster)
     try:
@@ -148,7 +149,7 @@ def _remove(submissions: Iterable[Submission]) -> tuple[str, ...]:
 
 
 def sweep(
-    document: benchreport.Document,
+    document: reports.Document,
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
@@ -165,12 +166,12 @@ def sweep(
             seconds, report = run_once(plan, stop=stop, sinks=sinks)
         except KijError as error:
             return [error]
-        benchreport.add_run(document, nodes, seconds, report)
+        reports.add_run(document, nodes, seconds, report)
         sinks.saved(document)
     return []
 
 
-def _missing(document: benchreport.Document, counts: list[int], sinks: Sinks) -> list[int]:
+def _missing(document: reports.Document, counts: list[int], sinks: Sinks) -> list[int]:
     """Numbers of nodes that the document does not have."""
     done = {int(run["nodes"]) for run in document["runs"]}
     for nodes in counts:
@@ -188,7 +189,7 @@ class _Going:
 
     nodes: int
     submission: Submission
-    lines: benchreport.ReportLines = field(default_factory=benchreport.ReportLines)
+    lines: reports.ReportLines = field(default_factory=reports.ReportLines)
     table: list[str] = field(default_factory=list)
     """Its output, kept until it ends: lines of several tables would make none."""
     seconds: float = 0.0
@@ -210,7 +211,7 @@ class _Going:
 
 
 def sweep_at_once(
-    document: benchreport.Document,
+    document: reports.Document,
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
@@ -249,7 +250,7 @@ def sweep_at_once(
     return [errors[nodes] for nodes in sorted(errors)]
 
 
-def _conclude(document: benchreport.Document, one: _Going, sinks: Sinks) -> KijError | None:
+def _conclude(document: reports.Document, one: _Going, sinks: Sinks) -> KijError | None:
     """Show and keep what a job measured; the error if it measured nothing."""
     for line in one.table:
         sinks.output(line)
@@ -260,7 +261,7 @@ def _conclude(document: benchreport.Document, one: _Going, sinks: Sinks) -> KijE
         return one.error
     if report is None:
         return JobFailedError(f"{one.submission.name} ended, but its report did not come whole")
-    benchreport.add_run(document, one.nodes, one.seconds, report)
+    reports.add_run(document, one.nodes, one.seconds, report)
     sinks.saved(document)
     if one.error is None:
         one.submission.delete()

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kij_train import bootstrap, gang, names, units
-from kij_train.payloads import preflight
-from kij_train.spectypes import (
+from kij_train import names, units
+from kij_train.pod import bootstrap, gang, preflight
+from kij_train.spec.types import (
     Count,
     Cpu,
     EnvName,

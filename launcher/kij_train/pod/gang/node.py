@@ -11,11 +11,11 @@ import socket
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from kij_train import bootstrap
-from kij_train.gang import contract, hang, network, peers, ranks
-from kij_train.gang.history import History, Who
-from kij_train.gang.leader import KILL_AFTER_S, Leader, Member
-from kij_train.gang.part import Part, keep_accounts
+from kij_train.pod import bootstrap
+from kij_train.pod.gang import contract, hang, network, peers, ranks
+from kij_train.pod.gang.history import History, Who
+from kij_train.pod.gang.leader import KILL_AFTER_S, Leader, Member
+from kij_train.pod.gang.part import Part, keep_accounts
 
 Json = Dict[str, Any]
 DECIDE_S = 0.5

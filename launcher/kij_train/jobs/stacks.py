@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kij_train import bootstrap, diagnosis, jobs
+from kij_train import diagnosis, jobs
 from kij_train.diagnosis import Node, Phase
 from kij_train.diagnosis.stacks import RankStack, StackGroup, grouped, threads_of
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError
+from kij_train.pod import bootstrap
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster

@@ -27,14 +27,14 @@ if not __package__:
     # Run by its path, from a pod's folder of these files or from an installed package: the names
     # that they import each other by lead there, and to no other package of the image.
     here = Path(__file__).resolve().parent
-    for name in ("kij_train", "kij_train.gang"):
+    for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang"):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(here), str(here.parent)]
 
-from kij_train import bootstrap
-from kij_train.gang import contract, hang, ranks
-from kij_train.gang.leader import KILL_AFTER_S
-from kij_train.gang.node import Supervisor
+from kij_train.pod import bootstrap
+from kij_train.pod.gang import contract, hang, ranks
+from kij_train.pod.gang.leader import KILL_AFTER_S
+from kij_train.pod.gang.node import Supervisor
 
 Json = Dict[str, Any]
 

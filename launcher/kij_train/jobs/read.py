@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from kij_train import bootstrap, diagnosis, names
+from kij_train import diagnosis, names
 from kij_train.diagnosis import JobState, Node, Phase, Verdict
 from kij_train.errors import (
     RefusedError,
@@ -22,10 +22,11 @@ from kij_train.errors import (
     TimedOutError,
     UnreachableError,
 )
+from kij_train.pod import bootstrap
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice, LogLine
-    from kij_train.gang import History
+    from kij_train.pod.gang import History
 
 Object = dict[str, Any]
 MOST_ASKED = 8

@@ -5,7 +5,7 @@ Pure functions over documents, which are what `--json` writes:
     {"kij_train_bench": 1, "settings": {…}, "runs": [{"nodes": 2, "seconds": …, "report": {…}}],
      "summary": [{…}]}
 
-A report is what payloads/allreduce.py makes, with the keys of nccl-tests. Bandwidths are GB/s
+A report is what pod/collectives.py makes, with the keys of nccl-tests. Bandwidths are GB/s
 (1e9 bytes), times microseconds, sizes bytes.
 """
 
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kij_train.errors import RequestError
-from kij_train.payloads import allreduce
+from kij_train.pod import collectives
 
 Document = dict[str, Any]
 FORMAT = 1
@@ -38,7 +38,7 @@ class ReportLines:
 
     def take(self, line: str) -> bool:
         """Whether the line belongs to the report."""
-        match = allreduce.JSON_LINE.fullmatch(line)
+        match = collectives.JSON_LINE.fullmatch(line)
         if match is None:
             return False
         self._count = int(match[2])
@@ -93,7 +93,7 @@ def rows_of(report: Mapping[str, Any], nodes: int) -> list[Row]:
     """The rows of one report."""
     rows = []
     for result in report["results"]:
-        figures = allreduce.figures_of(result)
+        figures = collectives.figures_of(result)
         rows.append(
             Row(
                 collective=report["kij"]["collective"],
@@ -159,7 +159,7 @@ class _Result(_Part):
 
 
 class _Kij(_Part):
-    collective: Literal[tuple(allreduce.COLLECTIVES)]  # type: ignore[valid-type]
+    collective: Literal[tuple(collectives.COLLECTIVES)]  # type: ignore[valid-type]
     ranks: _Positive
     nodes: _Positive
 
@@ -296,7 +296,7 @@ def summarize(document: Document) -> list[Scaling]:
         row = next(row for row in rows if row.size == wanted)
         if base is None and row.ranks > 1:
             base = row.busbw
-        factor = allreduce.bus_factor(row.collective, row.ranks)
+        factor = collectives.bus_factor(row.collective, row.ranks)
         model = fit([r.size for r in rows], [r.time_us for r in rows], factor)
         grows = model is not None and math.isfinite(model.bandwidth) and row.ranks > 1
         lines.append(
@@ -367,7 +367,7 @@ def parse_gate(text: str) -> tuple[int, float]:
     """Bytes and GB/s of "8M:10". Raises RequestError."""
     size, colon, least = text.partition(":")
     try:
-        gate = allreduce.parse_size(size), float(least)
+        gate = collectives.parse_size(size), float(least)
     except ValueError:
         gate = 0, 0.0
     if not colon or not gate[0] or not 0 < gate[1] < math.inf:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from kij_train import bootstrap, names, units
+from kij_train import names, units
+from kij_train.pod import bootstrap
 
 RESERVED_PATHS = (bootstrap.BUNDLE_DIR, bootstrap.WORK_DIR, "/dev/shm")  # noqa: S108 - a check
 

@@ -6,7 +6,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import json
 from typing import Dict, List, NamedTuple, Tuple
 
-from kij_train import bootstrap
+from kij_train.pod import bootstrap
 
 ENV_GANG = "KIJ_GANG"
 """JSON of Settings."""

@@ -10,11 +10,11 @@ import os
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from kij_train import bootstrap
-from kij_train.gang import hang
-from kij_train.gang.contract import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
-from kij_train.gang.history import History
-from kij_train.gang.ranks import Zygote
+from kij_train.pod import bootstrap
+from kij_train.pod.gang import hang
+from kij_train.pod.gang.contract import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
+from kij_train.pod.gang.history import History
+from kij_train.pod.gang.ranks import Zygote
 
 Json = Dict[str, Any]
 LOOKS_A_TIMEOUT = 10

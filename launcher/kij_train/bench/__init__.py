@@ -1,0 +1,1 @@
+"""Sweeps of a collective over numbers of nodes: measure, report, compare, plot."""

@@ -1,0 +1,33 @@
+"""One job that is on a cluster: what is read of it, and what changes it."""
+
+from kij_train.jobs.read import (
+    JobStatus,
+    JobSummary,
+    Object,
+    events_of,
+    execute,
+    get,
+    list_jobs,
+    logs,
+    pods_of,
+    status,
+    summary_of,
+    wait,
+    why,
+)
+
+__all__ = [
+    "JobStatus",
+    "JobSummary",
+    "Object",
+    "events_of",
+    "execute",
+    "get",
+    "list_jobs",
+    "logs",
+    "pods_of",
+    "status",
+    "summary_of",
+    "wait",
+    "why",
+]

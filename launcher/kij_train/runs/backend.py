@@ -1,0 +1,138 @@
+"""A plan as processes of this machine, or as a job on a cluster.
+
+What only one of the two needs is imported where it begins, so that rendering starts fast.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kij_train import units
+from kij_train.errors import InterruptedByUserError, JobFailedError, TimedOutError
+from kij_train.runs.plan import Plan
+from kij_train.spec import JobSpec
+
+if TYPE_CHECKING:
+    from kij_train import diagnosis, local
+    from kij_train.cluster import Cluster, LogLine, Observation, Submission
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+def run_local(
+    plan: Plan, *, environ: Mapping[str, str], emit: local.nodes.Emit, stop: local.Stop
+) -> float:
+    """Run the job on this machine; the seconds it took.
+
+    Raises RequestError when the machine cannot, JobFailedError with the verdict, TimedOutError at
+    spec.timeout, InterruptedByUserError after `stop`.
+    """
+    from kij_train import diagnosis, local
+
+    local.check_machine(plan.spec, environ, plan.code_dir)
+    outcome = local.run_nodes(plan.spec, cwd=plan.code_dir, environ=environ, emit=emit, stop=stop)
+    after = units.format_seconds(outcome.seconds)
+    if outcome.succeeded:
+        return outcome.seconds
+    if outcome.stopped_by is not None:
+        raise InterruptedByUserError(
+            f"{plan.name} was stopped after {after}; nothing of it is left running",
+            signum=outcome.stopped_by,
+        )
+    if outcome.deadline_exceeded:
+        raise TimedOutError(f"{plan.name} did not end within its --timeout, {after}")
+    failures = list(outcome.failures) or [
+        _unrecorded(index, code) for index, code in enumerate(outcome.exit_codes) if code
+    ]
+    raise JobFailedError(diagnosis.verdict(plan.name, after, failures))
+
+
+def _unrecorded(index: int, exit_code: int) -> diagnosis.Failure:
+    how = f"ended with exit code {exit_code}" if exit_code > 0 else f"killed by signal {-exit_code}"
+    from kij_train import diagnosis
+
+    return diagnosis.Failure(
+        index=index,
+        rank=None,
+        message=f"the node's first process {how}",
+        callstack="",
+        exit_code=exit_code,
+        time=0.0,
+    )
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+def connect(spec: JobSpec) -> Cluster:
+    """The cluster and namespace that the spec, the kubeconfig or the pod around us names."""
+    from kij_train.cluster import Cluster
+
+    return Cluster.connect(
+        kubeconfig=spec.kubeconfig, context=spec.context, namespace=spec.namespace
+    )
+
+
+def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
+    """What the API server makes of every object, and of one pod; nothing is created."""
+    return cluster.dry_run(plan.objects())
+
+
+def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission:
+    """Create the job, all or nothing. Raises RefusedError, UnreachableError."""
+    return cluster.submit(plan.objects(), replace=replace)
+
+
+def await_a_pod(submission: Submission) -> None:
+    """Look, for some seconds, whether the cluster takes the pods of a job.
+
+    Raises RefusedError when quota or policy refuse them; then the job is removed.
+    """
+    from kij_train import cluster
+
+    cluster.await_a_pod(submission)
+
+
+MOST_FOLLOWED = 32
+"""Logs that are passed on at once, of a job whose rank 0 may be anywhere."""
+
+
+def follow(
+    submission: Submission,
+    *,
+    pods: int = 1,
+    on_line: Callable[[LogLine], None],
+    on_change: Callable[[Observation], None],
+    on_note: Callable[[str], None],
+) -> float:
+    """Stay until the job ends, passing on the log of the first `pods` indexes; the seconds it took.
+
+    Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError when
+    the cluster makes no pod of it at all.
+    """
+    from kij_train import cluster, diagnosis, jobs
+
+    end = cluster.follow(
+        submission,
+        on_line=on_line,
+        on_change=on_change,
+        on_note=on_note,
+        log_indexes=frozenset(range(min(pods, MOST_FOLLOWED))),
+    )
+    verdict = diagnosis.why(end.job, end.pods, (), now=time.time())
+    if verdict.state is diagnosis.JobState.SUCCEEDED:
+        return end.seconds
+    if verdict.findings and verdict.findings[0].kind in ("deadline", "pods-gone", "unknown"):
+        # The pods do not tell; events may.
+        events = jobs.events_of(submission.cluster, submission.name)
+        verdict = diagnosis.why(end.job, end.pods, events, now=time.time())
+    flags = f"{submission.name} -n {submission.cluster.namespace}"
+    hints = (f"log: kij-train logs {flags} --all --tail 100",)
+    if verdict.state is diagnosis.JobState.CANCELLED:
+        raise JobFailedError(verdict.text(), hints=hints)
+    if verdict.findings and verdict.findings[0].kind == "deadline":
+        raise TimedOutError(verdict.text(), hints=hints)
+    raise JobFailedError(verdict.text(), hints=hints)
