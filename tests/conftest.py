@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from tests.cluster.paths import StatePaths
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 TIERS = ("unit", "local", "api", "node")
+# An example that takes long says more of the machine than of the code.
+hypothesis.settings.register_profile("kij-train", deadline=None)
+hypothesis.settings.load_profile("kij-train")
 REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 

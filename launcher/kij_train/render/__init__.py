@@ -8,6 +8,15 @@ from kij_train.render.code import code_config_maps
 from kij_train.render.job import render_job
 from kij_train.render.objects import Code, render
 from kij_train.render.service import render_service
+from kij_train.render.shapes import shape_of
 from kij_train.render.text import to_yaml
 
-__all__ = ["Code", "code_config_maps", "render", "render_job", "render_service", "to_yaml"]
+__all__ = [
+    "Code",
+    "code_config_maps",
+    "render",
+    "render_job",
+    "render_service",
+    "shape_of",
+    "to_yaml",
+]

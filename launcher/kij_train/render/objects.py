@@ -9,6 +9,7 @@ from kij_train.render.gpus import claim_templates
 from kij_train.render.job import render_job
 from kij_train.render.scheduling import pod_groups
 from kij_train.render.service import render_service
+from kij_train.render.shapes import shape_of
 from kij_train.spec import JobSpec
 
 __all__ = ["Code", "render"]
@@ -21,6 +22,12 @@ def render(spec: JobSpec, *, name: str, code: Code) -> list[dict[str, Any]]:
     """
     config_maps = code_config_maps(spec, code)
     names = [str(config_map["metadata"]["name"]) for config_map in config_maps]
-    job = render_job(spec, name=name, config_maps=names, code_sha256=code.sha256)
+    job = render_job(
+        spec,
+        name=name,
+        shape=shape_of(spec, name),
+        config_maps=names,
+        code_sha256=code.sha256,
+    )
     extra = [*claim_templates(spec, name), *pod_groups(spec, name)]
     return [*config_maps, render_service(spec, name=name), *extra, job]

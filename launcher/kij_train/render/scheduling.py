@@ -44,7 +44,7 @@ def scheduling_metadata(spec: JobSpec, name: str) -> SchedulingMetadata:
             ] = label
     if spec.scheduler == "volcano":
         # Volcano's own controller makes the PodGroup from it.
-        result.job_annotations[names.VOLCANO_MIN_MEMBER] = str(spec.min_nodes or spec.nodes)
+        result.job_annotations[names.VOLCANO_MIN_MEMBER] = str(spec.least_nodes)
         if spec.queue is not None:
             result.pod_annotations[names.VOLCANO_QUEUE] = spec.queue
     if spec.scheduler == "coscheduling":
@@ -57,13 +57,13 @@ def pod_groups(spec: JobSpec, name: str) -> list[dict[str, Any]]:
     shared = {"kind": "PodGroup", "metadata": metadata(spec, name, job_labels(spec, name))}
     if spec.scheduler == "coscheduling":
         gang: dict[str, Any] = {
-            "minMember": spec.min_nodes or spec.nodes,
+            "minMember": spec.least_nodes,
             "scheduleTimeoutSeconds": spec.rendezvous_timeout,
         }
         return [{"apiVersion": "scheduling.x-k8s.io/v1alpha1", **shared, "spec": gang}]
     if spec.scheduler == "native":
         # Not the Job's own spec.scheduling of 1.37, which takes one more feature gate, in alpha.
-        policy = {"schedulingPolicy": {"gang": {"minCount": spec.min_nodes or spec.nodes}}}
+        policy = {"schedulingPolicy": {"gang": {"minCount": spec.least_nodes}}}
         version = f"{names.NATIVE_GROUP}/{names.NATIVE_VERSIONS[0]}"
         return [{"apiVersion": version, **shared, "spec": policy}]
     return []

@@ -12,7 +12,7 @@ from typing import Any
 
 from kij_train import names, render, units
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap, gang, preflight
+from kij_train.pod import bootstrap, preflight
 from kij_train.runs import bundle
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
@@ -40,8 +40,8 @@ class Plan:
         check = ""
         if self.spec.preflight:
             check = Path(preflight.__file__).read_text(encoding="utf-8")
-        supervised = gang.FILES if self.spec.supervised else ()
-        more = {file.name: file.read_text(encoding="utf-8") for file in supervised}
+        beside = render.shape_of(self.spec, self.name).sources
+        more = {file.name: file.read_text(encoding="utf-8") for file in beside}
         code = render.Code(source, preflight=check, more=more)
         if self.archive is not None:
             archive = self.archive

@@ -254,6 +254,11 @@ class JobSpec(Model):
         return self.nodes + self.spares
 
     @property
+    def least_nodes(self) -> int:
+        """Nodes that must train, and end well, at least."""
+        return self.min_nodes or self.nodes
+
+    @property
     def supervised(self) -> bool:
         """Whether a supervisor stays in the pods, to start ranks again."""
         return self.restart != "never"
@@ -261,7 +266,7 @@ class JobSpec(Model):
     def gang_settings(self, peers: list[str], backoff_limit: int) -> gang.Settings:
         """What every supervisor is told; `peers` and `backoff_limit` as Settings has them."""
         settings = gang.Settings(
-            low=self.min_nodes or self.nodes,
+            low=self.least_nodes,
             high=self.nodes,
             spares=self.spares,
             peers=peers,

@@ -1,0 +1,164 @@
+"""The pod of an index, with the pod contract in its environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kij_train import names, units
+from kij_train.pod import bootstrap, preflight
+from kij_train.render.code import PREFLIGHT_KEY
+from kij_train.render.gpus import container_claims, pod_claims
+from kij_train.render.scheduling import SCHEDULER_NAMES, affinity
+from kij_train.render.shapes import Shape
+from kij_train.render.volumes import volume_mounts, volumes
+from kij_train.spec import DEFAULT_PORT, JobSpec
+
+
+def pod_spec(
+    spec: JobSpec, name: str, shape: Shape, config_maps: list[str], code_sha256: str | None
+) -> dict[str, Any]:
+    """The `spec` of the Job's pod template; arguments as for render_job."""
+    pod: dict[str, Any] = {
+        "subdomain": name,
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": _pod_security(spec),
+        "containers": [_container(spec, name, shape, code_sha256)],
+        "volumes": volumes(spec, config_maps),
+    }
+    optional: dict[str, Any] = {
+        "nodeSelector": dict(sorted(spec.node_selector.items())),
+        "tolerations": _tolerations(spec, shape),
+        "affinity": spec.affinity or affinity(spec, name),
+        "schedulerName": SCHEDULER_NAMES.get(spec.scheduler or ""),
+        "resourceClaims": pod_claims(spec, name),
+        "terminationGracePeriodSeconds": spec.grace,
+        "schedulingGroup": {"podGroupName": name} if spec.scheduler == "native" else None,
+        "priorityClassName": spec.priority_class,
+        "serviceAccountName": spec.service_account,
+        "imagePullSecrets": [{"name": secret} for secret in dict.fromkeys(spec.image_pull_secrets)],
+    }
+    return {**pod, **{key: value for key, value in optional.items() if value}}
+
+
+def _pod_security(spec: JobSpec) -> dict[str, Any]:
+    """With `run_as_user`, all that Pod Security "restricted" asks of a pod."""
+    context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if spec.run_as_user is not None:
+        context |= {
+            "runAsNonRoot": True,
+            "runAsUser": spec.run_as_user,
+            "runAsGroup": spec.run_as_user,
+            "fsGroup": spec.run_as_user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+        }
+    return context
+
+
+def _container(spec: JobSpec, name: str, shape: Shape, code_sha256: str | None) -> dict[str, Any]:
+    security: dict[str, Any] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    if spec.capabilities:
+        security["capabilities"]["add"] = sorted(set(spec.capabilities))
+    if spec.read_only_root:
+        security["readOnlyRootFilesystem"] = True
+    ports = {"rendezvous": spec.port or DEFAULT_PORT, **shape.ports}
+    container: dict[str, Any] = {
+        "name": names.CONTAINER,
+        "image": spec.image,
+        "command": ["python3", "-u", f"{bootstrap.BUNDLE_DIR}/{shape.first_process}"],
+        "args": [literal(argument) for argument in spec.command],
+        "env": _environment(spec, name, shape, code_sha256),
+        "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
+        "securityContext": security,
+        "terminationMessagePath": bootstrap.TERMINATION_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": volume_mounts(spec),
+        **shape.probes,
+    }
+    if spec.image_pull_policy is not None:
+        container["imagePullPolicy"] = spec.image_pull_policy
+    if spec.env_from_secrets:
+        secrets = dict.fromkeys(spec.env_from_secrets)
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in secrets]
+    resources, claims = _resources(spec), container_claims(spec)
+    if resources or claims:
+        container["resources"] = {}
+    if resources:
+        container["resources"] |= {"requests": resources, "limits": dict(resources)}
+    if claims:
+        container["resources"]["claims"] = claims
+    return container
+
+
+def literal(text: str) -> str:
+    """Text that the kubelet gives to the process as it is, but for $(NODE_RANK).
+
+    It expands $(VAR) and folds $$.
+    """
+    parts = text.split(bootstrap.NODE_RANK_REFERENCE)
+    return bootstrap.NODE_RANK_REFERENCE.join(part.replace("$", "$$") for part in parts)
+
+
+def _environment(
+    spec: JobSpec, name: str, shape: Shape, code_sha256: str | None
+) -> list[dict[str, Any]]:
+    def field(variable: str, path: str) -> dict[str, Any]:
+        return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    fixed = {
+        bootstrap.ENV_NNODES: str(spec.nodes),
+        bootstrap.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
+        bootstrap.ENV_WORLD_SIZE: str(spec.world_size),
+        bootstrap.ENV_MASTER_ADDR: f"{name}-0.{name}",
+        bootstrap.ENV_MASTER_PORT: str(spec.port or DEFAULT_PORT),
+        bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
+        bootstrap.ENV_ERROR_FILE: bootstrap.TERMINATION_LOG,
+    }
+    if spec.preflight:
+        fixed[bootstrap.ENV_PREFLIGHT] = f"{bootstrap.BUNDLE_DIR}/{PREFLIGHT_KEY}"
+        fixed[bootstrap.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
+        if spec.shm is not None:
+            fixed[preflight.ENV_SHM_BYTES] = str(int(units.quantity_value(spec.shm)))
+    if spec.settings_script is not None:
+        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
+    fixed |= shape.environment
+    if code_sha256 is not None:
+        fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
+    user = {"PYTHONUNBUFFERED": "1", **spec.env}
+    if spec.gpus:
+        user = {"NCCL_DEBUG": "WARN", **user}
+    return [
+        # First, so that later values may use $(NODE_RANK).
+        field(bootstrap.ENV_NODE_RANK, f"metadata.annotations['{names.COMPLETION_INDEX}']"),
+        field(bootstrap.ENV_NODE_NAME, "spec.nodeName"),
+        *(field(variable, path) for variable, path in shape.field_references.items()),
+        *({"name": key, "value": value} for key, value in fixed.items()),
+        *({"name": key, "value": literal(value)} for key, value in sorted(user.items())),
+    ]
+
+
+def _resources(spec: JobSpec) -> dict[str, str]:
+    """Requests equal limits: guaranteed, and what the user asked for, neither more nor less."""
+    resources = {name: str(count) for name, count in sorted(spec.resources.items())}
+    if spec.gpu_resource is not None:
+        resources[spec.gpu_resource] = str(spec.gpus)
+    if spec.memory is not None:
+        resources["memory"] = spec.memory
+    if spec.cpu is not None:
+        resources["cpu"] = spec.cpu
+    return dict(sorted(resources.items()))
+
+
+def _tolerations(spec: JobSpec, shape: Shape) -> list[dict[str, Any]]:
+    tolerations = [t.model_dump(by_alias=True, exclude_none=True) for t in spec.tolerations]
+    if spec.gpus:
+        amd = spec.gpu_kind == "amd"
+        taint = names.AMD_GPU_RESOURCE if amd else names.GPU_RESOURCE
+        tolerations.insert(0, {"key": taint, "operator": "Exists"})
+    given = {t.get("key") for t in tolerations}
+    tolerations += [added for added in shape.tolerations if added["key"] not in given]
+    return [t for i, t in enumerate(tolerations) if t not in tolerations[:i]]

@@ -1,0 +1,56 @@
+"""N nodes that start again together, with --restart gang or elastic, and their spares."""
+
+from __future__ import annotations
+
+import json
+
+from kij_train import names
+from kij_train.pod import gang
+from kij_train.render.shapes.shape import Shape
+from kij_train.spec import DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
+
+LOST_MACHINE_S = 5
+"""After which a pod on a machine that is not heard of is replaced; Kubernetes' own is 300."""
+
+
+def shape(spec: JobSpec, name: str) -> Shape:
+    """The shape of a job that restarts: a supervisor is the first process of every pod."""
+    port = (spec.port or DEFAULT_PORT) + SUPERVISOR_PORT
+    settings = spec.gang_settings([f"{name}-{{}}.{name}:{port}"], spec.max_restarts)
+    return Shape(
+        # No podFailurePolicy: it forces podReplacementPolicy Failed, under which a pod on a dead
+        # machine is not replaced until somebody removes it. An index has its own backoff, which
+        # starts at 10 s, where that of all pods together would double with every loss.
+        policy={
+            "completions": spec.pods,
+            "parallelism": spec.pods,
+            "backoffLimit": spec.max_restarts,
+            "backoffLimitPerIndex": spec.max_restarts,
+            "successPolicy": {"rules": [{"succeededCount": spec.least_nodes}]},
+        },
+        first_process=gang.SUPERVISOR.name,
+        sources=gang.FILES,
+        environment={gang.ENV_GANG: json.dumps(settings._asdict())},
+        field_references={
+            gang.ENV_POD_IP: "status.podIP",
+            gang.ENV_GANG_ID: f"metadata.labels['{names.CONTROLLER_UID}']",
+        },
+        ports={"supervisor": port},
+        # A pod is ready while its node trains, and not while it stands by.
+        probes={
+            "readinessProbe": {
+                "tcpSocket": {"port": port + gang.READY_PORT},
+                "periodSeconds": 5,
+                "failureThreshold": 1,
+            }
+        },
+        tolerations=[
+            {
+                "key": key,
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": LOST_MACHINE_S,
+            }
+            for key in (names.NOT_READY, names.UNREACHABLE)
+        ],
+    )

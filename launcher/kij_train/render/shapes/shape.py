@@ -1,0 +1,28 @@
+"""What a kind of job adds to what all jobs have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Pieces of the Job, its pods and their container."""
+
+    policy: dict[str, Any]
+    """Of the Job: completions, parallelism, and what a pod that fails means."""
+    first_process: str
+    """File in the pods' folder of the code, which is run first."""
+    sources: tuple[Path, ...] = ()
+    """Files that lie beside the bootstrap there."""
+    environment: dict[str, str] = field(default_factory=dict)
+    field_references: dict[str, str] = field(default_factory=dict)
+    """Environment variables, and the fields of the pod that they have their values from."""
+    ports: dict[str, int] = field(default_factory=dict)
+    """Of the container, by name, besides that of the rendezvous."""
+    probes: dict[str, Any] = field(default_factory=dict)
+    """Of the container."""
+    tolerations: list[dict[str, Any]] = field(default_factory=list)
+    """Added where the user tolerates nothing of the same key."""

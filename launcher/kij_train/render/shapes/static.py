@@ -1,0 +1,35 @@
+"""N nodes that train once, with --restart never: the first pod that fails ends the job."""
+
+from __future__ import annotations
+
+from kij_train import names
+from kij_train.pod import bootstrap
+from kij_train.render.code import BOOTSTRAP_KEY
+from kij_train.render.shapes.shape import Shape
+from kij_train.spec import JobSpec
+
+FAIL_FAST_EXIT_CODES = [bootstrap.EXIT_CONTRACT, bootstrap.EXIT_CODE]
+"""The bootstrap's failures that another pod would repeat."""
+
+
+def shape(spec: JobSpec) -> Shape:
+    """The shape of a job that does not restart."""
+    fail_fast = {
+        "action": "FailJob",
+        "onExitCodes": {
+            "containerName": names.CONTAINER,
+            "operator": "In",
+            "values": FAIL_FAST_EXIT_CODES,
+        },
+    }
+    return Shape(
+        policy={
+            "completions": spec.pods,
+            "parallelism": spec.pods,
+            "backoffLimit": spec.backoff,
+            # Two pods of index 0 would both be in DNS: the new one waits until the old one is gone.
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": [fail_fast]},
+        },
+        first_process=BOOTSTRAP_KEY,
+    )
