@@ -253,7 +253,7 @@ def as_rank(rounds: int) -> None:
         for round_ in range(rounds * LOOPS_A_ROUND):
             pair = [(0, ours), (1, minimal)]
             for side, function in pair if round_ % 2 else reversed(pair):
-                factor = collectives.bus_factor("all_reduce", run.ranks)
+                factor = collectives.COLLECTIVES["all_reduce"].factor(run.ranks)
                 busbw = size / function(size // 4) / 1e9 * factor
                 sides[side].setdefault(size, []).append(busbw)
     if run.rank == 0:

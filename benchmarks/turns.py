@@ -40,7 +40,7 @@ def main() -> None:
     args = collectives.parse_args([*SIZES, *ITERATIONS, "--device", "cpu"])
     run = collectives.Run(args)
     sizes = collectives.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
-    factor = collectives.bus_factor("all_reduce", run.ranks)
+    factor = collectives.COLLECTIVES["all_reduce"].factor(run.ranks)
     run.dist.barrier()
     if run.rank == 0:
         (folder / f"ready-{side}").touch()

@@ -65,7 +65,7 @@ def document(*runs: tuple[int, dict[str, Any]]) -> reports.Document:
 def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     collective: str, ranks: int, factor: float
 ) -> None:
-    assert collectives.bus_factor(collective, ranks) == factor
+    assert collectives.COLLECTIVES[collective].factor(ranks) == factor
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,7 @@ def summarize(document: Document) -> list[Scaling]:
         row = next(row for row in rows if row.size == wanted)
         if base is None and row.ranks > 1:
             base = row.busbw
-        factor = collectives.bus_factor(row.collective, row.ranks)
+        factor = collectives.COLLECTIVES[row.collective].factor(row.ranks)
         model = fit([r.size for r in rows], [r.time_us for r in rows], factor)
         grows = model is not None and math.isfinite(model.bandwidth) and row.ranks > 1
         lines.append(

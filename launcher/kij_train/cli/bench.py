@@ -24,13 +24,7 @@ from kij_train.specfile import Layer, Resolved, resolve
 if TYPE_CHECKING:
     from kij_train.cluster import LogLine, Submission
 
-COMMANDS = {
-    "allreduce": "all_reduce",
-    "allgather": "all_gather",
-    "reducescatter": "reduce_scatter",
-    "broadcast": "broadcast",
-    "alltoall": "alltoall",
-}
+COMMANDS = {name.replace("_", ""): name for name in collectives.COLLECTIVES}
 PASSED_ON = (
     (("-b", "--minbytes"), "SIZE", "Smallest message; 32M, or -e."),
     (("-e", "--maxbytes"), "SIZE", "Largest message; 32M, or -b."),

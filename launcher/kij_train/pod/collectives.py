@@ -27,7 +27,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Callable, NamedTuple, NoReturn
 
 VERSION = 1
 ENVIRONMENT = ("NCCL_", "TORCH_NCCL_", "GLOO_", "CUDA_VISIBLE_DEVICES")
@@ -60,30 +60,81 @@ REDOPS = {"sum": "SUM", "prod": "PRODUCT", "min": "MIN", "max": "MAX", "avg": "A
 
 
 class Collective(NamedTuple):
-    """What differs between collectives."""
+    """All in which collectives differ."""
 
     program: str
     """The program of nccl-tests to compare with."""
     reduces: bool
     in_place: bool
-    root: int
+    """One buffer; else one to send and one to receive."""
+    factor: Callable[[int], float]
+    """busbw / algbw by the number of ranks: what of the message crosses the slowest link
+    (nccl-tests, doc/PERFORMANCE.md)."""
+    parts: Callable[[int], tuple[int, int]]
+    """By the number of ranks, how many parts the send and the receive buffer have. A message is the
+    larger of the two; where both are one part, that is the whole message."""
+    call: Callable[[Any, Any, Any, Any], object]
+    """With torch.distributed, the two buffers and the operation."""
+    result: Callable[[int, int, int], list[tuple[int | None, int]]]
+    """By rank, ranks and the elements of a part: of each part received, the rank whose data it is
+    (None: all ranks' reduced), and the index there of its first element."""
+    root: int = -1
     """Of a broadcast; -1 for none."""
 
 
+def _ring(ranks: int) -> float:
+    return (ranks - 1) / ranks
+
+
 COLLECTIVES = {
-    "all_reduce": Collective("all_reduce_perf", True, True, -1),
-    "all_gather": Collective("all_gather_perf", False, False, -1),
-    "reduce_scatter": Collective("reduce_scatter_perf", True, False, -1),
-    "broadcast": Collective("broadcast_perf", False, True, 0),
-    "alltoall": Collective("alltoall_perf", False, False, -1),
+    "all_reduce": Collective(
+        program="all_reduce_perf",
+        reduces=True,
+        in_place=True,
+        factor=lambda ranks: 2 * _ring(ranks),
+        parts=lambda _: (1, 1),
+        call=lambda dist, send, _, op: dist.all_reduce(send, op=op),
+        result=lambda *_: [(None, 0)],
+    ),
+    "all_gather": Collective(
+        program="all_gather_perf",
+        reduces=False,
+        in_place=False,
+        factor=_ring,
+        parts=lambda ranks: (1, ranks),
+        call=lambda dist, send, receive, _: dist.all_gather_into_tensor(receive, send),
+        result=lambda _, ranks, __: [(source, 0) for source in range(ranks)],
+    ),
+    "reduce_scatter": Collective(
+        program="reduce_scatter_perf",
+        reduces=True,
+        in_place=False,
+        factor=_ring,
+        parts=lambda ranks: (ranks, 1),
+        call=lambda dist, send, receive, op: dist.reduce_scatter_tensor(receive, send, op=op),
+        result=lambda rank, _, part: [(None, rank * part)],
+    ),
+    "broadcast": Collective(
+        program="broadcast_perf",
+        reduces=False,
+        in_place=True,
+        factor=lambda _: 1.0,
+        parts=lambda _: (1, 1),
+        call=lambda dist, send, *_: dist.broadcast(send, src=0),
+        result=lambda *_: [(0, 0)],
+        root=0,
+    ),
+    "alltoall": Collective(
+        program="alltoall_perf",
+        reduces=False,
+        in_place=False,
+        factor=_ring,
+        parts=lambda ranks: (ranks, ranks),
+        call=lambda dist, send, receive, _: dist.all_to_all_single(receive, send),
+        result=lambda rank, ranks, part: [(source, rank * part) for source in range(ranks)],
+    ),
 }
-
-
-def bus_factor(collective: str, ranks: int) -> float:
-    """busbw / algbw: what of the message crosses the slowest link (nccl-tests, PERFORMANCE.md)."""
-    if collective == "broadcast":
-        return 1.0
-    return (2.0 if collective == "all_reduce" else 1.0) * (ranks - 1) / ranks
+"""By the names that torch gives them. `kij-train bench` leaves out their underscores."""
 
 
 def parse_size(text: str) -> int:
@@ -112,13 +163,9 @@ def elements(collective: str, size: int, element_bytes: int, ranks: int) -> tupl
 
     As in nccl-tests, `size` is the larger of the two buffers, and the count that of a rank's part.
     """
-    whole = size // element_bytes
-    if collective in ("all_reduce", "broadcast"):
-        return whole, whole, whole
-    part = whole // ranks
-    send = part if collective == "all_gather" else part * ranks
-    receive = part if collective == "reduce_scatter" else part * ranks
-    return part, send, receive
+    send, receive = COLLECTIVES[collective].parts(ranks)
+    part = size // element_bytes // max(send, receive)
+    return part, send * part, receive * part
 
 
 class Parser(argparse.ArgumentParser):
@@ -272,18 +319,8 @@ class Run:
 
     def call(self, send: Any, receive: Any) -> None:
         """One collective; returns when the host may go on, which with NCCL is at once."""
-        dist, name = self.dist, self.args.collective
-        op = getattr(dist.ReduceOp, REDOPS[self.args.op])
-        if name == "all_reduce":
-            dist.all_reduce(send, op=op)
-        elif name == "broadcast":
-            dist.broadcast(send, src=self.collective.root)
-        elif name == "all_gather":
-            dist.all_gather_into_tensor(receive, send)
-        elif name == "reduce_scatter":
-            dist.reduce_scatter_tensor(receive, send, op=op)
-        else:
-            dist.all_to_all_single(receive, send)
+        op = getattr(self.dist.ReduceOp, REDOPS[self.args.op])
+        self.collective.call(self.dist, send, receive, op)
 
     def synchronize(self) -> None:
         """Wait for the GPU."""
@@ -355,22 +392,14 @@ class Run:
         self.fill(sending, 0)
         self.call(sending, receiving)
         self.synchronize()
-        op, ranks, name = self.args.op, self.ranks, self.args.collective
-        wrong = 0
-        if self.collective.reduces:
-            table = self.residues([reduced(op, ranks, r) for r in range(PERIOD)])
-            first = self.rank * count if name == "reduce_scatter" else 0
-            wrong = self.differences(receiving, first, table)
-        else:
-            # Broadcast gets the root's data, the others one part from every rank.
-            sources = [self.collective.root] if name == "broadcast" else range(ranks)
-            for source in sources:
-                table = self.residues([value(op, source, ranks, r) for r in range(PERIOD)])
-                part = receiving
-                if name != "broadcast":
-                    part = receiving[source * count : (source + 1) * count]
-                first = self.rank * count if name == "alltoall" else 0
-                wrong += self.differences(part, first, table)
+        op, ranks, wrong = self.args.op, self.ranks, 0
+        parts = self.collective.result(self.rank, ranks, count)
+        for received, (source, first) in zip(receiving.chunk(len(parts)), parts):
+            expected = [
+                reduced(op, ranks, r) if source is None else value(op, source, ranks, r)
+                for r in range(PERIOD)
+            ]
+            wrong += self.differences(received, first, self.residues(expected))
         total = self.torch.tensor([wrong], dtype=self.torch.int64, device=self.device)
         self.dist.all_reduce(total)
         return int(total.item())
@@ -418,7 +447,7 @@ def make_row(
     figures = {
         "time": mean * 1e6,
         "alg_bw": algbw,
-        "bus_bw": algbw * bus_factor(args.collective, len(seconds)),
+        "bus_bw": algbw * collective.factor(len(seconds)),
         "nwrong": wrong,
     }
     return {
