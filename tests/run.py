@@ -3,6 +3,8 @@
 The unit and local tiers always run. The api and node tiers run on the cluster of tests/cluster
 where the machine has all that it takes; with CI=true on Linux, as root and with Go, they are
 required, and what apt has is installed for them.
+
+Tests run side by side, for most of their time is waiting; those marked `alone` run afterwards.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.cluster import requirements
 from tests.cluster.paths import StatePaths
 from tests.cluster.phases import phase, say
@@ -20,6 +24,11 @@ from tests.cluster.state import State
 
 CLUSTER = [sys.executable, "-m", "tests.cluster"]
 PYTEST = [sys.executable, "-m", "pytest"]
+PROCESSES = 2
+"""Of the unit and local tiers, which use processors."""
+CLUSTER_PROCESSES = 3
+"""Of the api and node tiers, which mostly wait for pods."""
+NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def main() -> int:
@@ -29,13 +38,24 @@ def main() -> int:
     chosen, pytest_args = parser.parse_known_args()
     if not chosen.only_cluster:
         with phase("tests: unit and local"):
-            status = subprocess.call([*PYTEST, "-m", "(unit or local) and not slow", *pytest_args])
+            status = run_tests("unit or local", PROCESSES, [], pytest_args)
         if status:
             return status
         if lacking := reasons_against_a_cluster():
             say("not run: the api and node tiers. This machine lacks\n  " + "\n  ".join(lacking))
             return 0
     return on_cluster(pytest_args)
+
+
+def run_tests(tiers: str, processes: int, prefix: list[str], pytest_args: list[str]) -> int:
+    """Run tiers, side by side and then alone; the exit status is the first that is not zero."""
+    chosen = f"({tiers}) and not slow"
+    several = [*prefix, *PYTEST, "-m", f"{chosen} and not alone", "-n", str(processes)]
+    alone = [*prefix, *PYTEST, "-m", f"{chosen} and alone"]
+    status = subprocess.call([*several, *pytest_args])
+    if status in (0, NO_TESTS):
+        status = subprocess.call([*alone, *pytest_args]) or status
+    return 0 if status == NO_TESTS else status
 
 
 def reasons_against_a_cluster() -> list[str]:
@@ -63,8 +83,9 @@ def on_cluster(pytest_args: list[str]) -> int:
         return status
     try:
         with phase("tests: api and node"):
-            run = [*PYTEST, "-m", "(api or node) and not slow", "--cluster", "own", *pytest_args]
-            return subprocess.call([*CLUSTER, "exec", "--", *run])
+            prefix = [*CLUSTER, "exec", "--"]
+            args = ["--cluster", "own", *pytest_args]
+            return run_tests("api or node", CLUSTER_PROCESSES, prefix, args)
     finally:
         if not was_up:
             with phase("cluster down"):

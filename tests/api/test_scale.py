@@ -15,6 +15,7 @@ NODES = 500
 
 
 @pytest.mark.own_cluster
+@pytest.mark.alone
 def test_a_job_of_many_nodes_runs_to_its_end(ns: Namespace, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "tests.cluster", "simulate", "60"], cwd=ROOT, check=True, timeout=280

@@ -21,7 +21,7 @@ from tests.cluster.processes import all_pids, namespace
 from tests.cluster.state import State
 from tests.kube import ROOT, eventually
 
-pytestmark = pytest.mark.own_cluster
+pytestmark = [pytest.mark.own_cluster, pytest.mark.alone]
 
 
 class SecondCluster:

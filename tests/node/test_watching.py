@@ -156,6 +156,7 @@ def harness(*words: str) -> None:
 
 
 @pytest.mark.own_cluster
+@pytest.mark.alone
 def test_following_all_logs_through_an_api_server_restart_shows_each_line_once(
     ns: Namespace, project: Path, image: str, api_server: None
 ) -> None:
@@ -183,6 +184,7 @@ def test_following_all_logs_through_an_api_server_restart_shows_each_line_once(
 
 
 @pytest.mark.own_cluster
+@pytest.mark.alone
 def test_waiting_goes_on_through_an_api_server_restart(
     ns: Namespace, project: Path, image: str, api_server: None
 ) -> None:
