@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kij_train import names, runs, units
+from kij_train import gpus, names, runs, units
 from kij_train.errors import KijError, RefusedError
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
@@ -215,7 +215,7 @@ def _gpus(cluster: Cluster) -> Check:
     machines = cluster.list("Node")
     for machine in machines:
         for resource, count in (machine.get("status", {}).get("allocatable") or {}).items():
-            if "gpu" in resource.rpartition("/")[2] or resource.startswith("nvidia.com/mig"):
+            if gpus.of_resource(resource) or "gpu" in resource.rpartition("/")[2]:
                 kinds[(resource, str(count))] += count != "0"
     found = [f"{n} × {count} {resource}" for (resource, count), n in sorted(kinds.items()) if n]
     of_all = f"{len(machines)} nodes"

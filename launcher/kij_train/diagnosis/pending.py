@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from kij_train import names
+from kij_train import gpus
 from kij_train.diagnosis.capacity import FREE
 from kij_train.diagnosis.phases import Node, Object, Phase
 
@@ -281,9 +281,9 @@ def _reason(
         free = _most_free(machines, resource)
         if free is not None:
             about.append(f"the most that is free on one is {free}")
-        flag = {names.GPU_RESOURCE: "--gpus", "cpu": "--cpu", "memory": "--memory"}.get(
-            resource, f"--resource {resource}"
-        )
+        gpu = gpus.of_resource(resource)
+        flags = {"cpu": "--cpu", "memory": "--memory"}
+        flag = gpu.flags if gpu else flags.get(resource, f"--resource {resource}")
         return words + (f" ({', '.join(about)})" if about else ""), f"ask for less a node: {flag}"
     taint = _TAINT.match(text)
     if taint and taint[1].strip():

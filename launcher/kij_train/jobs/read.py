@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from kij_train import diagnosis, names
+from kij_train import diagnosis, gpus, names
 from kij_train.diagnosis import JobState, Node, Phase, Verdict
 from kij_train.errors import (
     RefusedError,
@@ -162,15 +162,14 @@ def summary_of(job: Object) -> JobSummary:
 def _gpus_per_node(job: Object) -> int:
     """GPUs of any kind; a MIG slice and a share of a GPU count as one."""
     resources = job["spec"]["template"]["spec"]["containers"][0].get("resources") or {}
-    kinds = (names.GPU_RESOURCE, names.SHARED_GPU_RESOURCE, names.AMD_GPU_RESOURCE)
     counted = sum(
         int(count)
         for resource, count in (resources.get("limits") or {}).items()
-        if resource in kinds or resource.startswith(names.MIG_PREFIX)
+        if gpus.of_resource(resource) is not None
     )
     claims = [claim.get("name") for claim in resources.get("claims") or []]
     # How many a claim is for stands in its template; a rank drives one GPU.
-    claimed = diagnosis.ranks_per_node(job) if names.GPU_CLAIM in claims else 0
+    claimed = diagnosis.ranks_per_node(job) if gpus.CLAIM in claims else 0
     return counted + claimed
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -18,6 +17,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from kij_train import gpus
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap, gang, preflight
 from kij_train.spec import JobSpec
@@ -38,7 +38,6 @@ LOCAL_IGNORES = (
     "node_selector",
     "tolerations",
     "affinity",
-    "gpu_kind",
     "queue",
     "scheduler",
     "topology",
@@ -75,7 +74,7 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
             f"{MAX_LOCAL_RANKS} is the most"
         )
     if spec.gpus:
-        have = visible_gpus(environ)
+        have = gpus.kind(spec.gpu_kind).on_this_machine(environ)
         if spec.pods * spec.gpus > len(have):
             raise RequestError(
                 f"--local --nodes {spec.nodes} --gpus {spec.gpus} needs "
@@ -137,15 +136,6 @@ def _missing_module(name: str, cwd: Path) -> str | None:
         except Exception:
             return None  # an odd finder, or a package without a file: Python itself will tell
     return None
-
-
-def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """CUDA devices as CUDA_VISIBLE_DEVICES names them: its own list, else all of /dev/nvidia*."""
-    listed = environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return [device for device in listed.split(",") if device.strip() not in ("", "-1")]
-    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-    return sorted((match[1] for match in found if match), key=int)
 
 
 def _can_listen(port: int) -> bool:
@@ -226,6 +216,7 @@ def node_environment(
             bootstrap.ENV_PREFLIGHT_PORT: str(preflight_port),
         }
     if spec.gpus:
-        mine = visible_gpus(environ)[index * spec.gpus : (index + 1) * spec.gpus]
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        kind = gpus.kind(spec.gpu_kind)
+        mine = kind.on_this_machine(environ)[index * spec.gpus : (index + 1) * spec.gpus]
+        env[kind.visible] = ",".join(mine)
     return env

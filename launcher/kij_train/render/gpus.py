@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from kij_train import names
+from kij_train import gpus
 from kij_train.render.metadata import job_labels, metadata
 from kij_train.spec import JobSpec
 
 
 def claim_templates(spec: JobSpec, name: str) -> list[dict[str, Any]]:
     """The template from which every pod gets its claim, with --gpu-kind dra (Kubernetes 1.34)."""
-    if not spec.gpus or spec.gpu_kind != "dra":
+    if not spec.gpus or spec.gpu_kind != gpus.DRA:
         return []
     exactly = {
-        "deviceClassName": names.GPU_DEVICE_CLASS,
+        "deviceClassName": gpus.DEVICE_CLASS,
         "allocationMode": "ExactCount",
         "count": spec.gpus,
     }
@@ -32,9 +32,9 @@ def pod_claims(spec: JobSpec, name: str) -> list[dict[str, Any]]:
     """The pod's claims."""
     if not claim_templates(spec, name):
         return []
-    return [{"name": names.GPU_CLAIM, "resourceClaimTemplateName": name}]
+    return [{"name": gpus.CLAIM, "resourceClaimTemplateName": name}]
 
 
 def container_claims(spec: JobSpec) -> list[dict[str, Any]]:
     """Which of them the container uses."""
-    return [{"name": names.GPU_CLAIM}] if spec.gpus and spec.gpu_kind == "dra" else []
+    return [{"name": gpus.CLAIM}] if spec.gpus and spec.gpu_kind == gpus.DRA else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kij_train import names, units
+from kij_train import gpus, names, units
 from kij_train.pod import bootstrap, preflight
 from kij_train.render.code import PREFLIGHT_KEY
 from kij_train.render.gpus import container_claims, pod_claims
@@ -156,8 +156,7 @@ def _resources(spec: JobSpec) -> dict[str, str]:
 def _tolerations(spec: JobSpec, shape: Shape) -> list[dict[str, Any]]:
     tolerations = [t.model_dump(by_alias=True, exclude_none=True) for t in spec.tolerations]
     if spec.gpus:
-        amd = spec.gpu_kind == "amd"
-        taint = names.AMD_GPU_RESOURCE if amd else names.GPU_RESOURCE
+        taint = gpus.kind(spec.gpu_kind).taint
         tolerations.insert(0, {"key": taint, "operator": "Exists"})
     given = {t.get("key") for t in tolerations}
     tolerations += [added for added in shape.tolerations if added["key"] not in given]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kij_train import names, units
+from kij_train import gpus, names, units
 from kij_train.pod import bootstrap, gang, preflight
 from kij_train.spec.types import (
     Count,
@@ -68,15 +68,6 @@ CONTRACT_ENV = frozenset(
 OWN_LABELS = frozenset(
     {names.LABEL_NAME, names.LABEL_INSTANCE, names.LABEL_MANAGED_BY, names.LABEL_COMPONENT}
 )
-INSTEAD_OF_RESOURCE = {
-    "cpu": "--cpu",
-    "memory": "--memory",
-    names.GPU_RESOURCE: "--gpus",
-    names.SHARED_GPU_RESOURCE: "--gpus with --gpu-kind shared",
-    names.AMD_GPU_RESOURCE: "--gpus with --gpu-kind amd",
-}
-MIG_KIND = re.compile(r"mig-\d+g\.\d+gb(\.me(\.all)?)?")
-"""As the resources of the "mixed" MIG strategy are called, without nvidia.com/."""
 TOPOLOGIES = {
     "host": "kubernetes.io/hostname",
     "zone": "topology.kubernetes.io/zone",
@@ -86,11 +77,8 @@ TOPOLOGIES = {
 """Short names of node labels; rack and block as in Kueue's documentation, there is no standard."""
 
 
-def parse_gpu_kind(value: object) -> object:
-    """whole, shared, amd, dra, or a MIG profile. Raises ValueError."""
-    kinds = ("whole", "shared", "amd", "dra")
-    if isinstance(value, str) and value not in kinds and MIG_KIND.fullmatch(value) is None:
-        raise ValueError(f"must be one of {', '.join(kinds)}, or a MIG slice such as mig-1g.5gb")
+def _known_gpu_kind(value: str) -> str:
+    gpus.kind(value)
     return value
 
 
@@ -117,7 +105,7 @@ class JobSpec(Model):
     """Number of nodes: pods of the Job, each running one torchrun; MIN:MAX to be elastic."""
     gpus: Count | None = None
     """GPUs a node."""
-    gpu_kind: Annotated[str, BeforeValidator(parse_gpu_kind)] = "whole"
+    gpu_kind: Annotated[str, AfterValidator(_known_gpu_kind)] = "whole"
     """Kind of GPU: whole (also for MIG's single strategy), a MIG slice (mig-1g.5gb), shared
     (time-sliced or MPS), amd, or dra (a claim of device class gpu.nvidia.com)."""
     nproc_per_node: Count | None = None
@@ -286,14 +274,7 @@ class JobSpec(Model):
     @property
     def gpu_resource(self) -> str | None:
         """The extended resource that counts the GPUs; None without GPUs, and for claims."""
-        if not self.gpus or self.gpu_kind == "dra":
-            return None
-        if self.gpu_kind.startswith("mig-"):
-            return f"nvidia.com/{self.gpu_kind}"
-        return {
-            "amd": names.AMD_GPU_RESOURCE,
-            "shared": names.SHARED_GPU_RESOURCE,
-        }.get(self.gpu_kind, names.GPU_RESOURCE)
+        return gpus.kind(self.gpu_kind).resource if self.gpus else None
 
     @property
     def kueue(self) -> str | None:
@@ -418,7 +399,7 @@ def _check_processes(spec: JobSpec) -> None:
 
 
 def _check_gpus(spec: JobSpec) -> None:
-    if spec.gpu_kind != "shared" or not spec.gpus:
+    if spec.gpu_kind != gpus.SHARED or not spec.gpus:
         return
     if spec.gpus > 1:
         raise SpecConflict(
@@ -458,11 +439,10 @@ def _check_placement(spec: JobSpec) -> None:
 
 def _check_resources(spec: JobSpec) -> None:
     for resource in spec.resources:
-        flag = INSTEAD_OF_RESOURCE.get(resource)
-        if flag:
+        gpu = gpus.of_resource(resource)
+        flag = gpu.flags if gpu else {"cpu": "--cpu", "memory": "--memory"}.get(resource)
+        if flag is not None:
             raise SpecConflict("resources", f"{resource} has its own flag: {flag}")
-        if resource.startswith("nvidia.com/mig-"):
-            raise SpecConflict("resources", f"{resource} has its own flag: --gpus with --gpu-kind")
         if "/" not in resource and not resource.startswith("hugepages-"):
             raise SpecConflict(
                 "resources", f"{resource} is no extended resource: they look like example.com/name"

@@ -25,7 +25,7 @@ from typing import Any
 import torchx
 from torchx.specs import AppDef, BindMount, Role, VolumeMount, macros
 
-from kij_train import names
+from kij_train import gpus, names
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap
 from kij_train.spec import CONTRACT_ENV
@@ -158,9 +158,9 @@ def _resources(role: Role) -> dict[str, Any]:
         values["gpus"] = int(resource.gpu)
     others = dict(resource.devices)
     for device in resource.devices:
-        kind = _gpu_kind(device)
+        kind = gpus.of_resource(device)
         if kind is not None:
-            values |= {"gpus": int(others.pop(device)), "gpu_kind": kind}
+            values |= {"gpus": int(others.pop(device)), "gpu_kind": kind.name}
     if others:
         values["resources"] = {device: int(count) for device, count in others.items()}
     capabilities = resource.capabilities.items()
@@ -168,16 +168,6 @@ def _resources(role: Role) -> dict[str, Any]:
     if labels:
         values["node_selector"] = labels
     return values
-
-
-def _gpu_kind(device: str) -> str | None:
-    if device.startswith("nvidia.com/mig-"):
-        return device.partition("/")[2]
-    return {
-        names.GPU_RESOURCE: "whole",
-        names.SHARED_GPU_RESOURCE: "shared",
-        names.AMD_GPU_RESOURCE: "amd",
-    }.get(device)
 
 
 def _mount(role: Role, mount: object) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""Kinds of GPU: what Kubernetes calls them, how this machine counts them, how a hint names them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CLAIM = "gpus"
+"""Name of a pod's claim of Dynamic Resource Allocation."""
+DEVICE_CLASS = "gpu.nvidia.com"
+"""DeviceClass of the NVIDIA driver for Dynamic Resource Allocation."""
+WHOLE, SHARED, AMD, DRA = "whole", "shared", "amd", "dra"
+_NVIDIA, _AMD = "nvidia.com/gpu", "amd.com/gpu"
+_MIG = re.compile(r"mig-\d+g\.\d+gb(\.me(\.all)?)?")
+"""As the resources of the "mixed" MIG strategy are called, without nvidia.com/."""
+
+
+def _nvidia_devices(root: Path) -> list[str]:
+    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in root.glob("dev/nvidia*"))
+    return sorted((match[1] for match in found if match), key=int)
+
+
+def _amd_devices(root: Path) -> list[str]:
+    """The driver's topology has a node for every processor; those that are GPUs have an id."""
+    nodes = root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")
+    gpus = [node for node in nodes if node.read_text(encoding="ascii").strip() not in ("", "0")]
+    return [str(number) for number in range(len(gpus))]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of GPU."""
+
+    name: str
+    """The value of --gpu-kind."""
+    resource: str | None
+    """The extended resource that counts it; None where pods claim it."""
+    taint: str
+    """Taint of the machines that have it."""
+    visible: str
+    """Environment variable that lists the devices a process may use."""
+    devices: Callable[[Path], list[str]]
+    """Those of a machine, below the root of its file system."""
+
+    @property
+    def flags(self) -> str:
+        """How a user asks for it."""
+        return "--gpus" if self.name == WHOLE else f"--gpus with --gpu-kind {self.name}"
+
+    def on_this_machine(self, environ: Mapping[str, str], root: Path = Path("/")) -> list[str]:
+        """Devices that a process may use: those that the environment lists, else all there are."""
+        listed = environ.get(self.visible)
+        if listed is not None:
+            return [device for device in listed.split(",") if device.strip() not in ("", "-1")]
+        return self.devices(root)
+
+
+def _nvidia(name: str, resource: str | None) -> Kind:
+    return Kind(name, resource, _NVIDIA, "CUDA_VISIBLE_DEVICES", _nvidia_devices)
+
+
+_KINDS = (
+    _nvidia(WHOLE, _NVIDIA),  # also slices with MIG's "single" strategy
+    _nvidia(SHARED, f"{_NVIDIA}.shared"),  # time-slicing or MPS, with renameByDefault
+    Kind(AMD, _AMD, _AMD, "HIP_VISIBLE_DEVICES", _amd_devices),
+    _nvidia(DRA, None),
+)
+
+
+def kind(name: str) -> Kind:
+    """The kind that --gpu-kind calls so. Raises ValueError."""
+    for one in _KINDS:
+        if one.name == name:
+            return one
+    if _MIG.fullmatch(name) is None:
+        names = ", ".join(one.name for one in _KINDS)
+        raise ValueError(f"must be one of {names}, or a MIG slice such as mig-1g.5gb")
+    return _nvidia(name, f"nvidia.com/{name}")
+
+
+def of_resource(resource: str) -> Kind | None:
+    """The kind that an extended resource counts; None for a resource that is no GPU."""
+    for one in _KINDS:
+        if one.resource == resource:
+            return one
+    vendor, _, name = resource.partition("/")
+    return kind(name) if vendor == "nvidia.com" and _MIG.fullmatch(name) else None
