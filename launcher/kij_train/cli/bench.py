@@ -15,10 +15,11 @@ from kij_train import runs
 from kij_train.bench import plots, reports, sweep
 from kij_train.cli import output
 from kij_train.cli.launch import signals_to, sigterm_as_interrupt
-from kij_train.cli.options import SPEC_OPTIONS, flags_layer, warn_about, warn_without_gang
+from kij_train.cli.options import flags_layer, spec_options, warn_about, warn_without_gang
 from kij_train.errors import KijError, RequestError
 from kij_train.pod import collectives
 from kij_train.spec import JobSpec
+from kij_train.spec.settings import Fact
 from kij_train.specfile import Layer, Resolved, resolve
 
 if TYPE_CHECKING:
@@ -40,15 +41,6 @@ PASSED_ON = (
     (("--backend",), "gloo|nccl", "nccl with --gpus, else gloo."),
 )
 """Flags of nccl-tests that go to the payload as they are."""
-LEFT_OUT = (
-    "nodes",
-    "code_dir",
-    "restart",
-    "spares",
-    "max_restarts",
-    "hang_timeout",
-    "heartbeat",
-)
 
 
 @click.group("bench")
@@ -218,9 +210,6 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
         "args": (),
         "as_module": False,
         "as_program": False,
-        "no_code": False,
-        "preflight": False,
-        **{f"spec_{name}": None for name in LEFT_OUT},
     }
     layer = flags_layer({**params, **absent})
     layer.values |= fixed.values
@@ -357,6 +346,14 @@ def _parameter(flags: tuple[str, ...]) -> str:
     return flags[-1].lstrip("-").replace("-", "_")
 
 
+def _spec_options() -> Iterator[click.Option]:
+    """Flags of the spec; the short ones are those of nccl-tests here."""
+    for one in spec_options():
+        if Fact.NOT_IN_BENCH not in one.setting.facts:
+            long = tuple(flag for flag in one.flags if flag.startswith("--"))
+            yield replace(one, flags=long).option
+
+
 def _collective_command(name: str, collective: str) -> click.Command:
     def callback(**params: Any) -> None:
         _run(collective, **params)
@@ -392,7 +389,7 @@ def _collective_command(name: str, collective: str) -> click.Command:
             ),
             option(["--file", "spec_file"], metavar="FILE", help="Spec file (YAML)."),
             option(["--profile"], metavar="NAME|FILE", help="Named settings of a fabric."),
-            *(one.option(short_flags=False) for one in SPEC_OPTIONS if one.field not in LEFT_OUT),
+            *_spec_options(),
         ],
     )
 

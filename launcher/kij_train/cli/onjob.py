@@ -15,16 +15,13 @@ from kij_train import jobs, runs
 from kij_train.cli import output
 from kij_train.errors import KijError
 from kij_train.spec import JobSpec
+from kij_train.spec.settings import settings_of
 from kij_train.specfile import Layer, Origin, resolve
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
 
-_WHERE = {
-    "namespace": ("--namespace", "-n"),
-    "context": ("--context",),
-    "kubeconfig": ("--kubeconfig",),
-}
+_WHERE = ("namespace", "context", "kubeconfig")
 COMPLETION_S = 2.0
 """How long a shell waits for the names of jobs: somebody has pressed a key."""
 Function = Callable[..., Any]
@@ -32,10 +29,10 @@ Function = Callable[..., Any]
 
 def where_options(function: Function) -> Function:
     """Add --namespace, --context and --kubeconfig, as `launch` has them."""
-    for field, flags in reversed(_WHERE.items()):
+    for field in reversed(_WHERE):
+        setting = settings_of(JobSpec)[field]
         text = JobSpec.model_fields[field].description
-        metavar = "FILE" if field == "kubeconfig" else "NAME"
-        function = click.option(*flags, field, metavar=metavar, help=text)(function)
+        function = click.option(*setting.flags, field, metavar=setting.metavar, help=text)(function)
     return function
 
 
@@ -60,7 +57,8 @@ def connect(params: dict[str, Any]) -> Cluster:
 def where_layer(params: dict[str, Any]) -> Layer:
     """The flags of where_options as the highest layer."""
     layer = Layer({})
-    for field, flags in _WHERE.items():
+    for field in _WHERE:
+        flags = settings_of(JobSpec)[field].flags
         if params.get(field) is not None:
             layer.values[field] = params[field]
             layer.origins[(field,)] = Origin(flags[0], names_value=True)

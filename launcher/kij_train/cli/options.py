@@ -7,100 +7,81 @@ the same words.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from kij_train import names
-from kij_train.cli import output
+from kij_train.cli import grouped, output
 from kij_train.errors import RequestError
 from kij_train.runs import DEFAULT_FROM_FLAGS, bundle
-from kij_train.spec import JobSpec
+from kij_train.spec import JobSpec, Model
+from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
-
-Kind = Literal["value", "list", "pairs", "choice"]
 
 
 @dataclass(frozen=True)
 class SpecOption:
-    """A flag that sets a field of the spec. Its help is the field's docstring."""
+    """A flag that sets a field of a spec."""
 
-    flags: tuple[str, ...]
     field: str
-    metavar: str
-    """What stands for the value in the help; the value itself for the kind "choice"."""
-    kind: Kind = "value"
+    flags: tuple[str, ...]
+    setting: Setting
+    help: str
+    switch: Switch | None = None
+    """What it sets, where it takes no value."""
 
     @property
     def parameter(self) -> str:
         """Name of click's parameter."""
-        choice = f"_{self.metavar}" if self.kind == "choice" else ""
-        return f"spec_{self.field}{choice}"
+        name = f"spec_{self.field}"
+        return name if self.switch is None else name + self.flags[0].replace("-", "_")[1:]
 
-    def option(self, *, short_flags: bool = True) -> click.Option:
+    @property
+    def option(self) -> click.Option:
         """As click's option."""
-        flags = [flag for flag in self.flags if short_flags or flag.startswith("--")]
-        text = JobSpec.model_fields[self.field].description or ""
-        if self.kind == "choice":
-            (text,) = (part for part in text.split("; ") if part.startswith(self.metavar))
-            text = text.partition(": ")[2].rstrip(".").capitalize() + "."
-            return click.Option([*flags, self.parameter], is_flag=True, help=text)
-        if self.kind != "value":
-            text += " Repeatable."
-        return click.Option(
-            [*flags, self.parameter],
-            metavar=self.metavar,
-            multiple=self.kind != "value",
-            help=text,
+        declarations, group = [*self.flags, self.parameter], self.setting.group
+        if self.switch is not None:
+            return grouped.Option(declarations, is_flag=True, help=self.help, group=group)
+        repeatable = self.setting.merge is not Merge.REPLACE
+        return grouped.Option(
+            declarations,
+            metavar=self.setting.metavar,
+            multiple=repeatable,
+            help=self.help + " Repeatable." * repeatable,
+            group=group,
         )
 
+    def value(self, given: Any, layer: Layer) -> Any:
+        """The field's value; origins of what it holds go into the layer."""
+        flag = self.flags[0]
+        origin = Origin(flag, names_value=True)
+        if self.switch is not None:
+            if self.field in layer.values:
+                other = layer.origins[(self.field,)].where
+                raise RequestError(f"{flag} conflicts with {other}")
+            return self.switch.value
+        if self.setting.merge is Merge.BY_KEY:
+            given = dict(split_pair(text, flag) for text in given)
+            layer.origins |= {(self.field, key): origin for key in given}
+        elif self.setting.merge is Merge.JOIN:
+            given = list(given)
+            layer.origins |= {(self.field, index): origin for index in range(len(given))}
+        return given
 
-SPEC_OPTIONS = (
-    SpecOption(("--nodes",), "nodes", "N|MIN:MAX"),
-    SpecOption(("--gpus",), "gpus", "N"),
-    SpecOption(("--gpu-kind",), "gpu_kind", "KIND"),
-    SpecOption(("--nproc-per-node",), "nproc_per_node", "N"),
-    SpecOption(("--name",), "name", "NAME"),
-    SpecOption(("--code-dir",), "code_dir", "DIR"),
-    SpecOption(("--image",), "image", "IMAGE"),
-    SpecOption(("--image-pull-policy",), "image_pull_policy", "Always|IfNotPresent|Never"),
-    SpecOption(("--image-pull-secret",), "image_pull_secrets", "NAME", "list"),
-    SpecOption(("--namespace", "-n"), "namespace", "NAME"),
-    SpecOption(("--context",), "context", "NAME"),
-    SpecOption(("--kubeconfig",), "kubeconfig", "FILE"),
-    SpecOption(("--cpu",), "cpu", "CORES"),
-    SpecOption(("--memory",), "memory", "SIZE"),
-    SpecOption(("--shm",), "shm", "SIZE"),
-    SpecOption(("--resource",), "resources", "NAME=N", "pairs"),
-    SpecOption(("--env",), "env", "NAME=VALUE", "pairs"),
-    SpecOption(("--env-from-secret",), "env_from_secrets", "NAME", "list"),
-    SpecOption(("--mount",), "mounts", "TYPE:SOURCE:/PATH", "list"),
-    SpecOption(("--node-selector",), "node_selector", "KEY=VALUE", "pairs"),
-    SpecOption(("--toleration",), "tolerations", "KEY[=VALUE][:EFFECT]", "list"),
-    SpecOption(("--queue",), "queue", "NAME"),
-    SpecOption(("--scheduler",), "scheduler", "volcano|coscheduling|native"),
-    SpecOption(("--topology",), "topology", "LABEL[:required]"),
-    SpecOption(("--spread",), "placement", "spread", "choice"),
-    SpecOption(("--pack",), "placement", "pack", "choice"),
-    SpecOption(("--priority-class",), "priority_class", "NAME"),
-    SpecOption(("--service-account",), "service_account", "NAME"),
-    SpecOption(("--run-as-user",), "run_as_user", "UID"),
-    SpecOption(("--label",), "labels", "KEY=VALUE", "pairs"),
-    SpecOption(("--annotation",), "annotations", "KEY=VALUE", "pairs"),
-    SpecOption(("--port",), "port", "PORT"),
-    SpecOption(("--rendezvous-timeout",), "rendezvous_timeout", "DURATION"),
-    SpecOption(("--timeout",), "timeout", "DURATION"),
-    SpecOption(("--ttl",), "ttl", "DURATION"),
-    SpecOption(("--backoff",), "backoff", "N"),
-    SpecOption(("--restart",), "restart", "never|gang|elastic"),
-    SpecOption(("--spares",), "spares", "N"),
-    SpecOption(("--max-restarts",), "max_restarts", "N"),
-    SpecOption(("--grace",), "grace", "DURATION"),
-    SpecOption(("--hang-timeout",), "hang_timeout", "DURATION"),
-    SpecOption(("--heartbeat",), "heartbeat", "file|output"),
-)
+
+def spec_options(model: type[Model] = JobSpec) -> Iterator[SpecOption]:
+    """The flags of every field of a model."""
+    for field, setting in settings_of(model).items():
+        text = model.model_fields[field].description or ""
+        if setting.flag:
+            yield SpecOption(field, setting.flags, setting, text)
+        for flag, switch in (setting.switches or {}).items():
+            yield SpecOption(field, (flag,), setting, switch.help or text, switch)
+
 
 OUR_FLAGS_AFTER_SCRIPT = frozenset(
     {"--nodes", "--gpus", "--nproc-per-node", "--local", "--namespace", "--detach", "--dry-run"}
@@ -113,37 +94,31 @@ def job_options(command: click.Command) -> click.Command:
     command.params[:0] = [
         click.Argument(["script"], required=False),
         click.Argument(["args"], nargs=-1, type=click.UNPROCESSED),
-        click.Option(
-            ["-m", "as_module"], is_flag=True, help="SCRIPT is a module, as in python -m."
+        grouped.Option(
+            ["-m", "as_module"],
+            group=Group.COMMAND,
+            is_flag=True,
+            help="SCRIPT is a module, as in python -m.",
         ),
-        click.Option(
+        grouped.Option(
             ["--no-python", "as_program"],
+            group=Group.COMMAND,
             is_flag=True,
             help="SCRIPT is a program that is run as it is, once a rank.",
         ),
-        click.Option(
+        grouped.Option(
             ["--file", "-f", "spec_file"],
+            group=Group.COMMAND,
             metavar="FILE",
             help="Spec file (YAML); flags go on top of it.",
         ),
-        click.Option(
+        grouped.Option(
             ["--profile"],
+            group=Group.COMMAND,
             metavar="NAME|FILE",
             help="Named settings: a built-in profile, one of the project file, or a .toml file.",
         ),
-        *(option.option() for option in SPEC_OPTIONS),
-        click.Option(
-            ["--no-torchrun", "no_torchrun"],
-            is_flag=True,
-            help="SCRIPT is run once a node, without torchrun: it starts its ranks itself. With "
-            "--port, nodes wait until rank 0 listens there.",
-        ),
-        click.Option(
-            ["--no-code", "no_code"], is_flag=True, help="Ship no code: the image carries it."
-        ),
-        click.Option(
-            ["--preflight"], is_flag=True, help=JobSpec.model_fields["preflight"].description
-        ),
+        *(option.option for option in spec_options()),
     ]
     return command
 
@@ -166,38 +141,14 @@ def resolve_options(params: dict[str, Any]) -> Resolved:
 def flags_layer(params: dict[str, Any]) -> Layer:
     """The flags as the highest layer."""
     layer = Layer({})
-    for option in SPEC_OPTIONS:
-        given = params[option.parameter]
+    for option in spec_options():
+        given = params.get(option.parameter)  # bench has not all of them
         if given is None or given == () or given is False:
             continue
-        origin = Origin(option.flags[0], names_value=True)
-        if option.kind == "choice":
-            if option.field in layer.values:
-                raise RequestError(f"{option.flags[0]} conflicts with {_flag_of(layer, option)}")
-            given = option.metavar
-        if option.kind == "pairs":
-            given = dict(split_pair(text, option.flags[0]) for text in given)
-            layer.origins |= {(option.field, key): origin for key in given}
-        elif option.kind == "list":
-            given = list(given)
-            layer.origins |= {(option.field, index): origin for index in range(len(given))}
-        layer.values[option.field] = given
-        layer.origins[(option.field,)] = origin
-    for field, parameter, value in (
-        ("torchrun", "no_torchrun", False),
-        ("code", "no_code", False),
-        ("preflight", "preflight", True),
-    ):
-        if params.get(parameter):  # bench has not all of them
-            layer.values[field] = value
-            flag = "--" + parameter.replace("_", "-")
-            layer.origins[(field,)] = Origin(flag, names_value=True)
+        layer.values[option.field] = option.value(given, layer)
+        layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True)
     _add_command(layer, params)
     return layer
-
-
-def _flag_of(layer: Layer, option: SpecOption) -> str:
-    return layer.origins[(option.field,)].where
 
 
 def _add_command(layer: Layer, params: dict[str, Any]) -> None:

@@ -21,39 +21,9 @@ from kij_train import gpus
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap, gang, preflight
 from kij_train.spec import JobSpec
+from kij_train.spec.settings import Fact, fields_with
 
-LOCAL_IGNORES = (
-    "image",
-    "image_pull_policy",
-    "image_pull_secrets",
-    "context",
-    "kubeconfig",
-    "namespace",
-    "cpu",
-    "memory",
-    "shm",
-    "resources",
-    "env_from_secrets",
-    "mounts",
-    "node_selector",
-    "tolerations",
-    "affinity",
-    "queue",
-    "scheduler",
-    "topology",
-    "placement",
-    "capabilities",
-    "settings_script",
-    "priority_class",
-    "service_account",
-    "run_as_user",
-    "read_only_root",
-    "labels",
-    "annotations",
-    "ttl",
-    "backoff",
-)
-"""Fields that only mean something in a cluster."""
+LOCAL_IGNORES = fields_with(JobSpec, Fact.CLUSTER_ONLY)
 
 ENV_RUN_ID = "KIJ_RUN_ID"
 """Marks every process of a run, so that none is left behind."""

@@ -1,15 +1,11 @@
-"""What a user can ask for: models, checked field by field."""
+"""What a user can ask for: models, checked field by field.
 
-from kij_train.spec.training import (
-    CONTRACT_ENV,
-    DEFAULT_IMAGE,
-    DEFAULT_PORT,
-    SUPERVISOR_PORT,
-    TOPOLOGIES,
-    JobSpec,
-    SpecConflict,
-    parse_topology,
-)
+Every check that needs neither a cluster nor the file system is here.
+"""
+
+from kij_train.spec.common import DEFAULT_IMAGE, TOPOLOGIES, parse_topology
+from kij_train.spec.training import CONTRACT_ENV, DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
+from kij_train.spec.types import Model, SpecConflict
 
 __all__ = [
     "CONTRACT_ENV",
@@ -18,6 +14,7 @@ __all__ = [
     "SUPERVISOR_PORT",
     "TOPOLOGIES",
     "JobSpec",
+    "Model",
     "SpecConflict",
     "parse_topology",
 ]

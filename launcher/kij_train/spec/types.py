@@ -19,6 +19,14 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class SpecConflict(ValueError):  # noqa: N818 - never raised past pydantic
+    """Fields that do not go together; `field` is the one to name to the user."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 Memory = Annotated[
     str, BeforeValidator(units.check_memory, json_schema_input_type=str), Field(examples=["16Gi"])
 ]

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic
 
 from pydantic import ValidationError
+from typing_extensions import TypeVar
 
 from kij_train.errors import RequestError
-from kij_train.spec import JobSpec
+from kij_train.spec import JobSpec, Model
 from kij_train.specfile.explain import explain
 from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
 from kij_train.specfile.sources import (
@@ -45,11 +47,14 @@ __all__ = [
 ]
 
 
+Spec = TypeVar("Spec", bound=Model, default=JobSpec)
+
+
 @dataclass(frozen=True)
-class Resolved:
+class Resolved(Generic[Spec]):
     """A checked spec, and where each of its values came from."""
 
-    spec: JobSpec
+    spec: Spec
     origins: Mapping[Location, Origin]
     spec_file: str | None = None
     """The file given by -f."""
@@ -71,10 +76,11 @@ def resolve(
     cwd: Path,
     spec_file: str | None = None,
     profile: str | None = None,
-) -> Resolved:
+    model: type[Spec] = JobSpec,  # type: ignore[assignment] # as the default of Spec is
+) -> Resolved[Spec]:
     """Merge all sources and check the result. Raises RequestError naming file and line, or flag."""
-    project = read_project(cwd)
-    file = read_spec_file(Path(spec_file), cwd) if spec_file else SpecFile({})
+    project = read_project(cwd, model)
+    file = read_spec_file(Path(spec_file), cwd, model) if spec_file else SpecFile({})
     variable = ENV_PREFIX + "PROFILE"
     profiles = (
         (profile, "--profile"),
@@ -88,31 +94,34 @@ def resolve(
         profile_layer(chosen) if chosen else Layer({}),
         Layer(project.values, project.origins),
         file,
-        environment_layer(environ),
+        environment_layer(environ, model),
         flags,
     ]
-    resolved = replace(check(merge(layers)), spec_file=spec_file)
-    if chosen is not None:
-        _check_fits(resolved, chosen)
+    resolved = replace(check(merge(layers, model), model), spec_file=spec_file)
+    if chosen is not None and isinstance(resolved.spec, JobSpec):
+        _check_fits(resolved.spec.nodes, resolved.origin(("nodes",)), chosen)
     return resolved
 
 
-def _check_fits(resolved: Resolved, profile: Profile) -> None:
+def _check_fits(nodes: int, origin: str, profile: Profile) -> None:
     """Settings that hold for few nodes would break, or silently slow down, a job of more."""
-    nodes, most = resolved.spec.nodes, profile.max_nodes
+    most = profile.max_nodes
     if most is None or nodes <= most:
         return
     reason = profile.why.get("max_nodes", "")
     raise RequestError(
         f"profile {profile.name} is for {most} node{'' if most == 1 else 's'} at most, and "
-        f"{resolved.origin(('nodes',))} asks for {nodes}" + (f": {reason}" if reason else ""),
+        f"{origin} asks for {nodes}" + (f": {reason}" if reason else ""),
         hints=("one that fits the network between the nodes, or none: kij-train profiles",),
     )
 
 
-def check(merged: Layer) -> Resolved:
+def check(
+    merged: Layer,
+    model: type[Spec] = JobSpec,  # type: ignore[assignment] # as the default of Spec is
+) -> Resolved[Spec]:
     """A layer as a spec. Raises RequestError for the first value that is wrong."""
     try:
-        return Resolved(JobSpec.model_validate(merged.values), merged.origins)
+        return Resolved(model.model_validate(merged.values), merged.origins)
     except ValidationError as error:
-        raise explain(error, merged) from None
+        raise explain(error, merged, model) from None

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kij_train.errors import RequestError
-from kij_train.spec import JobSpec, SpecConflict
+from kij_train.spec import Model, SpecConflict
 from kij_train.spec.types import Mount, Toleration
 from kij_train.specfile.layers import Layer, Location, nearest
 
@@ -43,7 +43,6 @@ SYNONYMS = {
     "active_deadline_seconds": "timeout",
     "ttl_seconds_after_finished": "ttl",
     "backoff_limit": "backoff",
-    "max_restarts": "backoff",
     "master_port": "port",
     "user": "run_as_user",
 }
@@ -59,7 +58,7 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     return f'. Did you mean "{prefix}{close[0]}"?' if close else ""
 
 
-def explain(error: ValidationError, merged: Layer) -> RequestError:
+def explain(error: ValidationError, merged: Layer, model: type[Model]) -> RequestError:
     """The error for the first value that is wrong."""
     errors = error.errors(include_url=False)
     first = errors[0]
@@ -75,7 +74,7 @@ def explain(error: ValidationError, merged: Layer) -> RequestError:
     origin = nearest(merged.origins, location)
     where = origin.where if origin else str(location[0] if location else "spec")
     if kind == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(location[:-1], model)
         key = str(location[-1])
         return RequestError(
             f'{where}: unknown key "{key}"{did_you_mean(key, known)}',
@@ -96,10 +95,10 @@ def explain(error: ValidationError, merged: Layer) -> RequestError:
     return RequestError(f"{subject} {message}")
 
 
-def _known_keys(parent: Location) -> list[str]:
+def _known_keys(parent: Location, model: type[Model]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {"mounts": Mount, "tolerations": Toleration}
-    model = nested.get(str(parent[0]) if parent else "", JobSpec)
-    return [info.alias or name for name, info in model.model_fields.items()]
+    holder = nested.get(str(parent[0])) if parent else None
+    return [info.alias or name for name, info in (holder or model).model_fields.items()]
 
 
 def _plain(kind: str, message: str, context: Mapping[str, Any]) -> str:

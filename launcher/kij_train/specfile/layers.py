@@ -6,13 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-JOINED = frozenset(
-    {"mounts", "tolerations", "env_from_secrets", "image_pull_secrets", "capabilities"}
-)
-"""Lists to which every source adds."""
-MAPPINGS = frozenset({"env", "resources", "node_selector", "labels", "annotations"})
-"""Merged key by key."""
-COMMAND_FIELDS = ("script", "module", "program")
+from kij_train.spec import JobSpec, Model
+from kij_train.spec.settings import Fact, Merge, fields_with, settings_of
 
 Location = tuple[str | int, ...]
 """Where in a spec: ("mounts", 0, "path")."""
@@ -44,23 +39,25 @@ def nearest(origins: Mapping[Location, Origin], location: Location) -> Origin | 
     return None
 
 
-def merge(layers: Iterable[Layer]) -> Layer:
-    """Layers, lowest rank first, as one."""
+def merge(layers: Iterable[Layer], model: type[Model] = JobSpec) -> Layer:
+    """Layers, lowest rank first, as one; each field as its setting in the model says."""
     result = Layer({})
     for layer in layers:
         for name, value in layer.values.items():
-            _merge_field(result, layer, name, value)
+            _merge_field(result, layer, model, name, value)
     return result
 
 
-def _merge_field(result: Layer, layer: Layer, name: str, value: Any) -> None:
+def _merge_field(result: Layer, layer: Layer, model: type[Model], name: str, value: Any) -> None:
+    setting = settings_of(model).get(name)  # None: the model will refuse it
+    rule = setting.merge if setting else Merge.REPLACE
     below = result.values.get(name)
     origins = {at: origin for at, origin in layer.origins.items() if at[0] == name}
-    if name in MAPPINGS and isinstance(below, dict) and isinstance(value, dict):
+    if rule is Merge.BY_KEY and isinstance(below, dict) and isinstance(value, dict):
         if (name,) in origins:
             origins = {(name, key): origins[(name,)] for key in value} | origins
         value = {**below, **value}
-    elif name in JOINED and isinstance(below, list) and isinstance(value, list):
+    elif rule is Merge.JOIN and isinstance(below, list) and isinstance(value, list):
         origins = {
             (name, int(at[1]) + len(below), *at[2:]): origin
             for at, origin in origins.items()
@@ -69,9 +66,10 @@ def _merge_field(result: Layer, layer: Layer, name: str, value: Any) -> None:
         value = [*below, *value]
     else:
         _forget(result, name)
-    if name in COMMAND_FIELDS:
+    commands = fields_with(model, Fact.COMMAND)
+    if name in commands:
         # Naming a module on top of a file's script replaces the script, and its arguments.
-        for other in (*COMMAND_FIELDS, "args"):
+        for other in (*commands, "args"):
             if other not in layer.values:
                 _forget(result, other)
     result.values[name] = value

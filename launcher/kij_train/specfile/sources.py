@@ -16,9 +16,10 @@ import yaml
 from kij_train import profiles
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap, gang
-from kij_train.spec import JobSpec
+from kij_train.spec import JobSpec, Model
+from kij_train.spec.settings import Fact, Merge, Setting, fields_with, settings_of
 from kij_train.specfile.explain import did_you_mean
-from kij_train.specfile.layers import COMMAND_FIELDS, JOINED, MAPPINGS, Layer, Location, Origin
+from kij_train.specfile.layers import Layer, Location, Origin
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,9 +28,6 @@ else:
 
 ENV_PREFIX = "KIJ_"
 PROJECT_FILE = "kij-train.toml"
-PATH_FIELDS = ("code_dir", "kubeconfig")
-WITHOUT_VARIABLE = ("affinity",)
-"""Fields that no line of text could hold."""
 NOT_SETTINGS = frozenset(
     {
         value
@@ -54,27 +52,35 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def environment_layer(environ: Mapping[str, str]) -> Layer:
+def environment_layer(environ: Mapping[str, str], model: type[Model] = JobSpec) -> Layer:
     """KIJ_NODES=8 and the like; white space separates lists and mappings, args are as in a shell.
 
     Raises RequestError.
     """
     layer = Layer({})
-    for name in JobSpec.model_fields:
+    for name, setting in _settings_with_variables(model).items():
         variable = ENV_PREFIX + name.upper()
         text = environ.get(variable)
-        if not text or name in WITHOUT_VARIABLE:
+        if not text:
             continue
         value: Any = text
-        if name in MAPPINGS:
+        if setting.merge is Merge.BY_KEY:
             value = dict(split_pair(item, variable) for item in text.split())
-        elif name in JOINED:
+        elif setting.merge is Merge.JOIN:
             value = text.split()
         elif name == "args":
             value = _words(text, variable)
         layer.values[name] = value
         layer.origins |= _uniform_origins({name: value}, Origin(variable, names_value=True))
     return layer
+
+
+def _settings_with_variables(model: type[Model]) -> dict[str, Setting]:
+    return {
+        name: setting
+        for name, setting in settings_of(model).items()
+        if Fact.WITHOUT_VARIABLE not in setting.facts
+    }
 
 
 def _words(text: str, variable: str) -> list[str]:
@@ -84,10 +90,9 @@ def _words(text: str, variable: str) -> list[str]:
         raise RequestError(f"{variable} {text}: not as a shell reads words: {error}") from None
 
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+def unknown_variables(environ: Mapping[str, str], model: type[Model] = JobSpec) -> list[str]:
     """What to say about each KIJ_* variable that sets nothing."""
-    fields = [name for name in JobSpec.model_fields if name not in WITHOUT_VARIABLE]
-    known = [name.upper() for name in (*fields, "profile")]
+    known = [name.upper() for name in (*_settings_with_variables(model), "profile")]
     said = []
     for variable in sorted(environ):
         name = variable.removeprefix(ENV_PREFIX)
@@ -105,16 +110,16 @@ def split_pair(text: str, where: str) -> tuple[str, str]:
     return key, value
 
 
-def read_project(cwd: Path) -> ProjectFile:
+def read_project(cwd: Path, model: type[Model] = JobSpec) -> ProjectFile:
     """kij-train.toml, or pyproject.toml with a [tool.kij-train] table, here or further up."""
     for folder in (cwd, *cwd.parents):
         own, shared = folder / PROJECT_FILE, folder / "pyproject.toml"
         if own.is_file():
-            return _project_layer(own, _read_toml(own), cwd)
+            return _project_layer(own, _read_toml(own), cwd, model)
         if shared.is_file():
             table = _read_toml(shared).get("tool", {}).get("kij-train")
             if table is not None:
-                return _project_layer(shared, table, cwd)
+                return _project_layer(shared, table, cwd, model)
     return ProjectFile({})
 
 
@@ -136,7 +141,7 @@ class SpecFile(Layer):
     profile_from: str = ""
 
 
-def _project_layer(path: Path, table: Any, cwd: Path) -> ProjectFile:
+def _project_layer(path: Path, table: Any, cwd: Path, model: type[Model]) -> ProjectFile:
     shown = _shown(path, cwd)
     if not isinstance(table, dict):
         raise RequestError(f"{shown}: [tool.kij-train] must be a table")
@@ -146,7 +151,7 @@ def _project_layer(path: Path, table: Any, cwd: Path) -> ProjectFile:
         raise RequestError(f"{shown}: profile must be the name of a profile")
     if not isinstance(own, dict):
         raise RequestError(f"{shown}: profiles must be a table of tables")
-    layer = _toml_layer(values, path, shown)
+    layer = _toml_layer(values, path, shown, model)
     return ProjectFile(layer.values, layer.origins, profile, f"{shown}: profile", own)
 
 
@@ -238,7 +243,7 @@ def profile_layer(profile: Profile) -> Layer:
     return Layer(values, _uniform_origins(values, Origin(f"profile {profile.name}")))
 
 
-def read_spec_file(path: Path, cwd: Path) -> SpecFile:
+def read_spec_file(path: Path, cwd: Path, model: type[Model] = JobSpec) -> SpecFile:
     """A YAML (or JSON) spec file, with the line of every key. Raises RequestError."""
     full = cwd / path
     try:
@@ -267,7 +272,7 @@ def read_spec_file(path: Path, cwd: Path) -> SpecFile:
     chosen_at = origins.pop(("profile",), Origin(str(path))).where
     if profile is not None and not isinstance(profile, str):
         raise RequestError(f"{chosen_at}: profile must be the name of a profile")
-    _anchor_paths(values, full.parent)
+    _anchor_paths(values, full.parent, model)
     return SpecFile(values, origins, profile, f"{chosen_at}: profile")
 
 
@@ -326,7 +331,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise RequestError(f"{path}: no valid TOML: {error}") from None
 
 
-def _toml_layer(values: dict[str, Any], path: Path, shown: str) -> Layer:
+def _toml_layer(values: dict[str, Any], path: Path, shown: str, model: type[Model]) -> Layer:
     # tomllib gives no lines: the first line that assigns the key, or opens its table, is it.
     text = path.read_text(encoding="utf-8").splitlines()
     origins: dict[Location, Origin] = {}
@@ -336,7 +341,7 @@ def _toml_layer(values: dict[str, Any], path: Path, shown: str) -> Layer:
         line = next((n for n, row in enumerate(text, start=1) if pattern.match(row)), None)
         origin = Origin(f"{shown}:{line}" if line else shown)
         origins |= _uniform_origins({name: values[name]}, origin)
-    _anchor_paths(values, path.parent)
+    _anchor_paths(values, path.parent, model)
     return Layer(values, origins)
 
 
@@ -344,12 +349,13 @@ def _snake(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 
-def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
+def _anchor_paths(values: dict[str, Any], folder: Path, model: type[Model]) -> None:
     """Paths in a file are relative to the file."""
-    for name in PATH_FIELDS:
+    for name in fields_with(model, Fact.PATH):
         if isinstance(values.get(name), str):
             values[name] = str(folder / Path(values[name]).expanduser())
-    if "code_dir" not in values and any(name in values for name in COMMAND_FIELDS):
+    commands = fields_with(model, Fact.COMMAND)
+    if "code_dir" not in values and any(name in values for name in commands):
         values["code_dir"] = str(folder)
 
 

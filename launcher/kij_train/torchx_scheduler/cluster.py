@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+WHERE = ("namespace", "context", "kubeconfig")
 MOST_REPLICAS = 256
 """Of apps with more, `describe` gives no states of replicas: TorchX asks every second."""
 LOG_LINES = 400
@@ -135,7 +136,7 @@ class KijTrainScheduler(BaseScheduler):
         options = dict(cfg or {})
         config.apply(scheduler=self.backend, cfg=options)
         wanted = {**options, "namespace": namespace or options.get("namespace")}
-        values = {key: wanted[key] for key in roles.OPTIONS[:3] if wanted.get(key)}
+        values = {key: wanted[key] for key in WHERE if wanted.get(key)}
         origins: dict[Location, Origin] = {
             (key,): Origin(f"-cfg {key}", names_value=True) for key in values
         }

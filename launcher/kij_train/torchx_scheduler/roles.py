@@ -28,39 +28,12 @@ from torchx.specs import AppDef, BindMount, Role, VolumeMount, macros
 from kij_train import gpus, names
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap
-from kij_train.spec import CONTRACT_ENV
+from kij_train.spec import CONTRACT_ENV, JobSpec
+from kij_train.spec.settings import Fact, fields_with
 from kij_train.specfile import Layer, Location, Origin
 from kij_train.specfile.layers import merge
 
-OPTIONS = (
-    "namespace",
-    "context",
-    "kubeconfig",
-    "image",
-    "image_pull_policy",
-    "image_pull_secrets",
-    "queue",
-    "scheduler",
-    "topology",
-    "placement",
-    "gpu_kind",
-    "priority_class",
-    "service_account",
-    "run_as_user",
-    "read_only_root",
-    "capabilities",
-    "env_from_secrets",
-    "mounts",
-    "node_selector",
-    "tolerations",
-    "labels",
-    "annotations",
-    "shm",
-    "rendezvous_timeout",
-    "timeout",
-    "ttl",
-)
-"""Fields of the spec that are run options; the others are a component's to say."""
+OPTIONS = fields_with(JobSpec, Fact.TORCHX)
 RENDEZVOUS_PORT = "c10d"
 METADATA_PREFIX = "kij_train."
 WORKSPACE = METADATA_PREFIX + "workspace"

@@ -1,0 +1,409 @@
+"""What every kind of job is asked for: what runs, where, with what, and for how long.
+
+A class has the fields of one matter, and the checks that need no other's. The names of fields are
+flat: keys of a spec file, variables and flags (with '-' for '_'). Messages are written to stand
+behind the place the value came from: "job.yaml:3: nodes: must be at least 1".
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from kij_train import gpus as gpu_kinds
+from kij_train import names, units
+from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
+from kij_train.spec.types import (
+    Count,
+    Cpu,
+    EnvName,
+    Key,
+    LabelValue,
+    Memory,
+    Model,
+    NotBool,
+    ObjectName,
+    ParsedMount,
+    ParsedToleration,
+    Seconds,
+    SpecConflict,
+    Text,
+)
+
+DEFAULT_IMAGE = "pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime"
+"""The official PyTorch runtime image that is used when none is named."""
+
+OWN_LABELS = frozenset(
+    {names.LABEL_NAME, names.LABEL_INSTANCE, names.LABEL_MANAGED_BY, names.LABEL_COMPONENT}
+)
+TOPOLOGIES = {
+    "host": "kubernetes.io/hostname",
+    "zone": "topology.kubernetes.io/zone",
+    "rack": "cloud.provider.com/topology-rack",
+    "block": "cloud.provider.com/topology-block",
+}
+"""Short names of node labels; rack and block as in Kueue's documentation, there is no standard."""
+
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def _known_gpu_kind(value: str) -> str:
+    gpu_kinds.kind(value)
+    return value
+
+
+def parse_topology(value: object) -> object:
+    """`LABEL[:required|preferred]`, or a short name for the label. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    label, colon, mode = value.partition(":")
+    if colon and mode not in ("required", "preferred"):
+        raise ValueError(f"{value!r} must end with :required or :preferred, or neither")
+    close = difflib.get_close_matches(label, TOPOLOGIES, n=1, cutoff=0.85)
+    if close and label not in TOPOLOGIES:
+        raise ValueError(f"{label!r} is no short name. Did you mean {close[0]}?")
+    return f"{names.check_key(TOPOLOGIES.get(label, label))}:{mode or 'preferred'}"
+
+
+class Command(Model):
+    """What runs, and the code that it needs."""
+
+    name: Annotated[
+        str | None, Field(examples=["train-x3k9"]), Setting(Group.COMMAND, "--name NAME")
+    ] = None
+    """Name of the Job and its Service; made from the script's name when not given."""
+    script: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
+    """Python script to run, a path inside code_dir."""
+    module: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
+    """Python module to run instead of a script, as in python -m."""
+    program: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
+    """Program to run instead of Python, once a rank."""
+    args: Annotated[tuple[Text, ...], Setting(Group.COMMAND)] = ()
+    """Arguments of the script, module or program; $(NODE_RANK) in them is the node's index."""
+    code_dir: Annotated[
+        str, Setting(Group.COMMAND, "--code-dir DIR", Fact.PATH | Fact.NOT_IN_BENCH)
+    ] = "."
+    """Folder that is shipped to the pods, and the working directory there."""
+    code: Annotated[
+        bool,
+        Setting(
+            Group.COMMAND,
+            facts=Fact.NOT_IN_BENCH,
+            switches={"--no-code": Switch(False, "Ship no code: the image carries it.")},
+        ),
+    ] = True
+    """Ship code_dir; false when the image carries the code."""
+
+    @model_validator(mode="after")
+    def _runs_one_thing(self) -> Command:
+        given = [f for f in ("script", "module", "program") if getattr(self, f) is not None]
+        if len(given) > 1:
+            raise SpecConflict(given[1], f"conflicts with {given[0]}: give one of them")
+        if self.module is not None and not _MODULE.fullmatch(self.module):
+            raise SpecConflict(
+                "module", "is no module name. Write package.module, or give a path without -m"
+            )
+        return self
+
+
+class Where(Model):
+    """Image, cluster and namespace."""
+
+    image: Annotated[
+        str,
+        Field(min_length=1, pattern=r"^\S+$"),
+        Setting(Group.WHERE, "--image IMAGE", Fact.CLUSTER_ONLY | Fact.TORCHX),
+    ] = DEFAULT_IMAGE
+    """Container image; it needs python3 and torch."""
+    image_pull_policy: Annotated[
+        Literal["Always", "IfNotPresent", "Never"] | None,
+        Setting(
+            Group.WHERE,
+            "--image-pull-policy Always|IfNotPresent|Never",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+        ),
+    ] = None
+    """When the image is pulled; Kubernetes decides by the tag when not given."""
+    image_pull_secrets: Annotated[
+        tuple[ObjectName, ...],
+        Setting(
+            Group.WHERE,
+            "--image-pull-secret NAME",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+            merge=Merge.JOIN,
+        ),
+    ] = ()
+    """Secrets with the registry's credentials."""
+    context: Annotated[
+        str | None, Setting(Group.WHERE, "--context NAME", Fact.CLUSTER_ONLY | Fact.TORCHX)
+    ] = None
+    """Context of the kubeconfig; its current one when not given."""
+    kubeconfig: Annotated[
+        str | None,
+        Setting(Group.WHERE, "--kubeconfig FILE", Fact.CLUSTER_ONLY | Fact.TORCHX | Fact.PATH),
+    ] = None
+    """Kubeconfig file; $KUBECONFIG or ~/.kube/config when not given."""
+    namespace: Annotated[
+        Annotated[str, AfterValidator(names.check_namespace)] | None,
+        Setting(Group.WHERE, "--namespace -n NAME", Fact.CLUSTER_ONLY | Fact.TORCHX),
+    ] = None
+    """Namespace; the context's when not given."""
+
+
+class Resources(Model):
+    """What a node has."""
+
+    gpus: Annotated[Count | None, Setting(Group.SIZE, "--gpus N")] = None
+    """GPUs a node."""
+    gpu_kind: Annotated[
+        str,
+        AfterValidator(_known_gpu_kind),
+        Setting(Group.RESOURCES, "--gpu-kind KIND", Fact.TORCHX),
+    ] = "whole"
+    """Kind of GPU: whole (also for MIG's single strategy), a MIG slice (mig-1g.5gb), shared
+    (time-sliced or MPS), amd, or dra (a claim of device class gpu.nvidia.com)."""
+    cpu: Annotated[Cpu | None, Setting(Group.RESOURCES, "--cpu CORES", Fact.CLUSTER_ONLY)] = None
+    """CPU cores a node, request and limit."""
+    memory: Annotated[
+        Memory | None, Setting(Group.RESOURCES, "--memory SIZE", Fact.CLUSTER_ONLY)
+    ] = None
+    """Memory a node, request and limit."""
+    shm: Annotated[
+        Memory | None, Setting(Group.RESOURCES, "--shm SIZE", Fact.CLUSTER_ONLY | Fact.TORCHX)
+    ] = None
+    """Size of /dev/shm: 8Gi with GPUs, 1Gi without, half of memory at most, when not given."""
+    resources: Annotated[
+        dict[Key, Count],
+        Setting(Group.RESOURCES, "--resource NAME=N", Fact.CLUSTER_ONLY, merge=Merge.BY_KEY),
+    ] = Field(default_factory=dict)
+    """Other extended resources a node, such as vpc.amazonaws.com/efa."""
+
+    @property
+    def gpu_resource(self) -> str | None:
+        """The extended resource that counts the GPUs; None without GPUs, and for claims."""
+        return gpu_kinds.kind(self.gpu_kind).resource if self.gpus else None
+
+    @model_validator(mode="after")
+    def _are_no_others(self) -> Resources:
+        for resource in self.resources:
+            gpu = gpu_kinds.of_resource(resource)
+            flag = gpu.flags if gpu else {"cpu": "--cpu", "memory": "--memory"}.get(resource)
+            if flag is not None:
+                raise SpecConflict("resources", f"{resource} has its own flag: {flag}")
+            if "/" not in resource and not resource.startswith("hugepages-"):
+                raise SpecConflict(
+                    "resources",
+                    f"{resource} is no extended resource: they look like example.com/name",
+                )
+        shm = units.quantity_value(self.shm or "0")
+        if self.memory is not None and shm > units.quantity_value(self.memory):
+            raise SpecConflict(
+                "shm", f"is more than memory ({self.memory}), which /dev/shm counts against"
+            )
+        return self
+
+
+class Data(Model):
+    """Environment and volumes."""
+
+    env: Annotated[
+        dict[EnvName, Text], Setting(Group.DATA, "--env NAME=VALUE", merge=Merge.BY_KEY)
+    ] = Field(default_factory=dict)
+    """Environment variables of every rank, $(NODE_RANK) as in args. Not for secrets."""
+    env_from_secrets: Annotated[
+        tuple[ObjectName, ...],
+        Setting(
+            Group.DATA, "--env-from-secret NAME", Fact.CLUSTER_ONLY | Fact.TORCHX, merge=Merge.JOIN
+        ),
+    ] = ()
+    """Secrets whose keys become environment variables."""
+    mounts: Annotated[
+        tuple[ParsedMount, ...],
+        Setting(
+            Group.DATA,
+            "--mount TYPE:SOURCE:/PATH",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+            merge=Merge.JOIN,
+        ),
+    ] = ()
+    """Volumes: pvc:NAME:/path, secret:NAME:/path, configmap:NAME:/path, emptydir:[SIZE:]/path or
+    hostpath:/on/node:/path; with :ro at the end, without write access."""
+    settings_script: Annotated[
+        Annotated[str, Field(pattern=r"^/\S+$")] | None,
+        Setting(Group.DATA, facts=Fact.CLUSTER_ONLY),
+    ] = None
+    """Shell script of a fabric that is sourced in the pods; what is set already stays as it is."""
+
+    @model_validator(mode="after")
+    def _mounts_each_path_once(self) -> Data:
+        paths = [mount.path.rstrip("/") for mount in self.mounts]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise SpecConflict("mounts", f"{path} is mounted twice")
+        return self
+
+
+class Placement(Model):
+    """Which machines take the pods, and when."""
+
+    node_selector: Annotated[
+        dict[Key, LabelValue],
+        Setting(
+            Group.PLACEMENT,
+            "--node-selector KEY=VALUE",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+            merge=Merge.BY_KEY,
+        ),
+    ] = Field(default_factory=dict)
+    """Labels a node must have."""
+    tolerations: Annotated[
+        tuple[ParsedToleration, ...],
+        Setting(
+            Group.PLACEMENT,
+            "--toleration KEY[=VALUE][:EFFECT]",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+            merge=Merge.JOIN,
+        ),
+    ] = ()
+    """Taints that are tolerated, written as for kubectl taint."""
+    affinity: Annotated[
+        dict[str, Any] | None,
+        Setting(Group.PLACEMENT, facts=Fact.CLUSTER_ONLY | Fact.WITHOUT_VARIABLE),
+    ] = None
+    """Pod affinity, exactly as Kubernetes spells it."""
+    queue: Annotated[
+        LabelValue | None, Setting(Group.PLACEMENT, "--queue NAME", Fact.CLUSTER_ONLY | Fact.TORCHX)
+    ] = None
+    """Queue that admits the job: Kueue's LocalQueue, or Volcano's with --scheduler volcano."""
+    scheduler: Annotated[
+        Literal["volcano", "coscheduling", "native"] | None,
+        Setting(
+            Group.PLACEMENT,
+            "--scheduler volcano|coscheduling|native",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+        ),
+    ] = None
+    """Gang scheduler, which places all pods or none."""
+    topology: Annotated[
+        Annotated[str, BeforeValidator(parse_topology)] | None,
+        Setting(Group.PLACEMENT, "--topology LABEL[:required]", Fact.CLUSTER_ONLY | Fact.TORCHX),
+    ] = None
+    """Keep the pods together: host, zone, rack, block or a node label; :required, or :preferred,
+    which is the default."""
+    placement: Annotated[
+        Literal["spread", "pack"] | None,
+        Setting(
+            Group.PLACEMENT,
+            facts=Fact.CLUSTER_ONLY | Fact.TORCHX,
+            switches={
+                "--spread": Switch("spread", "No two pods on one machine."),
+                "--pack": Switch("pack", "As few machines as possible."),
+            },
+        ),
+    ] = None
+    """spread: no two pods on one machine; pack: as few machines as possible."""
+    priority_class: Annotated[
+        ObjectName | None,
+        Setting(Group.PLACEMENT, "--priority-class NAME", Fact.CLUSTER_ONLY | Fact.TORCHX),
+    ] = None
+    """PriorityClass of the pods."""
+
+    @property
+    def kueue(self) -> str | None:
+        """The LocalQueue that admits the job, where Kueue does."""
+        return None if self.scheduler == "volcano" else self.queue
+
+    @model_validator(mode="after")
+    def _can_be_placed(self) -> Placement:
+        if self.affinity is not None:
+            for field in ("topology", "placement"):
+                if getattr(self, field) is not None:
+                    raise SpecConflict(field, "conflicts with affinity: put all of it there")
+        label = (self.topology or "").partition(":")[0]
+        if self.placement == "spread" and label == TOPOLOGIES["host"]:
+            raise SpecConflict(
+                "topology", "conflicts with --spread: one host cannot hold them apart"
+            )
+        if self.queue is not None and self.scheduler in ("coscheduling", "native"):
+            raise SpecConflict(
+                "scheduler", f"conflicts with --queue {self.queue}: Kueue admits the job as a whole"
+            )
+        if self.kueue is not None:
+            try:
+                names.check_object_name(self.kueue)
+            except ValueError:
+                raise SpecConflict(
+                    "queue",
+                    "can be no LocalQueue: its name has lower-case letters, digits, '-' and '.'",
+                ) from None
+        return self
+
+
+class Security(Model):
+    """What the pods may do."""
+
+    service_account: Annotated[
+        ObjectName | None,
+        Setting(Group.SECURITY, "--service-account NAME", Fact.CLUSTER_ONLY | Fact.TORCHX),
+    ] = None
+    """ServiceAccount of the pods; its token is not mounted."""
+    run_as_user: Annotated[
+        Annotated[int, Field(ge=1, lt=2**31), NotBool] | None,
+        Setting(Group.SECURITY, "--run-as-user UID", Fact.CLUSTER_ONLY | Fact.TORCHX),
+    ] = None
+    """User id of the processes, which must not be root's; completes Pod Security "restricted"."""
+    capabilities: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Z_]+$")], ...],
+        Setting(Group.SECURITY, facts=Fact.CLUSTER_ONLY | Fact.TORCHX, merge=Merge.JOIN),
+    ] = ()
+    """Linux capabilities to add, such as IPC_LOCK for RDMA; Pod Security refuses most."""
+    read_only_root: Annotated[
+        bool, Setting(Group.SECURITY, facts=Fact.CLUSTER_ONLY | Fact.TORCHX)
+    ] = False
+    """Mount the image's file system without write access."""
+
+
+class Lifetime(Model):
+    """How long it may take, and what is left of it."""
+
+    timeout: Annotated[Seconds | None, Setting(Group.LIFE, "--timeout DURATION", Fact.TORCHX)] = (
+        None
+    )
+    """Deadline of the whole job (activeDeadlineSeconds)."""
+    ttl: Annotated[
+        Seconds | None, Setting(Group.LIFE, "--ttl DURATION", Fact.CLUSTER_ONLY | Fact.TORCHX)
+    ] = None
+    """Delete the finished Job, its pods and logs, after this time; never when not given."""
+    grace: Annotated[Seconds | None, Setting(Group.LIFE, "--grace DURATION")] = None
+    """Time between SIGTERM and SIGKILL, for a last checkpoint: 30 s when not given."""
+    labels: Annotated[
+        dict[Key, LabelValue],
+        Setting(
+            Group.LIFE, "--label KEY=VALUE", Fact.CLUSTER_ONLY | Fact.TORCHX, merge=Merge.BY_KEY
+        ),
+    ] = Field(default_factory=dict)
+    """Labels of every object."""
+    annotations: Annotated[
+        dict[Key, Text],
+        Setting(
+            Group.LIFE,
+            "--annotation KEY=VALUE",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+            merge=Merge.BY_KEY,
+        ),
+    ] = Field(default_factory=dict)
+    """Annotations of the Job and its pods."""
+
+    @model_validator(mode="after")
+    def _leaves_our_labels(self) -> Lifetime:
+        for name in OWN_LABELS & self.labels.keys():
+            raise SpecConflict("labels", f"{name} is set by kij-train itself")
+        return self
+
+
+class Common(Lifetime, Security, Placement, Data, Resources, Where, Command):
+    """All of it. The fields come in the order of the classes above."""
