@@ -193,7 +193,7 @@ SITUATIONS: dict[str, Situation] = {
         INIT + "raise dist.DistBackendError('[Rank 0] Watchdog caught collective operation "
         "timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE) ran for 600000 milliseconds')\n"
     ),
-    "missing-program": Situation(argv="--no-python ./no-such-program"),
+    "missing-program": Situation(argv="--no-python no-such-program"),
     "image-without-python": Situation(argv="--image kij-train.test/pause:1"),
     "image-without-torch": Situation(argv="--image SMALL"),
     "rank-0-never-came": Situation(argv=TWO + "--rendezvous-timeout 10s", change=rank0_sleeps),

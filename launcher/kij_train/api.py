@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import diagnosis, jobs, runs
+from kij_train import diagnosis, jobs, runs, scripts
 from kij_train.diagnosis import JobState
 from kij_train.errors import (
     InterruptedByUserError,
@@ -107,7 +107,7 @@ def launch(
     `cwd` is where the paths of the spec begin: the current folder when not given. `replace` deletes
     a job of that name on the cluster first. A local job ends with this process at the latest.
     """
-    resolved = Resolved(spec, {("script",): Origin(runs.DEFAULT_FROM_FLAGS)})
+    resolved = Resolved(spec, {("script",): Origin(scripts.FROM_FLAGS)})
     here = Path.cwd() if cwd is None else Path(cwd)
     plan = runs.plan(resolved, cwd=here, for_cluster=not local, random_name=True)
     if local:

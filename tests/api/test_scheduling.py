@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import render
+from kij_train import render, runs
 from kij_train.cluster import Cluster
 from kij_train.errors import RefusedError, RequestError
 from kij_train.jobs import change
@@ -45,6 +45,19 @@ def test_a_queued_job_is_whole_before_its_queue_sees_it_and_stays_suspended(
     ]
     assert any(owned)
     assert not any(name.startswith("pods/") for name in ns.left())
+
+
+def test_a_resource_that_no_machine_has_is_known_before_the_launch(
+    cluster: Cluster, ns: Namespace, tmp_path: Path
+) -> None:
+    asked = JobSpec(script="a.py", gpus=1, resources={"example.com/none": 1})
+    missing = runs.which_nobody_has(asked, cluster)
+    assert missing["example.com/none"] == "what the machines have: kij-train doctor"
+    before = cluster.requests
+    assert runs.which_nobody_has(JobSpec(script="a.py", cpu="1"), cluster) == {}
+    assert cluster.requests == before
+    user = Cluster.connect(kubeconfig=ns.user("u", [], tmp_path), context=None, namespace=ns.name)
+    assert runs.which_nobody_has(asked, user) == {}
 
 
 def test_a_cancelled_job_leaves_its_queue(cluster: Cluster, ns: Namespace) -> None:

@@ -57,6 +57,17 @@ time.sleep(600)
 """
 
 
+AGAIN = """\
+import os, sys, time
+for step in range(12):
+    with open(os.environ["KIJ_HEARTBEAT_FILE"], "w") as file:
+        file.write(str(step))
+    time.sleep(0.3)
+    if step == 9 and os.environ["KIJ_RESTARTS"] == "0":
+        sys.exit(1)
+"""
+
+
 class Launch:
     """`kij-train launch --local`, whose nodes can be found and killed."""
 
@@ -164,6 +175,14 @@ def test_ranks_follow_the_indexes_and_the_highest_is_the_spare(
     assert "node 0 | kij-train: round 1: rank 0 of 2" in job.log
     assert "node 1 | kij-train: round 1: rank 1 of 2" in job.log
     assert "node 2 | kij-train: this node is a spare" in job.log
+
+
+def test_what_is_trained_again_is_told_where_the_script_says_its_step(
+    launch: Callable[..., Launch],
+) -> None:
+    job = launch("--restart", "gang", script=(), text=AGAIN)
+    assert job.end() == 0, job.log
+    assert re.search(r"the job trained .* %, [1-9]\d? % of it again\), waited", job.log), job.log
 
 
 @pytest.mark.slow

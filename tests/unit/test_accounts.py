@@ -22,14 +22,22 @@ SPENT: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("state", "text"),
     [
-        ("training", "trained 0:03:10 (95 %), waited 5.0 s, restarted 2 times in 5.0 s"),
-        ("restarting", "trained 90.0 s (45 %), waited 5.0 s, restarted 2 times in 0:01:45"),
+        (
+            "training",
+            "trained 0:03:10 (95 %, 20 % of it again), waited 5.0 s, restarted 2 times",
+        ),
+        (
+            "restarting",
+            "trained 90.0 s (45 %, 42 % of it again), waited 5.0 s, restarted 2 times",
+        ),
     ],
 )
 def test_the_time_since_the_last_word_counts(state: str, text: str) -> None:
-    said = json.dumps({"history": SPENT, "state": state, "since": 1000.0})
-    history = accounts_now(said, 1100.0)
-    assert str(history) == f"{text}; gpu-node-7 cost 2 restarts, 4.0 s"
+    spent = {**SPENT, "step": 900, "again_s": 30.0}
+    said = {"history": spent, "state": state, "since": 1000.0, "again_s": 8.0}
+    history = accounts_now(json.dumps(said), 1100.0)
+    assert str(history).startswith(text)
+    assert str(history).endswith("; gpu-node-7 cost 2 restarts, 4.0 s")
 
 
 @pytest.mark.parametrize("said", ["", "{}", "[]", '{"history": 1, "since": 2, "state": "x"}'])
@@ -59,8 +67,13 @@ def test_the_verdict_has_them_last() -> None:
         "waitingSeconds": 5.0,
         "restartingSeconds": 5.0,
         "goodput": 0.9,
+        "againSeconds": None,
+        "step": None,
         "restarts": 2,
         "failures": 1,
         "blame": [{"node": "gpu-node-7", "restarts": 2, "seconds": 4.0}],
     }
+    spent = History({**SPENT, "step": 900, "again_s": 30.0})
+    told: Any = as_json(Verdict(JobState.RUNNING, "it trains", accounts=spent))["accounts"]
+    assert (told["againSeconds"], told["step"]) == (30.0, 900)
     assert as_json(Verdict(JobState.RUNNING, "it trains"))["accounts"] is None

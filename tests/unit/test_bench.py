@@ -255,7 +255,21 @@ def test_a_bandwidth_of_zero_can_be_compared_with() -> None:
     old = document((2, report(sizes=(1024,))))
     old["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = 0
     (one,) = reports.compare(old, document((2, report(sizes=(1024,)))), 0.1)
-    assert (one.ratio, one.fell) == (math.inf, False)
+    assert (one.ratio, one.change) == (math.inf, "better")
+    (one,) = reports.compare(old, old, 0.1)
+    assert (one.ratio, one.change) == (1.0, "same")
+
+
+@pytest.mark.parametrize(
+    ("new", "change"),
+    [(110, "same"), (111, "better"), (260, "better"), (100, "same"), (90, "same"), (89, "worse")],
+)
+def test_a_row_is_better_worse_or_neither(new: float, change: str) -> None:
+    old, newer = document((2, report(sizes=(1024,)))), document((2, report(sizes=(1024,))))
+    for one, bandwidth in ((old, 100), (newer, new)):
+        one["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = bandwidth
+    (row,) = reports.compare(old, newer, 0.1)
+    assert row.change == change
 
 
 @pytest.mark.parametrize("text", ["8M", "8M:", ":3", "8M:-1", "8M:nan", "x:1", "8M:inf", "0:1"])
@@ -406,11 +420,15 @@ def test_compare_exits_with_1_and_names_the_rows(
     (tmp_path / "new").write_text(json.dumps(document((2, report(slower=2.0)))))
     code, out, err = run(capsys, "compare", str(tmp_path / "old"), str(tmp_path / "new"))
     assert code == 1
-    assert out.count("fell") == 3
+    assert out.count("worse") == 3
     assert "2 nodes 2 ranks 65536 B: fell from 0.396 to 0.198 GB/s, to 0.50 of it" in err
-    assert err.endswith("of 3 rows: 3 fell by more than 10%\n")
-    code, _, err = run(capsys, "compare", str(tmp_path / "new"), str(tmp_path / "old"))
-    assert (code, err) == (0, "all 3 rows are within 10%\n")
+    assert err.endswith("of 3 rows: 3 worse by more than 10%\n")
+    code, out, err = run(capsys, "compare", str(tmp_path / "new"), str(tmp_path / "old"))
+    assert (code, err) == (0, "of 3 rows: 3 better by more than 10%\n")
+    assert out.count("better") == 3
+    code, out, err = run(capsys, "compare", str(tmp_path / "new"), str(tmp_path / "new"))
+    assert (code, err) == (0, "of 3 rows: 3 within 10%\n")
+    assert "better" not in out and "worse" not in out
 
 
 def test_compare_fails_on_wrong_results_and_says_missing_of_what_is(
@@ -425,7 +443,7 @@ def test_compare_fails_on_wrong_results_and_says_missing_of_what_is(
     assert err.splitlines()[1:] == [
         "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
         "all_reduce float 2 nodes 2 ranks 65536 B: 7 elements are wrong",
-        "of 3 rows: 1 missing, 1 with wrong results",
+        "of 3 rows: 1 missing, 1 with wrong results, 2 within 10%",
     ]
 
 

@@ -222,6 +222,73 @@ def test_a_record_always_fits_and_is_read_back(
     assert failure.message[:100] == message.encode("utf-8", "replace").decode()[:100]
 
 
+words = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=3000)
+messages = st.lists(words, min_size=1, max_size=6).map("\n".join)
+frames = st.tuples(
+    st.sampled_from(["  ", "    | ", ""]), words, st.integers(1, 99_999), st.text("fé", min_size=1)
+)
+
+
+@given(
+    messages,
+    st.lists(st.one_of(frames, words), max_size=20),
+    frames,
+    st.booleans(),
+    st.lists(st.text("node-ü", min_size=1, max_size=200), max_size=5),
+)
+def test_a_record_that_is_too_long_keeps_the_last_frame(
+    tmp_path_factory: pytest.TempPathFactory,
+    message: str,
+    above: list[tuple[str, str, int, str] | str],
+    last: tuple[str, str, int, str],
+    is_ours: bool,
+    machines: list[str],
+) -> None:
+    """The node writes the rank's record anew, with more in it: the frame has to survive that."""
+
+    def line(frame: tuple[str, str, int, str] | str) -> str:
+        if isinstance(frame, str):
+            return frame.replace("File", "file")
+        return f'{frame[0]}File "/work/{frame[1]}/train.py", line {frame[2]}, in {frame[3]}'
+
+    source = "    step()"
+    stack = "\n".join(["Traceback (most recent call last):", *map(line, above), line(last), source])
+    path = tmp_path_factory.getbasetemp() / "record"
+    bootstrap.write_record(str(path), message, stack + f"\n{message}" * is_ours, rank=1)
+    first = bootstrap.read_record(str(path))["message"]
+    accounts = {"blame": {machine: [1, 2.0] for machine in machines}}
+    bootstrap.write_record(
+        str(path),
+        first["message"],
+        first["extraInfo"]["py_callstack"],
+        rank=1,
+        index=1,
+        exit_code=1,
+        final=True,
+        accounts=accounts,
+    )
+    assert len(path.read_bytes()) <= bootstrap.RECORD_BYTES - 64
+    failure = parse_record(path.read_text(), index=1)
+    assert failure is not None
+    assert f'/train.py", line {last[2]}, in {last[3][:20]}' in failure.callstack
+    assert failure.message[:20] == message[:20]
+
+
+def test_what_a_record_leaves_out_is_said_and_both_ends_stay(tmp_path: Path) -> None:
+    keys = ", ".join(f"layer{number}" for number in range(2000))
+    stack = (
+        'Traceback (most recent call last):\n  File "train.py", line 7, in load\n    model.load()'
+    )
+    message = f"RuntimeError: missing keys: {keys}."
+    bootstrap.write_record(str(tmp_path / "r"), message, f"{stack}\n{message}\n")
+    failure = parse_record((tmp_path / "r").read_text(), index=0)
+    assert failure is not None
+    assert failure.callstack == stack
+    assert failure.message.startswith("RuntimeError: missing keys: layer0, ")
+    assert "characters ...]" in failure.message
+    assert failure.message.endswith("layer1999.")
+
+
 def test_a_place_that_cannot_be_written_is_said_and_does_not_raise(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -462,6 +529,16 @@ def test_a_plain_command_that_is_not_there_is_named(tmp_path: Path) -> None:
     failure = parse_record((tmp_path / "record").read_text(), index=1)
     assert failure is not None
     assert failure.exit_code == bootstrap.EXIT_CODE
+
+
+def test_a_plain_command_with_the_ends_of_windows_lines_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.sh").write_bytes(b"#!/bin/sh\r\necho hi\r\n")
+    (tmp_path / "a.sh").chmod(0o755)
+    result = plain(tmp_path, "--no-python", str(tmp_path / "a.sh"))
+    assert result.returncode == bootstrap.EXIT_CODE
+    assert (
+        r"its lines end as on Windows, so that it asks for '/bin/sh\r' to run it" in result.stderr
+    )
 
 
 def test_a_plain_command_waits_for_rank_0_where_it_is_asked_to(tmp_path: Path) -> None:

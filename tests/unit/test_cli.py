@@ -412,6 +412,8 @@ def test_everything_after_the_script_is_the_scripts(
     capsys: pytest.CaptureFixture[str], project: Path, line: str, command: list[str]
 ) -> None:
     (project / "sub/deep.py").touch()
+    (project / "run.sh").write_text("#!/bin/sh\n")
+    (project / "run.sh").chmod(0o755)
     code, out, err = run(capsys, "render", "-o", "json", *line.split())
     assert code == 0, err
     job = json.loads(out)["items"][-1]

@@ -123,6 +123,18 @@ def test_the_verdict_names_rank_exception_line_and_followers() -> None:
     assert text.endswith("1 other node failed after it")
 
 
+def test_a_long_message_is_shortened_and_the_frame_is_still_there() -> None:
+    keys = ", ".join(f"layer{number}" for number in range(500))
+    message = "\n".join([f"RuntimeError: missing keys: {keys}.", *"abcdefgh"])
+    stack = 'Traceback\n  File "train.py", line 6, in load'
+    text = verdict("train", "1 s", [Failure(0, 3, message, stack, 1, 1.0)])
+    assert "  RuntimeError: missing keys: layer0, " in text
+    assert "layer499." in text
+    assert "  … all of it is in the output of rank 3\n" in text
+    assert max(map(len, text.splitlines())) < 400
+    assert text.endswith('    File "train.py", line 6, in load')
+
+
 def test_no_word_from_any_node_is_said_and_nothing_guessed() -> None:
     assert verdict("a", "1 s", []) == "a failed after 1 s, and no node left a word about why"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train.pod.gang import History, Settings
-from kij_train.pod.gang.history import Who, span
+from kij_train.pod.gang.history import Steps, Who, span
 from kij_train.pod.gang.leader import (
     AVOID_AFTER,
     JUDGE_S,
@@ -401,8 +401,8 @@ def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
     leader.decide()
     assert leader.round is not None and leader.round.number == 5
     assert str(leader.history) == (
-        "trained 50.0 s (96 %), waited 0.0 s, restarted 4 times in 2.0 s; "
-        "machine-7 cost 1 restart, 2.0 s"
+        "trained 50.0 s (96 %, steps that were trained again included), waited 0.0 s, "
+        "restarted 4 times in 2.0 s; machine-7 cost 1 restart, 2.0 s"
     )
 
 
@@ -563,12 +563,18 @@ def test_nobody_waits_long_for_a_node_that_does_not_say_where_its_ranks_are() ->
     assert "no rank says where it is" in stage.said[-1]
 
 
-def test_before_the_first_sign_of_life_there_is_time_to_start() -> None:
+def unheard(stage: Stage, members: list[Member]) -> None:
+    for member in members:
+        stage.leader.take(member, {"silent": True, "ever": False, "round": member_round(stage)})
+
+
+def test_before_the_first_sign_of_life_of_a_round_there_is_time_to_start() -> None:
+    """Where there was one in a round before: the script gives them, and hangs as it starts."""
     stage = Stage(2, 2, hang_timeout_s=10)
+    stage.leader.history.heard = True
     members = [stage.join(index) for index in range(2)]
     stage.decide()
-    for member in members:
-        stage.leader.take(member, {"silent": True, "ever": False, "round": 1})
+    unheard(stage, members)
     stage.decide(599)
     assert {"stacks": 1} not in stage.told["uid-0"]
     stage.decide(1)
@@ -577,12 +583,81 @@ def test_before_the_first_sign_of_life_there_is_time_to_start() -> None:
         stage.leader.take(member, {"stacks": [in_load(rank)], "round": 1})
     stage.decide()
     said = stage.said[-1]
-    assert said.startswith("no sign of life in the 0:10:00 since the ranks were started: ranks 0-1")
-    assert "a script has to touch $KIJ_HEARTBEAT_FILE" in said
+    assert said.startswith("no sign of life in the 0:10:00 since the ranks were started, as there")
     for member in members:
         stage.end(member, -15)
     stage.decide()
     assert stage.leader.history.blame == {}
+    assert stage.leader.history.failures == 1
+
+
+@pytest.mark.parametrize("heartbeat", ["file", "output"])
+def test_a_script_that_never_gave_a_sign_of_life_is_not_taken_for_a_hang(heartbeat: str) -> None:
+    """It may be well, and would be ended again and again. It is said once, with its places."""
+    stage = Stage(2, 2, hang_timeout_s=10)
+    stage.leader.settings = stage.leader.settings._replace(heartbeat=heartbeat)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    unheard(stage, members)
+    stage.decide(600)
+    for member, rank in zip(members, (0, 1), strict=True):
+        stage.leader.take(member, {"stacks": [in_load(rank)], "round": 1})
+    stage.decide()
+    how = "touch" if heartbeat == "file" else "print, or touch"
+    assert stage.said[-1] == (
+        "no rank has ever given a sign of life, in the 0:10:00 since they were started: not taken "
+        f"for a hang, and none will be noticed until they {how} $KIJ_HEARTBEAT_FILE. Now "
+        "ranks 0-1 are in load (train.py:7)"
+    )
+    said, told = len(stage.said), len(stage.told["uid-0"])
+    for _ in range(5):
+        stage.decide(1000)
+    assert (len(stage.said), len(stage.told["uid-0"])) == (said, told)
+    assert stage.trains() == [0, 1]
+    assert stage.leader.history.failures == 0
+
+
+def test_that_it_gives_no_signs_of_life_is_said_in_one_round_alone() -> None:
+    stage = Stage(2, 2, hang_timeout_s=10)
+    members = [stage.join(index) for index in range(2)]
+    for _ in range(2):
+        stage.decide()
+        unheard(stage, members)
+        stage.decide(600)
+        stage.decide(STACKS_S)
+        for member in members:
+            stage.end(member, 1)
+        stage.decide(JUDGE_S)
+    assert sum("has ever given a sign of life" in line for line in stage.said) == 1
+    assert sum("asking where they are" in line for line in stage.said) == 1
+
+
+def test_a_first_sign_of_life_however_late_makes_a_silence_a_hang() -> None:
+    stage = Stage(2, 2, hang_timeout_s=10)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    unheard(stage, members)
+    stage.decide(600)
+    stage.decide(STACKS_S)
+    for silent in (False, True):
+        for member in members:
+            stage.leader.take(member, {"silent": silent, "ever": True, "round": 1})
+        stage.decide()
+    stage.decide(STACKS_S)
+    assert stage.said[-1].startswith("no sign of life for 10.0 s: ")
+    for member in members:
+        stage.end(member, -15)
+    stage.decide()
+    assert stage.leader.history.failures == 1
+
+
+def test_a_leader_learns_from_those_that_join_what_the_script_does() -> None:
+    stage = Stage(2, 2)
+    stage.join(0)
+    who = Who(1, "uid-1", "", "job-1", "")
+    known = History({"heard": True, "step": 70})
+    stage.leader.join(Member(who, lambda _: None, 0.0, lambda: None), known)
+    assert (stage.leader.history.heard, stage.leader.history.step) == (True, 70)
 
 
 def test_a_rank_that_leaves_signs_of_life_to_others_does_not_prolong_a_hang() -> None:
@@ -638,3 +713,71 @@ def test_a_machine_that_cost_much_is_better_than_none() -> None:
     stage.join(2)
     stage.decide()
     assert stage.trains() == [0, 2]
+
+
+# --- what is trained again, and what outlives a pod -----------------------------------------------
+
+
+def test_steps_that_were_done_before_are_trained_again() -> None:
+    steps = Steps(100)
+    for now, step in enumerate((80, 85, 90, 90, 95, 100, 101, 102)):
+        steps.see(step, float(now))
+    assert (steps.step, steps.again_s) == (102, 6.0)
+    first, resumed = Steps(None), Steps(100)
+    for now in range(5):
+        first.see(now, float(now))
+        resumed.see(101 + now, float(now))
+    assert first.again_s == resumed.again_s == 0.0
+
+
+def test_the_accounts_tell_what_was_trained_again_where_the_step_is_known() -> None:
+    stage = Stage(2, 2)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    stage.leader.take(members[0], {"step": 50, "again_s": 0.0, "round": 1})
+    for member in members:
+        stage.end(member, 1)
+    stage.decide(100)
+    stage.decide(JUDGE_S)
+    history = stage.leader.history
+    assert history.step == 50
+    stage.leader.take(members[0], {"step": 60, "again_s": 20.0, "round": 2})
+    stage.leader.take(members[0], {"step": 900, "again_s": 0.0, "round": 1})  # of the past
+    for member in members:
+        stage.end(member, 0)
+    stage.decide(100)
+    assert (history.step, history.again_s, history.training_s) == (60, 20.0, 201.0)
+    assert str(history).startswith("trained 0:03:21 (100 %, 10 % of it again), ")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"rounds": 1}, "(100 %)"),
+        ({"rounds": 2}, "(100 %, steps that were trained again included)"),
+        ({"rounds": 2, "step": 7}, "(100 %, none of it again)"),
+        ({"rounds": 2, "step": 7, "again_s": 3.0}, "(100 %, 3 % of it again)"),
+    ],
+)
+def test_without_steps_the_accounts_say_that_nobody_knows(said: Json, told: str) -> None:
+    assert f"trained 0:01:40 {told}, waited" in str(History({"training_s": 100.0, **said}))
+
+
+@pytest.mark.parametrize(
+    ("shared", "told"),
+    [
+        (None, "round 1: indexes 0 train"),
+        (["/out", "/data"], "round 1: indexes 0 train; all pods share /out, /data"),
+        (
+            [],
+            "round 1: indexes 0 train; nothing is mounted that all pods share: what a lost pod "
+            "saved is lost with it",
+        ),
+    ],
+)
+def test_a_round_tells_what_outlives_a_pod(shared: list[str] | None, told: str) -> None:
+    stage = Stage(1, 1)
+    stage.leader.settings = stage.leader.settings._replace(shared=shared)
+    stage.join(0)
+    stage.decide()
+    assert stage.said == [told]

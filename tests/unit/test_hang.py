@@ -115,6 +115,23 @@ def test_a_touched_file_is_a_sign_of_life(tmp_path: Path) -> None:
     assert signs.silence_s() < 0.05
 
 
+def test_a_number_in_the_file_is_the_step(tmp_path: Path) -> None:
+    signs = hang.Signs(str(tmp_path))
+    for name, text, step in (
+        ("0", "", None),
+        ("0", "12", 12),
+        ("1", " 13\n", 13),
+        ("1", "1" * 30, 13),
+        ("0", "step 14", 13),
+        ("0", "11", 13),
+        ("1", "-20", 13),
+    ):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, ns=(1, time.monotonic_ns()))
+        signs.silence_s()
+        assert signs.step == step
+
+
 def test_output_is_passed_on_and_is_a_sign_of_life(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "cuda-out-of-memory": ("cuda-out-of-memory", ("Tried to allocate 2.00 GiB", "smaller batch")),
     "nccl-error": ("nccl", ("ncclSystemError", "NCCL_DEBUG=INFO")),
     "nccl-timeout": ("nccl-timeout", ("Watchdog caught", "kij-train logs job --all")),
-    "missing-program": ("code", ("./no-such-program: no such program",)),
+    "missing-program": ("code", ("no-such-program: no such program",)),
     "image-without-python": ("not-started", ('exec: "python3": executable file not found',)),
     "image-without-torch": ("missing-module", ("torch cannot be imported",)),
     "rank-0-never-came": ("rendezvous", ("index 1", "rank 0 never came", "port 29500")),
@@ -295,6 +297,16 @@ def test_only_a_rank_that_was_killed_was_out_of_memory(message: str, kind: str) 
     assert [finding.kind for finding in verdict.findings] == [kind]
 
 
+def test_a_long_message_is_shortened_with_the_command_that_shows_all_of_it() -> None:
+    record = {"message": {"message": "KeyError: " + "x" * 3000}, "kij": {"rank": 1, "final": True}}
+    last = ended("2026-01-01T00:00:05Z", 1, "Error", json.dumps(record))
+    (finding,) = verdict_of(exhausted(ended("2026-01-01T00:00:01Z", 143), last)).findings
+    assert len(finding.summary) < 600
+    assert re.search(
+        r"… all of it: kij-train logs \S+ -n \S+ --index 1 --tail 100$", finding.summary
+    )
+
+
 def test_what_is_free_is_said_where_it_is_known() -> None:
     found = situation("half-a-gang")
     pods = [
@@ -309,6 +321,53 @@ def test_what_is_free_is_said_where_it_is_known() -> None:
     gone = {**pods[0], "status": {"phase": "Succeeded"}}
     found["machines"] = diagnosis.with_free(found["machines"], [*pods, gone])
     assert "the most that is free on one is 2)" in verdict_of(found).text()
+
+
+@pytest.mark.parametrize(
+    ("there", "hint"),
+    [
+        ({}, "what the machines have: kij-train doctor"),
+        ({"nvidia.com/gpu": "0"}, "what the machines have: kij-train doctor"),
+        (
+            {"nvidia.com/mig-1g.5gb": "7"},
+            "their GPUs are nvidia.com/mig-1g.5gb: --gpus with --gpu-kind mig-1g.5gb",
+        ),
+        ({"amd.com/gpu": "8"}, "their GPUs are amd.com/gpu: --gpus with --gpu-kind amd"),
+    ],
+)
+def test_a_resource_that_no_machine_has_is_told_and_less_of_it_is_no_advice(
+    there: dict[str, str], hint: str
+) -> None:
+    found = situation("half-a-gang")
+    for machine in found["machines"]:
+        machine["status"]["allocatable"] = {"cpu": "8", **there}
+    found["machines"] = diagnosis.with_free(found["machines"], [])
+    text = verdict_of(found).text()
+    assert "no machine has nvidia.com/gpu (asked " in text
+    assert hint in text
+    assert "0.000000" not in text and "ask for less" not in text
+
+
+def test_what_is_free_has_no_more_digits_than_it_needs() -> None:
+    found = situation("half-a-gang")
+    asked = {"cpu": "7500m", "nvidia.com/gpu": "8"}
+    machines = [machine["metadata"]["name"] for machine in found["machines"]]
+    pods = [
+        {"spec": {"nodeName": name, "containers": [{"resources": {"requests": asked}}]}}
+        for name in machines
+    ]
+    found["machines"] = diagnosis.with_free(found["machines"], pods)
+    assert "the most that is free on one is 0)" in verdict_of(found).text()
+
+
+def test_machines_are_looked_at_until_all_is_found() -> None:
+    def machines() -> Iterator[dict[str, Any]]:
+        yield {"status": {"allocatable": {"nvidia.com/gpu": "8", "rdma/ib": "0"}}}
+        yield {"status": {"allocatable": {"rdma/ib": "1"}}}
+        raise AssertionError("looked on")
+
+    assert diagnosis.which_nobody_has(["nvidia.com/gpu", "rdma/ib"], machines()) == []
+    assert diagnosis.which_nobody_has(["a.b/c"], [{"status": {}}, {}]) == ["a.b/c"]
 
 
 def test_a_half_scheduled_gang_is_told_with_a_way_out() -> None:

@@ -414,6 +414,9 @@ def parse_tolerance(text: str) -> float:
     return value
 
 
+Change = Literal["better", "worse", "same", "missing"]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A row in two documents."""
@@ -422,9 +425,14 @@ class Comparison:
     new: Row | None
     """None where the newer document lacks it."""
     ratio: float
-    """New bandwidth / old; 0 where it is lacking, infinite where the old one is 0."""
-    fell: bool
-    """Never for a row that is missing."""
+    """New bandwidth / old; 0 where it is lacking, infinite where only the old one is 0."""
+    change: Change
+    """same: within the tolerance, up or down."""
+
+    @property
+    def fell(self) -> bool:
+        """Never for a row that is missing."""
+        return self.change == "worse"
 
     @property
     def problem(self) -> str | None:
@@ -446,17 +454,25 @@ def compare(old: Document, new: Document, tolerance: float) -> list[Comparison]:
     found = []
     for row in all_rows(old):
         match = newer.get(row.key)
-        ratio = 0.0
-        if match is not None:
-            ratio = match.algbw / row.algbw if row.algbw else math.inf
-        fell = match is not None and ratio < 1 - tolerance
-        found.append(Comparison(row, match, ratio, fell))
+        if match is None:
+            found.append(Comparison(row, None, 0.0, "missing"))
+            continue
+        ratio = _ratio(match.algbw, row.algbw)
+        is_better, is_worse = ratio > 1 + tolerance, ratio < 1 - tolerance
+        change: Change = "better" if is_better else "worse" if is_worse else "same"
+        found.append(Comparison(row, match, ratio, change))
     if not any(one.new for one in found):
         raise RequestError(
             "the two reports have no row in common",
             hints=("a row is a collective, type, operation, nodes, ranks and size",),
         )
     return found
+
+
+def _ratio(new: float, old: float) -> float:
+    if old:
+        return new / old
+    return math.inf if new else 1.0
 
 
 # --- the document ---------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import shlex
 import sys
 
 import click
 
-from kij_train import __version__
+from kij_train import __version__, foreign
 from kij_train.cli import output
 from kij_train.errors import KijError
 
@@ -63,8 +64,11 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if args[0].endswith(".py"):
-                close = ["launch " + " ".join(args)]
+            instead = foreign.translated(args)
+            if instead is not None and instead.words:
+                close = [shlex.join(["launch", *instead.flags, *instead.words])]
+            elif args[0].endswith(".py"):
+                close = [shlex.join(["launch", *args])]
             if close:
                 raise click.UsageError(
                     f"{error.message} Did you mean: kij-train {close[0]}", ctx
@@ -89,7 +93,7 @@ def app() -> None:
 def run(argv: list[str]) -> int:
     """Run a command line and give its exit code."""
     try:
-        code = app.main(args=argv, prog_name="kij-train", standalone_mode=False)
+        code = app.main(args=argv, prog_name="kij-train", standalone_mode=False, obj=argv)
         sys.stdout.flush()
     except KijError as error:
         output.error(error.message, error.hints)

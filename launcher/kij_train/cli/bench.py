@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,7 +16,13 @@ from kij_train import runs
 from kij_train.bench import plots, reports, sweep
 from kij_train.cli import output
 from kij_train.cli.launch import signals_to, sigterm_as_interrupt
-from kij_train.cli.options import flags_layer, spec_options, warn_about, warn_without_gang
+from kij_train.cli.options import (
+    flags_layer,
+    spec_options,
+    warn_about,
+    warn_of_what_nobody_has,
+    warn_without_gang,
+)
 from kij_train.errors import KijError, RequestError
 from kij_train.pod import collectives
 from kij_train.spec import JobSpec
@@ -78,7 +85,7 @@ def _run(
         raise RequestError("--resume needs the file: --json FILE")
     if plot is not None:
         plots.require()
-    spec = _resolve(params, Layer({})).spec
+    spec = runs.with_ranks(_resolve(params, Layer({})), for_cluster=not is_local)
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
     _check_ranks(spec, max(counts), args, gates)
     arguments += ["--device", "cuda" if spec.gpus else "cpu"]
@@ -112,6 +119,8 @@ def _run(
             errors = sweep.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
         else:
             warn_without_gang(largest.spec)
+            if runs.extended_resources(largest.spec):
+                warn_of_what_nobody_has(largest.spec, runs.connect(largest.spec))
             stack.enter_context(sigterm_as_interrupt())
             if parallel:
                 sinks = replace(sinks, follow=_follow_beside)
@@ -311,7 +320,10 @@ def _under_mean(document: reports.Document) -> list[str]:
 @click.argument("new")
 @click.option("--tolerance", metavar="PERCENT", default="10%", help="How much may be lost; 10%.")
 def compare(old: str, new: str, tolerance: str) -> None:
-    """Exit 1 when a bandwidth in NEW is less than in OLD, or a result wrong; name the rows."""
+    """Say which bandwidths in NEW are better or worse than in OLD; exit 1 when one is worse.
+
+    Rows that are missing and results that are wrong count as worse.
+    """
     allowed = reports.parse_tolerance(tolerance)
     newer = _read(new)
     rows = reports.compare(_read(old), newer, allowed)
@@ -323,23 +335,26 @@ def compare(old: str, new: str, tolerance: str) -> None:
                 f"{one.old.algbw:.3g} GB/s",
                 f"{one.new.algbw:.3g} GB/s" if one.new else "-",
                 f"{one.ratio:.2f}" if one.new else "-",
-                "fell" if one.fell else "" if one.new else "missing",
+                "" if one.change == "same" else one.change,
             )
             for one in rows
         ),
     )
     wrong = reports.wrong_rows(newer)
     problems = [one.problem for one in rows if one.problem is not None] + wrong
+    found = Counter(one.change for one in rows)
+    counts = {
+        f"worse by more than {tolerance}": found["worse"],
+        "missing": found["missing"],
+        "with wrong results": len(wrong),
+        f"better by more than {tolerance}": found["better"],
+        f"within {tolerance}": found["same"],
+    }
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     if problems:
-        counts = {
-            f"fell by more than {tolerance}": sum(one.fell for one in rows),
-            "missing": sum(one.new is None for one in rows),
-            "with wrong results": len(wrong),
-        }
-        summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         output.verdict("\n".join([*problems, f"of {len(rows)} rows: {summary}"]))
         raise click.exceptions.Exit(1)
-    output.status(f"all {len(rows)} rows are within {tolerance}")
+    output.status(f"of {len(rows)} rows: {summary}")
 
 
 def _parameter(flags: tuple[str, ...]) -> str:

@@ -18,7 +18,9 @@ from kij_train.cli import output
 from kij_train.cli.options import (
     job_options,
     resolve_options,
+    warn_about_plan,
     warn_of_what_is_left_out,
+    warn_of_what_nobody_has,
     warn_without_gang,
 )
 from kij_train.cli.render import print_objects, print_offline
@@ -71,11 +73,13 @@ def command(
     resolved = resolve_options(params)
     plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
     warn_of_what_is_left_out(plan.archive)
+    warn_about_plan(plan)
     if dry_run == "client":
         print_offline(plan, form)
         return
     warn_without_gang(plan.spec)
     cluster = runs.connect(plan.spec)
+    warn_of_what_nobody_has(plan.spec, cluster)
     if dry_run == "server":
         _dry_run_server(plan, cluster, form)
         return
@@ -99,6 +103,7 @@ def _launch_local(resolved: Resolved) -> None:
     from kij_train import local
 
     plan = runs.plan(resolved, cwd=Path.cwd(), for_cluster=False, random_name=True)
+    warn_about_plan(plan)
     output.status(runs.summary(plan, where="this machine"))
     ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
     if ignored:

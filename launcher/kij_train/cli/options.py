@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import names
+from kij_train import names, runs
 from kij_train.cli import grouped, output
 from kij_train.errors import RequestError
-from kij_train.runs import DEFAULT_FROM_FLAGS, bundle
+from kij_train.runs import bundle
+from kij_train.scripts import FROM_FLAGS, launcher_of
 from kij_train.spec import JobSpec, Model
 from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,15 @@ def resolve_options(params: dict[str, Any]) -> Resolved:
     for text in unknown_variables(os.environ):
         output.warning(text)
     warn_about(resolved)
-    return resolved
+    return replace(resolved, typed=_typed(params))
+
+
+def _typed(params: dict[str, Any]) -> tuple[str, ...]:
+    """The words in front of the script, without what says that it is none."""
+    words = click.get_current_context().find_root().obj or ["launch"]
+    if params["script"] is not None:
+        words = words[: len(words) - 1 - len(params["args"])]
+    return tuple(word for word in words if word not in ("-m", "--no-python", "--"))
 
 
 def flags_layer(params: dict[str, Any]) -> Layer:
@@ -162,7 +174,7 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
         return
     kind = "module" if params["as_module"] else "program" if params["as_program"] else "script"
     layer.values |= {kind: script, "args": list(params["args"])}
-    layer.origins[(kind,)] = Origin(DEFAULT_FROM_FLAGS, names_value=True)
+    layer.origins[(kind,)] = Origin(FROM_FLAGS, names_value=True)
     layer.origins[("args",)] = Origin("command line")
 
 
@@ -170,6 +182,21 @@ def warn_of_what_is_left_out(archive: bundle.Archive | None) -> None:
     """Say what the shipped code lacks and might be missed."""
     for note in archive.notes if archive is not None else ():
         output.warning(note)
+
+
+def warn_about_plan(plan: runs.Plan) -> None:
+    """Say what is allowed and probably not meant, as far as the code tells."""
+    for note in plan.notes:
+        output.warning(note.text, note.hints)
+
+
+def warn_of_what_nobody_has(spec: JobSpec, cluster: Cluster) -> None:
+    """Say which of the resources that are asked for no machine has, as far as one may know."""
+    for resource, advice in runs.which_nobody_has(spec, cluster).items():
+        output.warning(
+            f"no machine of the cluster has {resource}: the pods wait until one comes that has it",
+            (advice,),
+        )
 
 
 def warn_without_gang(spec: JobSpec) -> None:
@@ -201,7 +228,7 @@ def warn_about(resolved: Resolved) -> None:
             "slices of one GPU",
             ("one slice a pod: --gpus 1, and more --nodes",),
         )
-    if resolved.origin(("args",)) == "command line":
+    if resolved.origin(("args",)) == "command line" and launcher_of(spec) is None:
         for argument in spec.args:
             flag = argument.partition("=")[0]
             if flag in OUR_FLAGS_AFTER_SCRIPT:

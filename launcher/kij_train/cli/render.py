@@ -9,7 +9,12 @@ import click
 
 from kij_train import names, render, runs
 from kij_train.cli import output
-from kij_train.cli.options import job_options, resolve_options, warn_of_what_is_left_out
+from kij_train.cli.options import (
+    job_options,
+    resolve_options,
+    warn_about_plan,
+    warn_of_what_is_left_out,
+)
 
 
 @click.command("render")
@@ -23,6 +28,7 @@ def command(form: str, **params: Any) -> None:
     """
     plan = runs.plan(resolve_options(params), cwd=Path.cwd())
     warn_of_what_is_left_out(plan.archive)
+    warn_about_plan(plan)
     print_offline(plan, form)
 
 

@@ -5,7 +5,7 @@ nothing guesses: what is not known is said as it was seen.
 """
 
 from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now
-from kij_train.diagnosis.capacity import with_free
+from kij_train.diagnosis.capacity import which_nobody_has, with_free, without
 from kij_train.diagnosis.failures import (
     Failure,
     failures_of_pods,
@@ -64,6 +64,8 @@ __all__ = [
     "terminal_condition",
     "trimmed",
     "verdict",
+    "which_nobody_has",
     "why",
     "with_free",
+    "without",
 ]

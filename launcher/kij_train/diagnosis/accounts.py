@@ -21,6 +21,7 @@ def accounts_now(said: str, now: float) -> History | None:
         spent = max(0.0, now - float(news["since"]))
         attribute = f"{news['state']}_s"
         setattr(history, attribute, getattr(history, attribute) + spent)
+        history.again_s += float(news.get("again_s", 0.0))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return history
@@ -40,12 +41,18 @@ def accounts_at_the_end(pods: Iterable[Object]) -> History | None:
 
 
 def accounts_as_json(history: History) -> dict[str, Any]:
-    """For scripts: seconds, restarts, goodput from 0 to 1, and what machines cost."""
+    """For scripts: seconds, restarts, goodput from 0 to 1, and what machines cost.
+
+    againSeconds are those of trainingSeconds in which steps were trained again, and step is the
+    highest: null where the script does not say its step.
+    """
     return {
         "trainingSeconds": round(history.training_s, 3),
         "waitingSeconds": round(history.waiting_s, 3),
         "restartingSeconds": round(history.restarting_s, 3),
         "goodput": round(history.goodput, 4),
+        "againSeconds": None if history.step is None else round(history.again_s, 3),
+        "step": history.step,
         "restarts": max(0, history.rounds - 1),
         "failures": history.failures,
         "blame": [

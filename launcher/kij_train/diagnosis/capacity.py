@@ -1,4 +1,4 @@
-"""What machines have free: what they can give, less what the pods on them have asked for."""
+"""What machines have, and have free: what they can give, less what their pods have asked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from kij_train import gpus
 from kij_train.diagnosis.phases import Object
 from kij_train.units import quantity_value
 
 FREE = "kij-train/free"
 """Key of a machine's status with what is free, by resource, as plain numbers."""
+
+
+def which_nobody_has(resources: Iterable[str], machines: Iterable[Object]) -> list[str]:
+    """Those that no machine can give any of; it looks at no more machines than it takes to know."""
+    missing = list(dict.fromkeys(resources))
+    for machine in machines:
+        there = machine.get("status", {}).get("allocatable") or {}
+        missing = [one for one in missing if quantity_value(str(there.get(one, "0"))) == 0]
+        if not missing:
+            break
+    return missing
+
+
+def without(resource: str, machines: Iterable[Object]) -> str:
+    """What to do about a resource that no machine has."""
+    there = {
+        name
+        for machine in machines
+        for name, count in (machine.get("status", {}).get("allocatable") or {}).items()
+        if str(count) != "0"
+    }
+    others = {name: kind for name in sorted(there) if (kind := gpus.of_resource(name)) is not None}
+    if others and gpus.of_resource(resource) is not None:
+        flags = " or ".join(kind.flags for kind in others.values())
+        return f"their GPUs are {', '.join(others)}: {flags}"
+    return "what the machines have: kij-train doctor"
 
 
 def with_free(machines: Sequence[Object], pods: Iterable[Object]) -> list[dict[str, Any]]:

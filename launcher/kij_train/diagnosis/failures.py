@@ -18,6 +18,8 @@ from kij_train.diagnosis.phases import epoch, index_of
 from kij_train.pod.gang import SECONDARY
 
 TRACEBACK_LINES = 12
+MESSAGE_LINES = 6
+LINE_CHARS = 300
 _KILLED = re.compile(r"\bkilled\b", re.IGNORECASE)
 
 
@@ -105,7 +107,7 @@ def last_words(pod: Mapping[str, Any]) -> str | None:
     """How a pod ended, in one line; None where it has not failed, or does not tell."""
     failure = failure_of_pod(pod)
     lines = failure.message.strip().splitlines() if failure is not None else []
-    return lines[0] if lines else None
+    return _short_line(lines[0]) if lines else None
 
 
 def failure_of_pod(pod: Mapping[str, Any]) -> Failure | None:
@@ -159,7 +161,8 @@ def verdict(name: str, after: str, failures: list[Failure]) -> str:
         return f"{name} failed after {after}, and no node left a word about why"
     where = f"index {cause.index}" + (f", pod {cause.pod}" if cause.pod else "")
     lines = [headline(f"{name} failed after {after}", cause, where), ""]
-    lines += [f"  {line}" for line in cause.message.splitlines()]
+    output = "the output above" if cause.rank is None else f"the output of rank {cause.rank}"
+    lines += [f"  {line}" for line in shortened(cause.message, f"all of it is in {output}")]
     stack = traceback_tail(cause.callstack, cause.message)
     if stack:
         lines += ["", *(f"    {line}" for line in stack)]
@@ -180,9 +183,21 @@ def followers(cause: Failure, failures: Iterable[Failure]) -> str:
     return f"{others} other node{'s' if others > 1 else ''} failed after it" if others else ""
 
 
+def shortened(message: str, where: str) -> list[str]:
+    """The lines of a message that fit a verdict; where they are not all, `where` those are."""
+    lines = message.strip().splitlines()
+    found = [_short_line(line) for line in lines[:MESSAGE_LINES]]
+    return lines if found == lines else [*found, f"… {where}"]
+
+
+def _short_line(line: str) -> str:
+    half = LINE_CHARS // 2
+    return line if len(line) <= LINE_CHARS else f"{line[:half]} … {line[-half:]}"
+
+
 def traceback_tail(callstack: str, message: str) -> list[str]:
     """The last frames of a Python traceback, without the exception that `message` repeats."""
     text = callstack.rstrip()
     if message and text.endswith(message):
         text = text[: -len(message)].rstrip()
-    return text.splitlines()[-TRACEBACK_LINES:]
+    return [_short_line(line) for line in text.splitlines()[-TRACEBACK_LINES:]]

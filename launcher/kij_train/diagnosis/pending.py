@@ -6,8 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from kij_train import gpus
+from kij_train.diagnosis import capacity
 from kij_train.diagnosis.capacity import FREE
 from kij_train.diagnosis.phases import Node, Object, Phase
 
@@ -273,6 +275,9 @@ def _reason(
     if short:
         resource = short[1].rstrip(".")
         asked = _asked(job, resource)
+        if machines and capacity.which_nobody_has([resource], machines):
+            of = f" (asked {asked})" if asked else ""
+            return f"no machine has {resource}{of}", capacity.without(resource, machines)
         words = f"{count} have too little {resource} free"
         about = [f"asked {asked}"] if asked else []
         largest = _largest(machines, resource)
@@ -332,10 +337,8 @@ def _largest(machines: Sequence[Object], resource: str) -> str | None:
 
     values = [m.get("status", {}).get("allocatable", {}).get(resource) for m in machines]
     found = [str(value) for value in values if value is not None]
-    if not machines:
-        return None
     if not found:
-        return "none"
+        return None
     largest = max(found, key=quantity_value)
     return format_bytes(int(quantity_value(largest))) if resource == "memory" else largest
 
@@ -348,8 +351,8 @@ def _most_free(machines: Sequence[Object], resource: str) -> str | None:
     known = [m["status"][FREE] for m in able if FREE in m.get("status", {})]
     if not known:
         return None
-    most = max(max(free.get(resource, 0), 0) for free in known)
-    return format_bytes(int(most)) if resource == "memory" else f"{most:f}"
+    most = max(max(free.get(resource, Decimal(0)), Decimal(0)) for free in known)
+    return format_bytes(int(most)) if resource == "memory" else f"{most.normalize():f}"
 
 
 def _count(some: int, total: int) -> str:

@@ -14,6 +14,7 @@ from kij_train.diagnosis.failures import (
     first_failure,
     followers,
     headline,
+    shortened,
     traceback_tail,
 )
 from kij_train.diagnosis.pending import Finding
@@ -32,7 +33,6 @@ from kij_train.diagnosis.phases import (
 from kij_train.diagnosis.progress import going_on
 from kij_train.pod.gang import History
 
-MESSAGE_LINES = 6
 MOST_LOSSES = 3
 
 
@@ -177,7 +177,7 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
         ):
             known = by_exit
         known = known or causes.Cause("exception" if cause.callstack else "exit-code")
-        message = _shortened(cause.message)
+        message = "\n".join(shortened(cause.message, f"all of it: {_logs(cause, job)}"))
         summary = f"{known.summary}" if known.summary else message
         evidence = [message] if known.summary and cause.message else []
         stack = traceback_tail(cause.callstack, cause.message)
@@ -193,11 +193,11 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
     return replace(finding, evidence=(*finding.evidence, followed)) if followed else finding
 
 
-def _shortened(message: str) -> str:
-    lines = message.strip().splitlines()
-    if len(lines) <= MESSAGE_LINES:
-        return "\n".join(lines)
-    return "\n".join([*lines[: MESSAGE_LINES - 1], "…"])
+def _logs(cause: Failure, job: Object) -> str:
+    """The command that shows what a node printed."""
+    about = job["metadata"]
+    flags = f"-n {about.get('namespace')} --index {cause.index} --tail 100"
+    return f"kij-train logs {about['name']} {flags}"
 
 
 def _memory_limit(job: Object) -> str | None:

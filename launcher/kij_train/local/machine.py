@@ -10,14 +10,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shlex
 import shutil
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from kij_train import gpus
+from kij_train import gpus, scripts
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap, gang, preflight
 from kij_train.spec import JobSpec
@@ -60,15 +59,15 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
 
 def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
     """A program or module that is not there is said once, before every node does."""
-    if spec.program is not None and not _finds_program(spec, environ, cwd):
-        at = cwd / spec.program
-        if at.is_file():
-            hint = f"make it a program: chmod +x {shlex.quote(str(at))}"
-            raise RequestError(f"program {spec.program}: may not be run", hints=(hint,))
-        raise RequestError(
-            f"program {spec.program}: no such program in {cwd} or on the PATH",
-            hints=("run a script of Python without --no-python",),
-        )
+    if spec.program is not None:
+        named, at = f"program {spec.program}", cwd / spec.program
+        found = _find_program(spec, environ, cwd) or (str(at) if at.is_file() else None)
+        if found is None:
+            raise RequestError(
+                f"{named}: no such program in {cwd} or on the PATH",
+                hints=("run a script of Python without --no-python",),
+            )
+        scripts.check_program(Path(found), named, is_here=True)
     # PYTHONPATH among the job's env makes it a search of other folders than ours.
     if spec.module is not None and "PYTHONPATH" not in spec.env:
         missing = _missing_module(spec.module, cwd)
@@ -80,14 +79,14 @@ def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None
             )
 
 
-def _finds_program(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> bool:
+def _find_program(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> str | None:
     assert spec.program is not None
     if os.path.dirname(spec.program):  # noqa: PTH120 - "./a" has one, which Path forgets
-        return shutil.which(str(cwd / spec.program)) is not None
+        return shutil.which(str(cwd / spec.program))
     path = spec.env.get("PATH", environ.get("PATH", os.defpath))
     if not spec.torchrun:  # node_environment puts it in front
         path = os.pathsep.join([str(Path(sys.executable).parent), path])
-    return shutil.which(spec.program, path=path) is not None
+    return shutil.which(spec.program, path=path)
 
 
 def _missing_module(name: str, cwd: Path) -> str | None:
@@ -106,6 +105,29 @@ def _missing_module(name: str, cwd: Path) -> str | None:
         except Exception:
             return None  # an odd finder, or a package without a file: Python itself will tell
     return None
+
+
+def with_counted_ranks(spec: JobSpec, environ: Mapping[str, str]) -> JobSpec:
+    """The spec with as many processes a node as it has GPUs or cores of this machine.
+
+    Nodes share the machine. Raises RequestError.
+    """
+    kind, have = spec.nproc_per_node, len(gpus.kind(spec.gpu_kind).on_this_machine(environ))
+    count = spec.gpus or have // spec.pods
+    if kind != "cpu" and count:
+        return spec.model_copy(update={"nproc_per_node": count, "gpus": count})
+    if kind == "gpu":
+        raise RequestError(
+            f"--nproc-per-node gpu: this machine has {have} GPU{'' if have == 1 else 's'} for "
+            f"{spec.pods} node{'' if spec.pods == 1 else 's'}",
+            hints=("on CPUs: --nproc-per-node cpu, or a number",),
+        )
+    return spec.model_copy(update={"nproc_per_node": max(1, cores() // spec.pods)})
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _can_listen(port: int) -> bool:
@@ -143,11 +165,10 @@ def node_environment(
 ) -> dict[str, str]:
     """The environment of one node's bootstrap."""
     loopback = "lo0" if sys.platform == "darwin" else "lo"
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     env = {
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
-        "OMP_NUM_THREADS": str(max(1, cores // spec.world_size)),
+        "OMP_NUM_THREADS": str(max(1, cores() // spec.world_size)),
         **environ,
         "PYTHONUNBUFFERED": "1",
         **{key: for_node(value, index) for key, value in spec.env.items()},

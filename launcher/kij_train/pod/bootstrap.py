@@ -23,6 +23,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -98,8 +99,9 @@ EXIT_RENDEZVOUS = 123
 MOST_LINKS = 40
 """How many the kernel follows before it gives up (ELOOP)."""
 RECORD_BYTES = 4096
-TRACEBACK_CHARS = 2400
-MESSAGE_CHARS = 600
+LINE_BYTES = 400
+"""Of a line of a traceback, in a record that does not hold all of it."""
+FRAME = re.compile(r'([ |+]*File ")(.*)(", line \d{1,9})(.*)', re.DOTALL)
 CONNECT_TIMEOUT_S = 3.0
 STILL_WAITING_S = 30.0
 FIRST_PAUSE_S = 0.05
@@ -351,30 +353,89 @@ def rank0_message(address: str, port: int, waited_s: float, last: str, resolved:
 
 
 def write_record(path: str, message: str, callstack: str, **who: Any) -> None:
-    """Write a failure record of at most RECORD_BYTES to `path`; silent where it cannot."""
+    """Write a failure record of at most RECORD_BYTES to `path`; silent where it cannot.
+
+    Where not all of it fits, the last frame stays, which says where to look, and the message, which
+    may list every key of a model, loses its middle.
+    """
     now = float(who.pop("time", None) or time.time())
-    room = TRACEBACK_CHARS
-    while True:
-        tail = callstack if len(callstack) <= room else "...\n" + callstack[-room:]
-        head = message if len(message) <= MESSAGE_CHARS else message[:MESSAGE_CHARS] + "..."
+
+    def encoded(message: str, callstack: str) -> bytes:
+        extra = {"py_callstack": callstack, "timestamp": str(int(now))}
         record = {
-            "message": {
-                "message": head,
-                "extraInfo": {"py_callstack": tail, "timestamp": str(int(now))},
-            },
+            "message": {"message": message, "extraInfo": extra},
             "kij": dict(who, time=round(now, 6)),
         }
         data = json.dumps(record, separators=(",", ":"), ensure_ascii=False)
-        encoded = data.encode("utf-8", "replace")
-        if len(encoded) <= RECORD_BYTES - 64 or room == 0:  # 64: torchrun adds an errorCode
-            break
-        room = room // 2 if room > 100 else 0
+        return data.encode("utf-8", "replace")
+
+    callstack = callstack.rstrip()
+    if message.strip() and callstack.endswith(message.strip()):
+        callstack = callstack[: -len(message.strip())].rstrip()  # Python says it twice
+    room = RECORD_BYTES - 64 - len(encoded("", ""))  # 64: torchrun adds an errorCode
+    message = clipped(message, max(room // 3, room - json_bytes(callstack)))
+    data = encoded(message, last_frames(callstack, room - json_bytes(message)))
     try:
         # In place: /dev/termination-log is a mount, which cannot be replaced.
         with open(path, "wb") as file:
-            file.write(encoded)
+            file.write(data)
     except OSError as error:
         say(f"cannot write the failure record to {path}: {error}")
+
+
+def json_bytes(text: str) -> int:
+    """How many bytes a text takes within a string of JSON in UTF-8."""
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) - 2
+
+
+def clipped(text: str, room: int, end: float = 0.25) -> str:
+    """A text that takes `room` bytes of JSON at most: without its middle, where it is longer.
+
+    `end` is the part of what is kept that is taken from the end.
+    """
+    if json_bytes(text) <= room:
+        return text
+
+    def keeping(count: int) -> str:
+        last = int(count * end)
+        left_out = f"[... {len(text) - count} characters ...]"
+        return text[: count - last] + left_out + text[len(text) - last :]
+
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if json_bytes(keeping(middle)) <= room else (low, middle - 1)
+    found = keeping(low)
+    return found if json_bytes(found) <= room else ""
+
+
+def last_frames(callstack: str, room: int) -> str:
+    """The end of a traceback, with its last frame, in `room` bytes of JSON."""
+    if json_bytes(callstack) <= room:
+        return callstack
+    lines = [_short_line(line, room) for line in callstack.split("\n")]
+    last = max((at for at, line in enumerate(lines) if FRAME.match(line)), default=len(lines) - 1)
+    # Behind the frame and its line of source is the text of an exception, as long as it likes.
+    frame = "\n".join(lines[last : last + 2])
+    if json_bytes(frame) > room:
+        frame = clipped(lines[last], room)
+    behind = clipped("\n".join(["", *lines[last + 2 :]]), (room - json_bytes(frame)) // 2)
+    kept = frame + behind
+    for line in reversed(lines[:last]):
+        if json_bytes(line + "\n" + kept) > room:
+            break
+        kept = line + "\n" + kept
+    return kept
+
+
+def _short_line(line: str, room: int) -> str:
+    """A line of a traceback: of a frame, file and line number are kept whatever their length."""
+    most = min(LINE_BYTES, room // 4)
+    frame = FRAME.match(line)
+    if frame is None:
+        return clipped(line, most)
+    head, file, number, function = frame.groups()
+    return head[-40:] + clipped(file, most, end=0.75) + number + clipped(function, most)
 
 
 def write_accounts(accounts: Dict[str, Any]) -> None:
@@ -442,7 +503,7 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
         exit_code=code,
         time=when((rank, failure)),
     )
-    return f"rank {rank} failed, exit code {code}: {message.splitlines()[0]}"
+    return f"rank {rank} failed, exit code {code}: {clipped(message.splitlines()[0], LINE_BYTES)}"
 
 
 # --- where the ranks are --------------------------------------------------------------------------
@@ -665,6 +726,34 @@ def source_settings(script: str) -> None:
     say("settings of {}: {}".format(script, ", ".join(sorted(new)) or "none"))
 
 
+def fault_of_program(path: str, is_here: bool = True) -> str:
+    """Why the kernel would not run a file that is there, or "".
+
+    Of a missing interpreter it says "No such file", as if the program were. With `is_here` the
+    interpreter is looked for: this is the machine, or the image, that runs it.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError:
+        return ""
+    if head.startswith(b"\xef\xbb\xbf#!"):
+        return "it begins with a byte order mark, in front of #!"
+    if not head.startswith(b"#!"):
+        is_text = b"\0" not in head
+        return "it has no first line that says what runs it, such as #!/bin/bash" if is_text else ""
+    line = head[2:].split(b"\n", 1)[0].decode("utf-8", "replace").strip(" ")
+    if line.endswith("\r"):
+        return f"its lines end as on Windows, so that it asks for {line!r} to run it"
+    wanted, *arguments = line.split() or [""]
+    if is_here and os.path.basename(wanted) == "env" and os.path.exists(wanted):
+        names = [word for word in arguments if word[0] != "-" and "=" not in word]
+        wanted = names[0] if names and shutil.which(names[0]) is None else wanted
+    if is_here and not os.path.exists(wanted):
+        return f"its first line asks for {wanted or 'nothing'} to run it, which is not there"
+    return ""
+
+
 def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
     """torchrun's own arguments for this node, the script's behind them."""
     args = [
@@ -678,11 +767,15 @@ def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
         f"--log-dir={log_dir}",  # of the ranks' failure records; their output is not redirected
     ]
     if argv[0] == "--no-python":
-        if shutil.which(argv[1]) is None:
+        found = shutil.which(argv[1])
+        if found is None:
             raise Failure(
                 EXIT_CODE,
                 f"{argv[1]}: no such program, or it may not be run, in the code or in the image",
             )
+        fault = fault_of_program(found)
+        if fault:
+            raise Failure(EXIT_CODE, f"{argv[1]} cannot be run: {fault}")
         return args + argv
     return [*args, os.path.abspath(__file__), WORKER, *argv]
 
@@ -752,8 +845,11 @@ def run_plain(node: Node, argv: List[str]) -> int:
     try:
         child = os.posix_spawnp(command[0], command, os.environ)
     except OSError as error:
+        found = shutil.which(command[0])
+        fault = fault_of_program(found) if found is not None else ""
         raise Failure(
-            EXIT_CODE, f"{command[0]}: cannot be run in the code or in the image: {error.strerror}"
+            EXIT_CODE,
+            f"{command[0]}: cannot be run in the code or in the image: {fault or error.strerror}",
         ) from error
 
     def pass_on(signum: int, frame: Optional[FrameType]) -> None:

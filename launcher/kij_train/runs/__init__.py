@@ -4,22 +4,27 @@ from kij_train.runs.backend import (
     await_a_pod,
     connect,
     dry_run,
+    extended_resources,
     follow,
     run_local,
     submit,
+    which_nobody_has,
 )
-from kij_train.runs.plan import DEFAULT_FROM_FLAGS, SUFFIX_CHARS, Plan, plan, summary
+from kij_train.runs.plan import SUFFIX_CHARS, Note, Plan, plan, summary, with_ranks
 
 __all__ = [
-    "DEFAULT_FROM_FLAGS",
     "SUFFIX_CHARS",
+    "Note",
     "Plan",
     "await_a_pod",
     "connect",
     "dry_run",
+    "extended_resources",
     "follow",
     "plan",
     "run_local",
     "submit",
     "summary",
+    "which_nobody_has",
+    "with_ranks",
 ]

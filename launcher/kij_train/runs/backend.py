@@ -10,7 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kij_train import units
-from kij_train.errors import InterruptedByUserError, JobFailedError, TimedOutError
+from kij_train.errors import (
+    InterruptedByUserError,
+    JobFailedError,
+    RefusedError,
+    TimedOutError,
+    UnreachableError,
+)
 from kij_train.runs.plan import Plan
 from kij_train.spec import JobSpec
 
@@ -74,6 +80,36 @@ def connect(spec: JobSpec) -> Cluster:
     return Cluster.connect(
         kubeconfig=spec.kubeconfig, context=spec.context, namespace=spec.namespace
     )
+
+
+MOST_LOOKED_AT = 4
+"""Pages of machines, of 500 each, that a launch asks for: it must not wait for all of thousands."""
+
+
+def which_nobody_has(spec: JobSpec, cluster: Cluster) -> dict[str, str]:
+    """Resources of the pods that no machine of the cluster has, and what to do about each.
+
+    Empty where there are none, and where the user may not know, or there are too many to look at.
+    """
+    from kij_train import diagnosis
+
+    asked = extended_resources(spec)
+    machines: list[dict[str, Any]] = []
+    try:
+        for number, page in enumerate(cluster.pages("Node") if asked else ()):
+            machines += page.get("items") or []
+            missing = diagnosis.which_nobody_has(asked, machines)
+            if not missing or number + 1 == MOST_LOOKED_AT:
+                return {}
+    except (RefusedError, UnreachableError):
+        return {}
+    missing = diagnosis.which_nobody_has(asked, machines) if machines else []
+    return {one: diagnosis.without(one, machines) for one in missing}
+
+
+def extended_resources(spec: JobSpec) -> list[str]:
+    """What a pod asks for beside CPU and memory."""
+    return [*spec.resources, *([spec.gpu_resource] if spec.gpu_resource is not None else [])]
 
 
 def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import secrets
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kij_train import names, render, units
+from kij_train import names, render, scripts, units
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap, preflight
 from kij_train.runs import bundle
@@ -18,8 +20,14 @@ from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 
 SUFFIX_CHARS = 5
-DEFAULT_FROM_FLAGS = "script"
-"""Origin of a script that was given on the command line, and is relative to where that runs."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user may not want."""
+
+    text: str
+    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class Plan:
     """Working directory of a local run, and what is shipped to pods."""
     archive: bundle.Archive | None
     """None with --no-code and for local runs."""
+    notes: tuple[Note, ...] = ()
+    """What is allowed and probably not meant."""
 
     def objects(self) -> list[dict[str, Any]]:
         """Every Kubernetes object of the job."""
@@ -59,74 +69,122 @@ def plan(
     """
     spec = resolved.spec
     code_dir = cwd / spec.code_dir
-    script = _locate_script(resolved, cwd, code_dir, for_cluster)
-    spec = spec.model_copy(update={"script": script})
+    script = scripts.locate(resolved, cwd, code_dir, for_cluster=for_cluster)
+    spec = with_ranks(resolved, for_cluster=for_cluster).model_copy(update={"script": script})
     archive = bundle.pack(code_dir) if for_cluster and spec.code else None
     _check_shipped(spec, archive, code_dir)
-    name = spec.name or _generated_name(spec, archive, random_name)
-    return Plan(spec, name, code_dir if spec.code else cwd, archive)
+    name = spec.name or _generated_name(spec, archive, code_dir, random_name)
+    where = code_dir if spec.code else cwd
+    notes = tuple(_notes(spec, where, archive, for_cluster))
+    return Plan(spec, name, where, archive, notes)
 
 
-def _locate_script(resolved: Resolved, cwd: Path, code_dir: Path, for_cluster: bool) -> str | None:
-    """The script as a path relative to the code folder."""
-    spec = resolved.spec
-    if spec.module is not None or spec.program is not None:
-        return None
-    if spec.script is None:
-        file = f"{resolved.spec_file}: " if resolved.spec_file else ""
+def with_ranks(resolved: Resolved, *, for_cluster: bool) -> JobSpec:
+    """The spec with a number of processes a node: gpu, cpu and auto are counted.
+
+    Raises RequestError.
+    """
+    spec, kind = resolved.spec, resolved.spec.nproc_per_node
+    if not isinstance(kind, str):
+        return spec
+    if not for_cluster:
+        from kij_train import local
+
+        return local.with_counted_ranks(spec, os.environ)
+    if kind != "cpu" and spec.gpus:
+        count = spec.gpus
+    elif kind != "gpu" and spec.cpu is not None:
+        count = max(1, int(units.quantity_value(spec.cpu)))
+    else:
+        counted = {"gpu": "GPUs", "cpu": "cores"}.get(kind, "GPUs, or else cores,")
+        flags = {"gpu": "--gpus 8", "cpu": "--cpu 8"}.get(kind, "--gpus 8, or --cpu 8")
         raise RequestError(
-            f"{file}nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
-            hints=("kij-train launch --nodes 2 train.py",),
+            f"{resolved.origin(('nproc_per_node',))} {kind} stands for the {counted} of a pod, and "
+            "it asks for none",
+            hints=(f"say how many a node: {flags}",),
         )
-    from_here = resolved.origin(("script",)) == DEFAULT_FROM_FLAGS
-    named = f"script {spec.script}"
-    if not from_here:
-        named = f"{resolved.origin(('script',))}: {named}"
-    if not spec.code:
-        if not for_cluster and not (cwd / spec.script).is_file():
-            raise RequestError(f"{named}: no such file")
-        return spec.script
-    if not code_dir.is_dir():
-        raise RequestError(f"{resolved.origin(('code_dir',))}: {code_dir}: no such folder")
-    places = [cwd / spec.script, code_dir / spec.script] if from_here else [code_dir / spec.script]
-    inside = code_dir.resolve()
-    found = [place for place in places if place.is_file()]
-    for place in found:
-        # Not through links: what they point to may lie elsewhere, and bundle speaks of that.
-        absolute = place.parent.resolve() / place.name
-        if absolute.is_relative_to(inside):
-            return absolute.relative_to(inside).as_posix()
-    if found:
-        raise RequestError(
-            f"{named} is outside of the code folder {inside}, which is what the pods get",
-            hints=(f"ship its folder instead: --code-dir {found[0].parent}",),
+    return spec.model_copy(update={"nproc_per_node": count})
+
+
+def _notes(
+    spec: JobSpec, code_dir: Path, archive: bundle.Archive | None, for_cluster: bool
+) -> Iterator[Note]:
+    if archive is not None and spec.script and scripts.is_compiled(code_dir / spec.script):
+        yield Note(
+            f"{spec.script} runs under the version of Python alone that compiled it, and the image "
+            "may have another one",
+            ("give the source, which runs under any",),
         )
-    folder = places[0]
-    kind = "is a folder" if folder.is_dir() else "no such file"
-    raise RequestError(
-        f"{named}: {kind}"
-        + ("" if folder.is_dir() or folder.parent == cwd else f" in {folder.parent}"),
-        hints=("run a module with -m, a program with --no-python",),
-    )
+    if for_cluster and spec.supervised and not spec.shared_paths:
+        yield Note(
+            f"--restart {spec.restart} without a volume that all pods share: what a lost pod has "
+            "saved is lost with it, and so is the training, unless the script saves elsewhere",
+            ("mount one, and save there: --mount pvc:NAME:/checkpoints",),
+        )
+    if spec.hang_timeout is not None and spec.heartbeat == "file":
+        files = archive.files if archive is not None else _local_files(spec, code_dir, for_cluster)
+        if files and not any(_names_heartbeat(code_dir / file) for file in files):
+            yield Note(
+                f"--hang-timeout waits for {bootstrap.ENV_HEARTBEAT_FILE} to be touched, which no "
+                f"file of the code in {code_dir} names: without that no hang is noticed",
+                (
+                    "in the script, at every step: "
+                    f'pathlib.Path(os.environ["{bootstrap.ENV_HEARTBEAT_FILE}"]).touch()',
+                    "or count what it prints: --heartbeat output",
+                ),
+            )
+
+
+def _local_files(spec: JobSpec, code_dir: Path, for_cluster: bool) -> Sequence[str]:
+    """The code of a run on this machine, as far as it would be shipped; none where that fails."""
+    if for_cluster or not spec.code:
+        return ()
+    try:
+        return tuple(bundle.list_files(code_dir).files)
+    except RequestError:
+        return ()
+
+
+NO_CODE = (".md", ".rst", ".txt")
+MOST_READ = 1 << 20
+
+
+def _names_heartbeat(path: Path) -> bool:
+    """Whether a file could touch the heartbeat's file; what cannot be read says that it could."""
+    if path.suffix in NO_CODE or path.is_dir():
+        return False
+    try:
+        with path.open("rb") as file:
+            return bootstrap.ENV_HEARTBEAT_FILE.encode() in file.read(MOST_READ)
+    except OSError:
+        return True
 
 
 def _check_shipped(spec: JobSpec, archive: bundle.Archive | None, code_dir: Path) -> None:
-    """The script must not be among the ignored files."""
-    if archive is None or spec.script is None:
+    """Script and program must not be among the ignored files."""
+    path = spec.script
+    if path is not None and (code_dir / path).is_dir():
+        path = str(PurePosixPath(path) / scripts.MAIN)
+    if spec.program is not None and "/" in spec.program:
+        inside = os.path.normpath(spec.program)
+        path = None if inside.startswith(("/", "..")) else inside
+    if archive is None or path is None or path in archive.files:
         return
-    if spec.script not in archive.files:
-        lines = [shlex.quote(line) for line in bundle.lines_that_ship(code_dir, spec.script)]
-        write = "echo" if len(lines) == 1 else "printf '%s\\n'"
-        file = shlex.quote(str(Path(spec.code_dir) / ".kijignore"))
-        raise RequestError(
-            f"script {spec.script} is left out of the code by .gitignore or .kijignore",
-            hints=(f"bring it back: {write} {' '.join(lines)} >> {file}",),
-        )
+    lines = [shlex.quote(line) for line in bundle.lines_that_ship(code_dir, path)]
+    write = "echo" if len(lines) == 1 else "printf '%s\\n'"
+    file = shlex.quote(str(Path(spec.code_dir) / ".kijignore"))
+    kind = "program" if spec.program is not None else "script"
+    raise RequestError(
+        f"{kind} {path} is left out of the code by .gitignore or .kijignore",
+        hints=(f"bring it back: {write} {' '.join(lines)} >> {file}",),
+    )
 
 
-def _generated_name(spec: JobSpec, archive: bundle.Archive | None, random_name: bool) -> str:
+def _generated_name(
+    spec: JobSpec, archive: bundle.Archive | None, code_dir: Path, random_name: bool
+) -> str:
     if spec.script is not None:
-        stem = Path(spec.script).stem
+        stem = Path(spec.script).stem or code_dir.resolve().name
     elif spec.module is not None:
         stem = spec.module.rpartition(".")[2]
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from kij_train import gpus, names
 from kij_train.pod import bootstrap, gang, preflight
@@ -46,6 +46,16 @@ CONTRACT_ENV = frozenset(
 )
 
 
+def parse_nproc(value: object) -> object:
+    """A whole number, gpu, cpu or auto. Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        value = int(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value not in ("gpu", "cpu", "auto") and not is_number:
+        raise ValueError("must be a whole number, at least 1, or gpu, cpu or auto")
+    return value
+
+
 class JobSpec(Common):
     """One training job: N nodes (pods, or local processes) that run a script as one."""
 
@@ -58,8 +68,12 @@ class JobSpec(Common):
     """Number of nodes: pods of the Job, each running one torchrun; MIN:MAX to be elastic."""
     min_nodes: Annotated[Count | None, Setting(Group.SIZE)] = None
     """Nodes that --restart elastic trains with at least; --nodes MIN:MAX sets both."""
-    nproc_per_node: Annotated[Count | None, Setting(Group.SIZE, "--nproc-per-node N")] = None
-    """Processes (ranks) a node: as many as GPUs, or 1 without GPUs."""
+    nproc_per_node: Annotated[
+        Annotated[int | Literal["gpu", "cpu", "auto"], BeforeValidator(parse_nproc)] | None,
+        Setting(Group.SIZE, "--nproc-per-node N|gpu|cpu|auto"),
+    ] = None
+    """Processes (ranks) a node: as many as GPUs, or 1 without GPUs. gpu, cpu or auto: as many as a
+    node has GPUs, cores, or GPUs and else cores."""
     torchrun: Annotated[
         bool,
         Setting(
@@ -127,7 +141,8 @@ class JobSpec(Common):
         Literal["file", "output"],
         Setting(Group.RESTART, "--heartbeat file|output", Fact.NOT_IN_BENCH),
     ] = "file"
-    """Sign of life: file: the script touches $KIJ_HEARTBEAT_FILE; output: any output counts too."""
+    """Sign of life: file: the script touches $KIJ_HEARTBEAT_FILE, or writes its step into it;
+    output: any output counts too."""
 
     @model_validator(mode="before")
     @classmethod
@@ -156,8 +171,16 @@ class JobSpec(Common):
         """Whether a supervisor stays in the pods, to start ranks again."""
         return self.restart != "never"
 
-    def gang_settings(self, peers: list[str], backoff_limit: int) -> gang.Settings:
-        """What every supervisor is told; `peers` and `backoff_limit` as Settings has them."""
+    @property
+    def shared_paths(self) -> list[str]:
+        """Where a checkpoint outlives its pod: volumes that all pods mount and can write to."""
+        shared = ("pvc", "hostpath")
+        return [one.path for one in self.mounts if one.type in shared and not one.read_only]
+
+    def gang_settings(
+        self, peers: list[str], backoff_limit: int, shared: list[str] | None = None
+    ) -> gang.Settings:
+        """What every supervisor is told; the arguments as Settings has them."""
         settings = gang.Settings(
             low=self.least_nodes,
             high=self.nodes,
@@ -168,12 +191,14 @@ class JobSpec(Common):
             hang_timeout_s=self.hang_timeout or 0,
             start_timeout_s=self.rendezvous_timeout,
             heartbeat=self.heartbeat,
+            shared=shared,
         )
         return settings._replace(grace_s=self.grace) if self.grace else settings
 
     @property
     def ranks_per_node(self) -> int:
-        """NPROC_PER_NODE."""
+        """NPROC_PER_NODE; of a spec in which gpu, cpu and auto are counted."""
+        assert not isinstance(self.nproc_per_node, str)
         return self.nproc_per_node or self.gpus or 1
 
     @property
@@ -268,7 +293,7 @@ def _check_range(spec: JobSpec) -> None:
 def _check_processes(spec: JobSpec) -> None:
     if spec.nproc_per_node and not spec.torchrun:
         raise SpecConflict("nproc_per_node", "is torchrun's, which the job does without")
-    if spec.gpus and spec.nproc_per_node and spec.gpus != spec.nproc_per_node:
+    if spec.gpus and spec.nproc_per_node not in (None, spec.gpus, "gpu", "auto"):
         raise SpecConflict(
             "nproc_per_node",
             f"conflicts with {spec.gpus} GPUs a node: one process drives one GPU. Leave it out",

@@ -58,6 +58,8 @@ class Resolved(Generic[Spec]):
     origins: Mapping[Location, Origin]
     spec_file: str | None = None
     """The file given by -f."""
+    typed: tuple[str, ...] = ("launch",)
+    """The command's words in front of the script, for commands that are told to be written."""
 
     def origin(self, location: Location) -> str:
         """Where the value at `location` came from; "default" where nobody set it."""

@@ -4,7 +4,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import json
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from kij_train.pod import bootstrap
 
@@ -43,6 +43,8 @@ class Settings(NamedTuple):
     """The same until the first one of a round, where that is longer."""
     heartbeat: str = "file"
     """What a sign of life is: hang.FILE or hang.OUTPUT."""
+    shared: Optional[List[str]] = None
+    """Paths of volumes that all pods write to; None for nodes of one machine."""
 
     @property
     def pods(self) -> int:

@@ -15,6 +15,8 @@ FILE, OUTPUT = "file", "output"
 """What counts as a sign of life: only the files that the ranks touch, or any output too."""
 MOST_FRAMES = 40
 CHUNK = 1 << 16
+LONGEST_STEP = 18
+"""Digits of a step's number."""
 
 _HEAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+(?: \[(.*)\])? \(most recent call first\):")
 _FRAME = re.compile(r'File "(.*)", line (\S+) in (.*)')
@@ -35,6 +37,8 @@ class Signs:
         self._folder, self._output = folder, output
         self._seen: Dict[str, int] = {}
         self._began = self._last = time.monotonic()
+        self.step: Optional[int] = None
+        """The highest number that a rank has written into its file."""
 
     @property
     def ever(self) -> bool:
@@ -51,8 +55,17 @@ class Signs:
             # Changes, not times: the clock of the files may be set, and differ from ours.
             seen = {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder)}
             if seen != self._seen:
+                changed = [name for name, at in seen.items() if self._seen.get(name) != at]
                 self._seen, self._last = seen, now
+                self._read_steps(changed)
         return now - self._latest()
+
+    def _read_steps(self, names: List[str]) -> None:
+        for name in names:
+            with open(os.path.join(self._folder, name), "rb") as file:
+                text = file.read(LONGEST_STEP + 1).strip()
+            if text.isdigit() and len(text) <= LONGEST_STEP:
+                self.step = max(int(text), self.step or 0)
 
 
 class Output:

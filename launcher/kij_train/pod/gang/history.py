@@ -34,6 +34,25 @@ class Who(NamedTuple):
         return f"index {self.node} (pod {self.pod}{machine})"
 
 
+class Steps:
+    """How far the script says it is in a round, and how long it does what it has done before."""
+
+    def __init__(self, before: Optional[int]) -> None:
+        """`before` is the highest step of the rounds before; None where it is not known."""
+        self._before = before
+        self.step: Optional[int] = None
+        self.again_s = 0.0
+        self._behind_since: Optional[float] = None
+
+    def see(self, step: int, now: float) -> None:
+        """It is at `step`; to be called now and then, also where it is at none other."""
+        self.step = step
+        if self._behind_since is not None:
+            self.again_s += now - self._behind_since
+        is_behind = self._before is not None and step <= self._before
+        self._behind_since = now if is_behind else None
+
+
 class History:
     """What has happened to the job so far; whoever leads has all of it."""
 
@@ -46,9 +65,25 @@ class History:
         self.restarting_s: float = said.get("restarting_s", 0.0)
         self.blame: Dict[str, List[float]] = said.get("blame", {})
         """Machine → restarts and seconds that it cost."""
+        self.heard: bool = said.get("heard", False)
+        """Whether a rank has given a sign of life in any round."""
+        self.step: Optional[int] = said.get("step")
+        """The highest that the script has said it is at; None where it does not say."""
+        self.again_s: float = said.get("again_s", 0.0)
+        """Of the time in rounds, what it took to come to that step again."""
 
     def as_json(self) -> Json:
         return dict(vars(self))
+
+    def reach(self, step: Optional[int]) -> None:
+        """The script was at this step."""
+        if step is not None:
+            self.step = max(step, self.step or 0)
+
+    def learn(self, other: "History") -> None:
+        """Take over what another node has seen of the script."""
+        self.heard = self.heard or other.heard
+        self.reach(other.step)
 
     @property
     def goodput(self) -> float:
@@ -64,9 +99,17 @@ class History:
         """The machines that cost most: name, restarts and seconds."""
         return sorted(self.blame.items(), key=lambda one: -one[1][1])[:MOST_BLAMED]
 
+    def _again(self) -> str:
+        if self.rounds < 2:
+            return ""
+        if self.step is None:
+            return ", steps that were trained again included"
+        part = 100 * self.again_s / self.training_s if self.training_s else 0.0
+        return f", {part:.0f} % of it again" if self.again_s else ", none of it again"
+
     def __str__(self) -> str:
         restarts = max(0, self.rounds - 1)
-        text = f"trained {span(self.training_s)} ({100 * self.goodput:.0f} %)"
+        text = f"trained {span(self.training_s)} ({100 * self.goodput:.0f} %{self._again()})"
         text += f", waited {span(self.waiting_s)}"
         if restarts:
             text += (

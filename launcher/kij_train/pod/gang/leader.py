@@ -82,6 +82,9 @@ class Round:
         """Since when nodes are asked where their ranks are."""
         self.stacks: Dict[str, List[Json]] = {}
         """uid → of each of its ranks."""
+        self.step: Optional[int] = None
+        """Where the script says it is, and how long it has done what it had done before."""
+        self.again_s = 0.0
         self.failure: Optional[Tuple[Optional[Who], str, Json]] = None
         """Who, what, and the record, where ranks failed or hung and no node was lost."""
 
@@ -114,6 +117,8 @@ class Leader:
         self._next_word = STILL_S
         self._has_begun = False
         """Whether there was a round under this leader."""
+        self._is_mute = False
+        """Whether it was said that the script gives no signs of life."""
         self.heard: Set[int] = set()
         """Indexes that know the verdict."""
 
@@ -122,6 +127,8 @@ class Leader:
     def join(self, member: Member, history: History) -> None:
         """A node is there."""
         mine = self.history
+        mine.learn(history)
+        history.learn(mine)
         if history.rounds > mine.rounds or (
             # This node was a spare, that one has trained in the last round.
             not self._has_begun
@@ -146,6 +153,9 @@ class Leader:
             self.round.ended[member.who.uid] = (int(said["ended"]), said.get("record") or {})
         elif "silent" in said and self.round and said["round"] == self.round.number:
             member.silent, member.never_heard = bool(said["silent"]), not said["ever"]
+            self.history.heard = self.history.heard or bool(said["ever"])
+        elif "step" in said and self.round and said["round"] == self.round.number:
+            self.round.step, self.round.again_s = said["step"], said["again_s"]
         elif "stacks" in said and self.round and said["round"] == self.round.number:
             self.round.stacks[member.who.uid] = said["stacks"]
         elif "heard" in said:
@@ -235,6 +245,7 @@ class Leader:
         self._say(
             f"round {history.rounds}: indexes {indexes} train{after}"
             + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
+            + _told_of(self.settings.shared)
         )
         for rank, member in enumerate(chosen):
             member.silent = False
@@ -285,7 +296,7 @@ class Leader:
                     text = record.get("message", {}).get("message") or _ended_by(code)
                     self._break(current, None, f"{who} failed: {str(text).splitlines()[0]}")
             elif len(current.ended) == len(current.members):
-                self.history.training_s += now - current.began
+                self._account(current)
                 self.verdict = {"done": str(self.history), "history": self.history.as_json()}
                 return
             else:
@@ -333,7 +344,8 @@ class Leader:
         now, limit = self._clock(), span(self.settings.hang_timeout_s)
         unheard = all(member.never_heard for member in running)
         if unheard:
-            if now - current.began < self.settings.first_sign_s:
+            is_mute = self._is_mute and not self.history.heard
+            if is_mute or now - current.began < self.settings.first_sign_s:
                 return
             limit = span(self.settings.first_sign_s)
         if current.asked_at is None:
@@ -343,6 +355,9 @@ class Leader:
                 member.send({"stacks": current.number})
         everyone = all(member.who.uid in current.stacks for member in running)
         if not everyone and now - current.asked_at < STACKS_S:
+            return
+        if unheard and not self.history.heard:
+            self._take_for_mute(current.stacks, limit)
             return
         rank, where, callstack = compare([one for some in current.stacks.values() for one in some])
         who = next(
@@ -356,18 +371,31 @@ class Leader:
         )
         text = f"no sign of life for {limit}: {where}"
         if unheard:
-            text = f"no sign of life in the {limit} since the ranks were started: {where}\n"
-            text += (
-                "a script has to touch $KIJ_HEARTBEAT_FILE"
-                if self.settings.heartbeat == "file"
-                else "nothing was printed, and $KIJ_HEARTBEAT_FILE was not touched"
-            )
+            text = f"no sign of life in the {limit} since the ranks were started, as there was in "
+            text += f"a round before: {where}"
         message = {"message": text, "extraInfo": {"py_callstack": callstack}}
         kij: Json = {"hung": True}
         record = {"message": message, "kij": kij if rank is None else dict(kij, rank=rank)}
         what = "the ranks hung" if who is None else f"rank {rank} of {who} hung"
         current.failure = (who, what, record)
         self._break(current, who, text.replace("\n", "; "))
+
+    def _take_for_mute(self, stacks: Dict[str, List[Json]], limit: str) -> None:
+        """There was never a sign of life, in no round: the script may be well, and give none.
+
+        Ending it would end it again and again. Where it does hang, torch's own timeouts, of the
+        rendezvous and of collectives, end it, and its stacks are in the log.
+        """
+        self._is_mute = True
+        where = compare([one for some in stacks.values() for one in some]).text
+        has_to = "touch $KIJ_HEARTBEAT_FILE"
+        if self.settings.heartbeat != "file":
+            has_to = f"print, or {has_to}"
+        self._say(
+            f"no rank has ever given a sign of life, in the {limit} since they were started: not "
+            f"taken for a hang, and none will be noticed until they {has_to}. Now "
+            + where.replace("\n", "; ")
+        )
 
     def _grow(self, current: Round) -> None:
         """End an elastic round that may have more members, when others have been there for long."""
@@ -392,10 +420,16 @@ class Leader:
         current.stop_by = now + kill_after_s + STOP_S
         self._next_word = STILL_S
         self._culprit = culprit
-        self.history.training_s += now - current.began
+        self._account(current)
         self._say(f"{text}, {span(now - current.began)} into round {current.number}")
         there = [m for m in current.members if self._is_there(m)]
         self._stop([m for m in there if m.who.uid not in current.ended], kill_after_s)
+
+    def _account(self, current: Round) -> None:
+        """A round is over: what it did counts."""
+        self.history.training_s += self._clock() - current.began
+        self.history.again_s += current.again_s
+        self.history.reach(current.step)
 
     def _stop(self, members: List[Member], kill_after_s: float) -> None:
         for member in members:
@@ -413,6 +447,15 @@ class Leader:
             "history": self.history.as_json(),
             "stays": stays.who.uid if stays else "",
         }
+
+
+def _told_of(shared: Optional[List[str]]) -> str:
+    """Whether checkpoints may outlive a pod; nothing where all nodes are on one machine."""
+    if shared is None:
+        return ""
+    if not shared:
+        return "; nothing is mounted that all pods share: what a lost pod saved is lost with it"
+    return f"; all pods share {', '.join(shared)}"
 
 
 def _ended_by(code: int) -> str:

@@ -64,6 +64,8 @@ class Supervisor:
         self._lost: Optional[Tuple[float, Optional[Who]]] = None
         """Since when there is no round, and who was lost."""
         self._ending: Optional[asyncio.Future[None]] = None
+        self._in_round_since = 0.0
+        """By the clock of the machine."""
         self._alone_since = 0.0
         """When the last leader was lost."""
         self._changed = asyncio.Event()
@@ -300,8 +302,9 @@ class Supervisor:
         if self.history.rounds:
             if self._lost is None and self.zygote.running:
                 self.history.training_s += now - self.part.began
+                self.history.again_s += self.part.steps.again_s
             self._lost = self._lost or (now, lost)
-            keep_accounts(self.history, "restarting")
+            keep_accounts(self.history, "restarting", time.time())
         self._stop(0.0)  # at once: where the link is cut, others may begin the next round now
         while self.zygote.running:
             await asyncio.sleep(0.05)
@@ -318,7 +321,7 @@ class Supervisor:
         elif "start" in said:
             self._take_news(said)
             self._in_round()
-            self.part.start(said)
+            self.part.start(said, self.history.step)
         elif "stop" in said:
             self._take_news(said)
             self._between_rounds(said)
@@ -340,16 +343,24 @@ class Supervisor:
         self.peers.ips = {int(index): ip for index, ip in said["ips"].items()}
 
     def _in_round(self) -> None:
-        self._lost = None
-        keep_accounts(self.history, "training")
+        self._lost, self._in_round_since = None, time.time()
+        keep_accounts(self.history, "training", self._in_round_since)
 
     def _between_rounds(self, said: Json) -> None:
         culprit = said["culprit"]
         self._lost = (time.monotonic() - said["lost_s"], culprit and Who(*culprit))
-        keep_accounts(self.history, "restarting")
+        keep_accounts(self.history, "restarting", time.time())
 
     def _report(self, report: Json) -> None:
         """To the leader, who may be this node."""
+        self.history.heard = self.history.heard or bool(report.get("ever"))
+        if "step" in report:
+            # Whoever is left when others are lost knows how far they were.
+            self.history.reach(report["step"])
+            since, again_s = self._in_round_since, report["again_s"]
+            keep_accounts(self.history, "training", since, again_s)
+            if not self.part.has_rank_0:
+                return
         if self.up is not None:
             self.up.channel.send(report)
         elif self.leader is not None and self.me.uid in self.leader.members:

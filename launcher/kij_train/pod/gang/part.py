@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional
 from kij_train.pod import bootstrap
 from kij_train.pod.gang import hang
 from kij_train.pod.gang.contract import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
-from kij_train.pod.gang.history import History
+from kij_train.pod.gang.history import History, Steps
 from kij_train.pod.gang.ranks import Zygote
 
 Json = Dict[str, Any]
@@ -21,11 +21,11 @@ LOOKS_A_TIMEOUT = 10
 """How often the ranks' signs of life are looked at."""
 
 
-def keep_accounts(history: History, state: str) -> None:
-    """For `kij-train status`, which reads them in a pod."""
+def keep_accounts(history: History, state: str, since: float, again_s: float = 0.0) -> None:
+    """For `kij-train status`, which reads them in a pod; `again_s` is of this round so far."""
     if os.environ.get(bootstrap.ENV_PARENT_PID) or not os.path.isdir(bootstrap.WORK_DIR):
         return
-    news = {"history": history.as_json(), "state": state, "since": time.time()}
+    news = {"history": history.as_json(), "state": state, "since": since, "again_s": again_s}
     part = bootstrap.ACCOUNTS_FILE + ".part"
     with contextlib.suppress(OSError):  # a full disk must not stop the training
         with open(part, "w") as file:
@@ -48,6 +48,9 @@ class Part:
         """`scratch` is a folder for the rounds' files; `report` tells the leader."""
         self.zygote = zygote
         self.began = 0.0
+        self.steps = Steps(None)
+        """Of this round."""
+        self.has_rank_0 = False
         self._node, self._settings = node, settings
         self._scratch, self._output, self._report = scratch, output, report
         self._round = 0
@@ -61,9 +64,13 @@ class Part:
             self._was_spare = True
             bootstrap.say("this node is a spare: it waits until another one is lost")
 
-    def start(self, said: Json) -> None:
-        """Take part: `said` has the round's number, this node's rank, nnodes and the address."""
-        self._round = said["start"]
+    def start(self, said: Json, reached: Optional[int]) -> None:
+        """Take part: `said` has the round's number, this node's rank, nnodes and the address.
+
+        `reached` is the highest step of the rounds before.
+        """
+        self._round, self.steps = said["start"], Steps(reached)
+        self.has_rank_0 = said["node_rank"] == 0
         node = self._node._replace(
             rank=said["node_rank"], nnodes=said["nnodes"], master_addr=said["address"]
         )
@@ -79,12 +86,11 @@ class Part:
         if self._round > 1:
             env[bootstrap.ENV_PREFLIGHT] = ""
         self._tasks = [asyncio.ensure_future(self._show_ready())]
-        if self._settings.hang_timeout_s:
-            env[bootstrap.ENV_HEARTBEAT_DIR] = os.path.join(self._scratch, f"beats-{self._round}")
-            signs = hang.Signs(env[bootstrap.ENV_HEARTBEAT_DIR], self._output)
-            self._tasks.append(asyncio.ensure_future(self._watch(signs)))
-            if os.environ.get(bootstrap.ENV_PARENT_PID):
-                env[bootstrap.ENV_STACKS_DIR] = self._stacks_dir()
+        env[bootstrap.ENV_HEARTBEAT_DIR] = os.path.join(self._scratch, f"beats-{self._round}")
+        signs = hang.Signs(env[bootstrap.ENV_HEARTBEAT_DIR], self._output)
+        self._tasks.append(asyncio.ensure_future(self._watch(signs)))
+        if self._settings.hang_timeout_s and os.environ.get(bootstrap.ENV_PARENT_PID):
+            env[bootstrap.ENV_STACKS_DIR] = self._stacks_dir()
         first = node.rank * node.nproc
         last = first + node.nproc - 1
         ranks = f"rank {first}" if first == last else f"ranks {first}-{last}"
@@ -110,13 +116,20 @@ class Part:
         self._report({"stacks": hang.brief(found), "round": number})
 
     async def _watch(self, signs: hang.Signs) -> None:
-        """Tell the leader when the ranks of this round fall silent, and when they wake again."""
-        number, limit, was_silent = self._round, self._settings.hang_timeout_s, False
+        """Tell when the ranks of this round fall silent or wake again, and at which step."""
+        number, limit = self._round, self._settings.hang_timeout_s or float("inf")
+        told = (False, False)
         while self.zygote.running and self._round == number:
-            silent = signs.silence_s() > limit
-            if silent != was_silent:
-                was_silent = silent
-                self._report({"silent": silent, "ever": signs.ever, "round": number})
+            now = (signs.silence_s() > limit, signs.ever)
+            if now != told:
+                told = now
+                self._report({"silent": now[0], "ever": now[1], "round": number})
+            if signs.step is not None:
+                before = (self.steps.step, self.steps.again_s)
+                self.steps.see(signs.step, time.monotonic())
+                if (self.steps.step, self.steps.again_s) != before:
+                    again_s = self.steps.again_s
+                    self._report({"step": signs.step, "again_s": again_s, "round": number})
             await asyncio.sleep(min(1.0, limit / LOOKS_A_TIMEOUT))
 
     async def _show_ready(self) -> None:

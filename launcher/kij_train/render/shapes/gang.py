@@ -16,7 +16,9 @@ LOST_MACHINE_S = 5
 def shape(spec: JobSpec, name: str) -> Shape:
     """The shape of a job that restarts: a supervisor is the first process of every pod."""
     port = (spec.port or DEFAULT_PORT) + SUPERVISOR_PORT
-    settings = spec.gang_settings([f"{name}-{{}}.{name}:{port}"], spec.max_restarts)
+    settings = spec.gang_settings(
+        [f"{name}-{{}}.{name}:{port}"], spec.max_restarts, spec.shared_paths
+    )
     return Shape(
         # No podFailurePolicy: it forces podReplacementPolicy Failed, under which a pod on a dead
         # machine is not replaced until somebody removes it. An index has its own backoff, which

@@ -1,0 +1,290 @@
+"""Before a launch: whether what is to be run can be, as far as its file tells.
+
+Python runs files of source, compiled files, and folders and zip archives with a __main__.py; the
+kernel runs programs. What neither would run is refused, with what to write instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shlex
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from kij_train import foreign
+from kij_train.errors import RequestError
+from kij_train.pod import bootstrap
+from kij_train.spec import JobSpec
+from kij_train.specfile import Resolved
+
+FROM_FLAGS = "script"
+"""Origin of a script that was given on the command line, and is relative to where that runs."""
+
+SHELL_ENDINGS = (".sh", ".bash", ".zsh", ".ksh", ".csh", ".fish")
+SPEC_ENDINGS = (".yaml", ".yml")
+MAIN = "__main__.py"
+MOST_PARSED = 1 << 20
+_POLYGLOT = b"'''exec' "
+"""Second line of a script that is both sh and Python, as installers write them."""
+
+
+def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) -> str | None:
+    """The script as a path relative to the code folder; None where a module or program is run.
+
+    Raises RequestError for what is not there or cannot be run.
+    """
+    spec = resolved.spec
+    if spec.module is not None:
+        _refuse_launcher(resolved, "-m", spec.module)
+    if spec.program is not None and spec.code:
+        _check_shell_script(spec, code_dir)
+        if for_cluster:
+            _check_program_of_code(spec.program, code_dir)
+    if spec.module is not None or spec.program is not None:
+        return None
+    if spec.script is None:
+        file = f"{resolved.spec_file}: " if resolved.spec_file else ""
+        raise RequestError(
+            f"{file}nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
+            hints=("kij-train launch --nodes 2 train.py",),
+        )
+    from_here = resolved.origin(("script",)) == FROM_FLAGS
+    named = f"script {spec.script}"
+    if not from_here:
+        named = f"{resolved.origin(('script',))}: {named}"
+    places = [cwd / spec.script] if from_here or not spec.code else []
+    places += [code_dir / spec.script] if spec.code else []
+    found = [place for place in places if _can_be_script(place)]
+    if not found:
+        _refuse_launcher(resolved, spec.script)
+    if not spec.code and for_cluster:  # the image has it
+        check_script(None, spec.script, named, resolved)
+        return spec.script
+    if not found and not (spec.code and not code_dir.is_dir()):
+        raise _not_there(named, places[0], cwd)
+    if not spec.code:
+        check_script(found[0], spec.script, named, resolved)
+        return spec.script
+    return _inside(found, named, code_dir, resolved, for_cluster)
+
+
+def _inside(
+    found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved, for_cluster: bool
+) -> str:
+    if not code_dir.is_dir():
+        raise RequestError(f"{resolved.origin(('code_dir',))}: {code_dir}: no such folder")
+    inside = code_dir.resolve()
+    for place in found:
+        # Not through links: what they point to may lie elsewhere, and bundle speaks of that.
+        absolute = place.resolve() if place.is_dir() else place.parent.resolve() / place.name
+        if absolute.is_relative_to(inside):
+            relative = absolute.relative_to(inside).as_posix()
+            check_script(place, relative, named, resolved)
+            if is_compiled(place) and not for_cluster:
+                _check_compiled(place, named)
+            return relative
+    raise RequestError(
+        f"{named} is outside of the code folder {inside}, which is what the pods get",
+        hints=(f"ship its folder instead: --code-dir {found[0].parent}",),
+    )
+
+
+def _not_there(named: str, place: Path, cwd: Path) -> RequestError:
+    where = "" if place.parent == cwd else f" in {place.parent}"
+    what = f"is a folder without {MAIN}" if place.is_dir() else f"no such file{where}"
+    hint = "run a module with -m, a program with --no-python"
+    return RequestError(f"{named}: {what}", hints=(hint,))
+
+
+def _refuse_launcher(resolved: Resolved, *words: str) -> None:
+    command = launcher_of(resolved.spec)
+    if command is not None:
+        raise refusal_of_launcher(command, [*words, *resolved.spec.args], resolved.typed)
+
+
+def _check_program_of_code(program: str, code_dir: Path) -> None:
+    """Those of an image are not here, and of this machine `local` asks."""
+    if "/" not in program or program.startswith("/"):
+        return
+    named = f"program {program}"
+    if not (code_dir / program).is_file():
+        raise RequestError(
+            f"{named}: no such file in {code_dir}, which is what the pods get",
+            hints=("one of the image: its absolute path, or its name alone",),
+        )
+    check_program(code_dir / program, named, is_here=False)
+
+
+def _check_shell_script(spec: JobSpec, code_dir: Path) -> None:
+    """`bash run.sh`: bash takes the ends of Windows' lines for a part of its commands."""
+    if PurePosixPath(spec.program or "").name not in foreign.SHELLS or not spec.args:
+        return
+    path = code_dir / spec.args[0]
+    if not spec.args[0].startswith("-") and path.is_file():
+        with path.open("rb") as file:
+            if file.readline(MOST_PARSED).endswith(b"\r\n"):
+                raise RequestError(
+                    f"{spec.args[0]}: its lines end as on Windows, which {spec.program} takes for "
+                    "a part of its commands",
+                    hints=(_unix_lines(path),),
+                )
+
+
+def _unix_lines(path: Path) -> str:
+    return f"end its lines as on Unix: perl -pi -e 's/\\r$//' {shlex.quote(str(path))}"
+
+
+def _can_be_script(path: Path) -> bool:
+    """Whether a path is there that Python takes: a file, or a folder with a __main__.py."""
+    return path.is_file() or (path / MAIN).is_file()
+
+
+def check_script(path: Path | None, script: str, named: str, resolved: Resolved) -> None:
+    """Raise RequestError where Python does not run what a script's name, or its file, tells.
+
+    `path` is None where the file is not here; `script` is what a command would call it.
+    """
+    written = PurePosixPath(script)
+
+    def command(*words: str) -> str:
+        return shlex.join(["kij-train", *resolved.typed, *words, *resolved.spec.args])
+
+    if written.suffix == ".ipynb":
+        raise RequestError(
+            f"{named} is a notebook, which Python does not run",
+            hints=(
+                f"make a script of it: jupyter nbconvert --to script {shlex.quote(script)}",
+                command(str(written.with_suffix(".py"))),
+            ),
+        )
+    if written.suffix in SPEC_ENDINGS:
+        raise RequestError(
+            f"{named} is no Python. A spec file is given with -f", hints=(command("-f", script),)
+        )
+    reason, program = "", ["--no-python", script if "/" in script else f"./{script}"]
+    if path is not None and path.is_file():
+        reason = _why_no_python(path)
+        if reason and not _may_run(path):
+            program = ["--no-python", "bash", script]
+    elif path is None and written.suffix in SHELL_ENDINGS:
+        reason = "it is a script of a shell"
+    if reason:
+        raise RequestError(
+            f"{named} is no Python: {reason}",
+            hints=(
+                f"a program, once a rank: {command(*program)}",
+                f"once a node, where it starts the ranks: {command('--no-torchrun', *program)}",
+            ),
+        )
+
+
+def _may_run(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o111)
+
+
+def _why_no_python(path: Path) -> str:
+    """What tells that a file is not Python; "" where nothing does."""
+    with path.open("rb") as file:
+        head = file.read(MOST_PARSED)
+    if is_compiled(path):
+        return ""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            is_app = MAIN in archive.namelist()
+        return "" if is_app else f"it is an archive without {MAIN}"
+    if b"\0" in head[:1024]:
+        return "it holds no text"
+    if path.suffix in (".py", ".pyw"):
+        return ""  # by another Python than this, maybe: that of the image will tell
+    first, _, rest = head.partition(b"\n")
+    if first.startswith(b"#!") and b"py" not in first and not rest.startswith(_POLYGLOT):
+        return f"its first line is {first.decode('utf-8', 'replace').strip()}"
+    if path.suffix in SHELL_ENDINGS:
+        return "it is a script of a shell"
+    if len(head) < MOST_PARSED:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse(head)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            line = getattr(error, "lineno", None)
+            return f"line {line}: {getattr(error, 'msg', error)}" if line else str(error)
+    return ""
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether a file is what Python makes of a module: `train.pyc`."""
+    return path.suffix == ".pyc" and path.is_file()
+
+
+def _check_compiled(path: Path, named: str) -> None:
+    """Raise RequestError where another version of Python has compiled a file than runs here."""
+    with path.open("rb") as file:
+        if file.read(4) != importlib.util.MAGIC_NUMBER:
+            raise RequestError(
+                f"{named} was compiled by another version of Python than this one",
+                hints=("give the source, or compile it again: python -m compileall -b FOLDER",),
+            )
+
+
+def check_program(path: Path, named: str, *, is_here: bool) -> None:
+    """Raise RequestError where a program that is there cannot be run.
+
+    `is_here`: on this machine, so that its interpreter is looked for too.
+    """
+    quoted = shlex.quote(str(path))
+    if not _may_run(path):
+        raise RequestError(f"{named}: may not be run", hints=(f"chmod +x {quoted}",))
+    fault = bootstrap.fault_of_program(str(path), is_here)
+    if not fault:
+        return
+    hints = ("name its interpreter: --no-python bash " + quoted,)
+    if "Windows" in fault:
+        hints = (_unix_lines(path),)
+    elif "first line asks" in fault:
+        hints = ("install that, or name another one there",)
+    elif "byte order mark" in fault:
+        hints = (f"remove it: perl -pi -e 's/^\\xEF\\xBB\\xBF//' {quoted}",)
+    raise RequestError(f"{named} cannot be run: {fault}", hints=hints)
+
+
+def launcher_of(spec: JobSpec) -> foreign.Command | None:
+    """What to write instead, where the command of a spec is another launcher's."""
+    if spec.module is not None:
+        return foreign.of_module(spec.module, spec.args) if spec.torchrun else None
+    return foreign.translated([spec.script, *spec.args]) if spec.script is not None else None
+
+
+def refusal_of_launcher(
+    command: foreign.Command, words: Sequence[str], typed: Sequence[str]
+) -> RequestError:
+    """kij-train is asked to run another launcher, or python itself: what to write instead."""
+    name = " ".join(words[: 2 if words[0] == "-m" else 1])
+    if not command.words:
+        hint = shlex.join(["kij-train", *typed, "train.py"])
+        return RequestError(f"{name} is no script, and none is named behind it", hints=(hint,))
+    flags: list[str] = []
+    for flag, value in zip(command.flags[::2], command.flags[1::2], strict=True):
+        if flag == "--env" or not any(word.partition("=")[0] == flag for word in typed):
+            flags += [flag, value]
+    hints = [shlex.join(["kij-train", *typed, *flags, *command.words])]
+    if "--nproc-per-node" in flags and "--local" not in typed:
+        count = flags[flags.index("--nproc-per-node") + 1]
+        hints.append(f"on GPUs: --gpus {count if count.isdigit() else 'N'} in its place")
+    if command.left_out:
+        hints.append(f"without a counterpart: {' '.join(command.left_out)}")
+    if command.starts_ranks:
+        kept = [*words] if words[0] == "-m" else ["--no-python", *words]
+        as_it_is = shlex.join(["kij-train", *typed, "--no-torchrun", *kept])
+        hints.append(f"or as it is, once a node: {as_it_is}")
+        instead = "Leave it out: kij-train starts the ranks itself"
+    elif command.words[0] == "--no-python":
+        once = shlex.join(["kij-train", *typed, "--no-torchrun", *command.words])
+        hints.append(f"once a node, where it starts the ranks: {once}")
+        instead = "A program is run, once a rank, with --no-python"
+    else:
+        instead = "Leave it out: kij-train runs scripts with python"
+    return RequestError(f"{name} is no script of Python. {instead}", hints=tuple(hints))
