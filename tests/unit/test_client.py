@@ -24,6 +24,8 @@ Answer = tuple[int, bytes]
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers as the server's `answer` says."""
 
+    wbufsize = -1  # one packet: two would wait for the other side's delayed ACK, 40 ms each
+
     def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")

@@ -116,7 +116,8 @@ def test_a_plugin_that_gives_credentials_is_named(checks: Any, tmp_path: Path) -
     (tmp_path / "login").chmod(0o755)
     code, found = checks(plugin("./login"))
     assert (code, found["credentials"]["result"]) == (0, "ok")
-    assert found["credentials"]["detail"] == "the credential plugin ./login of user ada, which works"
+    said_of = "the credential plugin ./login of user ada, which works"
+    assert found["credentials"]["detail"] == said_of
     assert "secret" not in str(found)
     assert (tmp_path / "runs").read_text() == "x\n"  # once: it may ask its user something
 

@@ -218,8 +218,6 @@ def unreachable(host: str, error: Exception, proxy: object = None) -> Unreachabl
     `proxy` is the one that was asked, in words. What was raised may quote a request with its
     credentials: its own words are shown of known kinds alone.
     """
-    import ssl
-
     import urllib3.exceptions as http
     import websocket
 
@@ -230,13 +228,12 @@ def unreachable(host: str, error: Exception, proxy: object = None) -> Unreachabl
     kind = NotSentError if isinstance(cause, not_sent) else UnreachableError
     known = (http.HTTPError, OSError, websocket.WebSocketException)
     text = _words(cause) if isinstance(cause, known) else type(cause).__name__
-    hints: tuple[str, ...] = (
+    by = f" through {proxy}" if proxy is not None else ""
+    hints = (
+        *_way_hints(text, proxy),
         "check: kubectl cluster-info",
         "train on this machine instead: kij-train launch --local",
     )
-    if isinstance(cause, (http.ProxyError, http.SSLError, ssl.SSLError)):
-        hints = _way_hints(text, proxy) + hints[:1]
-    by = f" through {proxy}" if proxy is not None else ""
     return kind(f"the cluster at {host} does not answer{by}: {text}", hints=hints)
 
 
@@ -251,7 +248,7 @@ def _words(cause: BaseException) -> str:
 def _way_hints(text: str, proxy: object) -> tuple[str, ...]:
     """What to do about a proxy or a certificate."""
     if "407" in text:
-        return (f"{proxy} wants a user and a password: http://USER:PASSWORD@HOST:PORT",)
+        return (f"{proxy} wants a user and a password: http://USER:PASSWORD@…",)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return (
             "its certificate is of nobody that the kubeconfig trusts: certificate-authority-data, "
@@ -259,8 +256,6 @@ def _way_hints(text: str, proxy: object) -> tuple[str, ...]:
         )
     if "WRONG_VERSION_NUMBER" in text or "record layer" in text:
         return ("no TLS is spoken there: is it http://, or another port?",)
-    if proxy is not None:
-        return (f"see that it runs: {proxy}",)
     return ()
 
 

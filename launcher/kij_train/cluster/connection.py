@@ -8,6 +8,7 @@ and websocket raise becomes an error of ours here, and nowhere else.
 from __future__ import annotations
 
 import os
+import shlex
 import ssl
 import threading
 import warnings
@@ -29,7 +30,13 @@ from kij_train.cluster.credentials import (
     said,
 )
 from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section, read
-from kij_train.cluster.proxies import Proxy, pool_manager, proxy_from_environment, proxy_of
+from kij_train.cluster.proxies import (
+    Proxy,
+    pool_manager,
+    proxy_from_environment,
+    proxy_of,
+    split_url,
+)
 from kij_train.cluster.tls import tls_context
 from kij_train.errors import UnreachableError
 from kij_train.redaction import keep_secret
@@ -339,24 +346,20 @@ def _server_of(chosen: Chosen) -> tuple[str, str]:
     """URL of the server, and the Authorization that stands in it, which Go takes from there."""
     settings, cluster = chosen.settings, chosen.cluster
     server = settings.text("server").rstrip("/")
-    try:
-        parts = urlsplit(server)
-        if "://" in server and parts.password:
-            keep_secret(parts.password, unquote(parts.password))
-        host, port = parts.hostname, parts.port
-        usable = server.isascii() and server.isprintable() and " " not in server
-    except ValueError:
-        host, port, usable = None, None, False
-    if "://" not in server or parts.scheme not in ("http", "https"):
+    if not server.startswith(("http://", "https://")):
+        _, _, place = server.rpartition("@")
         raise KubeconfigError(
-            f"kubeconfig {settings.file}: server {server!r} of cluster {cluster} has no scheme",
+            f"kubeconfig {settings.file}: server {place!r} of cluster {cluster} has no scheme",
             hints=(
-                f"set it: kubectl config set-cluster {quote(cluster)} "
-                f"--server=https://{server.rpartition('://')[2] or 'HOST'}",
+                f"set it: kubectl config set-cluster {shlex.quote(cluster)} "
+                f"--server=https://{place.rpartition('://')[2] or 'HOST'}",
             ),
         )
-    if not host or not usable:
+    parts = split_url(server)
+    if parts is None:
         raise settings.wrong("server", "is no URL such as https://HOST:6443")
+    host, port = parts.hostname or "", parts.port
+    keep_secret(parts.password or "", unquote(parts.password or ""))
     place = f"[{host}]" if ":" in host else host
     url = f"{parts.scheme}://{place}{f':{port}' if port else ''}{parts.path}"
     if parts.username is None:

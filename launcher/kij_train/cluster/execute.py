@@ -145,6 +145,7 @@ class Session:
     def close(self) -> None:
         with suppress(Exception):
             self._opened.close(timeout=1)
+        self._opened.shutdown()  # which close leaves out where the other side was first
 
     def _send(self, message: bytes) -> None:
         with self._sending:

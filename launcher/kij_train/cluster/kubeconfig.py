@@ -45,6 +45,8 @@ class Section:
             return ""
         if not isinstance(found, str):
             raise self.wrong(key, f"must be text, and is {_type_of(found)}: put it into quotes")
+        if "\0" in found:
+            raise self.wrong(key, "holds a NUL byte")
         return found
 
     def flag(self, key: str) -> bool:
@@ -64,8 +66,8 @@ class Section:
 
     def texts(self, key: str) -> list[str]:
         found = self._list(key)
-        if not all(isinstance(one, str) for one in found):
-            raise self.wrong(key, "must be a list of texts: put each into quotes")
+        if not all(isinstance(one, str) and "\0" not in one for one in found):
+            raise self.wrong(key, "must be a list of texts without NUL: put each into quotes")
         return found
 
     def sections(self, key: str) -> Iterator[Section]:

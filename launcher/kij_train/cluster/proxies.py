@@ -47,21 +47,20 @@ class Proxy:
 
 def proxy_of(url: str, origin: str) -> Proxy:
     """Raises ProxyError for a URL that is none."""
-    # As Go does: what is no URL of a known scheme is a host of plain HTTP.
-    parts = _split(url)
-    if parts is None or parts.scheme not in PORTS:
-        if "://" in url:
-            scheme = redacted(url.partition("://")[0])
-            raise ProxyError(
-                f"{origin}: {scheme}:// is no proxy that can be used",
-                hints=("one of http://HOST:PORT, https://HOST:PORT, socks5://HOST:PORT",),
-            )
-        parts = _split(f"http://{url}")
-    if parts is None or not parts.hostname:
+    scheme, is_url, _ = url.partition("://")
+    if is_url and scheme not in PORTS:
+        raise ProxyError(
+            f"{origin}: {redacted(scheme)}:// is no proxy that can be used",
+            hints=("one of http://HOST:PORT, https://HOST:PORT, socks5://HOST:PORT",),
+        )
+    # As in Go, a host alone is one of plain HTTP.
+    parts = split_url(url if is_url else f"http://{url}")
+    if parts is None:
         raise ProxyError(f"{origin} is no URL", hints=("such as http://HOST:PORT",))
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     keep_secret(password, parts.password or "")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
     place = f"{parts.scheme}://{host}:{parts.port or PORTS[parts.scheme]}"
     return Proxy(place, origin, user, password)
 
@@ -120,14 +119,15 @@ def _address(text: str) -> _Address | None:
         return None
 
 
-def _split(url: str) -> SplitResult | None:
-    """None for what is no URL."""
+def split_url(url: str) -> SplitResult | None:
+    """The parts of a URL with a host; None for what is none."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # which raises where it is none
     except ValueError:
         return None
-    return parts
+    written = url.isascii() and url.isprintable() and " " not in url
+    return parts if parts.hostname and written else None
 
 
 def pool_manager(

@@ -97,15 +97,18 @@ def changes(
             version = ""
             stop.wait(PAUSE_S)
         except (UnreachableError, NotAcceptedError) as error:
-            if not was_there and isinstance(error, NotAcceptedError):
-                raise
             now = time.monotonic()
+            if _is_final(error, was_there, now - (lost_at or now)):
+                raise
             if lost_at is None:
                 lost_at = now
                 yield Lost(error)
-            if now - lost_at > OUTAGE_S:
-                raise
             stop.wait(PAUSE_S)
+
+
+def _is_final(error: Exception, was_there: bool, away_s: float) -> bool:
+    """Whether an outage is none that ends by itself."""
+    return away_s > OUTAGE_S or (isinstance(error, NotAcceptedError) and not was_there)
 
 
 def _listed(
