@@ -8,6 +8,7 @@ import http.server
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import trustme
 import yaml
-from kij_train.cluster import Cluster, credentials
+from kij_train.cluster import Cluster, credentials, watch
 from kij_train.cluster import plugin as plugin_module
 from kij_train.cluster.apierrors import NotAcceptedError
 from kij_train.cluster.credentials import CredentialsError
@@ -45,11 +46,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._answer(401, {"kind": "Status", "message": "Unauthorized"})
         elif self.headers.get("Upgrade") == "websocket":
             self._speak()
+        elif "watch=true" in self.path:
+            self._answer(200, None)
         else:
-            self._answer(200, {"metadata": {}, "items": []})
+            self._answer(200, {"metadata": {"resourceVersion": "1"}, "items": []})
 
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+    def _answer(self, status: int, body: dict[str, Any] | None) -> None:
+        content = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -343,6 +346,27 @@ def test_a_token_file_is_read_again_when_it_is_due_and_when_the_token_is_refused
     api.accepted = set()
     with pytest.raises(NotAcceptedError, match=f"the token in {tmp_path}/token"):
         cluster.list("Job")
+
+
+def test_watching_goes_on_when_a_token_is_renewed_late_and_never_begins_without(
+    api: Api, connect: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "PAUSE_S", 0.01)
+    api.accepted = {"first"}
+    (tmp_path / "token").write_text("first")
+    cluster = connect({"tokenFile": "token"})
+    found = watch.changes(cluster, "Job", stop=threading.Event())
+    assert isinstance(next(found), watch.Synced)
+    api.accepted = {"second"}
+    lost = next(found)
+    assert isinstance(lost, watch.Lost)
+    assert isinstance(lost.error, NotAcceptedError)
+    (tmp_path / "token").write_text("second")
+    assert isinstance(next(found), watch.Back)
+    found.close()
+    api.accepted = set()
+    with pytest.raises(NotAcceptedError):
+        next(watch.changes(cluster, "Job", stop=threading.Event()))
 
 
 @pytest.fixture

@@ -143,9 +143,12 @@ class Session:
         raise RefusedError(f"pod {self._pod} does not take the command: {message}")
 
     def close(self) -> None:
+        socket = self._opened.sock
         with suppress(Exception):
             self._opened.close(timeout=1)
-        self._opened.shutdown()  # which close leaves out where the other side was first
+        # WebSocket leaves it open where the other side was first, or where TLS is in TLS.
+        if socket is not None:
+            socket.close()
 
     def _send(self, message: bytes) -> None:
         with self._sending:
