@@ -13,7 +13,7 @@ import ssl
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -78,8 +78,8 @@ class Trust:
     insecure: bool = False
     server_name: str | None = None
     """Stands for the server's host."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """What to call the parts in errors."""
+    said: str = "the certificate authority"
+    """Where it stands, for errors."""
 
 
 class Connection:
@@ -240,7 +240,7 @@ class Connection:
 
     def _context(self, certificate: bytes) -> ssl.SSLContext:
         trust = self._trust
-        what = trust.names.get("authority", "the certificate authority")
+        what = trust.said
         try:
             tls_context(authority=trust.authority, insecure=trust.insecure)
             what = f"{self._credentials.said}, its certificate and key:"
@@ -253,7 +253,10 @@ class Connection:
                 hints=("log in again, or name another context: --context NAME",),
             ) from None
         except OSError as error:
-            raise CredentialsError(f"{what} cannot be used: {error.strerror}") from None
+            raise CredentialsError(
+                f"{what} cannot be used: {error.strerror}",
+                hints=("a key takes a file for a moment: name a folder for it, TMPDIR=FOLDER",),
+            ) from None
 
 
 def open_connection(kubeconfig: str | None, context: str | None) -> Connection:
@@ -300,7 +303,7 @@ def _of_this_pod() -> Connection:
         url,
         namespace=namespace,
         credentials=of_token_file(SERVICE_ACCOUNT / "token"),
-        trust=Trust(authority, names={"authority": str(SERVICE_ACCOUNT / "ca.crt")}),
+        trust=Trust(authority, said=str(SERVICE_ACCOUNT / "ca.crt")),
         proxy=proxy_from_environment(url),
     )
 
@@ -322,9 +325,7 @@ def _of_context(chosen: Chosen) -> Connection:
         what = "and a certificate-authority exclude each other: leave one out"
         raise settings.wrong("insecure-skip-tls-verify", what)
     where = f"kubeconfig {settings.file}: certificate-authority of cluster {chosen.cluster}"
-    trust = Trust(
-        authority, insecure, settings.text("tls-server-name") or None, {"authority": where}
-    )
+    trust = Trust(authority, insecure, settings.text("tls-server-name") or None, where)
     named = settings.text("proxy-url")
     origin = f"proxy-url of cluster {chosen.cluster} in {settings.file}"
     proxy = proxy_of(named, origin) if named else proxy_from_environment(host)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,9 @@ def _cluster_info(settings: Section) -> dict[str, Any]:
     return info
 
 
-def _status(section: Section, output: bytes, failure: Any) -> dict[str, str]:
+def _status(
+    section: Section, output: bytes, failure: Callable[[str], CredentialsError]
+) -> dict[str, str]:
     """The status of an ExecCredential."""
     try:
         said = json.loads(output)
