@@ -25,7 +25,7 @@ test: $(READY)
 	$(BIN)/python -m tests.run $(PYTEST_ARGS)
 
 torchx: $(READY)
-	$(BIN)/nox
+	$(BIN)/nox -s torchx
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -135,9 +135,9 @@ def _kubeconfig(entry: Entry | None) -> Check:
 def _credentials(entry: Entry | None) -> Check:
     if entry is None:
         return Check("credentials", Result.OK, "token of the service account")
-    if entry.credentials == "none":
+    if entry.credentials.startswith("none"):
         hint = "name another context, if the server asks who you are: --context NAME"
-        return Check("credentials", Result.WARNING, "none: the requests are anonymous", hint)
+        return Check("credentials", Result.WARNING, entry.credentials, hint)
     works = ", which works" if entry.runs_plugin else ""
     return Check("credentials", Result.OK, entry.credentials + works)
 
@@ -145,7 +145,8 @@ def _credentials(entry: Entry | None) -> Check:
 def _version(cluster: Cluster) -> Check:
     said = cluster.version()
     minor = int("".join(filter(str.isdigit, str(said["minor"]))) or 0)
-    text = f"{said['gitVersion']} at {cluster.host}"
+    by = f", through {cluster.proxy}" if cluster.proxy is not None else ""
+    text = f"{said['gitVersion']} at {cluster.host}{by}"
     if minor < OLDEST_MINOR:
         hint = f"kij-train is tested with 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
         return Check("server", Result.WARNING, f"{text} is old", hint)

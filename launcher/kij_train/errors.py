@@ -6,13 +6,16 @@
     ├── RefusedError           3    the cluster said no: permission, quota, policy, conflict
     ├── UnreachableError       4    no cluster, no such object, or no answer
     ├── TimedOutError          5    it did not end in the time given
+    ├── CommandNotRunError     127  `exec`: no such program in the image (126: it may not be run)
     └── InterruptedByUserError 130  SIGINT (143 for SIGTERM)
 
 A message is one sentence or paragraph about what is wrong and where; `hints` are lines of the form
-"what to do: a command that can be pasted".
+"what to do: a command that can be pasted". Credentials are taken out of both.
 """
 
 from __future__ import annotations
+
+from kij_train.redaction import redacted
 
 
 class KijError(Exception):
@@ -21,9 +24,9 @@ class KijError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hints: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hints = hints
+        self.message = redacted(message)
+        self.hints = tuple(map(redacted, hints))
+        super().__init__(self.message)
 
 
 class JobFailedError(KijError):
@@ -54,6 +57,14 @@ class TimedOutError(KijError):
     """The time the user gave is over."""
 
     exit_code = 5
+
+
+class CommandNotRunError(KijError):
+    """A pod cannot run a command at all; with the exit code that a shell gives for that."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class InterruptedByUserError(KijError):

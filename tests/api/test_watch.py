@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from kij_train import doctor
-from kij_train.cluster import Cluster, client, watch
+from kij_train.cluster import Cluster, connection, watch
 from kij_train.cluster.watch import Back, Changed, Lost, Synced
 
 from tests.kube import ROOT, Namespace
@@ -101,7 +101,7 @@ class Proxy:
 def test_a_connection_that_falls_silent_is_noticed(
     ns: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "READ_TIMEOUT_S", 4.0)
+    monkeypatch.setattr(connection, "READ_TIMEOUT_S", 4.0)
     monkeypatch.setattr(watch, "WATCH_S", 3)
     server = yaml.safe_load(Path(ns.kubeconfig).read_text())["clusters"][0]["cluster"]["server"]
     host, _, port = server.removeprefix("https://").partition(":")

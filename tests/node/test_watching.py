@@ -16,6 +16,7 @@ import yaml
 from jsonschema import validate
 
 from tests.kube import ROOT, Namespace, eventually
+from tests.proxies import HttpProxy, running
 
 COUNT = """
 import os, sys, time
@@ -302,7 +303,7 @@ def test_status_json_and_exec(ns: Namespace, project: Path, image: str) -> None:
     )
     assert (ran.returncode, ran.stdout) == (7, "index 1\n"), ran.stderr
     none = ns.kij_train("exec", "a", "--index", "5", "--", "true", cwd=project)
-    assert (none.returncode, "index 5 of a does not run" in none.stderr) == (2, True)
+    assert (none.returncode, "a has no index 5" in none.stderr) == (2, True)
     timed = ns.kij_train("wait", "a", "--timeout", "1s", cwd=project)
     assert timed.returncode == 5
     events = json.loads(ns.kij_train("events", "a", "-o", "json", cwd=project).stdout)
@@ -358,6 +359,44 @@ def test_without_the_right_to_exec_it_is_named(
     ran = ns.kij_train("exec", "a", "--", "true", cwd=project, kubeconfig=config)
     assert ran.returncode == 3
     assert re.search(r"may not (create|get) pods/exec", ran.stderr)
+
+
+def test_a_renewed_token_and_a_proxy_lead_to_the_log_the_verdict_exec_and_stacks(
+    ns: Namespace, project: Path, image: str, tmp_path: Path
+) -> None:
+    rules = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
+    ns.user("worker", rules, tmp_path)
+
+    def renew(secret: str) -> None:
+        """A token that lives as long as this Secret."""
+        ns.core.create_namespaced_secret(ns.name, {"metadata": {"name": secret}})
+        bound = {"apiVersion": "v1", "kind": "Secret", "name": secret}
+        request = {"spec": {"boundObjectRef": bound, "expirationSeconds": 600}}
+        token = ns.core.create_namespaced_service_account_token("worker", ns.name, request)
+        (tmp_path / "token").write_text(f"{token.status.token}\n")
+
+    renew("first")
+    with running(HttpProxy("ada:password")) as proxy:
+        config = Path(ns.with_user({"tokenFile": "token"}, tmp_path / "config"))
+        document = yaml.safe_load(config.read_text())
+        way = f"http://ada:password@127.0.0.1:{proxy.server_port}"
+        document["clusters"][0]["cluster"]["proxy-url"] = way
+        config.write_text(yaml.safe_dump(document))
+        submit(ns, project, image, "count.py", "120", "0.2")
+        with stays(ns, "logs", "-f", "a", kubeconfig=str(config)) as logs:
+            seen = until(logs, "line 3")
+            renew("second")
+            ns.core.delete_namespaced_secret("first", ns.name)
+            for words in (["exec", "a", "--", "pwd"], ["stacks", "a"]):
+                ran = ns.kij_train(*words, cwd=project, kubeconfig=str(config))
+                assert ran.returncode == 0, ran.stderr
+                assert (ran.stdout == "/kij/work/code\n") or ('count.py", line 5' in ran.stdout)
+            out, err = logs.communicate(timeout=120)
+        waited = ns.kij_train("wait", "a", cwd=project, kubeconfig=str(config))
+        assert (logs.returncode, waited.returncode) == (0, 0), (err, waited.stderr)
+        found = re.findall(r"^rank 0 line (\d+)$", "".join(seen) + out, re.MULTILINE)
+        assert found == [str(number) for number in range(120)]
+        assert len(proxy.led_to) >= 5
 
 
 def test_a_right_that_is_taken_away_ends_waiting_and_following_with_its_name(

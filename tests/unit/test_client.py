@@ -11,25 +11,20 @@ from typing import Any, cast
 
 import pytest
 import urllib3
-from kij_train.cluster import Submission, await_a_pod, client, submit, watch
+from kij_train.cluster import Submission, await_a_pod, connection, submit, watch
 from kij_train.cluster import logs as logs_module
 from kij_train.cluster.apierrors import Action, refusal
-from kij_train.cluster.client import Cluster
+from kij_train.cluster.client import CONFLICT_ATTEMPTS, Cluster
 from kij_train.cluster.connection import Connection
 from kij_train.errors import RefusedError, UnreachableError
 
 Answer = tuple[int, bytes]
 
 
-class NoCredentials:
-    """Stands for kubernetes.client.Configuration."""
-
-    def auth_settings(self) -> dict[str, Any]:
-        return {}
-
-
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers as the server's `answer` says."""
+
+    wbufsize = -1  # one packet: two would wait for the other side's delayed ACK, 40 ms each
 
     def answer(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -57,7 +52,7 @@ class ApiServer(http.server.ThreadingHTTPServer):
 
     def cluster(self) -> Cluster:
         host = f"http://127.0.0.1:{self.server_port}"
-        return Cluster(Connection(host, urllib3.PoolManager(), NoCredentials(), "ns"), "ns")
+        return Cluster(Connection(host), "ns")
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ def server() -> Iterator[ApiServer]:
 def test_an_answer_may_take_longer_than_a_connection(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 0.2)
 
     def late(*_: object) -> Answer:
         time.sleep(0.6)
@@ -84,13 +79,13 @@ def test_an_answer_may_take_longer_than_a_connection(
 
 
 def test_a_quiet_watch_ends_by_itself_before_it_is_taken_for_dead() -> None:
-    assert watch.WATCH_S < client.READ_TIMEOUT_S
+    assert watch.WATCH_S < connection.READ_TIMEOUT_S
 
 
 def test_a_server_that_takes_the_connection_and_is_silent_is_given_up(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "READ_TIMEOUT_S", 0.2)
 
     def silent(*_: object) -> Answer:
         time.sleep(1.5)
@@ -156,7 +151,7 @@ def test_a_quota_that_stays_in_conflict_is_quoted_and_no_taken_name(
     with pytest.raises(RefusedError, match="cannot be fulfilled on resourcequotas") as caught:
         cluster.submit([JOB])
     assert "already" not in str(caught.value)
-    assert cluster.requests == client.CONFLICT_ATTEMPTS
+    assert cluster.requests == CONFLICT_ATTEMPTS
     cluster.close()
 
 
@@ -407,7 +402,7 @@ def read_all(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], li
     monkeypatch.setattr(logs_module, "PAUSE_S", 0.0)
     notes: list[str] = []
     found = logs_module.merged(
-        cast(client.Cluster, logs),
+        cast(Cluster, logs),
         [(0, "pod-0")],
         logs_module.LogChoice(),
         notes.append,
@@ -441,7 +436,7 @@ def test_the_last_round_of_a_followed_log_is_read_again_when_it_breaks(
 ) -> None:
     monkeypatch.setattr(logs_module, "PAUSE_S", 0.0)
     logs = Logs(Chunks(stamped(1), breaks=True), Chunks(stamped(1, 2)))
-    reader = logs_module.Reader(cast(client.Cluster, logs), "pod-0", 0, logs_module.LogChoice())
+    reader = logs_module.Reader(cast(Cluster, logs), "pod-0", 0, logs_module.LogChoice())
     lines: list[str] = []
     stream = logs_module.Stream(
         reader,

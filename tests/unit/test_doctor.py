@@ -104,7 +104,7 @@ def test_kubeconfig_and_credentials_have_a_line_each(checks: Any) -> None:
     code, found = checks({"token": "secret-of-ada"})
     assert code == 0
     assert found["kubeconfig"]["detail"] == "config: context here, cluster lab, user ada"
-    assert found["credentials"]["detail"] == "token"
+    assert found["credentials"]["detail"] == "the token of user ada"
     assert "secret-of-ada" not in str(found)
     assert "v1.37.0" in found["server"]["detail"]
 
@@ -116,7 +116,8 @@ def test_a_plugin_that_gives_credentials_is_named(checks: Any, tmp_path: Path) -
     (tmp_path / "login").chmod(0o755)
     code, found = checks(plugin("./login"))
     assert (code, found["credentials"]["result"]) == (0, "ok")
-    assert found["credentials"]["detail"] == "credential plugin ./login, which works"
+    said_of = "the credential plugin ./login of user ada, which works"
+    assert found["credentials"]["detail"] == said_of
     assert "secret" not in str(found)
     assert (tmp_path / "runs").read_text() == "x\n"  # once: it may ask its user something
 
@@ -137,7 +138,7 @@ def test_a_plugin_that_gives_credentials_is_named(checks: Any, tmp_path: Path) -
         ),
         (
             plugin("sh", args=["-c", "echo log in first >&2; exit 3"]),
-            "plugin sh of user ada failed: process returned 3. log in first",
+            "plugin sh of user ada failed with exit code 3: log in first",
             "kubectl auth whoami --context here --kubeconfig config",
         ),
     ],

@@ -7,12 +7,14 @@ import importlib
 import os
 import shlex
 import sys
+import traceback
 
 import click
 
 from kij_train import __version__, foreign
 from kij_train.cli import output
 from kij_train.errors import KijError
+from kij_train.redaction import redacted
 
 COMMANDS = {
     "launch": "Run a script on N nodes that train as one: pods, or processes with --local.",
@@ -111,6 +113,14 @@ def run(argv: list[str]) -> int:
         # The reader of a pipe (head, less) left. Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        # As Python would show it, but for credentials that its message may quote.
+        output.status(redacted(traceback.format_exc()))
+        output.error(
+            f"this is a fault of kij-train {__version__}: {type(error).__name__}",
+            hints=("please report it, with the lines above",),
+        )
+        return 1
     return code if isinstance(code, int) else 0
 
 

@@ -19,8 +19,12 @@ from kij_train.cli.onjob import connect, job_argument
 def command(name: str, index: int, stdin: bool, words: tuple[str, ...], **params: Any) -> None:
     """Run a command in the pod of an index, and end with its exit code.
 
+    It starts in the folder of the code, /kij/work/code, where the script runs. 127 says that the
+    image has no such program, 126 that it cannot be run. Takes the right to exec.
+
     \b
+      kij-train exec NAME -- python3 -c 'import torch; print(torch.__version__)'
       kij-train exec NAME --index 3 -- nvidia-smi
     """
-    code = jobs.execute(connect(params), name, index, list(words), stdin=stdin, tty=False)
+    code = jobs.execute(connect(params), name, index, [words], stdin=stdin, tty=False)
     sys.exit(code)

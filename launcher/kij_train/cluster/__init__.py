@@ -1,7 +1,7 @@
-"""The API server: the only part of kij-train that imports the `kubernetes` package.
+"""The API server: the only part of kij-train that speaks to one.
 
-It moves dicts. Requests go over the connection pool that the official client configures from a
-kubeconfig (TLS, proxies, credential plugins), without its models, which take a second to import.
+It moves dicts, over urllib3, without the official client: its models take a second to import, and
+it reads kubeconfigs, proxies and credentials in another way than kubectl.
 """
 
 from kij_train.cluster.client import Cluster

@@ -49,6 +49,18 @@ class NotPermittedError(RefusedError):
     """RBAC: the user lacks a verb on a resource (403)."""
 
 
+class NotAcceptedError(RefusedError):
+    """The server does not know who asks (401)."""
+
+    def __init__(self, said: str) -> None:
+        """`said` are the credentials, in words."""
+        super().__init__(
+            "the cluster does not accept these credentials: expired, or of another cluster "
+            f"({said})",
+            hints=("check: kubectl auth whoami", "then log in again, as your cluster's admin says"),
+        )
+
+
 class ConflictError(RefusedError):
     """Something changed meanwhile: the object, or a quota that counts it (409)."""
 
@@ -69,11 +81,6 @@ def refusal(status: int, body: bytes, action: Action) -> KijError:
     """The error for an HTTP status above 299."""
     reason, message, details = _parse(body)
     where = f"namespace {action.namespace}"
-    if status == 401:
-        return RefusedError(
-            "the cluster does not accept these credentials: expired, or of another cluster",
-            hints=("check: kubectl auth whoami", "then log in again, as your cluster's admin says"),
-        )
     if _DENIED.search(message):
         return _denied(message, f"this {action.resource}", action.namespace)
     if status == 403:
@@ -205,23 +212,51 @@ def _pod_security_refusal(message: str, namespace: str) -> RefusedError:
     return RefusedError(f"namespace {namespace} refuses the pods: the pod {text}", hints=hints)
 
 
-def unreachable(host: str, error: Exception) -> UnreachableError:
-    """No answer: what was tried and what came back."""
-    import urllib3.exceptions as http
+def unreachable(host: str, error: Exception, proxy: object = None) -> UnreachableError:
+    """No answer: what was tried and what came back, whatever a library has raised.
 
-    not_sent = (http.NewConnectionError, http.ConnectTimeoutError, http.SSLError)
+    `proxy` is the one that was asked, in words. What was raised may quote a request with its
+    credentials: its own words are shown of known kinds alone.
+    """
+    import urllib3.exceptions as http
+    import websocket
+
     cause: BaseException = error
     while isinstance(getattr(cause, "reason", None), BaseException):
         cause = cause.reason  # type: ignore[attr-defined] # urllib3 nests causes so
-    text = re.sub(r"^.*?(Connection\w*|HTTPS?\w+)\([^)]*\): ", "", str(cause))
+    not_sent = (http.NewConnectionError, http.ConnectTimeoutError, http.SSLError, http.ProxyError)
     kind = NotSentError if isinstance(cause, not_sent) else UnreachableError
-    return kind(
-        f"the cluster at {host} does not answer: {text}",
-        hints=(
-            "check: kubectl cluster-info",
-            "train on this machine instead: kij-train launch --local",
-        ),
+    known = (http.HTTPError, OSError, websocket.WebSocketException)
+    text = _words(cause) if isinstance(cause, known) else type(cause).__name__
+    by = f" through {proxy}" if proxy is not None else ""
+    hints = (
+        *_way_hints(text, proxy),
+        "check: kubectl cluster-info",
+        "train on this machine instead: kij-train launch --local",
     )
+    return kind(f"the cluster at {host} does not answer{by}: {text}", hints=hints)
+
+
+def _words(cause: BaseException) -> str:
+    """What urllib3 says, without the objects that it names."""
+    if (original := getattr(cause, "original_error", None)) is not None:
+        return f"cannot connect to the proxy: {_words(original)}"
+    text = re.sub(r"^.*?(Connection\w*|HTTPS?\w+)\([^)]*\): ", "", str(cause))
+    return re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>:? ?", "", text)
+
+
+def _way_hints(text: str, proxy: object) -> tuple[str, ...]:
+    """What to do about a proxy or a certificate."""
+    if "407" in text:
+        return (f"{proxy} wants a user and a password: http://USER:PASSWORD@…",)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return (
+            "its certificate is of nobody that the kubeconfig trusts: certificate-authority-data, "
+            "tls-server-name",
+        )
+    if "WRONG_VERSION_NUMBER" in text or "record layer" in text:
+        return ("no TLS is spoken there: is it http://, or another port?",)
+    return ()
 
 
 def unlike_kubernetes(host: str, content: bytes) -> UnreachableError:

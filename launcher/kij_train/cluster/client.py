@@ -18,18 +18,20 @@ from kij_train.cluster.apierrors import (
     TakenError,
     refusal,
     unlike_kubernetes,
-    unreachable,
 )
 from kij_train.cluster.connection import Connection, open_connection
 
 if TYPE_CHECKING:
+    from kij_train.cluster.proxies import Proxy
     from kij_train.cluster.submit import Submission
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 60.0
 CONFLICT_ATTEMPTS = 5
+OPENING_S = 10.0
+"""How long a WebSocket may take to open."""
+CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+"""Protocols of its streams, the best first; v5 can end one of them alone."""
 # Kind → path of its resource, and its name as RBAC spells it.
 PATHS = {
     "ConfigMap": ("/api/v1", "configmaps", "configmaps"),
@@ -77,13 +79,28 @@ class Cluster:
         return self._connection.host
 
     @property
-    def configuration(self) -> Any:
-        """kubernetes.client.Configuration, for what only the official client can do."""
-        return self._connection.configuration
+    def proxy(self) -> Proxy | None:
+        """What leads there."""
+        return self._connection.proxy
 
     def close(self) -> None:
         """Close idle connections; the next request opens a new one."""
-        self._connection.pool.clear()
+        self._connection.close()
+
+    def websocket(self, kind: str, name: str, sub: str, query: list[tuple[str, str]]) -> Any:
+        """An open WebSocket of a subresource that is a stream: exec of a Pod.
+
+        Raises RefusedError, GoneError, UnreachableError.
+        """
+        import websocket
+
+        path = f"{self._path(kind, name)}/{sub}?{urlencode(query)}"
+        action = Action("create", f"{PATHS[kind][2]}/{sub}", name, self.namespace)
+        self.requests += 1
+        try:
+            return self._connection.websocket(path, protocols=list(CHANNELS), timeout_s=OPENING_S)
+        except websocket.WebSocketBadStatusException as error:
+            raise refusal(int(error.status_code), error.resp_body or b"", action) from None
 
     def submit(self, objects: list[dict[str, Any]], *, replace: bool = False) -> Submission:
         """Create the objects of one job, all or nothing."""
@@ -257,11 +274,11 @@ class Cluster:
     ) -> Any:
         import urllib3
 
-        headers = {"Accept": "application/json", **self._connection.headers()}
+        headers = {"Accept": "application/json"}
         if body is not None:
             patch = "application/strategic-merge-patch+json"
             headers["Content-Type"] = patch if method == "PATCH" else "application/json"
-        url = self.host + path + (f"?{urlencode(query)}" if query else "")
+        path += f"?{urlencode(query)}" if query else ""
         # A create whose answer is lost may have been carried out: only a 429, which was not, and a
         # connection that never stood are tried again.
         busy = [429] if method == "POST" else [429, 500, 502, 503, 504]
@@ -277,25 +294,21 @@ class Cluster:
             raise_on_status=False,
         )
         self.requests += 1
-        log.debug("%s %s", method, url)
-        try:
-            response = self._connection.pool.request(
-                method,
-                url,
-                body=json.dumps(body).encode() if body is not None else None,
-                headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
-                retries=retries,
-                preload_content=not stream,
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise unreachable(self.host, error) from error
+        log.debug("%s %s%s", method, self.host, path)
+        response = self._connection.request(
+            method,
+            path,
+            headers=headers,
+            body=json.dumps(body).encode() if body is not None else None,
+            retries=retries,
+            stream=stream,
+        )
         for quoted in _WARNING.findall(", ".join(response.headers.getlist("Warning"))):
             text = quoted.replace('\\"', '"')
             if text not in self.warnings:
                 self.warnings.append(text)
         if response.status >= 300:
-            content = response.read() if stream else response.data
+            content = b"".join(chunks_of(response)) if stream else response.data
             raise refusal(response.status, content, action)
         return response
 
@@ -306,15 +319,23 @@ def lines_of(response: Any) -> Iterator[str]:
     Raises BrokenStreamError where the connection breaks: an unfinished line is to be asked for
     again.
     """
-    import urllib3
-
     rest = b""
-    try:
-        for chunk in response.stream(2**16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.decode("utf-8", "replace")
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise BrokenStreamError(f"the connection broke: {error}") from None
+    for chunk in chunks_of(response):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "replace")
     if rest:
         yield rest.decode("utf-8", "replace")
+
+
+def chunks_of(response: Any) -> Iterator[bytes]:
+    """What a streamed response holds. Raises BrokenStreamError."""
+    chunks = response.stream(2**16)
+    while True:
+        try:
+            chunk = next(chunks, None)
+        except Exception as error:  # of urllib3, http.client, ssl
+            raise BrokenStreamError(f"the connection broke: {error}") from None
+        if chunk is None:
+            return
+        yield chunk

@@ -1,31 +1,49 @@
-"""From a kubeconfig, or the pod around us, to a connection pool with credentials.
+"""From a kubeconfig, or the pod around us, to requests that an API server takes.
 
-The official client reads the kubeconfig. What it leaves to its users is done here: a missing file
-or context becomes one clear error, and so does a credential plugin that fails, which the client
-only logs before it goes on without credentials.
+All requests, and the WebSockets of `exec`, go the same way: through one proxy, with one TLS
+context, with credentials that are renewed when they have expired. What urllib3, ssl, http.client
+and websocket raise becomes an error of ours here, and nowhere else.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import ssl
+import threading
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
-import yaml
-
+from kij_train.cluster.apierrors import NotAcceptedError, unreachable
+from kij_train.cluster.credentials import (
+    Credentials,
+    CredentialsError,
+    Shown,
+    anonymous,
+    basic,
+    of_kubeconfig,
+    of_token_file,
+    said,
+)
+from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section, read
+from kij_train.cluster.proxies import (
+    Proxy,
+    pool_manager,
+    proxy_from_environment,
+    proxy_of,
+    split_url,
+)
+from kij_train.cluster.tls import tls_context
 from kij_train.errors import UnreachableError
+from kij_train.redaction import keep_secret
 
-PLUGIN = "credential plugin"
-SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-
-class CredentialsError(UnreachableError):
-    """The kubeconfig names credentials that cannot be had: a plugin that is missing or fails."""
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,69 +55,216 @@ class Entry:
     cluster: str
     user: str
     credentials: str
-    """What the user has to show: "token", "client certificate", f"{PLUGIN} aws"."""
-
-    @property
-    def runs_plugin(self) -> bool:
-        """Whether a program of its own gives the credentials."""
-        return self.credentials.startswith(PLUGIN)
+    """What the user has to show: "the token of user ada", "the credential plugin aws …"."""
+    runs_plugin: bool
+    """Whether a program of its own gives the credentials."""
 
     @classmethod
     def of(cls, path: str, context: str | None) -> Entry:
         """The entry of a context, of the current one if None. Raises UnreachableError."""
-        with _readable(path):
-            merged, current = _merged(path), _context(path, context)
-            cluster, user = (str(current["context"].get(key) or "") for key in ("cluster", "user"))
-            server = str((_named(merged, "clusters", cluster) or {}).get("server") or "")
-            has = _named(merged, "users", user) if user else {}
-            credentials = _kind(has or {})
-        name = str(current["name"])
-        if has is None:
-            raise UnreachableError(
-                f"kubeconfig {path}: context {name} names user {user}, which it has not",
-                hints=("see what it has: kubectl config view", "or name another: --context NAME"),
-            )
-        _check_scheme(path, cluster, server)
-        return cls(path, name, cluster, user, credentials)
+        chosen = read(path, context)
+        _server_of(chosen)
+        what = said(chosen)
+        is_plugin = what.startswith("the credential plugin")
+        return cls(path, chosen.context, chosen.cluster, chosen.user, what, is_plugin)
 
 
 @dataclass(frozen=True)
+class Trust:
+    """Whom TLS believes."""
+
+    authority: bytes | None = None
+    """PEM; None: the authorities of this machine."""
+    insecure: bool = False
+    server_name: str | None = None
+    """Stands for the server's host."""
+    said: str = "the certificate authority"
+    """Where it stands, for errors."""
+
+
 class Connection:
     """An API server, and how to speak to it."""
 
-    host: str
-    """https://address[:port][/path]"""
-    pool: Any
-    """urllib3.PoolManager or ProxyManager with the server's CA and the client's certificate."""
-    configuration: Any
-    """kubernetes.client.Configuration, which refreshes tokens."""
-    namespace: str
-    """The context's namespace."""
+    def __init__(
+        self,
+        host: str,
+        *,
+        namespace: str = "default",
+        credentials: Credentials | None = None,
+        trust: Trust | None = None,
+        proxy: Proxy | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """`host` is https://address[:port][/path], `headers` go with every request."""
+        self.host = host
+        self.namespace = namespace
+        self._credentials = credentials or anonymous()
+        self._trust = trust or Trust()
+        self.proxy = proxy
+        """What leads there."""
+        self._headers = headers
+        self._pool: tuple[bytes, Any] | None = None
+        """Of the certificate that was shown last."""
+        self._lock = threading.Lock()
 
-    def headers(self) -> dict[str, str]:
-        """Authorization headers of the next request."""
-        settings = self.configuration.auth_settings()
-        return {
-            str(one["key"]): str(one["value"])
-            for one in settings.values()
-            if one["in"] == "header" and one["value"]
-        }
+    def prepare(self) -> None:
+        """Get the credentials, and see that all is there to begin; the server is not spoken to.
+
+        Raises UnreachableError.
+        """
+        self._pool_of(self._credentials.shown())
+
+    def close(self) -> None:
+        """Close idle connections; the next request opens new ones."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool[1].clear()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        retries: Any = None,
+        stream: bool = False,
+    ) -> Any:
+        """urllib3's response, of any status, not yet read with `stream`.
+
+        Raises UnreachableError; NotAcceptedError for credentials that are refused when they have
+        been renewed, too.
+        """
+        import urllib3
+
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+        for last in (False, True):
+            shown = self._credentials.shown()
+            pool = self._pool_of(shown)
+            of_request = urllib3.HTTPHeaderDict(headers)
+            for name, value in self._shown_headers(shown):
+                of_request.add(name, value)
+            try:
+                response = pool.request(
+                    method,
+                    self.host + path,
+                    body=body,
+                    headers=of_request,
+                    timeout=timeout,
+                    retries=retries,
+                    preload_content=not stream,
+                )
+                if response.status == 401:
+                    response.drain_conn()
+            except Exception as error:
+                raise unreachable(self.host, error, self.proxy) from None
+            if response.status != 401:
+                return response
+            if last or not self._credentials.renewed(shown):
+                raise NotAcceptedError(self._credentials.said)
+        raise AssertionError("the last attempt returns or raises")
+
+    def websocket(self, path: str, *, protocols: list[str], timeout_s: float) -> Any:
+        """An open websocket.WebSocket, by the same way as requests.
+
+        Raises UnreachableError, NotAcceptedError, websocket.WebSocketBadStatusException for any
+        other refusal.
+        """
+        import websocket
+
+        url = "ws" + self.host.removeprefix("http") + path
+        for last in (False, True):
+            shown = self._credentials.shown()
+            pool = self._pool_of(shown)
+            opened: Any = websocket.WebSocket(enable_multithread=True)
+            try:
+                opened.connect(
+                    url,
+                    socket=self._socket(pool, timeout_s),
+                    header=[f"{name}: {value}" for name, value in self._shown_headers(shown)],
+                    subprotocols=protocols,
+                    suppress_origin=True,
+                    redirect_limit=0,
+                )
+                return opened
+            except websocket.WebSocketBadStatusException as error:
+                if error.status_code != 401:
+                    raise
+            except Exception as error:
+                raise unreachable(self.host, error, self.proxy) from None
+            if last or not self._credentials.renewed(shown):
+                raise NotAcceptedError(self._credentials.said)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _socket(self, pool: Any, timeout_s: float) -> Any:
+        """A new socket to the server, through the proxy and in TLS as the pool has it."""
+        of_host = pool.connection_from_url(self.host)
+        # urllib3 has no other way to a socket of one's own.
+        connection = of_host._new_conn()
+        connection.timeout = timeout_s
+        if self.proxy is not None and not self.proxy.is_socks:
+            if of_host.scheme == "https":
+                of_host._prepare_proxy(connection)
+            else:
+                parts = urlsplit(self.host)
+                headers = getattr(pool, "proxy_headers", None)
+                connection.set_tunnel(parts.hostname, parts.port or 80, headers)
+        if connection.sock is None:
+            connection.connect()
+        connection.sock.settimeout(timeout_s)
+        return connection.sock
+
+    def _shown_headers(self, shown: Shown) -> list[tuple[str, str]]:
+        own = [("Authorization", shown.authorization)] if shown.authorization else []
+        return [*own, *self._headers]
+
+    def _pool_of(self, shown: Shown) -> Any:
+        """The pool of a certificate; a new certificate has a new one."""
+        with self._lock:
+            if self._pool is None or self._pool[0] != shown.certificate:
+                self._pool = (shown.certificate, self._new_pool(shown.certificate))
+            return self._pool[1]
+
+    def _new_pool(self, certificate: bytes) -> Any:
+        trust, context = self._trust, None
+        if self.host.startswith("https:"):
+            context = self._context(certificate)
+        if trust.insecure:
+            import urllib3
+
+            # It was asked for, in the kubeconfig, as kubectl takes it.
+            warnings.filterwarnings(
+                "ignore", category=urllib3.exceptions.InsecureRequestWarning, module="urllib3"
+            )
+        return pool_manager(self.proxy, context, trust.server_name)
+
+    def _context(self, certificate: bytes) -> ssl.SSLContext:
+        trust = self._trust
+        what = trust.said
+        try:
+            tls_context(authority=trust.authority, insecure=trust.insecure)
+            what = f"{self._credentials.said}, its certificate and key:"
+            return tls_context(
+                authority=trust.authority, insecure=trust.insecure, certificate=certificate
+            )
+        except (ssl.SSLError, ValueError):
+            raise CredentialsError(
+                f"{what} cannot be used: no PEM, an encrypted key, or not of one pair",
+                hints=("log in again, or name another context: --context NAME",),
+            ) from None
+        except OSError as error:
+            raise CredentialsError(
+                f"{what} cannot be used: {error.strerror}",
+                hints=("a key takes a file for a moment: name a folder for it, TMPDIR=FOLDER",),
+            ) from None
 
 
 def open_connection(kubeconfig: str | None, context: str | None) -> Connection:
     """Read the configuration; the server is not spoken to. Raises UnreachableError."""
-    from kubernetes import client, config
-    from kubernetes.client.rest import RESTClientObject
-
-    configuration = client.Configuration()
     path = find_kubeconfig(kubeconfig, context)
-    if path is None:
-        config.load_incluster_config(client_configuration=configuration)
-        namespace = SERVICE_ACCOUNT_NAMESPACE.read_text(encoding="utf-8").strip()
-    else:
-        namespace = _load(path, context, configuration)
-    pool = RESTClientObject(configuration).pool_manager
-    return Connection(configuration.host.rstrip("/"), pool, configuration, namespace)
+    made = _of_this_pod() if path is None else _of_context(read(path, context))
+    made.prepare()
+    return made
 
 
 def find_kubeconfig(kubeconfig: str | None, context: str | None) -> str | None:
@@ -109,9 +274,9 @@ def find_kubeconfig(kubeconfig: str | None, context: str | None) -> str | None:
     """
     given = kubeconfig or os.environ.get("KUBECONFIG")
     path = given or str(Path("~/.kube/config").expanduser())
-    if any(Path(p).expanduser().is_file() for p in path.split(os.pathsep) if p):
+    if any(Path(p).expanduser().exists() for p in path.split(os.pathsep) if p):
         return path
-    if given is None and context is None and SERVICE_ACCOUNT_NAMESPACE.exists():
+    if given is None and context is None and (SERVICE_ACCOUNT / "namespace").exists():
         return None
     raise UnreachableError(
         f"no kubeconfig: {path} does not exist",
@@ -122,139 +287,100 @@ def find_kubeconfig(kubeconfig: str | None, context: str | None) -> str | None:
     )
 
 
-def _is_kubectls(path: str) -> bool:
-    """Whether kubectl reads it without being told."""
-    return path == (os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser()))
-
-
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """What a kubeconfig that is none makes the client raise becomes one error."""
-    from kubernetes import config
-
+def _of_this_pod() -> Connection:
+    """What every pod is given: kubernetes.io/docs/tasks/run-application/access-api-from-pod."""
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "")
     try:
-        yield
-    except config.ConfigException as error:
-        raise UnreachableError(f"kubeconfig {path}: {error}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise UnreachableError(f"kubeconfig {path} cannot be read: {error}") from None
-
-
-def _context(path: str, context: str | None) -> dict[str, Any]:
-    """The entry of a context under `contexts`. Raises UnreachableError where there is none."""
-    from kubernetes import config
-
-    contexts, current = config.list_kube_config_contexts(config_file=path)
-    if context is None:
-        return dict(current)
-    for one in contexts:
-        if one["name"] == context:
-            return dict(one)
-    known = ", ".join(sorted(str(one["name"]) for one in contexts))
-    raise UnreachableError(
-        f"--context {context}: {path} has no such context", hints=(f"it has: {known}",)
+        authority = (SERVICE_ACCOUNT / "ca.crt").read_bytes()
+        namespace = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise _no_service_account(f"{error.filename}: {error.strerror}") from None
+    if not host or not port:
+        raise _no_service_account("KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is not set")
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return Connection(
+        url,
+        namespace=namespace,
+        credentials=of_token_file(SERVICE_ACCOUNT / "token"),
+        trust=Trust(authority, said=str(SERVICE_ACCOUNT / "ca.crt")),
+        proxy=proxy_from_environment(url),
     )
 
 
-def _merged(path: str) -> Mapping[str, Any]:
-    """All files that KUBECONFIG lists, as the client takes them together."""
-    from kubernetes.config.kube_config import KubeConfigMerger
-
-    return dict(KubeConfigMerger(path).config.value)
-
-
-def _named(merged: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any] | None:
-    """What stands under a name in `clusters` or `users`; None for a name that is not there."""
-    for one in merged[kind]:
-        if one.value["name"] == name:
-            return dict(one.value.get(kind.removesuffix("s")) or {})
-    return None
-
-
-def _kind(user: Mapping[str, Any]) -> str:
-    """What a user has to show, in the order in which the client looks."""
-    if "auth-provider" in user:
-        return f"auth provider {user['auth-provider'].get('name')}"
-    if "token" in user or "tokenFile" in user:
-        return "token"
-    if "exec" in user:
-        return f"{PLUGIN} {user['exec'].get('command')}"
-    if "client-certificate" in user or "client-certificate-data" in user:
-        return "client certificate"
-    return "user name and password" if "username" in user else "none"
-
-
-def _load(path: str, context: str | None, configuration: Any) -> str:
-    """Fill the configuration from the kubeconfig; gives the context's namespace."""
-    from kubernetes import config
-
-    with _readable(path):
-        current = _context(path, context)
-        with _CaughtErrors() as caught:
-            config.load_kube_config(
-                config_file=path, context=context, client_configuration=configuration
-            )
-    if caught.messages:
-        with _readable(path):
-            user = str(current["context"].get("user"))
-            has = _named(_merged(path), "users", user) or {}
-            raise _no_credentials(path, str(current["name"]), user, has, caught.messages[0])
-    _check_scheme(path, str(current["context"]["cluster"]), str(configuration.host))
-    return str(current["context"].get("namespace") or "default")
-
-
-def _check_scheme(path: str, cluster: str, host: str) -> None:
-    if host.startswith(("https://", "http://")):
-        return
-    raise UnreachableError(
-        f"kubeconfig {path}: server {host!r} of cluster {cluster} has no scheme",
-        hints=(f"set it: kubectl config set-cluster {cluster} --server=https://{host or 'HOST'}",),
+def _no_service_account(why: str) -> UnreachableError:
+    return UnreachableError(
+        f"no kubeconfig, and the service account of this pod cannot be used: {why}",
+        hints=("name one: --kubeconfig FILE, or set KUBECONFIG",),
     )
 
 
-def _no_credentials(
-    path: str, context: str, user: str, has: Mapping[str, Any], said: str
-) -> CredentialsError:
-    """The credential plugin, by its name: what is wrong with it, and what to do."""
-    # Not the plugin's whole output, nor its arguments: they may hold what it was asked for.
-    first = (said.strip().splitlines() or [""])[0][:300].removeprefix("exec: ")
-    plugin = has.get("exec") or {}
-    what = f"kubeconfig {path}: the {_kind(has)} of user {user}"
-    another = "or name another context: --context NAME"
-    if first.startswith("[Errno 2]"):
-        install = " ".join(str(plugin.get("installHint") or "").split())[:300]
-        return CredentialsError(
-            f"{what} was not found",
-            hints=(install or "install it, and put its folder into PATH", another),
+def _of_context(chosen: Chosen) -> Connection:
+    """Raises UnreachableError."""
+    settings = chosen.settings
+    host, of_url = _server_of(chosen)
+    authority = settings.content("certificate-authority")
+    insecure = settings.flag("insecure-skip-tls-verify")
+    if authority is not None and insecure:
+        what = "and a certificate-authority exclude each other: leave one out"
+        raise settings.wrong("insecure-skip-tls-verify", what)
+    where = f"kubeconfig {settings.file}: certificate-authority of cluster {chosen.cluster}"
+    trust = Trust(authority, insecure, settings.text("tls-server-name") or None, where)
+    named = settings.text("proxy-url")
+    origin = f"proxy-url of cluster {chosen.cluster} in {settings.file}"
+    proxy = proxy_of(named, origin) if named else proxy_from_environment(host)
+    credentials = of_kubeconfig(chosen)
+    headers = _impersonation(chosen.credentials)
+    if of_url and not credentials.shown().authorization:
+        headers = (("Authorization", of_url), *headers)
+    return Connection(
+        host,
+        namespace=chosen.namespace,
+        credentials=credentials,
+        trust=trust,
+        proxy=proxy,
+        headers=headers,
+    )
+
+
+def _server_of(chosen: Chosen) -> tuple[str, str]:
+    """URL of the server, and the Authorization that stands in it, which Go takes from there."""
+    settings, cluster = chosen.settings, chosen.cluster
+    server = settings.text("server").rstrip("/")
+    if not server.startswith(("http://", "https://")):
+        _, _, place = server.rpartition("@")
+        raise KubeconfigError(
+            f"kubeconfig {settings.file}: server {place!r} of cluster {cluster} has no scheme",
+            hints=(
+                f"set it: kubectl config set-cluster {shlex.quote(cluster)} "
+                f"--server=https://{place.rpartition('://')[2] or 'HOST'}",
+            ),
         )
-    if first.startswith("[Errno 13]"):
-        fix = f"make it executable: chmod +x {shlex.quote(str(plugin.get('command')))}"
-        return CredentialsError(f"{what} may not be run", hints=(fix, another))
-    flags = shlex.join(
-        ["--context", context, *([] if _is_kubectls(path) else ["--kubeconfig", path])]
-    )
-    return CredentialsError(
-        f"{what} failed: {first}",
-        hints=(
-            f"see all that it says: kubectl auth whoami {flags}",
-            "then log in again, as it or your cluster's admin says",
-        ),
-    )
+    parts = split_url(server)
+    if parts is None:
+        raise settings.wrong("server", "is no URL such as https://HOST:6443")
+    host, port = parts.hostname or "", parts.port
+    keep_secret(parts.password or "", unquote(parts.password or ""))
+    place = f"[{host}]" if ":" in host else host
+    url = f"{parts.scheme}://{place}{f':{port}' if port else ''}{parts.path}"
+    if parts.username is None:
+        return url, ""
+    return url, basic(unquote(parts.username), unquote(parts.password or ""))
 
 
-class _CaughtErrors(logging.Handler):
-    """Collects what is logged to the root logger as an error, which is where the client logs."""
-
-    def __init__(self) -> None:
-        super().__init__(level=logging.ERROR)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-    def __enter__(self) -> _CaughtErrors:
-        logging.getLogger().addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self)
+def _impersonation(user: Section | None) -> tuple[tuple[str, str], ...]:
+    """Whom the user acts as; Kubernetes' header names."""
+    if user is None or not user.text("as"):
+        return ()
+    headers = [("Impersonate-User", user.text("as"))]
+    headers += [("Impersonate-Group", group) for group in user.texts("as-groups")]
+    if uid := user.text("as-uid"):
+        headers.append(("Impersonate-Uid", uid))
+    extra = user.section("as-user-extra")
+    for key in extra.value if extra is not None else ():
+        name = f"Impersonate-Extra-{quote(key, safe='')}"
+        headers += [(name, value) for value in extra.texts(key)] if extra is not None else []
+    for name, value in headers:
+        if not (value.isascii() and value.isprintable()):
+            raise user.wrong("as", f"holds what {name} cannot carry")
+    return tuple(headers)

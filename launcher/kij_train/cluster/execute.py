@@ -1,4 +1,8 @@
-"""Run a command in a pod, or in many, over the websocket of the official client."""
+"""Run a command in a pod, or in many, over the WebSocket of the API server.
+
+Its channels (kubernetes.io/docs/reference/using-api/api-concepts, remotecommand v4 and v5): the
+first byte of a message says whether the rest is stdin, stdout, stderr, the result or a size.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +14,168 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from kij_train import names
-from kij_train.cluster.apierrors import Action, refusal
-from kij_train.cluster.client import Cluster
-from kij_train.errors import KijError, UnreachableError
+from kij_train.cluster.client import CHANNELS, OPENING_S, Cluster
+from kij_train.errors import CommandNotRunError, KijError, RefusedError, UnreachableError
 
-RESIZE_CHANNEL = 4
-POLL_S = 0.1
+STDIN, STDOUT, STDERR, RESULT, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
+PING_S = 30.0
+"""How long a connection may be quiet before it is asked for a sign of life: what stands between
+may forget one that never speaks."""
+LONG_S = 86_400.0
+"""For a command that does not read its stdin, or has nothing to say. Not for ever: a socket without
+any limit would be read and written in turn, instead of both at once."""
 MOST_AT_ONCE = 32
 """Connections of `ask`."""
-OPENING_S = 10.0
-"""How long a connection may take to open."""
+
+
+class Session:
+    """A command that runs in a pod."""
+
+    def __init__(self, pod: str, command: Sequence[str], opened: Any) -> None:
+        self._pod = pod
+        self._command = command
+        self._opened = opened
+        self._result = b""
+        self.ended = False
+        self._unanswered = 0
+        self._answers_pings = False
+        self._sending = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, cluster: Cluster, pod: str, command: list[str], *, stdin: bool, tty: bool
+    ) -> Session:
+        """Raises RefusedError, GoneError, UnreachableError."""
+        flags = {"stdin": stdin, "stdout": True, "stderr": not tty, "tty": tty}
+        query = [("container", names.CONTAINER)]
+        query += [(name, "true") for name, wanted in flags.items() if wanted]
+        query += [("command", word) for word in command]
+        return cls(pod, command, cluster.websocket("Pod", pod, "exec", query))
+
+    def waits(self, timeout_s: float) -> bool:
+        """Whether something comes within this time."""
+        # What TLS has decrypted already is not seen by select. In TLS within that of a proxy, the
+        # socket of urllib3 keeps it in `sslobj`.
+        socket = self._opened.sock
+        holds = getattr(socket, "pending", None) or getattr(
+            getattr(socket, "sslobj", None), "pending", None
+        )
+        if holds is not None and holds():
+            return True
+        return bool(select.select([socket], [], [], timeout_s)[0])
+
+    def read(self, timeout_s: float) -> tuple[int, bytes]:
+        """The next message: its channel and what it holds, which may be nothing.
+
+        Raises UnreachableError; TimeoutError after `timeout_s`.
+        """
+        import websocket
+
+        try:
+            self._opened.settimeout(timeout_s)
+            kind, frame = self._opened.recv_data_frame(True)
+        except websocket.WebSocketTimeoutException:
+            raise TimeoutError from None
+        except Exception as error:  # of websocket, ssl, sockets
+            raise self._broken(error) from None
+        self._unanswered = 0
+        if kind == websocket.ABNF.OPCODE_CLOSE:
+            self.ended = True
+        elif kind == websocket.ABNF.OPCODE_PONG:
+            self._answers_pings = True
+        elif frame.data and frame.data[0] == RESULT:
+            self._result += frame.data[1:]
+        elif frame.data and frame.data[0] in (STDOUT, STDERR):
+            return frame.data[0], frame.data[1:]
+        return RESULT, b""
+
+    def write(self, channel: int, data: bytes) -> None:
+        """Raises UnreachableError."""
+        self._send(bytes([channel]) + data)
+
+    def close_stdin(self) -> None:
+        """The command reads an end; where the server is too old for that, it waits on."""
+        if self._opened.getsubprotocol() == CHANNELS[0]:
+            self._send(bytes([CLOSE, STDIN]))
+
+    def ping(self) -> None:
+        """Ask for a sign of life. Raises UnreachableError where there is none any more."""
+        if self._answers_pings and self._unanswered > 1:
+            raise self._broken(TimeoutError(f"silent for {self._unanswered * PING_S:.0f} s"))
+        if not self._sending.acquire(blocking=False):
+            return  # stdin that the pod does not take yet
+        self._unanswered += 1
+        try:
+            self._opened.ping()
+        except Exception as error:
+            raise self._broken(error) from None
+        finally:
+            self._sending.release()
+
+    def exit_code(self) -> int:
+        """Of the command, once the session has ended.
+
+        Raises CommandNotRunError where it never ran, RefusedError, UnreachableError.
+        """
+        try:
+            said = json.loads(self._result)
+            causes = (said.get("details") or {}).get("causes") or []
+            if said["status"] == "Success":
+                return 0
+            for cause in causes:
+                if cause.get("reason") == "ExitCode":
+                    return int(cause["message"])
+            message = str(said.get("message") or "no reason given")
+        except (ValueError, LookupError, AttributeError, TypeError):
+            raise self._broken(None) from None
+        for words, code in (("not found in $PATH", 127), ("no such file", 127), ("denied", 126)):
+            if words in message:
+                program = self._command[0]
+                why = "its image has no such program" if code == 127 else "it may not be run"
+                raise CommandNotRunError(f"pod {self._pod} cannot run {program}: {why}", code)
+        raise RefusedError(f"pod {self._pod} does not take the command: {message}")
+
+    def close(self) -> None:
+        socket = self._opened.sock
+        with suppress(Exception):
+            self._opened.close(timeout=1)
+        # WebSocket leaves it open where the other side was first, or where TLS is in TLS.
+        if socket is not None:
+            socket.close()
+
+    def _send(self, message: bytes) -> None:
+        with self._sending:
+            try:
+                self._opened.send_binary(message)
+            except Exception as error:
+                raise self._broken(error) from None
+
+    def _broken(self, error: Exception | None) -> UnreachableError:
+        why = f": {error}" if error is not None and str(error) else ""
+        return UnreachableError(
+            f"the connection to pod {self._pod} broke{why}; its command may go on there"
+        )
 
 
 def execute(cluster: Cluster, pod: str, command: list[str], *, stdin: bool, tty: bool) -> int:
     """Run it with our stdin (if wanted), stdout and stderr; gives its exit code.
 
-    Raises RefusedError, GoneError.
+    Raises RefusedError, GoneError, CommandNotRunError, UnreachableError.
     """
-    session = _open(cluster, pod, command, stdin=stdin, tty=tty)
-    with _raw_terminal(session, tty):
-        _pass_on(session, stdin)
-    return int(session.returncode or 0)
+    session = Session.open(cluster, pod, command, stdin=stdin, tty=tty)
+    try:
+        with _raw_terminal(session, tty):
+            _pass_on(session, stdin)
+        return session.exit_code()
+    finally:
+        session.close()
 
 
 @dataclass(frozen=True)
@@ -59,8 +198,6 @@ def ask(
     A pod that has said nothing for `timeout_s` is given up, and one whose connection does not even
     open is left behind.
     """
-    import kubernetes.stream  # noqa: F401 - here, lest many threads import it at once
-
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     for pod in pods:
@@ -91,80 +228,51 @@ def _silent(pod: str, for_s: float) -> UnreachableError:
 
 def _capture(cluster: Cluster, pod: str, command: list[str], timeout_s: float) -> Answer:
     try:
-        session = _open(cluster, pod, command, stdin=False, tty=False)
+        session = Session.open(cluster, pod, command, stdin=False, tty=False)
     except KijError as error:
         return Answer(pod, error=error)
+    said = {STDOUT: b"", STDERR: b"", RESULT: b""}
+    deadline = time.monotonic() + timeout_s
     try:
-        session.run_forever(timeout=timeout_s)
-        if session.is_open():
-            return Answer(pod, error=_silent(pod, timeout_s))
-        out, err = session.read_stdout(timeout=0), session.read_stderr(timeout=0)
-        code = int(session.returncode or 0)
-        return Answer(pod, code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
-    except Exception as error:  # of the websocket: the pod ended, the connection broke
-        return Answer(pod, error=UnreachableError(f"pod {pod} cannot be asked: {error}"))
+        while not session.ended:
+            channel, data = session.read(max(deadline - time.monotonic(), 0.01))
+            said[channel] += data
+        out, err = (said[one].decode("utf-8", "replace") for one in (STDOUT, STDERR))
+        return Answer(pod, session.exit_code(), out, err)
+    except TimeoutError:
+        return Answer(pod, error=_silent(pod, timeout_s))
+    except KijError as error:
+        return Answer(pod, error=error)
     finally:
-        with suppress(Exception):
-            session.close()
+        session.close()
 
 
-def _open(cluster: Cluster, pod: str, command: list[str], *, stdin: bool, tty: bool) -> Any:
-    """The official client's session. Raises RefusedError, GoneError."""
-    from kubernetes import client
-    from kubernetes.client.rest import ApiException
-    from kubernetes.stream import stream
-
-    api = client.CoreV1Api(client.ApiClient(cluster.configuration))
-    try:
-        return stream(
-            api.connect_get_namespaced_pod_exec,
-            pod,
-            cluster.namespace,
-            container=names.CONTAINER,
-            command=command,
-            stdin=stdin,
-            stdout=True,
-            stderr=not tty,
-            tty=tty,
-            _preload_content=False,
-            binary=True,
-        )
-    except ApiException as error:
-        action = Action("create", "pods/exec", pod, cluster.namespace)
-        # The websocket's refusal carries the server's Status in its text.
-        body = str(error.reason or error.body or "").rpartition("-+-+-")[2].strip(" b'\"\n")
-        status = int(error.status or 0)
-        code = next((n for n in (403, 404, 400) if f"{n}" in str(error.reason)), status or 500)
-        raise refusal(code, body.encode(), action) from None
-
-
-def _pass_on(session: Any, stdin: bool) -> None:
-    wait_for = [session.sock.sock] + ([sys.stdin.buffer] if stdin else [])
-    while session.is_open():
-        ready, _, _ = select.select(wait_for, [], [], POLL_S)
-        if stdin and sys.stdin.buffer in ready:
-            typed = os.read(sys.stdin.fileno(), 2**14)
-            if typed:
-                session.write_stdin(typed)
-            else:
-                wait_for.remove(sys.stdin.buffer)
-        session.update(timeout=0)
-        _print(session)
-    _print(session)
-
-
-def _print(session: Any) -> None:
-    for peek, read, target in (
-        (session.peek_stdout, session.read_stdout, sys.stdout),
-        (session.peek_stderr, session.read_stderr, sys.stderr),
-    ):
-        if peek(timeout=0):
-            target.buffer.write(read(timeout=0))
+def _pass_on(session: Session, stdin: bool) -> None:
+    """Bytes in and out until the command has ended. Raises UnreachableError."""
+    if stdin:
+        # Apart: a command that writes before it reads on would else wait for us, and we for it.
+        threading.Thread(target=_feed, args=(session,), daemon=True).start()
+    while not session.ended:
+        if not session.waits(PING_S):
+            session.ping()
+            continue
+        with suppress(TimeoutError):
+            channel, data = session.read(LONG_S)
+            target = sys.stderr if channel == STDERR else sys.stdout
+            target.buffer.write(data)
             target.buffer.flush()
 
 
+def _feed(session: Session) -> None:
+    """Our stdin, to its end. That the connection breaks is for whoever reads from it to say."""
+    with suppress(KijError, OSError):
+        while typed := os.read(sys.stdin.fileno(), 2**14):
+            session.write(STDIN, typed)
+        session.close_stdin()
+
+
 @contextmanager
-def _raw_terminal(session: Any, tty: bool) -> Iterator[None]:
+def _raw_terminal(session: Session, tty: bool) -> Iterator[None]:
     """Give every key to the pod, and tell it the terminal's size."""
     if not tty:
         yield
@@ -172,14 +280,15 @@ def _raw_terminal(session: Any, tty: bool) -> Iterator[None]:
     import termios
     import tty as terminal
 
-    def resize(*_: object) -> None:
+    def resize() -> None:
         size = shutil.get_terminal_size()
-        session.write_channel(
-            RESIZE_CHANNEL, json.dumps({"Width": size.columns, "Height": size.lines})
-        )
+        told = json.dumps({"Width": size.columns, "Height": size.lines}).encode()
+        with suppress(UnreachableError):  # which is for whoever reads to say
+            session.write(RESIZE, told)
 
     before = termios.tcgetattr(sys.stdin)
-    handler = signal.signal(signal.SIGWINCH, resize)
+    # In a thread: what the signal interrupts may be in the middle of sending.
+    handler = signal.signal(signal.SIGWINCH, lambda *_: threading.Thread(target=resize).start())
     try:
         terminal.setraw(sys.stdin)
         resize()

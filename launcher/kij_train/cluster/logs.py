@@ -14,7 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kij_train import names
-from kij_train.cluster.apierrors import BrokenStreamError, GoneError, NotReadyError
+from kij_train.cluster.apierrors import (
+    BrokenStreamError,
+    GoneError,
+    NotAcceptedError,
+    NotReadyError,
+)
 from kij_train.cluster.client import Cluster, lines_of
 from kij_train.errors import RefusedError, UnreachableError
 
@@ -184,7 +189,7 @@ class Stream(threading.Thread):
                 return
             except NotReadyError:
                 pass
-            except UnreachableError as error:
+            except (UnreachableError, NotAcceptedError) as error:
                 # The API server is away, which the watches report; the log waits for it.
                 attempts += last_round
                 if attempts == ATTEMPTS:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kij_train import names
-from kij_train.cluster.apierrors import GoneError
+from kij_train.cluster.apierrors import GoneError, NotAcceptedError
 from kij_train.cluster.client import Cluster
+from kij_train.cluster.credentials import CredentialsError
 from kij_train.cluster.logs import LogChoice, LogLine, Reader, Stream
 from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
 from kij_train.diagnosis import (
@@ -146,8 +147,7 @@ class Observation:
             raise event
         if isinstance(event, (Lost, Back)):
             if kind == "Job":  # one of the watches speaks for both
-                away = "does not answer; the job goes on" if isinstance(event, Lost) else "is back"
-                yield Note(f"{self.name}  the API server {away}")
+                yield Note(f"{self.name}  {_of_outage(event)}")
             return
         if kind == "Job":
             self._take_job(event)
@@ -226,6 +226,14 @@ class Observation:
         gone = (pod["metadata"].get("deletionTimestamp") for pod in self.pods.values())
         done = (node.phase in ended for node in self._nodes.values())
         return self._queue.empty() and all(a or b for a, b in zip(done, gone, strict=True))
+
+
+def _of_outage(event: Lost | Back) -> str:
+    if isinstance(event, Back):
+        return "the API server is back"
+    if isinstance(event.error, (CredentialsError, NotAcceptedError)):
+        return f"{event.error.message}; the job goes on"
+    return "the API server does not answer; the job goes on"
 
 
 def _whole(job: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kij_train.cluster.apierrors import ExpiredError
+from kij_train.cluster.apierrors import ExpiredError, NotAcceptedError
 from kij_train.cluster.client import Cluster
 from kij_train.errors import UnreachableError
 
@@ -45,9 +45,9 @@ class Changed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The API server does not answer; this goes on trying."""
+    """The API server does not answer, or not to these credentials; this goes on trying."""
 
-    error: UnreachableError
+    error: UnreachableError | NotAcceptedError
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,18 @@ def changes(
 ) -> Generator[Event, None, None]:
     """Events until `stop` is set; `keep` cuts every object to what is needed, one by one.
 
-    Raises RefusedError (permission), UnreachableError after an outage of OUTAGE_S.
+    Raises RefusedError (permission), UnreachableError after an outage of OUTAGE_S. Credentials that
+    were accepted and are not any more are an outage, too: whoever renews them may be late.
     """
     version = ""
     lost_at: float | None = None
+    was_there = False
     while not stop.is_set():
         began = time.monotonic()
         try:
             if not version:
                 objects, version = _listed(cluster, kind, keep, query)
+                was_there = True
                 yield Synced(objects)
             watched = _watched(cluster, kind, version, query)
             if lost_at is not None:
@@ -93,14 +96,19 @@ def changes(
         except ExpiredError:
             version = ""
             stop.wait(PAUSE_S)
-        except UnreachableError as error:
+        except (UnreachableError, NotAcceptedError) as error:
             now = time.monotonic()
+            if _is_final(error, was_there, now - (lost_at or now)):
+                raise
             if lost_at is None:
                 lost_at = now
                 yield Lost(error)
-            if now - lost_at > OUTAGE_S:
-                raise
             stop.wait(PAUSE_S)
+
+
+def _is_final(error: Exception, was_there: bool, away_s: float) -> bool:
+    """Whether an outage is none that ends by itself."""
+    return away_s > OUTAGE_S or (isinstance(error, NotAcceptedError) and not was_there)
 
 
 def _listed(

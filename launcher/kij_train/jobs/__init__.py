@@ -1,11 +1,11 @@
 """One job that is on a cluster: what is read of it, and what changes it."""
 
+from kij_train.jobs.inside import execute
 from kij_train.jobs.read import (
     JobStatus,
     JobSummary,
     Object,
     events_of,
-    execute,
     get,
     list_jobs,
     logs,

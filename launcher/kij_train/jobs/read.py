@@ -397,24 +397,3 @@ def logs(
             what = "no earlier pod" if previous else "no pod any more, or none yet"
             note(f"index {index} has {what}: kij-train why {name} -n {cluster.namespace}")
     yield from merged(cluster, chosen, choice, note, lambda pod: diagnosis.last_words(by_name[pod]))
-
-
-def execute(
-    cluster: Cluster, name: str, index: int, command: list[str], *, stdin: bool, tty: bool
-) -> int:
-    """Run a command in the running pod of an index; gives its exit code.
-
-    Raises RequestError for an index without a running pod.
-    """
-    from kij_train.cluster.execute import execute
-
-    get(cluster, name)
-    nodes = [diagnosis.node_of(pod) for pod in pods_of(cluster, name, index)]
-    running = [node for node in nodes if node.phase is Phase.RUNNING and node.pod]
-    if not running:
-        is_now = f"it is {nodes[-1].phase.value}" if nodes else "it has no pod"
-        raise RequestError(
-            f"index {index} of {name} does not run: {is_now}",
-            hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
-        )
-    return execute(cluster, running[-1].pod or "", command, stdin=stdin, tty=tty)

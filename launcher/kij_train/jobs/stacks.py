@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, jobs
-from kij_train.diagnosis import Node, Phase
+from kij_train.diagnosis import Node
 from kij_train.diagnosis.stacks import RankStack, StackGroup, grouped, threads_of
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError
+from kij_train.jobs.inside import UP
 from kij_train.pod import bootstrap
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def stacks(
         raise RequestError(f"{name} does not run any more: {state.value}")
     index = _index_of(job, rank, index)
     nodes = _nodes(cluster, job, index)
-    by_pod = {str(node.pod): node for node in nodes if node.phase in _THERE and node.pod}
+    by_pod = {str(node.pod): node for node in nodes if node.phase in UP and node.pod}
     silent = {
         node.index: f"no running pod: {node.phase.value}"
         for node in nodes
@@ -122,9 +123,6 @@ def stacks(
             hints=(f"see: kij-train status {name} -n {cluster.namespace}",),
         )
     return Stacks(job, found, silent)
-
-
-_THERE = (Phase.RUNNING, Phase.WAITING, Phase.STANDBY)
 
 
 def _check_python(job: Mapping[str, Any]) -> None:

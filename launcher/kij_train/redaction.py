@@ -1,0 +1,28 @@
+"""Credentials are taken out of every text that may be shown.
+
+Errors are written so that they hold none. This is the second wall, for words that others have
+written: exceptions of libraries, tracebacks, what a credential plugin or a proxy says.
+"""
+
+from __future__ import annotations
+
+import re
+
+SHORTEST = 6
+"""Shorter ones would be found in words that say nothing."""
+_known: set[str] = set()
+_USER_OF_URL = re.compile(r"(?<=://)[^/?#\s'\"@]+@")
+
+
+def keep_secret(*values: str) -> None:
+    """From now on, `redacted` replaces these values and each of their lines."""
+    for value in values:
+        parts = {value, value.strip(), *value.split("\n")}
+        _known.update(part for part in parts if len(part) >= SHORTEST)
+
+
+def redacted(text: str) -> str:
+    """The text without what is known to be secret, and without user and password of any URL."""
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _USER_OF_URL.sub("***@", text)
