@@ -64,7 +64,8 @@ class Observation:
     ) -> None:
         """`uid` is the Job's, `job` the Job itself, where they are known.
 
-        `log_indexes` are followed; None: all.
+        `log_indexes` are followed; None: all. `log_choice` is of the pods that are there already:
+        of one that comes later, every line is wanted.
         """
         self._cluster = cluster
         self.name = name
@@ -72,6 +73,8 @@ class Observation:
         self._with_pods = pods
         self._log_indexes = log_indexes
         self._log_choice = log_choice or LogChoice()
+        self._synced = False
+        """Whether the pods that were there at first are known."""
         self.job = job
         self.pods: dict[str, dict[str, Any]] = {}
         """uid → pod, cut to what diagnosis reads; one that was deleted stays, as it was last."""
@@ -170,7 +173,7 @@ class Observation:
         if uid != self._uid:
             raise GoneError(
                 f"job {self.name} was replaced by another of that name while we watched",
-                hints=(f"watch that one: kij-train logs -f {self.name} -n {namespace}",),
+                hints=(f"watch that one: kij-train attach {self.name} -n {namespace}",),
             )
         self.job = found[0]
 
@@ -183,6 +186,7 @@ class Observation:
             self._take_pod(self.pods[uid], deleted=True)
         for pod in sorted(event.objects, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
             self._take_pod(pod, deleted=False)
+        self._synced = True
 
     def _take_pod(self, pod: dict[str, Any], deleted: bool) -> None:
         uid, node = str(pod["metadata"]["uid"]), node_of(pod)
@@ -190,7 +194,8 @@ class Observation:
         started = node.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
         wanted = self._log_indexes is None or node.index in self._log_indexes
         if started and wanted and uid not in self._streams:
-            reader = Reader(self._cluster, node.pod or "", node.index, self._log_choice)
+            choice = LogChoice() if self._synced else self._log_choice
+            reader = Reader(self._cluster, node.pod or "", node.index, choice)
             self._streams[uid] = Stream(
                 reader,
                 emit=self._queue.put,

@@ -16,7 +16,7 @@ from kij_train.spec import JobSpec
 
 if TYPE_CHECKING:
     from kij_train import diagnosis, local
-    from kij_train.cluster import Cluster, LogLine, Observation, Submission
+    from kij_train.cluster import Cluster, LogChoice, LogLine, Observation, Submission
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -104,6 +104,8 @@ def follow(
     submission: Submission,
     *,
     pods: int = 1,
+    log_choice: LogChoice | None = None,
+    submitted_now: bool = True,
     on_line: Callable[[LogLine], None],
     on_change: Callable[[Observation], None],
     on_note: Callable[[str], None],
@@ -111,7 +113,7 @@ def follow(
     """Stay until the job ends, passing on the log of the first `pods` indexes; the seconds it took.
 
     Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError when
-    the cluster makes no pod of it at all.
+    the cluster makes no pod at all of a job that was `submitted_now`, and removes it.
     """
     from kij_train import cluster, diagnosis, jobs
 
@@ -121,6 +123,8 @@ def follow(
         on_change=on_change,
         on_note=on_note,
         log_indexes=frozenset(range(min(pods, MOST_FOLLOWED))),
+        log_choice=log_choice,
+        submitted_now=submitted_now,
     )
     verdict = diagnosis.why(end.job, end.pods, (), now=time.time())
     if verdict.state is diagnosis.JobState.SUCCEEDED:
