@@ -19,6 +19,7 @@ from kij_train.cluster.client import Cluster
 from kij_train.cluster.logs import LogChoice, LogLine, Reader, Stream
 from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
 from kij_train.diagnosis import (
+    STARTED,
     JobState,
     Node,
     Phase,
@@ -191,7 +192,7 @@ class Observation:
     def _take_pod(self, pod: dict[str, Any], deleted: bool) -> None:
         uid, node = str(pod["metadata"]["uid"]), node_of(pod)
         self.pods[uid], self._nodes[uid] = pod, node
-        started = node.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
+        started = node.phase in STARTED
         wanted = self._log_indexes is None or node.index in self._log_indexes
         if started and wanted and uid not in self._streams:
             choice = LogChoice() if self._synced else self._log_choice

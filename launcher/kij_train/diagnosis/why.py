@@ -21,6 +21,7 @@ from kij_train.diagnosis.phases import (
     JobState,
     Node,
     Object,
+    Phase,
     condition,
     epoch,
     gang_settings,
@@ -91,11 +92,10 @@ def why(
             (),
             f"start it again: kij-train resume {name} -n {job['metadata'].get('namespace')}",
         )
-        return Verdict(
-            state,
-            f"{name} was cancelled: its pods have ended, the Job stays, suspended",
-            (finding,),
-        )
+        going = any(node.phase is Phase.ENDING for node in nodes)
+        pods_now = "its pods are ending" if going else "its pods have ended"
+        headline = f"{name} was cancelled: {pods_now}, the Job stays, suspended"
+        return Verdict(state, headline, (finding,))
     if state is JobState.SUSPENDED:
         return _suspended(name, job, events)
     headline, findings = going_on(
@@ -324,7 +324,7 @@ def _suspended(name: str, job: Object, events: Sequence[Object]) -> Verdict:
             tuple(said[-1:]),
             f"what it waits for: kubectl get workloads -n {job['metadata'].get('namespace')}",
         )
-        return Verdict(JobState.SUSPENDED, f"{name} waits in a queue", (finding,))
+        return Verdict(JobState.SUSPENDED, f"{name} is suspended: it waits in a queue", (finding,))
     resume = f"kij-train resume {name} -n {job['metadata'].get('namespace')}"
     finding = Finding(
         "suspended",

@@ -124,7 +124,7 @@ def stacks(
     return Stacks(job, found, silent)
 
 
-_THERE = (Phase.RUNNING, Phase.WAITING, Phase.STANDBY)
+_THERE = (Phase.RUNNING, Phase.WAITING, Phase.STANDBY, Phase.ENDING)
 
 
 def _check_python(job: Mapping[str, Any]) -> None:

@@ -48,8 +48,10 @@ OUTAGE_S = 300.0
 """For so long `describe` answers with what was last known when the API server is away."""
 REPLICA_STATES = {
     Phase.RUNNING: AppState.RUNNING,
+    Phase.ENDING: AppState.RUNNING,
     Phase.DONE: AppState.SUCCEEDED,
     Phase.FAILED: AppState.FAILED,
+    Phase.ENDED: AppState.CANCELLED,
 }
 
 
