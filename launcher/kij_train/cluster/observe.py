@@ -1,7 +1,8 @@
 """A job as it goes: its Job, its pods and their logs, from two watches and a stream a pod.
 
 Requests, however many nodes: a list of the Job and a watch of it; with pods, a page of 500 each and
-a watch; a log request a followed node. Quiet watches are asked again every 50 s. No polling.
+a watch; a log request a followed node, two where several are followed. Quiet watches are asked
+again every 50 s. No polling.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from kij_train import names
 from kij_train.cluster.apierrors import GoneError
 from kij_train.cluster.client import Cluster
-from kij_train.cluster.logs import LogChoice, LogLine, Reader, Stream
+from kij_train.cluster.logs import HOLD_S, InOrder, LogChoice, LogLine, Reader, Stream
 from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
 from kij_train.diagnosis import (
     STARTED,
@@ -29,6 +30,7 @@ from kij_train.diagnosis import (
     nodes_of_job,
     trimmed,
 )
+from kij_train.errors import KijError
 
 LAST_WORDS_S = 10.0
 """How long nodes may take to end, and to say why, after the Job has its verdict."""
@@ -47,6 +49,13 @@ class Note:
 @dataclass(frozen=True)
 class Change:
     """The job or a pod is different, or a second has passed."""
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """What a pod had said before we came is read."""
+
+    pod: str
 
 
 class Observation:
@@ -81,9 +90,10 @@ class Observation:
         """uid → pod, cut to what diagnosis reads; one that was deleted stays, as it was last."""
         self._nodes: dict[str, Node] = {}
         self._streams: dict[str, Stream] = {}
-        self._queue: queue.Queue[tuple[str, Event | Exception] | LogLine | Note | None] = (
-            queue.Queue()
-        )
+        self._queue: queue.Queue[
+            tuple[str, Event | Exception] | LogLine | CaughtUp | Note | None
+        ] = queue.Queue()
+        self._lines = InOrder()
         self._stop = threading.Event()
 
     def __enter__(self) -> Observation:
@@ -111,17 +121,22 @@ class Observation:
         """
         deadline: float | None = None
         while True:
+            yield from self._lines.due(time.monotonic())
             try:
-                item = self._queue.get(timeout=TICK_S)
+                item = self._queue.get(timeout=HOLD_S / 4 if self._lines.holds else TICK_S)
             except queue.Empty:
                 if self.job is not None:
                     yield Change()
             else:
-                if isinstance(item, (LogLine, Note)):
-                    yield item
+                if isinstance(item, (LogLine, CaughtUp, Note)):
+                    yield from self._pass_on(item)
                     continue
                 if item is not None:  # else a log has come to its end
-                    yield from self._take(*item)
+                    try:
+                        yield from self._take(*item)
+                    except KijError:
+                        yield from self._lines.rest()
+                        raise
             if self.job is None or not job_state(self.job).ended:
                 deadline = None
                 continue
@@ -130,8 +145,24 @@ class Observation:
                 while not self._queue.empty():
                     item = self._queue.get()
                     if isinstance(item, LogLine):
-                        yield item
+                        yield from self._pass_on(item)
+                yield from self._lines.rest()
                 return
+
+    def _pass_on(self, item: LogLine | CaughtUp | Note) -> Iterator[LogLine | Note]:
+        """Lines by time, where they come from several pods at once."""
+        if isinstance(item, CaughtUp):
+            self._lines.caught_up(item.pod)
+        elif isinstance(item, LogLine) and self._several():
+            self._lines.take(item, time.monotonic())
+        else:
+            yield item
+
+    def _several(self) -> bool:
+        """Whether more than one index is followed."""
+        if self._log_indexes is not None:
+            return len(self._log_indexes) > 1
+        return self.job is None or int(self.job["spec"].get("completions") or 1) > 1
 
     def _start(self, kind: str, **query: str) -> None:
         def pump() -> None:
@@ -197,12 +228,16 @@ class Observation:
         if started and wanted and uid not in self._streams:
             choice = LogChoice() if self._synced else self._log_choice
             reader = Reader(self._cluster, node.pod or "", node.index, choice)
+            read_before = self._several() and choice.tail != 0
+            if read_before:
+                self._lines.begin(reader.pod, time.monotonic())
             self._streams[uid] = Stream(
                 reader,
                 emit=self._queue.put,
                 note=self._note,
                 done=lambda: self._queue.put(None),
                 last_words=lambda: last_words(self.pods[uid]),
+                caught_up=(lambda: self._queue.put(CaughtUp(reader.pod))) if read_before else None,
             )
             self._streams[uid].start()
         if uid in self._streams and (deleted or node.phase in (Phase.DONE, Phase.FAILED)):
