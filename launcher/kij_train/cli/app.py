@@ -35,6 +35,8 @@ COMMANDS = {
     "schema": "Print the JSON Schema of spec files.",
     "profiles": "List named settings of fabrics and machines, or show one.",
     "bench": "Measure collectives such as all_reduce, and compare reports.",
+    "help": "Show the help of a command.",
+    "version": "Print the version.",
     "completion": "Print a shell's completion script.",
 }
 """Name and help. A command's module has the same name and is imported when the command runs."""

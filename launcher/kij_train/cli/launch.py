@@ -13,12 +13,14 @@ import click
 
 from kij_train import render, runs, units
 from kij_train.cli import output
+from kij_train.cli.again import layer_of
 from kij_train.cli.attach import (
     next_commands,
     signum_of,
     sigterm_as_interrupt,
     stay,
 )
+from kij_train.cli.onjob import complete
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -35,6 +37,13 @@ if TYPE_CHECKING:
 
 
 @click.command("launch")
+@click.option(
+    "--again",
+    metavar="JOB",
+    shell_complete=complete,
+    help="As this job was launched; flags go on top. The code is that of now. With --replace, in "
+    "its place.",
+)
 @click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
 @click.option(
     "--detach",
@@ -59,19 +68,27 @@ if TYPE_CHECKING:
     help="Format of what --dry-run and --detach print.",
 )
 def command(
-    is_local: bool, detach: bool, replace: bool, dry_run: str | None, form: str, **params: Any
+    again: str | None,
+    is_local: bool,
+    detach: bool,
+    replace: bool,
+    dry_run: str | None,
+    form: str,
+    **params: Any,
 ) -> None:
     """Run SCRIPT with ARGS on N nodes that train as one, and stay attached until it ends.
 
     Everything after SCRIPT belongs to the script.
     """
+    request = None if again is None else layer_of(again, params, replace=replace)
     if is_local:
         for flag, given in (("--detach", detach), ("--replace", replace), ("--dry-run", dry_run)):
             if given:
                 raise RequestError(f"{flag} does not go with --local")
-        _launch_local(resolve_options(params))
+        _launch_local(resolve_options(params, request))
         return
-    resolved = resolve_options(params)
+    _check_whose_help(params)
+    resolved = resolve_options(params, request)
     plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
     warn_of_what_is_left_out(plan.archive)
     if dry_run == "client":
@@ -93,6 +110,21 @@ def command(
 
 
 job_options(command)
+
+
+def _check_whose_help(params: dict[str, Any]) -> None:
+    """Nobody starts pods to read a script's help, as `launch train.py --help` would."""
+    if params["args"] not in (("--help",), ("-h",)):
+        return
+    script, word = params["script"], params["args"][0]
+    how = "python -m " if params["as_module"] else "" if params["as_program"] else "python "
+    raise RequestError(
+        f"{word} stands behind {script}, so it would be the script's, on every node of the job",
+        hints=(
+            "kij-train's: kij-train launch --help",
+            f"the script's, on this machine: {how}{script} {word}",
+        ),
+    )
 
 
 # --- this machine ---------------------------------------------------------------------------------

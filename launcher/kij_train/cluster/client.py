@@ -85,11 +85,13 @@ class Cluster:
         """Close idle connections; the next request opens a new one."""
         self._connection.pool.clear()
 
-    def submit(self, objects: list[dict[str, Any]], *, replace: bool = False) -> Submission:
-        """Create the objects of one job, all or nothing."""
+    def submit(
+        self, objects: list[dict[str, Any]], *, replace: bool = False, user: str | None = None
+    ) -> Submission:
+        """Create the objects of one job, all or nothing; `user` is who launches, for a label."""
         from kij_train.cluster.submit import submit
 
-        return submit(self, objects, replace=replace)
+        return submit(self, objects, replace=replace, user=user)
 
     def dry_run(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What the server makes of the objects; nothing is created."""

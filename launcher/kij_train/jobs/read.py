@@ -304,9 +304,15 @@ def _last_lines(cluster: Cluster, nodes: list[Node]) -> dict[int, tuple[float, s
     return found
 
 
-def list_jobs(cluster: Cluster, *, everywhere: bool = False) -> list[JobSummary]:
-    """The jobs of kij-train in the namespace, or in all, newest first; no request a job."""
-    selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
+def list_jobs(
+    cluster: Cluster, *, everywhere: bool = False, labels: Mapping[str, str] | None = None
+) -> list[JobSummary]:
+    """The jobs of kij-train in the namespace, or in all, newest first; no request a job.
+
+    `labels` are those that they must have.
+    """
+    wanted = {**(labels or {}), names.LABEL_MANAGED_BY: names.MANAGER}
+    selector = ",".join(f"{key}={value}" for key, value in wanted.items())
     jobs = cluster.list("Job", everywhere=everywhere, labelSelector=selector)
     return sorted(map(summary_of, jobs), key=lambda one: one.created, reverse=True)
 

@@ -7,6 +7,7 @@ from kij_train.runs.backend import (
     follow,
     run_local,
     submit,
+    user_of,
 )
 from kij_train.runs.plan import DEFAULT_FROM_FLAGS, SUFFIX_CHARS, Plan, plan, summary
 
@@ -22,4 +23,5 @@ __all__ = [
     "run_local",
     "submit",
     "summary",
+    "user_of",
 ]

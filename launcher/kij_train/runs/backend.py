@@ -5,11 +5,13 @@ What only one of the two needs is imported where it begins, so that rendering st
 
 from __future__ import annotations
 
+import getpass
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kij_train import units
+from kij_train import names, units
 from kij_train.errors import InterruptedByUserError, JobFailedError, TimedOutError
 from kij_train.runs.plan import Plan
 from kij_train.spec import JobSpec
@@ -83,7 +85,18 @@ def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
 
 def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission:
     """Create the job, all or nothing. Raises RefusedError, UnreachableError."""
-    return cluster.submit(plan.objects(), replace=replace)
+    return cluster.submit(plan.objects(), replace=replace, user=user_of(plan.spec))
+
+
+def user_of(spec: JobSpec) -> str | None:
+    """Who launches, as the value of a label: what the request says, else the name of the login."""
+    if names.USER in spec.labels:
+        return spec.labels[names.USER]
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many images
+        return None
+    return re.sub(r"[^A-Za-z0-9]+", "-", login)[: names.DNS_LABEL_MAX].strip("-") or None
 
 
 def await_a_pod(submission: Submission) -> None:

@@ -115,11 +115,12 @@ class KijTrainScheduler(BaseScheduler):
     def schedule(self, dryrun_info: AppDryRunInfo) -> str:
         """Create the Jobs of all roles, or none. Gives namespace:app."""
         request: Request = dryrun_info.request
-        cluster = runs.connect(api.job(**request.where))
+        where = api.job(**request.where)
+        cluster, user = runs.connect(where), runs.user_of(where)
         made = []
         try:
             for job in request.jobs:
-                made.append(cluster.submit(job.objects, replace=False))
+                made.append(cluster.submit(job.objects, user=user))
         except BaseException:
             for submission in made:
                 submission.delete()
