@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ def command(name: str, tail: int, **params: Any) -> None:
         submission,
         pods=jobs.summary_of(job).nodes if diagnosis.restarts_by_itself(job) else 1,
         log_choice=LogChoice(tail=tail),
-        submitted_now=False,
+        found=job,
     )
 
 
@@ -56,11 +56,12 @@ def stay(
     *,
     pods: int,
     log_choice: LogChoice | None = None,
-    submitted_now: bool = True,
+    found: Mapping[str, Any] | None = None,
 ) -> None:
     """Show a job until it ends, or until the user has enough of it.
 
     `pods` are the first indexes whose logs are shown: where a job restarts, rank 0 may be anywhere.
+    `found` is the Job, where it was not submitted just now.
     """
     from kij_train.cli.view import view
 
@@ -68,12 +69,12 @@ def stay(
         shown.line(replace(line, text=f"{line.index} | {line.text}"))
 
     try:
-        with sigterm_as_interrupt(), view(submission.name) as shown:
+        with sigterm_as_interrupt(), view(submission.name, found) as shown:
             seconds = runs.follow(
                 submission,
                 pods=pods,
                 log_choice=log_choice,
-                submitted_now=submitted_now,
+                submitted_now=found is None,
                 on_line=labelled if pods > 1 else shown.line,
                 on_change=shown.change,
                 on_note=shown.note,

@@ -14,7 +14,7 @@ from kij_train.cli.onjob import connect, job_argument, output_option
 STANDS_BY = {
     "type": "Normal",
     "reason": "Standby",
-    "message": "stands by; Kubernetes calls a pod Unhealthy and not ready until it trains",
+    "message": "stood by; Kubernetes calls a pod Unhealthy and not ready until it trains",
 }
 
 

@@ -28,7 +28,7 @@ Function = Callable[..., Any]
 
 def where_options(function: Function) -> Function:
     """Add --namespace, --context and --kubeconfig, as `launch` has them."""
-    for field in WHERE:
+    for field in reversed(WHERE):
         setting = settings_of(JobSpec)[field]
         text = JobSpec.model_fields[field].description
         function = click.option(*setting.flags, field, metavar=setting.metavar, help=text)(function)

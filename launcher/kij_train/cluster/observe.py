@@ -125,7 +125,7 @@ class Observation:
             try:
                 item = self._queue.get(timeout=HOLD_S / 4 if self._lines.holds else TICK_S)
             except queue.Empty:
-                if self.job is not None:
+                if self._is_known():
                     yield Change()
             else:
                 if isinstance(item, (LogLine, CaughtUp, Note)):
@@ -188,8 +188,12 @@ class Observation:
             self._take_job(event)
         else:
             self._take_pods(event)
-        if self.job is not None:
+        if self._is_known():
             yield Change()
+
+    def _is_known(self) -> bool:
+        """Whether the first lists have come: without its pods, every node would look pending."""
+        return self.job is not None and (self._synced or not self._with_pods)
 
     def _take_job(self, event: Synced | Changed) -> None:
         deleted = isinstance(event, Changed) and event.deleted

@@ -123,7 +123,7 @@ def _failed(
     took = _duration(job, epoch(ended.get("lastTransitionTime")))
     head = f"{name} failed" + (f" after {took}" if took else "")
     if ended.get("reason") == "DeadlineExceeded":
-        return _deadline(f"{name} ran into its deadline", job, events, nodes)
+        return _deadline(f"{name} failed at its deadline", job, events, nodes)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
     settings = gang_settings(job)
     exhausted = settings is not None and ended.get("reason") == "BackoffLimitExceeded"

@@ -46,7 +46,7 @@ __all__ = [
     "unknown_variables",
 ]
 
-WHERE = ("context", "kubeconfig", "namespace")
+WHERE = ("namespace", "context", "kubeconfig")
 """Fields that say which cluster, and where on it."""
 
 Spec = TypeVar("Spec", bound=Model, default=JobSpec)
