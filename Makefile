@@ -20,6 +20,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/kij-train launch --local --nodes 2 --nproc-per-node 2 \
 	    train_examples/char_gpt_ddp.py --steps 200
+	@echo "kij-train is in $(BIN). In this shell from now on: . $(BIN)/activate"
 
 test: $(READY)
 	$(BIN)/python -m tests.run $(PYTEST_ARGS)

@@ -38,6 +38,7 @@ def test_without_a_terminal_it_detaches_and_says_how_to_go_on(
         process.send_signal(signum)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signum
+    assert "error" not in err
     assert "a goes on without us" in err
     assert f"kij-train delete a -n {ns.name}" in err
     assert ns.batch.read_namespaced_job("a", ns.name).spec.suspend is False
@@ -67,17 +68,24 @@ def on_a_terminal(line: list[str], answer: bytes) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen
 
 
-@pytest.mark.parametrize("answer", [b"d\n", b"\n", b"\x03"])
-def test_on_a_terminal_it_asks_and_detaches(ns: Namespace, line: list[str], answer: bytes) -> None:
+@pytest.mark.parametrize(("answer", "ends"), [(b"d\n", 0), (b"\n", 0), (b"\x03", 130)])
+def test_on_a_terminal_it_asks_and_detaches(
+    ns: Namespace, line: list[str], answer: bytes, ends: int
+) -> None:
     code, seen = on_a_terminal(line, answer)
-    assert code == 130, seen
+    assert code == ends, seen
     assert "goes on without us" in seen
+    assert f"kij-train attach a -n {ns.name}" in seen
+    assert "error" not in seen
     assert ns.batch.read_namespaced_job("a", ns.name).spec.suspend is False
 
 
-def test_on_a_terminal_it_asks_and_cancels(ns: Namespace, line: list[str]) -> None:
-    code, seen = on_a_terminal(line, b"c\n")
+def test_on_a_terminal_attach_asks_and_cancels(ns: Namespace, line: list[str]) -> None:
+    subprocess.run([*line[:-1], "--detach", line[-1]], check=True, capture_output=True)
+    attach = ["attach", "--kubeconfig", ns.kubeconfig, "-n", ns.name, "a"]
+    code, seen = on_a_terminal([*line[:3], *attach], b"c\n")
     assert code == 130, seen
+    assert "error" not in seen
     assert "a is cancelled" in seen
     assert ns.batch.read_namespaced_job("a", ns.name).spec.suspend is True
     assert eventually(lambda: not any(n.startswith("pods/") for n in ns.left()), 30)

@@ -126,10 +126,9 @@ def test_places_reach_the_pods(cluster: Cluster, ns: Namespace, placement: str) 
 
 def test_without_a_gang_the_user_is_told(ns: Namespace, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("print(1)\n")
-    result = ns.kij_train("launch", "-d", "--nodes", "2", "train.py", cwd=tmp_path)
+    more = ["launch", "-d", "--nodes", "2", "--gpus", "1"]
+    result = ns.kij_train(*more, "train.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "warning: no gang scheduling: the 2 pods start one by one" in result.stderr
-    result = ns.kij_train(
-        "launch", "-d", "--nodes", "2", "--queue", "team-a", "train.py", cwd=tmp_path
-    )
+    result = ns.kij_train(*more, "--queue", "team-a", "train.py", cwd=tmp_path)
     assert "no gang scheduling" not in result.stderr

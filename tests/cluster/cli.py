@@ -24,6 +24,8 @@ from .supervisor import AlreadyRunningError, supervise
 
 PROGRAM = "python -m tests.cluster"
 POLL_S = 0.2
+CLAIM = "ckpt"
+"""Of the folder that all nodes share, in the shell's namespace; the README mounts it."""
 
 
 def main() -> int:
@@ -207,8 +209,35 @@ def _shell(_: argparse.Namespace) -> int:
     state = _running()
     shell = os.environ.get("SHELL", "/bin/sh")
     say(f"a shell in the cluster's network, with KUBECONFIG={state.kubeconfig}; exit leaves it")
+    if state.nodes:
+        _share_a_claim(state)
+        say(
+            f"  image     --image {state.images['torch']}\n"
+            f"  volume    --mount pvc:{CLAIM}:/out, the folder {state.shared_dir} on all nodes"
+        )
     command = [*_inside(state), shell]
     os.execvpe(command[0], command, _environment(state))
+
+
+def _share_a_claim(state: State) -> None:
+    """A claim that pods of all nodes can write to, for checkpoints."""
+    both = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    size, meta = {"storage": "10Gi"}, {"name": CLAIM}
+    claimed_by = {"name": CLAIM, "namespace": "default"}
+    volume = {"capacity": size, "hostPath": {"path": state.shared_dir}, "claimRef": claimed_by}
+    claim = {"resources": {"requests": size}, "volumeName": CLAIM}
+    items = [
+        {"apiVersion": "v1", "kind": kind, "metadata": meta, "spec": {**both, **spec}}
+        for kind, spec in (("PersistentVolume", volume), ("PersistentVolumeClaim", claim))
+    ]
+    subprocess.run(
+        [*_inside(state), state.kubectl, "apply", "--namespace", "default", "-f", "-"],
+        input=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}),
+        env=_environment(state),
+        stdout=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -72,6 +72,9 @@ def test_a_rank_that_hangs_is_named_and_begins_again(
     assert blame["restarts"] == 1
     time.sleep(1)
     assert float(str(accounts()["trainingSeconds"])) > float(str(now["trainingSeconds"]))
+    events = json.loads(ns.kij_train("events", "a", "-o", "json", cwd=code).stdout)
+    reasons = {event["reason"]: event["type"] for event in events}
+    assert (reasons["Standby"], "Unhealthy" in reasons) == ("Normal", False)
     said = ns.kij_train("why", "a", cwd=code).stdout
     assert f"restarted 1 time in {blame['seconds']:.1f} s; {blame['node']} cost 1 restart" in said
 

@@ -29,7 +29,7 @@ class SecondCluster:
 
     def __init__(self, folder: str) -> None:
         self.paths = StatePaths(Path(folder))
-        self._env = {**os.environ, "KIJ_TEST_STATE": folder}
+        self._env = {**os.environ, "KIJ_TEST_STATE": folder, "SHELL": "/bin/true"}
         first = State.of_running(StatePaths.of_this_clone())
         assert first is not None, "conftest.py has seen to it"
         # Out of the first cluster's network, which its supervisor is not in.
@@ -71,6 +71,9 @@ def test_a_killed_cluster_leaves_nothing_that_hinders_the_next(second: SecondClu
     assert nodes.stdout.split() == ["node/node-1", "node/node-2"]
     reused = second.command("up", "--detach")
     assert "using the cluster that another `up` has started" in reused.stdout
+    assert "--mount pvc:ckpt:/out" in second.command("shell").stdout
+    claim = ("exec", "--", "kubectl", "get", "pvc", "ckpt", "-o", "jsonpath={.status.phase}")
+    assert eventually(lambda: second.command(*claim).stdout == "Bound", 20)
 
     down = second.command("down")
     assert down.stdout == "down: 0 processes, 0 mounts, 0 links, 0 cgroups left\n"

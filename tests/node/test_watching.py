@@ -48,7 +48,7 @@ STATUS_SCHEMA = {
     "additionalProperties": False,
     "required": [
         *("name", "namespace", "uid", "state", "created", "started", "ended", "nodes", "gpus"),
-        *("restarts", "ranksPerNode", "phases", "indexes", "verdict"),
+        *("spares", "ready", "restarts", "ranksPerNode", "phases", "indexes", "verdict"),
     ],
     "properties": {
         "name": {"type": "string"},
@@ -60,6 +60,8 @@ STATUS_SCHEMA = {
         "ended": {"type": ["string", "null"]},
         "nodes": {"type": "integer"},
         "gpus": {"type": "integer"},
+        "spares": {"type": "integer"},
+        "ready": {"type": "integer"},
         "restarts": {"type": "integer"},
         "ranksPerNode": {"type": "integer"},
         "phases": {"type": "object", "additionalProperties": {"type": "integer"}},
@@ -171,6 +173,12 @@ def test_following_all_logs_through_an_api_server_restart_shows_each_line_once(
             before.append(text)
             if "line 30" in text:
                 break
+        comes_late = stays(ns, "logs", "-f", "--all", "--timestamps", "a")
+        assert comes_late.stdout is not None
+        past = [comes_late.stdout.readline().split()[2] for _ in range(90)]
+        comes_late.kill()
+        comes_late.communicate()
+        assert past == sorted(past)
         harness("apiserver", "stop")
         time.sleep(4)
         harness("apiserver", "start")
@@ -255,6 +263,9 @@ def test_logs_of_some_with_grep_tail_and_json(ns: Namespace, project: Path, imag
     assert followed.returncode == 0, followed.stderr
     ours = sorted(re.findall(r"rank (\d) line (\d+)", followed.stdout))
     assert ours == [(rank, number) for rank in "23" for number in ("1", "10", "11")]
+    attached = ns.kij_train("attach", "a", "--tail", "1", cwd=project)
+    assert (attached.returncode, attached.stdout.count("line")) == (0, 1), attached.stderr
+    assert "a succeeded in" in attached.stderr
     tail = ns.kij_train("logs", "a", "--index", "1", "--tail", "1", "-o", "json", cwd=project)
     (line,) = map(json.loads, tail.stdout.splitlines())
     assert (line["index"], line["ranks"]) == (1, [2, 3])
@@ -277,9 +288,13 @@ def test_cancel_gives_the_ranks_time_to_save(ns: Namespace, project: Path, image
         assert next(ready) and next(ready)
         cancelled = ns.kij_train("cancel", "a", cwd=project)
         assert cancelled.returncode == 0, cancelled.stderr
+        status = json.loads(ns.kij_train("status", "a", "-o", "json", cwd=project).stdout)
+        assert set(status["phases"]) <= {"ending", "done", "cancelled"}
         out, _ = logs.communicate(timeout=60)
     assert out.count("saved at SIGTERM") == 2
     assert state_of(ns, project) == "cancelled"
+    attached = ns.kij_train("attach", "a", cwd=project)
+    assert (attached.returncode, "a was cancelled" in attached.stderr) == (1, True)
     listed = json.loads(ns.kij_train("list", "-o", "json", cwd=project).stdout)
     assert [(job["name"], job["state"]) for job in listed] == [("a", "cancelled")]
     again = ns.kij_train("cancel", "a", cwd=project)
@@ -323,6 +338,7 @@ def test_the_role_suffices_for_every_command_that_watches(
         ("why", "a"),
         ("logs", "a", "--all"),
         ("logs", "-f", "a"),
+        ("attach", "a"),
         ("wait", "a"),
         ("list",),
         ("events", "a"),

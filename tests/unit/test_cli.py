@@ -15,6 +15,7 @@ import pytest
 import yaml
 from kij_train.cli import main
 from kij_train.cli.app import COMMANDS, app
+from kij_train.cli.options import spec_options
 from kij_train.runs import bundle
 from kij_train.spec import DEFAULT_IMAGE, JobSpec
 
@@ -180,6 +181,12 @@ REFUSED = [
     ("launch --nods 3 train.py", "No such option '--nods'", "see: kij-train launch --help"),
     ("train.py --lr 1", "Did you mean: kij-train launch train.py --lr 1", ""),
     ("lanch train.py", "Did you mean: kij-train launch", ""),
+    ("help lanch", "Did you mean: kij-train launch", "see: kij-train --help"),
+    ("help status x", "kij-train status has no commands: x", "see: kij-train status --help"),
+    ("launch train.py --help", "it would be the script's", "kij-train's: kij-train launch --help"),
+    ("launch --nodes 2 train.py -h", "on every node of the job", "python train.py -h"),
+    ("launch -m pkg --help", "--help stands behind pkg", "python -m pkg --help"),
+    ("launch --no-python ./x --help", "--help stands behind ./x", "on this machine: ./x --help"),
 ]
 
 
@@ -276,6 +283,54 @@ def test_our_flags_behind_the_script_are_warned_about(capsys: pytest.CaptureFixt
     assert code == 0
     assert "--nodes stands behind the script, so the script gets it" in err
     assert '"--nodes"' in out
+
+
+def test_help_of_a_command_is_what_its_flag_says(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["launch"], ["bench", "allreduce"], []):
+        assert run(capsys, "help", *words) == run(capsys, *words, "--help")
+
+
+def test_the_version_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "version") == run(capsys, "--version")
+
+
+@pytest.mark.parametrize(
+    ("line", "warns"),
+    [
+        ("--nodes 2 --gpus 1", True),
+        ("--nodes 2 --resource rdma/ib=1", True),
+        ("--nodes 2", False),
+        ("--gpus 8", False),
+        ("--nodes 2 --gpus 1 --queue team-a", False),
+        ("--nodes 2 --gpus 1 --scheduler default", False),
+    ],
+)
+def test_a_missing_gang_is_warned_of_where_pods_hold_what_is_scarce(
+    capsys: pytest.CaptureFixture[str], line: str, warns: bool
+) -> None:
+    code, _, err = run(capsys, "launch", "--kubeconfig", "none", *line.split(), "train.py")
+    assert code == 4
+    assert ("no gang scheduling" in err) is warns
+    assert ("--scheduler default" in err) is warns
+
+
+def test_a_setting_silences_the_warning_of_a_missing_gang(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    (project / "kij-train.toml").write_text('scheduler = "default"\ngpus = 4\nnodes = 2\n')
+    assert "gang" not in run(capsys, "launch", "--kubeconfig", "none", "train.py")[2]
+    _, out, _ = run(capsys, "render", "-o", "json", "train.py")
+    pod = json.loads(out)["items"][-1]["spec"]["template"]["spec"]
+    assert "schedulerName" not in pod
+
+
+def test_every_key_of_a_spec_has_a_flag_or_a_word_in_the_readme() -> None:
+    otherwise = {"script", "module", "program", "args", "min_nodes"}  # arguments, -m, --nodes
+    without = set(JobSpec.model_fields) - {option.field for option in spec_options()} - otherwise
+    assert without == {"affinity"}
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for word in ("affinity", "--capability", "--settings-script", "--read-only-root"):
+        assert f"`{word}" in readme, word
 
 
 # --- kubeconfigs ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import http.server
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -448,6 +448,84 @@ def test_the_last_round_of_a_followed_log_is_read_again_when_it_breaks(
     stream.pod_has_ended()
     stream.run()
     assert lines == ["line 1", "line 2"]
+
+
+def line_at(second: int, pod: str) -> logs_module.LogLine:
+    stamp = f"2026-01-01T00:00:{second:02}.000000000Z"
+    return logs_module.LogLine(0, pod, stamp, f"{pod} {second}")
+
+
+def texts(lines: Iterable[logs_module.LogLine]) -> list[str]:
+    return [line.text for line in lines]
+
+
+def test_what_pods_had_said_before_we_came_is_shown_by_time() -> None:
+    lines = logs_module.InOrder()
+    lines.begin("a", 0.0)
+    lines.begin("b", 0.0)
+    for second in (1, 3, 9):
+        lines.take(line_at(second, "a"), 0.1)
+    assert texts(lines.due(5.0)) == []  # b may have older ones
+    for second in (2, 4):
+        lines.take(line_at(second, "b"), 6.0)
+    assert texts(lines.due(7.0)) == ["a 1", "b 2", "a 3", "b 4"]
+    lines.caught_up("b")
+    lines.caught_up("a")
+    assert texts(lines.due(7.0)) == ["a 9"]
+
+
+def test_a_line_that_is_followed_waits_half_a_second_for_older_ones() -> None:
+    lines = logs_module.InOrder()
+    lines.take(line_at(2, "a"), 10.0)
+    lines.take(line_at(1, "b"), 10.3)
+    assert texts(lines.due(10.5)) == []
+    assert texts(lines.due(10.9)) == ["b 1", "a 2"]
+    assert not lines.holds
+
+
+def test_a_pod_that_gives_nothing_holds_the_others_up_for_ten_seconds() -> None:
+    lines = logs_module.InOrder()
+    lines.begin("stuck", 0.0)
+    lines.take(line_at(1, "a"), 1.0)
+    assert texts(lines.due(9.0)) == []
+    assert texts(lines.due(10.5)) == ["a 1"]
+    lines.take(line_at(2, "a"), 11.0)
+    assert texts(lines.rest()) == ["a 2"]
+
+
+def test_a_stream_reads_the_past_before_it_follows() -> None:
+    logs = Logs(Chunks(stamped(1, 2)), Chunks(stamped(1, 2, 3)), Chunks(b""))
+    reader = logs_module.Reader(cast(Cluster, logs), "pod-0", 0, logs_module.LogChoice(tail=2))
+    seen: list[str] = []
+
+    def take(line: logs_module.LogLine) -> None:
+        seen.append(line.text)
+        if line.text == "line 3":
+            stream.pod_has_ended()
+
+    stream = logs_module.Stream(
+        reader,
+        emit=take,
+        note=seen.append,
+        done=lambda: None,
+        last_words=lambda: None,
+        caught_up=lambda: seen.append("caught up"),
+    )
+    stream.run()
+    assert seen == ["line 1", "line 2", "caught up", "line 3"]
+    assert [("follow" in query, "tailLines" in query) for query in logs.asked] == [
+        (False, True),
+        (True, False),
+        (False, False),
+    ]
+
+
+def test_a_tail_of_a_log_that_is_empty_is_no_tail_of_what_comes() -> None:
+    logs = Logs(Chunks(b""), Chunks(stamped(1, 2, 3)))
+    reader = logs_module.Reader(cast(Cluster, logs), "pod-0", 0, logs_module.LogChoice(tail=1))
+    assert [line.text for line in reader.read(follow=False)] == []
+    assert [line.text for line in reader.read(follow=True)] == ["line 1", "line 2", "line 3"]
+    assert "tailLines" not in logs.asked[1]
 
 
 def test_a_pod_that_is_gone_leaves_its_last_words() -> None:

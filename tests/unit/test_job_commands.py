@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +17,12 @@ from typing import Any
 import pytest
 import yaml
 from click.shell_completion import ShellComplete
+from kij_train import names
 from kij_train.cli import main, onjob
 from kij_train.cli.app import app
+from kij_train.pod import gang
 
+from tests.kube import eventually
 from tests.unit.test_client import Answer, ApiServer, Handler
 
 SITUATIONS = Path(__file__).parent / "situations"
@@ -34,9 +40,11 @@ class OneJob(ApiServer):
         self.job["metadata"].setdefault("resourceVersion", "1")
         self.items = {"jobs": [self.job], "pods": found["pods"], "events": found["events"]}
         self.changes: list[str] = []
+        self.asked: list[str] = []
         self.answer = self._answer
 
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
+        self.asked.append(path)
         path, _, query = path.partition("?")
         if "watch=true" in query:
             return 200, b""
@@ -171,6 +179,169 @@ def test_the_table_of_status_has_the_age_of_every_pod(
     }
 
 
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_list_asks_the_server_for_labels_and_chooses_states_itself(
+    server: OneJob, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "EXAMPLE\\ada@home")
+    code, found, _ = run(capsys, "list", "-o", "json", "--mine", "--label", "team=x")
+    assert (code, [job["name"] for job in found]) == (0, ["job"])
+    assert "kij-train%2Fuser%3DEXAMPLE-ada-home" in server.asked[-1]
+    assert "team%3Dx" in server.asked[-1]
+    monkeypatch.setenv("KIJ_LABELS", "kij-train/user=vision")
+    run(capsys, "list", "-o", "json", "--mine")
+    assert "kij-train%2Fuser%3Dvision" in server.asked[-1]
+    states = ("running", "pending"), ("failed",)
+    for wanted, jobs in zip(states, (["job"], []), strict=True):
+        argv = [word for state in wanted for word in ("--state", state)]
+        _, found, _ = run(capsys, "list", "-o", "json", *argv)
+        assert [job["name"] for job in found or []] == jobs
+    assert main(["list", "--label", "a b=c"]) == 2
+    assert "'a b' is no key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_list_and_status_count_alike(server: OneJob, capsys: pytest.CaptureFixture[str]) -> None:
+    """One word a state; spares apart; and no count of what the Job alone does not tell."""
+    restarts(server.job, high=2, completions=3)
+    server.job["status"]["ready"] = 2
+    main(["list"])
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["NAME", "AGE", "NODES", "GPUS", "STATE", "READY", "RESTARTS"]
+    assert row.split()[-5:] == ["2+1", "-", "running", "2/2", "0"]
+    main(["why", "job"])
+    assert capsys.readouterr().out.startswith("job is running, ")
+
+
+def restarts(job: dict[str, Any], *, high: int, completions: int) -> None:
+    settings = gang.Settings(high, high, completions - high, ["a:1"], 3, 3)
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    said = {"name": gang.ENV_GANG, "value": json.dumps(settings._asdict())}
+    container["env"] = [*container["env"], said]
+    job["spec"]["completions"] = completions
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_a_healthy_spare_is_no_warning_among_the_events(
+    server: OneJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unhealthy = {
+        "involvedObject": {"kind": "Job", "name": "job"},
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+        "type": "Warning",
+        "reason": "Unhealthy",
+        "message": "Readiness probe failed: dial tcp 10.0.0.1:29504: connect: connection refused",
+    }
+    server.items["events"] = [unhealthy]
+    _, found, _ = run(capsys, "events", "job", "-o", "json")
+    assert [(row["type"], row["reason"]) for row in found] == [("Warning", "Unhealthy")]
+    restarts(server.job, high=1, completions=1)
+    _, found, _ = run(capsys, "events", "job", "-o", "json")
+    assert [(row["type"], row["reason"]) for row in found] == [("Normal", "Standby")]
+
+
+@pytest.mark.parametrize(
+    ("server", "jobs"),
+    [
+        ("succeeded", ["job"]),
+        ("exception-on-one-rank", ["job"]),
+        ("running", []),
+        ("cancelled", []),
+    ],
+    indirect=["server"],
+)
+def test_delete_finished_takes_those_that_have_ended_by_themselves(
+    server: OneJob, capsys: pytest.CaptureFixture[str], jobs: list[str]
+) -> None:
+    code, gone, _ = run(capsys, "delete", "--finished", "--yes", "-o", "json")
+    assert (code, [job["name"] for job in gone]) == (0, jobs)
+    assert server.changes == ["DELETE"] * len(jobs)
+
+
+@pytest.mark.parametrize("server", ["succeeded"], indirect=True)
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("", "nothing to delete: name jobs, or --finished", ""),
+        ("job --finished", "--finished conflicts with job", ""),
+        ("job --mine", "--mine goes with --finished alone", ""),
+        ("--finished", "asks before it deletes, and this is no terminal", "--finished --yes"),
+    ],
+)
+def test_delete_refuses_what_is_not_clear(
+    server: OneJob, capsys: pytest.CaptureFixture[str], line: str, message: str, hint: str
+) -> None:
+    code, _, err = run(capsys, "delete", *line.split())
+    assert (code, server.changes) == (2, [])
+    assert message in err
+    assert hint in err
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+@pytest.mark.parametrize("words", [("logs", "-f", "job"), ("wait", "job"), ("status", "-w", "job")])
+def test_ctrl_c_in_a_command_that_follows_is_no_error(
+    server: OneJob, words: tuple[str, ...]
+) -> None:
+    line = [sys.executable, "-m", "kij_train", *words]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ours:
+        assert eventually(lambda: any("watch=true" in path for path in server.asked), 30)
+        ours.send_signal(signal.SIGINT)
+        _, err = ours.communicate(timeout=30)
+    assert ours.returncode == 130
+    assert "error" not in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_status_that_stays_has_no_json(server: OneJob, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "status", "-w", "job", "-o", "json")
+    assert code == 2
+    assert "kij-train wait job -o json" in err
+
+
+@pytest.mark.parametrize("server", ["exception-on-one-rank"], indirect=True)
+@pytest.mark.parametrize(("argv", "name"), [((), None), (("--replace",), "job")])
+def test_a_job_is_launched_again_with_flags_on_top(
+    server: OneJob,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    argv: tuple[str, ...],
+    name: str | None,
+) -> None:
+    (tmp_path / "t.py").touch()
+    request = {"script": "t.py", "args": ["--lr", "1"], "nodes": 2, "image": "i"}
+    server.job["metadata"]["annotations"] = {names.REQUEST: json.dumps(request)}
+    line = ("launch", "--again", "job", "--nodes", "4", *argv, "--dry-run", "client", "-o", "json")
+    code, made, err = run(capsys, *line)
+    assert code == 0, err
+    job = made["items"][-1]
+    assert job["spec"]["completions"] == 4
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["t.py", "--lr", "1"]
+    assert job["metadata"]["name"] == name or job["metadata"]["name"].startswith("t-")
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (("--again", "job"), 2, "job does not say how it was launched"),
+        (("--again", "nope"), 4, "has no job nope"),
+        (("--again", "job", "-f", "job.yaml"), 2, "--file conflicts with --again"),
+        (("--again", "job", "--profile", "tcp"), 2, "--profile conflicts with --again"),
+    ],
+)
+def test_what_cannot_be_had_again_is_said(
+    server: OneJob,
+    capsys: pytest.CaptureFixture[str],
+    argv: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    assert main(["launch", *argv]) == code
+    assert message in capsys.readouterr().err
+    assert server.changes == []
+
+
 # --- completion -----------------------------------------------------------------------------------
 
 
@@ -182,7 +353,7 @@ def completed(command: str, begun: str) -> list[str]:
 
 @pytest.mark.parametrize("server", ["running"], indirect=True)
 def test_a_shell_completes_the_names_of_jobs(server: OneJob) -> None:
-    about = "status logs why wait cancel resume scale stacks delete exec shell events"
+    about = "attach status logs why wait cancel resume scale stacks delete exec shell events"
     for command in about.split():
         assert completed(command, "jo") == ["job"], command
     assert completed("status", "x") == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import diagnosis
+from kij_train import diagnosis, names
 from kij_train.diagnosis import Finding, Phase, Verdict
 from kij_train.pod import gang
 
@@ -68,7 +68,7 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "queued": ("queued", ("queue team-a has not admitted it yet",)),
     "suspended": ("suspended", ("is suspended", "kij-train resume job -n ")),
     "cancelled": ("cancelled", ("was cancelled", "kij-train resume job -n ")),
-    "running": ("", ("job runs", "running 1")),
+    "running": ("", ("job is running, ", "running 1")),
     "succeeded": ("", ("job succeeded in",)),
 }
 
@@ -155,6 +155,51 @@ def test_nodes_of_a_job_that_restarts_stand_by_until_they_are_ready() -> None:
     nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
     by_word = {node.ready: node.phase for node in nodes}
     assert by_word == {False: Phase.STANDBY, True: Phase.RUNNING}
+
+
+RUNS = [{"state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]
+
+
+@pytest.mark.parametrize(
+    ("condition", "suspended", "cancelled", "phases"),
+    [
+        (None, False, False, [Phase.ENDING, Phase.PENDING]),
+        (None, True, False, [Phase.ENDING, Phase.SUSPENDED]),
+        (None, True, True, [Phase.ENDING, Phase.CANCELLED]),
+        ("Failed", False, False, [Phase.ENDING, Phase.ENDED]),
+        ("Complete", False, False, [Phase.ENDING, Phase.ENDED]),
+    ],
+)
+def test_an_index_that_has_lost_its_pod_is_named_as_its_job_is(
+    condition: str | None, suspended: bool, cancelled: bool, phases: list[Phase]
+) -> None:
+    found = situation("succeeded")
+    pod, job = found["pods"][0], found["job"]
+    pod["status"] = {"phase": "Running", "containerStatuses": RUNS}
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    pod["metadata"]["labels"][names.COMPLETION_INDEX] = "0"
+    job["spec"]["suspend"] = suspended
+    job["status"] = {"conditions": [{"type": condition, "status": "True"}] if condition else []}
+    job["metadata"]["annotations"] = {names.CANCELLED: "true"} if cancelled else {}
+    nodes = diagnosis.nodes_of_job(job, [diagnosis.node_of(pod)])
+    assert [node.phase for node in nodes] == phases
+
+
+def test_a_pod_of_a_job_that_was_just_cancelled_is_ending() -> None:
+    found = situation("running")
+    found["job"]["spec"]["suspend"] = True
+    found["job"]["metadata"]["annotations"] = {names.CANCELLED: "true"}
+    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
+    assert {node.phase for node in nodes} == {Phase.ENDING}
+    assert "its pods are ending" in verdict_of(found).headline
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_verdict_names_the_state_by_the_word_that_list_has(name: str) -> None:
+    verdict = verdict_of(situation(name))
+    words = verdict.headline.split(":")[0].replace(",", "").split()
+    known = {state.value for state in diagnosis.JobState} & set(words)
+    assert known == {verdict.state.value}, verdict.headline
 
 
 def test_a_long_silence_is_said_with_the_last_lines() -> None:

@@ -13,11 +13,12 @@ import click
 
 from kij_train import __version__, foreign
 from kij_train.cli import output
-from kij_train.errors import KijError
+from kij_train.errors import InterruptedByUserError, KijError
 from kij_train.redaction import redacted
 
 COMMANDS = {
     "launch": "Run a script on N nodes that train as one: pods, or processes with --local.",
+    "attach": "Stay with a job, as launch does: the live table, its log and the verdict.",
     "status": "Show the phase of every node of a job, and the verdict.",
     "logs": "Print or follow the logs of some or all nodes of a job.",
     "why": "Say why a job failed, waits or hangs, and what to do.",
@@ -37,6 +38,8 @@ COMMANDS = {
     "schema": "Print the JSON Schema of spec files.",
     "profiles": "List named settings of fabrics and machines, or show one.",
     "bench": "Measure collectives such as all_reduce, and compare reports.",
+    "help": "Show the help of a command.",
+    "version": "Print the version.",
     "completion": "Print a shell's completion script.",
 }
 """Name and help. A command's module has the same name and is imported when the command runs."""
@@ -97,6 +100,9 @@ def run(argv: list[str]) -> int:
     try:
         code = app.main(args=argv, prog_name="kij-train", standalone_mode=False, obj=argv)
         sys.stdout.flush()
+    except InterruptedByUserError as error:
+        output.note(error.message, error.hints)
+        return error.exit_code
     except KijError as error:
         output.error(error.message, error.hints)
         return error.exit_code
@@ -107,8 +113,7 @@ def run(argv: list[str]) -> int:
         output.error(*_told(error, argv))
         return 2
     except (click.Abort, KeyboardInterrupt):
-        output.error("interrupted")
-        return 130
+        return 130  # click has ended the line that ^C stands on
     except BrokenPipeError:
         # The reader of a pipe (head, less) left. Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

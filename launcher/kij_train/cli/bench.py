@@ -15,7 +15,8 @@ import click
 from kij_train import runs
 from kij_train.bench import plots, reports, sweep
 from kij_train.cli import output
-from kij_train.cli.launch import signals_to, sigterm_as_interrupt
+from kij_train.cli.attach import sigterm_as_interrupt
+from kij_train.cli.launch import signals_to
 from kij_train.cli.options import (
     flags_layer,
     spec_options,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from kij_train import jobs
+from kij_train import diagnosis, jobs
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
+
+STANDS_BY = {
+    "type": "Normal",
+    "reason": "Standby",
+    "message": "stood by; Kubernetes calls a pod Unhealthy and not ready until it trains",
+}
 
 
 @click.command("events")
@@ -17,20 +24,19 @@ from kij_train.cli.onjob import connect, job_argument, output_option
 def command(name: str, form: str, **params: Any) -> None:
     """Show the events about a job and its pods, oldest first; clusters keep them for an hour."""
     cluster = connect(params)
-    jobs.get(cluster, name)
+    restarts = diagnosis.restarts_by_itself(jobs.get(cluster, name))
     rows = []
     for event in jobs.events_of(cluster, name):
         about = event["involvedObject"]
-        rows.append(
-            {
-                "time": event.get("lastTimestamp") or event.get("eventTime") or "",
-                "type": event.get("type", ""),
-                "reason": event.get("reason", ""),
-                "object": f"{about['kind']}/{about['name']}",
-                "count": event.get("count") or 1,
-                "message": event.get("message", ""),
-            }
-        )
+        row = {
+            "time": event.get("lastTimestamp") or event.get("eventTime") or "",
+            "type": event.get("type", ""),
+            "reason": event.get("reason", ""),
+            "object": f"{about['kind']}/{about['name']}",
+            "count": event.get("count") or 1,
+            "message": event.get("message", ""),
+        }
+        rows.append({**row, **STANDS_BY} if restarts and _of_readiness(event) else row)
     if form == "json":
         output.json_data(rows)
     else:
@@ -41,3 +47,9 @@ def command(name: str, form: str, **params: Any) -> None:
                 for row in rows
             ),
         )
+
+
+def _of_readiness(event: Mapping[str, Any]) -> bool:
+    """Of a job that restarts, ready is who trains: a pod that is not is no reason for alarm."""
+    said = str(event.get("message", ""))
+    return event.get("reason") == "Unhealthy" and said.startswith("Readiness probe failed")

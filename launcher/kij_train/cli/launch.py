@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,14 @@ import click
 
 from kij_train import render, runs, units
 from kij_train.cli import output
+from kij_train.cli.again import layer_of
+from kij_train.cli.attach import (
+    next_commands,
+    signum_of,
+    sigterm_as_interrupt,
+    stay,
+)
+from kij_train.cli.onjob import complete
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -29,11 +35,17 @@ from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
     from kij_train import local
-    from kij_train.cluster import Cluster, LogLine, Submission
-    from kij_train.spec import JobSpec
+    from kij_train.cluster import Cluster, Submission
 
 
 @click.command("launch")
+@click.option(
+    "--again",
+    metavar="JOB",
+    shell_complete=complete,
+    help="As this job was launched; flags go on top. The code is that of now. With --replace, in "
+    "its place.",
+)
 @click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
 @click.option(
     "--detach",
@@ -58,19 +70,27 @@ if TYPE_CHECKING:
     help="Format of what --dry-run and --detach print.",
 )
 def command(
-    is_local: bool, detach: bool, replace: bool, dry_run: str | None, form: str, **params: Any
+    again: str | None,
+    is_local: bool,
+    detach: bool,
+    replace: bool,
+    dry_run: str | None,
+    form: str,
+    **params: Any,
 ) -> None:
     """Run SCRIPT with ARGS on N nodes that train as one, and stay attached until it ends.
 
     Everything after SCRIPT belongs to the script.
     """
+    request = None if again is None else layer_of(again, params, replace=replace)
     if is_local:
         for flag, given in (("--detach", detach), ("--replace", replace), ("--dry-run", dry_run)):
             if given:
                 raise RequestError(f"{flag} does not go with --local")
-        _launch_local(resolve_options(params))
+        _launch_local(resolve_options(params, request))
         return
-    resolved = resolve_options(params)
+    _check_whose_help(params)
+    resolved = resolve_options(params, request)
     plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
@@ -90,10 +110,25 @@ def command(
     if detach:
         _detach(submission, form)
     else:
-        _attach(submission, plan.spec)
+        stay(submission, pods=plan.spec.pods if plan.spec.supervised else 1)
 
 
 job_options(command)
+
+
+def _check_whose_help(params: dict[str, Any]) -> None:
+    """Nobody starts pods to read a script's help, as `launch train.py --help` would."""
+    if params["args"] not in (("--help",), ("-h",)):
+        return
+    script, word = params["script"], params["args"][0]
+    how = "python -m " if params["as_module"] else "" if params["as_program"] else "python "
+    raise RequestError(
+        f"{word} stands behind {script}, so it would be the script's, on every node of the job",
+        hints=(
+            "kij-train's: kij-train launch --help",
+            f"the script's, on this machine: {how}{script} {word}",
+        ),
+    )
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -164,7 +199,7 @@ def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
     except KeyboardInterrupt as interrupt:
         _print_warnings(cluster)
         raise InterruptedByUserError(
-            "interrupted while submitting; what was made is removed", signum=_signum(interrupt)
+            "interrupted while submitting; what was made is removed", signum=signum_of(interrupt)
         ) from None
     except BaseException:
         _print_warnings(cluster)
@@ -176,39 +211,10 @@ def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
     return submission
 
 
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends what is going on as Ctrl-C does, with its number."""
-
-    def handle(signum: int, frame: object) -> None:
-        del frame
-        raise KeyboardInterrupt(signum)
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _signum(interrupt: KeyboardInterrupt) -> int:
-    return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
-
-
 def _print_warnings(cluster: Cluster) -> None:
     for text in cluster.warnings:
         output.warning(text)
     cluster.warnings.clear()
-
-
-def _next_commands(submission: Submission) -> dict[str, str]:
-    of_job = f"{submission.name} -n {submission.cluster.namespace}"
-    return {
-        "attach": f"kij-train logs -f {of_job}",
-        "state": f"kij-train status {of_job}",
-        "cancel": f"kij-train cancel {of_job}",
-        "remove": f"kij-train delete {of_job}",
-    }
 
 
 def _detach(submission: Submission, form: str) -> None:
@@ -216,7 +222,8 @@ def _detach(submission: Submission, form: str) -> None:
         with sigterm_as_interrupt():
             runs.await_a_pod(submission)
     except KeyboardInterrupt as interrupt:
-        _interrupted(submission, _signum(interrupt))
+        _print_detached(submission, form)
+        raise click.exceptions.Exit(128 + signum_of(interrupt)) from None
     _print_detached(submission, form)
 
 
@@ -233,68 +240,5 @@ def _print_detached(submission: Submission, form: str) -> None:
         output.data(render.to_yaml([made]))
         return
     output.data(submission.name)
-    for what, line in _next_commands(submission).items():
+    for what, line in next_commands(submission).items():
         output.status(f"  {what + ':':<12}{line}")
-
-
-def _attach(submission: Submission, spec: JobSpec) -> None:
-    try:
-        with sigterm_as_interrupt():
-            seconds = _follow(submission, spec.pods if spec.supervised else 1)
-    except KeyboardInterrupt as interrupt:
-        _interrupted(submission, _signum(interrupt))
-    except JobFailedError as error:
-        output.verdict(error.message, error.hints)
-        raise click.exceptions.Exit(error.exit_code) from None
-    else:
-        output.status(f"{submission.name} succeeded in {units.format_seconds(seconds)}")
-
-
-def _follow(submission: Submission, pods: int) -> float:
-    """With the log of index 0, or of several: where a job restarts, rank 0 may be anywhere."""
-    from kij_train.cli.view import view
-
-    with view(submission.name) as shown:
-
-        def labelled(line: LogLine) -> None:
-            shown.line(replace(line, text=f"{line.index} | {line.text}"))
-
-        return runs.follow(
-            submission,
-            pods=pods,
-            on_line=labelled if pods > 1 else shown.line,
-            on_change=shown.change,
-            on_note=shown.note,
-        )
-
-
-def _interrupted(submission: Submission, signum: int) -> None:
-    """After Ctrl-C on a terminal, ask whether to detach or to cancel; else detach."""
-    answer = "d"
-    if signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty():
-        output.status("")
-        try:
-            answer = click.prompt(
-                f"{submission.name} is running. [d]etach and let it run, or [c]ancel it",
-                type=click.Choice(["d", "c"]),
-                default="d",
-                show_choices=False,
-                err=True,
-            )
-        except click.Abort:
-            answer = "d"
-    if answer == "c":
-        submission.cancel()
-        raise InterruptedByUserError(
-            f"{submission.name} is cancelled: its pods end, the Job stays, suspended",
-            signum=signum,
-            hints=(
-                f"start it again: kij-train resume {submission.name} "
-                f"-n {submission.cluster.namespace}",
-                f"remove it: {_next_commands(submission)['remove']}",
-            ),
-        )
-    lines = (f"{what}: {line}" for what, line in _next_commands(submission).items())
-    raise InterruptedByUserError(
-        f"{submission.name} goes on without us", signum=signum, hints=tuple(lines)
-    )

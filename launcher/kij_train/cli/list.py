@@ -9,25 +9,42 @@ import click
 
 from kij_train import diagnosis, jobs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, output_option, where_options
+from kij_train.cli.onjob import choice_options, chosen_labels, connect, output_option, where_options
+from kij_train.diagnosis import JobState
+
+GOING_ON = (JobState.PENDING, JobState.RUNNING)
 
 
 @click.command("list")
 @where_options
+@choice_options
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice([state.value for state in JobState]),
+    multiple=True,
+    help="Only those in this state. Repeatable.",
+)
 @click.option("--all-namespaces", "-A", "everywhere", is_flag=True, help="In all namespaces.")
 @output_option("table", "json")
-def command(everywhere: bool, form: str, **params: Any) -> None:
-    """List the jobs that kij-train made, newest first."""
+def command(states: tuple[str, ...], everywhere: bool, form: str, **params: Any) -> None:
+    """List the jobs that kij-train made, newest first.
+
+    NODES counts spares behind a plus. READY is how many nodes run; of a job that restarts, train.
+    """
     cluster = connect(params)
-    found = jobs.list_jobs(cluster, everywhere=everywhere)
+    found = jobs.list_jobs(cluster, everywhere=everywhere, labels=chosen_labels(params))
+    if states:
+        found = [job for job in found if job.state.value in states]
     if form == "json":
         output.json_data([job.as_json() for job in found])
         return
     if not found:
         where = "any namespace" if everywhere else f"namespace {cluster.namespace}"
-        output.status(f"no jobs of kij-train in {where}")
+        chosen = " that were asked for" if states or params["labels"] or params["mine"] else ""
+        output.status(f"no jobs of kij-train{chosen} in {where}")
         return
-    header = ("name", "age", "nodes", "gpus", "state", "restarts")
+    header = ("name", "age", "nodes", "gpus", "state", "ready", "restarts")
     if everywhere:
         output.table(("namespace", *header), ((job.namespace, *_row(job)) for job in found))
     else:
@@ -37,5 +54,8 @@ def command(everywhere: bool, form: str, **params: Any) -> None:
 def _row(job: jobs.JobSummary) -> tuple[str, ...]:
     created = diagnosis.epoch(job.created)
     age = "" if created is None else units.format_seconds(max(0.0, time.time() - created))
-    state = job.active or job.state.value
-    return job.name, age, str(job.nodes), str(job.gpus or "-"), state, str(job.restarts)
+    wanted = job.nodes - job.spares
+    nodes = f"{wanted}+{job.spares}" if job.spares else str(wanted)
+    ready = f"{job.ready}/{wanted}" if job.state in GOING_ON else ""
+    state, restarts = job.state.value, str(job.restarts)
+    return job.name, age, nodes, str(job.gpus or "-"), state, ready, restarts

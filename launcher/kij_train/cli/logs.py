@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     metavar="R",
     help="Of the node of this rank; not with --restart, where ranks move. Repeatable.",
 )
-@click.option("--all", "everybody", is_flag=True, help="Of all nodes, in the order of time.")
+@click.option("--all", "everybody", is_flag=True, help="Of all nodes, by time.")
 @click.option("--since", metavar="DURATION", help="Only lines younger than 90s, 10m, 1h.")
 @click.option(
     "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each node."
 )
 @click.option("--grep", "pattern", metavar="REGEX", help="Only lines in which this is found.")
+@click.option("--timestamps", is_flag=True, help="Begin lines with their time, as kubectl does.")
 @click.option(
     "--previous", "-p", is_flag=True, help="Of the pod before the newest, where one was replaced."
 )
@@ -50,6 +51,7 @@ def command(
     since: str | None,
     tail: int | None,
     pattern: str | None,
+    timestamps: bool,
     previous: bool,
     form: str,
     **params: Any,
@@ -98,8 +100,9 @@ def command(
     several = everybody or len(chosen) > 1
     for line in lines:
         if wanted is None or wanted.search(line.text):
+            text = f"{line.time} {line.text}" if timestamps else line.text
             output.log_line(
-                _json(line, None if anywhere else nproc) if form == "json" else line.text,
+                _json(line, None if anywhere else nproc) if form == "json" else text,
                 _label(line.index, nproc, anywhere) if several and form == "text" else None,
                 line.index,
             )

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import jobs, runs
+from kij_train import jobs, names, runs
 from kij_train.cli import output
-from kij_train.errors import KijError
+from kij_train.errors import KijError, RequestError
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import settings_of
-from kij_train.specfile import Layer, Origin, resolve
+from kij_train.specfile import WHERE, Layer, Origin, Resolved, resolve, split_pair
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
 
-_WHERE = ("namespace", "context", "kubeconfig")
 COMPLETION_S = 2.0
 """How long a shell waits for the names of jobs: somebody has pressed a key."""
 Function = Callable[..., Any]
@@ -29,7 +28,7 @@ Function = Callable[..., Any]
 
 def where_options(function: Function) -> Function:
     """Add --namespace, --context and --kubeconfig, as `launch` has them."""
-    for field in reversed(_WHERE):
+    for field in reversed(WHERE):
         setting = settings_of(JobSpec)[field]
         text = JobSpec.model_fields[field].description
         function = click.option(*setting.flags, field, metavar=setting.metavar, help=text)(function)
@@ -49,18 +48,58 @@ def output_option(*forms: str) -> Callable[[Function], Function]:
     )
 
 
+def choice_options(function: Function) -> Function:
+    """Add --label and --mine, which say which jobs are meant; see `chosen_labels`."""
+    function = click.option(
+        "--mine", is_flag=True, help=f"Only those that you launched, by their label {names.USER}."
+    )(function)
+    return click.option(
+        "--label",
+        "-l",
+        "labels",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Only those with this label. Repeatable.",
+    )(function)
+
+
+def chosen_labels(params: dict[str, Any]) -> dict[str, str]:
+    """The labels that the options of choice_options ask for. Raises RequestError."""
+    labels = dict(split_pair(text, "--label") for text in params["labels"])
+    try:
+        for key, value in labels.items():
+            names.check_key(key)
+            names.check_label_value(value)
+    except ValueError as error:
+        raise RequestError(f"--label {error}") from None
+    if params["mine"]:
+        me = runs.user_of(_resolved(params).spec)
+        if me is None:
+            raise RequestError(
+                "--mine: this machine does not know your name",
+                hints=("say it: export USER=...",),
+            )
+        labels[names.USER] = me
+    return labels
+
+
 def connect(params: dict[str, Any]) -> Cluster:
     """The cluster that flags, KIJ_* and the project file name."""
-    return runs.connect(resolve(where_layer(params), environ=os.environ, cwd=Path.cwd()).spec)
+    return runs.connect(_resolved(params).spec)
+
+
+def _resolved(params: dict[str, Any]) -> Resolved:
+    return resolve(where_layer(params), environ=os.environ, cwd=Path.cwd())
 
 
 def where_layer(params: dict[str, Any]) -> Layer:
     """The flags of where_options as the highest layer."""
     layer = Layer({})
-    for field in _WHERE:
+    for field in WHERE:
         flags = settings_of(JobSpec)[field].flags
-        if params.get(field) is not None:
-            layer.values[field] = params[field]
+        given = params.get(field, params.get(f"spec_{field}"))  # launch calls it so
+        if given is not None:
+            layer.values[field] = given
             layer.origins[(field,)] = Origin(flags[0], names_value=True)
     return layer
 

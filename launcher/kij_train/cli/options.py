@@ -88,7 +88,10 @@ def spec_options(model: type[Model] = JobSpec) -> Iterator[SpecOption]:
 
 
 OUR_FLAGS_AFTER_SCRIPT = frozenset(
-    {"--nodes", "--gpus", "--nproc-per-node", "--local", "--namespace", "--detach", "--dry-run"}
+    {
+        *("--nodes", "--gpus", "--nproc-per-node", "--local", "--namespace", "--detach"),
+        *("--dry-run", "--help"),
+    }
 )
 
 
@@ -127,14 +130,18 @@ def job_options(command: click.Command) -> click.Command:
     return command
 
 
-def resolve_options(params: dict[str, Any]) -> Resolved:
-    """The spec that click's parameters, the environment and the files come to."""
+def resolve_options(params: dict[str, Any], again: Layer | None = None) -> Resolved:
+    """The spec that click's parameters, the environment and the files come to.
+
+    `again` is the request of a job, instead of all but the flags.
+    """
     resolved = resolve(
         flags_layer(params),
         environ=os.environ,
         cwd=Path.cwd(),
         spec_file=params["spec_file"],
         profile=params["profile"],
+        again=again,
     )
     for text in unknown_variables(os.environ):
         output.warning(text)
@@ -200,12 +207,21 @@ def warn_of_what_nobody_has(spec: JobSpec, cluster: Cluster) -> None:
 
 
 def warn_without_gang(spec: JobSpec) -> None:
-    """Say that nothing starts the pods of several nodes together."""
-    if spec.nodes > 1 and spec.queue is None and spec.scheduler is None:
+    """Say that nothing starts the pods of several nodes together, where they hold what is scarce.
+
+    `--scheduler default` says that this is meant.
+    """
+    scarce = spec.gpus is not None or spec.resources
+    if scarce and spec.nodes > 1 and spec.queue is None and spec.scheduler is None:
         output.warning(
             f"no gang scheduling: the {spec.nodes} pods start one by one, and those that run wait "
             "for the others with all they hold",
-            ("where the cluster has it: --queue NAME, or --scheduler volcano|coscheduling|native",),
+            (
+                "where the cluster has it: --queue NAME, or "
+                "--scheduler volcano|coscheduling|native",
+                "where it has not, and you know: --scheduler default, or in kij-train.toml "
+                'scheduler = "default"',
+            ),
         )
 
 

@@ -35,11 +35,16 @@ def error(text: str, hints: Iterable[str] = ()) -> None:
     _with_label("error", "red", text, hints)
 
 
-def verdict(text: str, hints: Iterable[str] = ()) -> None:
-    """How a job ended."""
-    click.echo("\n" + text, err=True)
+def note(text: str, hints: Iterable[str] = ()) -> None:
+    """What became of what the user chose, and how to go on."""
+    click.echo(text, err=True)
     for hint in hints:
         click.echo(f"  {hint}", err=True)
+
+
+def verdict(text: str, hints: Iterable[str] = ()) -> None:
+    """How a job ended."""
+    note("\n" + text, hints)
 
 
 def _with_label(label: str, colour: str, text: str, hints: Iterable[str]) -> None:

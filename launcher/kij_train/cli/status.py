@@ -3,39 +3,67 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kij_train import diagnosis, jobs, units
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.errors import RequestError
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
 
 MOST_ROWS = 64
 
 
 @click.command("status")
 @job_argument
+@click.option(
+    "--watch", "-w", is_flag=True, help="Stay, with a live table, until the job has ended."
+)
 @output_option("text", "json")
-def command(name: str, form: str, **params: Any) -> None:
+def command(name: str, watch: bool, form: str, **params: Any) -> None:
     """Show the phase of every node of a job, and the verdict.
 
     FOR is how long the phase has lasted, AGE how old the pod is. Of a job of more than 64 nodes,
     those that do not run as the rest do; -o json has all.
     """
-    found = jobs.status(connect(params), name)
+    cluster = connect(params)
+    if watch:
+        if form == "json":
+            raise RequestError(
+                "--watch does not go with -o json",
+                hints=(f"the end as JSON: kij-train wait {name} -o json",),
+            )
+        _watch(cluster, name)
+    found = jobs.status(cluster, name)
     if form == "json":
         output.json_data(found.as_json())
         return
     rows = [row for row in found.nodes if len(found.nodes) <= MOST_ROWS or row.troubled]
     output.table(
-        ("index", "phase", "for", "age", "restarts", "node", "pod", "reason"),
+        ("index", "phase", "for", "age", "restarts", "machine", "pod", "reason"),
         (_row(node, found) for node in rows[:MOST_ROWS]),
     )
     counts = diagnosis.phases(found.nodes)
     output.data("  ".join(f"{phase.value} {count}" for phase, count in counts.items()))
     output.data("")
     output.data(found.verdict.text())
+
+
+def _watch(cluster: Cluster, name: str) -> None:
+    from kij_train.cli.view import view
+    from kij_train.cluster.observe import Note, Observation
+
+    job = jobs.get(cluster, name)
+    with view(name, job) as shown, Observation(cluster, name, job=job) as observed:
+        for event in observed.events():
+            if isinstance(event, Note):
+                shown.note(event.text)
+            else:
+                shown.change(observed)
 
 
 def _row(node: diagnosis.Node, found: jobs.JobStatus) -> tuple[str, ...]:

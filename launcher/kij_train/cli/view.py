@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
@@ -53,11 +53,17 @@ class View(Protocol):
         """Something about the watching."""
 
 
-def view(name: str) -> View:
-    """The live view where stderr is a terminal that can move its cursor, else the plain one."""
+def view(name: str, job: Mapping[str, Any] | None = None) -> View:
+    """The live view where stderr is a terminal that can move its cursor, else the plain one.
+
+    `job` is the Job that was there before, whose age is shown.
+    """
     console = Console(stderr=True, highlight=False)
     can_draw = console.is_terminal and not console.is_dumb_terminal
-    return LiveView(name, console) if can_draw else PlainView(name)
+    if not can_draw:
+        return PlainView(name)
+    began = None if job is None else diagnosis.epoch(job.get("status", {}).get("startTime"))
+    return LiveView(name, console, 0.0 if began is None else time.time() - began)
 
 
 class PlainView:
@@ -110,12 +116,12 @@ def named(nodes: Iterable[Node]) -> str:
 class LiveView:
     """A table at the bottom of the terminal, made anew four times a second."""
 
-    def __init__(self, name: str, console: Console) -> None:
+    def __init__(self, name: str, console: Console, age_s: float = 0.0) -> None:
         self._name = name
         self._console = console
         self._nodes: list[Node] = []
         self._at = 0.0
-        self._began = time.monotonic()
+        self._began = time.monotonic() - age_s
         self._live = Live(
             self, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True
         )

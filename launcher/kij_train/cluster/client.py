@@ -102,11 +102,13 @@ class Cluster:
         except websocket.WebSocketBadStatusException as error:
             raise refusal(int(error.status_code), error.resp_body or b"", action) from None
 
-    def submit(self, objects: list[dict[str, Any]], *, replace: bool = False) -> Submission:
-        """Create the objects of one job, all or nothing."""
+    def submit(
+        self, objects: list[dict[str, Any]], *, replace: bool = False, user: str | None = None
+    ) -> Submission:
+        """Create the objects of one job, all or nothing; `user` is who launches, for a label."""
         from kij_train.cluster.submit import submit
 
-        return submit(self, objects, replace=replace)
+        return submit(self, objects, replace=replace, user=user)
 
     def dry_run(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What the server makes of the objects; nothing is created."""

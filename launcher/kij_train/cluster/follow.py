@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kij_train.cluster.apierrors import GoneError, NotPermittedError, admission_refusal
-from kij_train.cluster.logs import LogLine
+from kij_train.cluster.logs import LogChoice, LogLine
 from kij_train.cluster.observe import Change, Note, Observation
-from kij_train.diagnosis import failures_of_pods, restarts_by_itself
+from kij_train.diagnosis import epoch, failures_of_pods, restarts_by_itself, terminal_condition
 from kij_train.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class End:
     pods: list[dict[str, Any]]
     """Oldest first, with those that were deleted meanwhile, as they were last."""
     seconds: float
-    """Since this began to watch."""
+    """Since this began to watch; of a job that was there before, since its start."""
 
 
 def follow(
@@ -39,16 +39,23 @@ def follow(
     on_change: Callable[[Observation], None],
     on_note: Callable[[str], None],
     log_indexes: Set[int] | None = frozenset({0}),
+    log_choice: LogChoice | None = None,
+    submitted_now: bool = True,
 ) -> End:
-    """Block until the job ends. Raises RefusedError when no pod of it can be created.
+    """Block until the job ends.
 
-    `log_indexes`: whose logs are passed on; None: all.
+    `log_indexes`: whose logs are passed on; None: all. A job that was `submitted_now` and of which
+    no pod can be created is removed, with a RefusedError.
     """
     started = time.monotonic()
     asked_at = started
     decided = False
     with Observation(
-        submission.cluster, submission.name, uid=submission.uid, log_indexes=log_indexes
+        submission.cluster,
+        submission.name,
+        uid=submission.uid,
+        log_indexes=log_indexes,
+        log_choice=log_choice,
     ) as observed:
         for event in observed.events():
             if isinstance(event, LogLine):
@@ -63,11 +70,19 @@ def follow(
                         submission.cluster, observed.job, observed.pods.values()
                     )
                 now = time.monotonic()
-                if not observed.pods and now - asked_at > NO_PODS_AFTER_S:
+                if submitted_now and not observed.pods and now - asked_at > NO_PODS_AFTER_S:
                     asked_at = now
                     _raise_if_refused(submission)
         assert observed.job is not None
-        return End(observed.job, list(observed.pods.values()), time.monotonic() - started)
+        watched_s = time.monotonic() - started
+        seconds = watched_s if submitted_now else _lasted(observed.job, watched_s)
+        return End(observed.job, list(observed.pods.values()), seconds)
+
+
+def _lasted(job: Mapping[str, Any], unknown_s: float) -> float:
+    start = epoch(job.get("status", {}).get("startTime"))
+    end = epoch((terminal_condition(job) or {}).get("lastTransitionTime"))
+    return end - start if start is not None and end is not None else unknown_s
 
 
 def end_if_decided(

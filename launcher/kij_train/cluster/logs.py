@@ -7,11 +7,12 @@ asked for again from the second of its last line, and what was shown is dropped.
 from __future__ import annotations
 
 import heapq
+import itertools
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kij_train import names
 from kij_train.cluster.apierrors import (
@@ -29,6 +30,10 @@ ATTEMPTS = 5
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d:\d\d)")
 MOST_STREAMS = 256
 """One connection and one thread each."""
+HOLD_S = 0.5
+"""How long a line that is followed waits for older ones of other pods."""
+BEHIND_S = 10.0
+"""How long lines wait for a pod that gives nothing of what it has said before."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,9 @@ class Reader:
                 self._with_last = self._with_last + 1 if stamp == self._last else 1
                 self._last = stamp
                 yield LogLine(self.index, self.pod, stamp, text)
+            if not self._last and self._choice.tail:
+                # Whatever comes now is new, and may be more than the tail.
+                self._choice = replace(self._choice, tail=None)
         finally:
             response.close()
 
@@ -144,8 +152,59 @@ def without_log(index: int, pod: str, why: str, last_words: str | None) -> str:
     return f"index {index}: no log of pod {pod}: {why}{said}"
 
 
+class InOrder:
+    """Lines of several pods, as they come, given back by time.
+
+    A line is held for HOLD_S, and longer while a pod is behind: while what it has said before we
+    came is being read, and has not come as far as the line.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[tuple[str, int, float, LogLine]] = []
+        """Heap of stamp, number of arrival, when it arrived, and the line."""
+        self._numbers = itertools.count()
+        self._behind: dict[str, tuple[str, float]] = {}
+        """Pod → stamp and arrival of its last line."""
+
+    def begin(self, pod: str, now: float) -> None:
+        """Lines of this pod are to come that may be older than all others."""
+        self._behind[pod] = ("", now)
+
+    def caught_up(self, pod: str) -> None:
+        """What the pod says from now on is new."""
+        self._behind.pop(pod, None)
+
+    def take(self, line: LogLine, now: float) -> None:
+        """Hold a line."""
+        heapq.heappush(self._held, (line.time, next(self._numbers), now, line))
+        if line.pod in self._behind:
+            self._behind[line.pod] = (line.time, now)
+
+    def due(self, now: float) -> Iterator[LogLine]:
+        """The lines that need wait no longer."""
+        late = [stamp for stamp, at in self._behind.values() if now - at < BEHIND_S]
+        safe = min(late) if late else None
+        while self._held and now - self._held[0][2] >= HOLD_S:
+            if safe is not None and self._held[0][0] > safe:
+                return
+            yield heapq.heappop(self._held)[3]
+
+    @property
+    def holds(self) -> bool:
+        """Whether a line waits."""
+        return bool(self._held)
+
+    def rest(self) -> Iterator[LogLine]:
+        """All that is held."""
+        while self._held:
+            yield heapq.heappop(self._held)[3]
+
+
 class Stream(threading.Thread):
-    """Follows one pod until it has ended and its last line is shown."""
+    """Follows one pod until it has ended and its last line is shown.
+
+    With `caught_up`, which it calls once, it first reads what was said before it came.
+    """
 
     def __init__(
         self,
@@ -155,6 +214,7 @@ class Stream(threading.Thread):
         note: Callable[[str], None],
         done: Callable[[], None],
         last_words: Callable[[], str | None],
+        caught_up: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(name="log", daemon=True)
         self._reader = reader
@@ -162,6 +222,7 @@ class Stream(threading.Thread):
         self._note = note
         self._done = done
         self._last_words = last_words
+        self._caught_up = caught_up
         self._ended = threading.Event()
         self.finished = False
         """Whether every line has been emitted; `done` is called when it comes true."""
@@ -179,9 +240,9 @@ class Stream(threading.Thread):
         index, pod = self._reader.index, self._reader.pod
         attempts = 0
         while True:
-            last_round = self._ended.is_set()
+            last_round, caught_up = self._ended.is_set(), self._caught_up
             try:
-                for line in self._reader.read(follow=not last_round):
+                for line in self._reader.read(follow=not last_round and caught_up is None):
                     self._emit(line)
                     attempts = 0
             except GoneError as error:
@@ -200,6 +261,11 @@ class Stream(threading.Thread):
             except RefusedError as error:
                 self._note(f"no log: {error.message}")
                 return
+            finally:
+                if caught_up is not None:
+                    caught_up()
+                    self._caught_up = None
             if last_round:
                 return
-            self._ended.wait(PAUSE_S)
+            if caught_up is None:
+                self._ended.wait(PAUSE_S)

@@ -1,7 +1,8 @@
 """A job as it goes: its Job, its pods and their logs, from two watches and a stream a pod.
 
 Requests, however many nodes: a list of the Job and a watch of it; with pods, a page of 500 each and
-a watch; a log request a followed node. Quiet watches are asked again every 50 s. No polling.
+a watch; a log request a followed node, two where several are followed. Quiet watches are asked
+again every 50 s. No polling.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from kij_train import names
 from kij_train.cluster.apierrors import GoneError, NotAcceptedError
 from kij_train.cluster.client import Cluster
 from kij_train.cluster.credentials import CredentialsError
-from kij_train.cluster.logs import LogChoice, LogLine, Reader, Stream
+from kij_train.cluster.logs import HOLD_S, InOrder, LogChoice, LogLine, Reader, Stream
 from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
 from kij_train.diagnosis import (
+    STARTED,
     JobState,
     Node,
     Phase,
@@ -29,6 +31,7 @@ from kij_train.diagnosis import (
     nodes_of_job,
     trimmed,
 )
+from kij_train.errors import KijError
 
 LAST_WORDS_S = 10.0
 """How long nodes may take to end, and to say why, after the Job has its verdict."""
@@ -49,6 +52,13 @@ class Change:
     """The job or a pod is different, or a second has passed."""
 
 
+@dataclass(frozen=True)
+class CaughtUp:
+    """What a pod had said before we came is read."""
+
+    pod: str
+
+
 class Observation:
     """Watches one job, from `with` on. Everything is read by the thread that iterates."""
 
@@ -65,7 +75,8 @@ class Observation:
     ) -> None:
         """`uid` is the Job's, `job` the Job itself, where they are known.
 
-        `log_indexes` are followed; None: all.
+        `log_indexes` are followed; None: all. `log_choice` is of the pods that are there already:
+        of one that comes later, every line is wanted.
         """
         self._cluster = cluster
         self.name = name
@@ -73,14 +84,17 @@ class Observation:
         self._with_pods = pods
         self._log_indexes = log_indexes
         self._log_choice = log_choice or LogChoice()
+        self._synced = False
+        """Whether the pods that were there at first are known."""
         self.job = job
         self.pods: dict[str, dict[str, Any]] = {}
         """uid → pod, cut to what diagnosis reads; one that was deleted stays, as it was last."""
         self._nodes: dict[str, Node] = {}
         self._streams: dict[str, Stream] = {}
-        self._queue: queue.Queue[tuple[str, Event | Exception] | LogLine | Note | None] = (
-            queue.Queue()
-        )
+        self._queue: queue.Queue[
+            tuple[str, Event | Exception] | LogLine | CaughtUp | Note | None
+        ] = queue.Queue()
+        self._lines = InOrder()
         self._stop = threading.Event()
 
     def __enter__(self) -> Observation:
@@ -108,17 +122,22 @@ class Observation:
         """
         deadline: float | None = None
         while True:
+            yield from self._lines.due(time.monotonic())
             try:
-                item = self._queue.get(timeout=TICK_S)
+                item = self._queue.get(timeout=HOLD_S / 4 if self._lines.holds else TICK_S)
             except queue.Empty:
-                if self.job is not None:
+                if self._is_known():
                     yield Change()
             else:
-                if isinstance(item, (LogLine, Note)):
-                    yield item
+                if isinstance(item, (LogLine, CaughtUp, Note)):
+                    yield from self._pass_on(item)
                     continue
                 if item is not None:  # else a log has come to its end
-                    yield from self._take(*item)
+                    try:
+                        yield from self._take(*item)
+                    except KijError:
+                        yield from self._lines.rest()
+                        raise
             if self.job is None or not job_state(self.job).ended:
                 deadline = None
                 continue
@@ -127,8 +146,24 @@ class Observation:
                 while not self._queue.empty():
                     item = self._queue.get()
                     if isinstance(item, LogLine):
-                        yield item
+                        yield from self._pass_on(item)
+                yield from self._lines.rest()
                 return
+
+    def _pass_on(self, item: LogLine | CaughtUp | Note) -> Iterator[LogLine | Note]:
+        """Lines by time, where they come from several pods at once."""
+        if isinstance(item, CaughtUp):
+            self._lines.caught_up(item.pod)
+        elif isinstance(item, LogLine) and self._several():
+            self._lines.take(item, time.monotonic())
+        else:
+            yield item
+
+    def _several(self) -> bool:
+        """Whether more than one index is followed."""
+        if self._log_indexes is not None:
+            return len(self._log_indexes) > 1
+        return self.job is None or int(self.job["spec"].get("completions") or 1) > 1
 
     def _start(self, kind: str, **query: str) -> None:
         def pump() -> None:
@@ -153,8 +188,12 @@ class Observation:
             self._take_job(event)
         else:
             self._take_pods(event)
-        if self.job is not None:
+        if self._is_known():
             yield Change()
+
+    def _is_known(self) -> bool:
+        """Whether the first lists have come: without its pods, every node would look pending."""
+        return self.job is not None and (self._synced or not self._with_pods)
 
     def _take_job(self, event: Synced | Changed) -> None:
         deleted = isinstance(event, Changed) and event.deleted
@@ -170,7 +209,7 @@ class Observation:
         if uid != self._uid:
             raise GoneError(
                 f"job {self.name} was replaced by another of that name while we watched",
-                hints=(f"watch that one: kij-train logs -f {self.name} -n {namespace}",),
+                hints=(f"watch that one: kij-train attach {self.name} -n {namespace}",),
             )
         self.job = found[0]
 
@@ -183,20 +222,26 @@ class Observation:
             self._take_pod(self.pods[uid], deleted=True)
         for pod in sorted(event.objects, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
             self._take_pod(pod, deleted=False)
+        self._synced = True
 
     def _take_pod(self, pod: dict[str, Any], deleted: bool) -> None:
         uid, node = str(pod["metadata"]["uid"]), node_of(pod)
         self.pods[uid], self._nodes[uid] = pod, node
-        started = node.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
+        started = node.phase in STARTED
         wanted = self._log_indexes is None or node.index in self._log_indexes
         if started and wanted and uid not in self._streams:
-            reader = Reader(self._cluster, node.pod or "", node.index, self._log_choice)
+            choice = LogChoice() if self._synced else self._log_choice
+            reader = Reader(self._cluster, node.pod or "", node.index, choice)
+            read_before = self._several() and choice.tail != 0
+            if read_before:
+                self._lines.begin(reader.pod, time.monotonic())
             self._streams[uid] = Stream(
                 reader,
                 emit=self._queue.put,
                 note=self._note,
                 done=lambda: self._queue.put(None),
                 last_words=lambda: last_words(self.pods[uid]),
+                caught_up=(lambda: self._queue.put(CaughtUp(reader.pod))) if read_before else None,
             )
             self._streams[uid].start()
         if uid in self._streams and (deleted or node.phase in (Phase.DONE, Phase.FAILED)):

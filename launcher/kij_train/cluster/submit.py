@@ -145,13 +145,17 @@ def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, A
     return answers
 
 
-def submit(cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool) -> Submission:
+def submit(
+    cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool, user: str | None = None
+) -> Submission:
     """Create the objects. Raises RefusedError, UnreachableError; then nothing is left behind."""
     objects = as_served(cluster, objects)
     job = copy.deepcopy(_job_of(objects))
     job["spec"]["suspend"] = True
     token = uuid.uuid4().hex
     job["metadata"].setdefault("annotations", {})[names.SUBMISSION] = token
+    if user is not None:
+        job["metadata"].setdefault("labels", {}).setdefault(names.USER, user)
     # A queue that knew the Job already might start it before its code is there.
     queue = job["metadata"].get("labels", {}).pop(names.QUEUE, None)
     start: dict[str, Any] = {"metadata": {"uid": ""}, "spec": {"suspend": False}}

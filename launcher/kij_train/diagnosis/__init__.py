@@ -16,6 +16,7 @@ from kij_train.diagnosis.failures import (
 )
 from kij_train.diagnosis.pending import Finding, sorted_events
 from kij_train.diagnosis.phases import (
+    STARTED,
     JobState,
     Node,
     Phase,
@@ -36,6 +37,7 @@ from kij_train.diagnosis.phases import (
 from kij_train.diagnosis.why import Verdict, as_json, why
 
 __all__ = [
+    "STARTED",
     "Failure",
     "Finding",
     "JobState",

@@ -33,8 +33,20 @@ class Phase(str, enum.Enum):
     RUNNING = "running"
     STANDBY = "standby"
     """Of a job that restarts: runs, and trains not; a spare, or too few others are there."""
+    ENDING = "ending"
+    """Runs, and was told to end: its pod is being deleted, or its job was cancelled."""
     DONE = "done"
     FAILED = "failed"
+    SUSPENDED = "suspended"
+    """No pod, and none comes before the job is resumed, or its queue admits it."""
+    CANCELLED = "cancelled"
+    """No pod, since the job was cancelled."""
+    ENDED = "ended"
+    """Its pod is gone, and its job has ended."""
+
+
+STARTED = (Phase.RUNNING, Phase.ENDING, Phase.DONE, Phase.FAILED)
+"""Of a pod alone: those in which its container runs, or did."""
 
 
 class JobState(str, enum.Enum):
@@ -231,6 +243,8 @@ def _phase(pod: Object) -> tuple[Phase, float | None, str | None, int | None]:
         phase = Phase.DONE if done else Phase.FAILED
         reason = None if phase is Phase.DONE else ended.get("reason")
         return phase, epoch(ended.get("finishedAt")) or created, reason, ended.get("exitCode")
+    if "running" in state and "deletionTimestamp" in pod["metadata"]:
+        return Phase.ENDING, None, None, None
     if "running" in state:
         return Phase.RUNNING, epoch(state["running"].get("startedAt")) or created, None, None
     scheduled = _times(pod, "PodScheduled")
@@ -258,21 +272,31 @@ def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
     newest = {node.index: node for node in nodes}
     completed = _completed(job)
     first = newest.get(0)
-    rank0_runs = 0 in completed or (
-        first is not None and first.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
-    )
-    supervised = restarts_by_itself(job)
+    rank0_runs = 0 in completed or (first is not None and first.phase in STARTED)
+    supervised, without = restarts_by_itself(job), _without_pod(job)
+    suspended = bool(job["spec"].get("suspend"))
     found = []
     for index in range(int(job["spec"].get("completions") or 1)):
         node = newest.get(index)
         if node is None:
-            node = Node(index, Phase.DONE if index in completed else Phase.PENDING)
+            node = Node(index, Phase.DONE if index in completed else without)
+        elif node.phase is Phase.RUNNING and suspended:
+            node = replace(node, phase=Phase.ENDING, since=None)  # the Job controller comes to it
         elif node.phase is Phase.RUNNING and supervised:
             node = node if node.ready else replace(node, phase=Phase.STANDBY)
         elif node.phase is Phase.RUNNING and not rank0_runs:
             node = replace(node, phase=Phase.WAITING)
         found.append(node)
     return found
+
+
+def _without_pod(job: Object) -> Phase:
+    """The phase of an index that has no pod, and has not completed."""
+    state = job_state(job)
+    if state in (JobState.SUCCEEDED, JobState.FAILED):
+        return Phase.ENDED
+    words = {JobState.CANCELLED: Phase.CANCELLED, JobState.SUSPENDED: Phase.SUSPENDED}
+    return words.get(state, Phase.PENDING)
 
 
 def _completed(job: Object) -> set[int]:

@@ -10,7 +10,6 @@ from kij_train import units
 from kij_train.diagnosis import pending
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
-    JobState,
     Node,
     Object,
     Phase,
@@ -58,18 +57,18 @@ def going_on(
     waiting = without + pending.of_nodes(nodes, job, events, machines)
     if any(each.kind == "unschedulable" for each in waiting):
         waiting += _half_gang(nodes)
+    headline = f"{name} is {state.value}, {age} after its start: {counted}"
     if waiting or lost:
-        waits = "waits" if state is JobState.PENDING else "is not whole"
-        return f"{name} {waits} after {age}: {counted}", lost + waiting
+        return headline, lost + waiting
     behind = [n for n in nodes if n.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING)]
     if behind:
         slow = _without_rank_0(nodes, now) or _slow(behind, now)
-        return f"{name} is starting, {age}: {counted}", slow
+        return headline, slow
     apart = _cannot_reach_rank_0(flags, last_lines, now)
     speaker = 0
     if restarts_by_itself(job) and last_lines:
         speaker = max(last_lines, key=lambda index: last_lines[index])
-    return f"{name} runs, {age}: {counted}", apart or _silent(flags, speaker, last_lines, now)
+    return headline, apart or _silent(flags, speaker, last_lines, now)
 
 
 def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
@@ -127,7 +126,7 @@ def _on_lost_machines(
     found = [
         node
         for node in nodes
-        if node.phase in (Phase.RUNNING, Phase.WAITING)
+        if node.phase in (Phase.RUNNING, Phase.WAITING, Phase.ENDING)
         and (node.pod in not_ready or node.node in gone)
     ]
     if not found:

@@ -22,6 +22,7 @@ from kij_train.diagnosis.phases import (
     JobState,
     Node,
     Object,
+    Phase,
     condition,
     epoch,
     gang_settings,
@@ -91,11 +92,10 @@ def why(
             (),
             f"start it again: kij-train resume {name} -n {job['metadata'].get('namespace')}",
         )
-        return Verdict(
-            state,
-            f"{name} was cancelled: its pods have ended, the Job stays, suspended",
-            (finding,),
-        )
+        going = any(node.phase is Phase.ENDING for node in nodes)
+        pods_now = "its pods are ending" if going else "its pods have ended"
+        headline = f"{name} was cancelled: {pods_now}, the Job stays, suspended"
+        return Verdict(state, headline, (finding,))
     if state is JobState.SUSPENDED:
         return _suspended(name, job, events)
     headline, findings = going_on(
@@ -123,7 +123,7 @@ def _failed(
     took = _duration(job, epoch(ended.get("lastTransitionTime")))
     head = f"{name} failed" + (f" after {took}" if took else "")
     if ended.get("reason") == "DeadlineExceeded":
-        return _deadline(f"{name} ran into its deadline", job, events, nodes)
+        return _deadline(f"{name} failed at its deadline", job, events, nodes)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
     settings = gang_settings(job)
     exhausted = settings is not None and ended.get("reason") == "BackoffLimitExceeded"
@@ -324,7 +324,7 @@ def _suspended(name: str, job: Object, events: Sequence[Object]) -> Verdict:
             tuple(said[-1:]),
             f"what it waits for: kubectl get workloads -n {job['metadata'].get('namespace')}",
         )
-        return Verdict(JobState.SUSPENDED, f"{name} waits in a queue", (finding,))
+        return Verdict(JobState.SUSPENDED, f"{name} is suspended: it waits in a queue", (finding,))
     resume = f"kij-train resume {name} -n {job['metadata'].get('namespace')}"
     finding = Finding(
         "suspended",

@@ -15,7 +15,7 @@ from kij_train.errors import KijError, RefusedError, RequestError
 from kij_train.jobs import JobSummary, Object
 
 if TYPE_CHECKING:
-    from kij_train.cluster import Cluster
+    from kij_train.cluster import Cluster, Submission
 
 
 def _ours(cluster: Cluster, name: str, what: str, instead: str) -> Object:
@@ -28,6 +28,14 @@ def _ours(cluster: Cluster, name: str, what: str, instead: str) -> Object:
             hints=(f"{what} it all the same: {line}",),
         )
     return job
+
+
+def submission_of(cluster: Cluster, name: str) -> tuple[Submission, Object]:
+    """A job that is there, as `submit` gives one, to follow or to cancel; and the Job."""
+    from kij_train.cluster import Submission
+
+    job = _ours(cluster, name, "follow", "logs -f job/{}")
+    return Submission(cluster, job, _queue_of(job)), job
 
 
 def cancel(cluster: Cluster, name: str, *, grace_s: int | None = None) -> JobSummary:

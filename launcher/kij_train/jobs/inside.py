@@ -14,7 +14,7 @@ from kij_train.pod import bootstrap
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
 
-UP = (Phase.RUNNING, Phase.WAITING, Phase.STANDBY)
+UP = (Phase.RUNNING, Phase.WAITING, Phase.STANDBY, Phase.ENDING)
 """Phases in which a pod's container runs."""
 
 # Python is all that an image must have. It ignores two signals, which what it becomes must not.

@@ -113,8 +113,10 @@ class JobSummary:
     """Of all nodes."""
     restarts: int
     """Pods that have failed and were replaced, as far as the Job counts them."""
-    active: str
-    """Such as "running 5, pending 3"; empty once it has ended."""
+    spares: int
+    """Of `nodes`, those that stand by when all are there."""
+    ready: int
+    """Nodes that run; of a job that restarts, those that train."""
 
     def identity(self) -> dict[str, str]:
         """Which job it is, for scripts."""
@@ -129,6 +131,8 @@ class JobSummary:
             "started": self.started,
             "ended": self.ended,
             "nodes": self.nodes,
+            "spares": self.spares,
+            "ready": self.ready,
             "gpus": self.gpus,
             "restarts": self.restarts,
         }
@@ -139,9 +143,7 @@ def summary_of(job: Object) -> JobSummary:
     status, spec = job.get("status", {}), job["spec"]
     state = diagnosis.job_state(job)
     nodes = int(spec.get("completions") or 1)
-    ready, done = int(status.get("ready") or 0), int(status.get("succeeded") or 0)
-    counts = {"running": ready, "done": done, "pending": max(nodes - ready - done, 0)}
-    going_on = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
+    settings = diagnosis.gang_settings(job)
     ended = diagnosis.terminal_condition(job)
     failed = int(status.get("failed") or 0)
     return JobSummary(
@@ -155,7 +157,8 @@ def summary_of(job: Object) -> JobSummary:
         nodes=nodes,
         gpus=nodes * _gpus_per_node(job),
         restarts=0 if state is JobState.FAILED else failed,
-        active="" if state.ended or state is JobState.SUSPENDED else going_on,
+        spares=0 if settings is None else max(nodes - settings.high, 0),
+        ready=int(status.get("ready") or 0),
     )
 
 
@@ -301,9 +304,15 @@ def _last_lines(cluster: Cluster, nodes: list[Node]) -> dict[int, tuple[float, s
     return found
 
 
-def list_jobs(cluster: Cluster, *, everywhere: bool = False) -> list[JobSummary]:
-    """The jobs of kij-train in the namespace, or in all, newest first; no request a job."""
-    selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
+def list_jobs(
+    cluster: Cluster, *, everywhere: bool = False, labels: Mapping[str, str] | None = None
+) -> list[JobSummary]:
+    """The jobs of kij-train in the namespace, or in all, newest first; no request a job.
+
+    `labels` are those that they must have.
+    """
+    wanted = {**(labels or {}), names.LABEL_MANAGED_BY: names.MANAGER}
+    selector = ",".join(f"{key}={value}" for key, value in wanted.items())
     jobs = cluster.list("Job", everywhere=everywhere, labelSelector=selector)
     return sorted(map(summary_of, jobs), key=lambda one: one.created, reverse=True)
 

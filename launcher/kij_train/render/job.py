@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from kij_train import names
 from kij_train.render.metadata import job_labels, metadata
 from kij_train.render.pod import pod_spec
 from kij_train.render.scheduling import scheduling_metadata, sorted_dict
 from kij_train.render.shapes import Shape
-from kij_train.spec import JobSpec
+from kij_train.spec import JobSpec, kept
 
 
 def render_job(
@@ -23,12 +24,14 @@ def render_job(
         body["ttlSecondsAfterFinished"] = spec.ttl
     if spec.kueue is not None:
         body["suspend"] = True  # until Kueue admits it
+    said = kept(spec)
+    request = {} if said is None else {names.REQUEST: said}
     own = scheduling_metadata(spec, name)
     template_metadata: dict[str, Any] = {"labels": sorted_dict(labels | own.pod_labels)}
     job_metadata = metadata(spec, name, labels | own.job_labels)
     for target, notes in (
         (template_metadata, spec.annotations | own.pod_annotations),
-        (job_metadata, spec.annotations | own.job_annotations),
+        (job_metadata, spec.annotations | own.job_annotations | request),
     ):
         if notes:
             target["annotations"] = sorted_dict(notes)

@@ -5,11 +5,13 @@ What only one of the two needs is imported where it begins, so that rendering st
 
 from __future__ import annotations
 
+import getpass
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kij_train import units
+from kij_train import names, units
 from kij_train.errors import (
     InterruptedByUserError,
     JobFailedError,
@@ -22,7 +24,7 @@ from kij_train.spec import JobSpec
 
 if TYPE_CHECKING:
     from kij_train import diagnosis, local
-    from kij_train.cluster import Cluster, LogLine, Observation, Submission
+    from kij_train.cluster import Cluster, LogChoice, LogLine, Observation, Submission
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -119,7 +121,18 @@ def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
 
 def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission:
     """Create the job, all or nothing. Raises RefusedError, UnreachableError."""
-    return cluster.submit(plan.objects(), replace=replace)
+    return cluster.submit(plan.objects(), replace=replace, user=user_of(plan.spec))
+
+
+def user_of(spec: JobSpec) -> str | None:
+    """Who launches, as the value of a label: what the request says, else the name of the login."""
+    if names.USER in spec.labels:
+        return spec.labels[names.USER]
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many images
+        return None
+    return re.sub(r"[^A-Za-z0-9]+", "-", login)[: names.DNS_LABEL_MAX].strip("-") or None
 
 
 def await_a_pod(submission: Submission) -> None:
@@ -140,6 +153,8 @@ def follow(
     submission: Submission,
     *,
     pods: int = 1,
+    log_choice: LogChoice | None = None,
+    submitted_now: bool = True,
     on_line: Callable[[LogLine], None],
     on_change: Callable[[Observation], None],
     on_note: Callable[[str], None],
@@ -147,7 +162,7 @@ def follow(
     """Stay until the job ends, passing on the log of the first `pods` indexes; the seconds it took.
 
     Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError when
-    the cluster makes no pod of it at all.
+    the cluster makes no pod at all of a job that was `submitted_now`, and removes it.
     """
     from kij_train import cluster, diagnosis, jobs
 
@@ -157,6 +172,8 @@ def follow(
         on_change=on_change,
         on_note=on_note,
         log_indexes=frozenset(range(min(pods, MOST_FOLLOWED))),
+        log_choice=log_choice,
+        submitted_now=submitted_now,
     )
     verdict = diagnosis.why(end.job, end.pods, (), now=time.time())
     if verdict.state is diagnosis.JobState.SUCCEEDED:

@@ -4,6 +4,7 @@ Every check that needs neither a cluster nor the file system is here.
 """
 
 from kij_train.spec.common import DEFAULT_IMAGE, TOPOLOGIES, parse_topology
+from kij_train.spec.kept import kept, values_of
 from kij_train.spec.training import CONTRACT_ENV, DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
 from kij_train.spec.types import Model, SpecConflict
 
@@ -16,5 +17,7 @@ __all__ = [
     "JobSpec",
     "Model",
     "SpecConflict",
+    "kept",
     "parse_topology",
+    "values_of",
 ]

@@ -234,7 +234,7 @@ class Data(Model):
     hostpath:/on/node:/path; with :ro at the end, without write access."""
     settings_script: Annotated[
         Annotated[str, Field(pattern=r"^/\S+$")] | None,
-        Setting(Group.DATA, facts=Fact.CLUSTER_ONLY),
+        Setting(Group.DATA, "--settings-script /PATH", Fact.CLUSTER_ONLY),
     ] = None
     """Shell script of a fabric that is sourced in the pods; what is set already stays as it is."""
 
@@ -274,20 +274,20 @@ class Placement(Model):
         dict[str, Any] | None,
         Setting(Group.PLACEMENT, facts=Fact.CLUSTER_ONLY | Fact.WITHOUT_VARIABLE),
     ] = None
-    """Pod affinity, exactly as Kubernetes spells it."""
+    """Affinity of the pods, exactly as Kubernetes spells it; in files alone."""
     queue: Annotated[
         LabelValue | None, Setting(Group.PLACEMENT, "--queue NAME", Fact.CLUSTER_ONLY | Fact.TORCHX)
     ] = None
     """Queue that admits the job: Kueue's LocalQueue, or Volcano's with --scheduler volcano."""
     scheduler: Annotated[
-        Literal["volcano", "coscheduling", "native"] | None,
+        Literal["volcano", "coscheduling", "native", "default"] | None,
         Setting(
             Group.PLACEMENT,
-            "--scheduler volcano|coscheduling|native",
+            "--scheduler volcano|coscheduling|native|default",
             Fact.CLUSTER_ONLY | Fact.TORCHX,
         ),
     ] = None
-    """Gang scheduler, which places all pods or none."""
+    """Gang scheduler, which places all pods or none; default: none, and no warning of that."""
     topology: Annotated[
         Annotated[str, BeforeValidator(parse_topology)] | None,
         Setting(Group.PLACEMENT, "--topology LABEL[:required]", Fact.CLUSTER_ONLY | Fact.TORCHX),
@@ -358,11 +358,16 @@ class Security(Model):
     """User id of the processes, which must not be root's; completes Pod Security "restricted"."""
     capabilities: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Z_]+$")], ...],
-        Setting(Group.SECURITY, facts=Fact.CLUSTER_ONLY | Fact.TORCHX, merge=Merge.JOIN),
+        Setting(Group.SECURITY, "--capability NAME", Fact.CLUSTER_ONLY | Fact.TORCHX, Merge.JOIN),
     ] = ()
-    """Linux capabilities to add, such as IPC_LOCK for RDMA; Pod Security refuses most."""
+    """Linux capability to add, such as IPC_LOCK for RDMA; Pod Security refuses most."""
     read_only_root: Annotated[
-        bool, Setting(Group.SECURITY, facts=Fact.CLUSTER_ONLY | Fact.TORCHX)
+        bool,
+        Setting(
+            Group.SECURITY,
+            facts=Fact.CLUSTER_ONLY | Fact.TORCHX,
+            switches={"--read-only-root": Switch(True)},
+        ),
     ] = False
     """Mount the image's file system without write access."""
 

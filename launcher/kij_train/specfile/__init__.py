@@ -46,6 +46,8 @@ __all__ = [
     "unknown_variables",
 ]
 
+WHERE = ("namespace", "context", "kubeconfig")
+"""Fields that say which cluster, and where on it."""
 
 Spec = TypeVar("Spec", bound=Model, default=JobSpec)
 
@@ -79,8 +81,13 @@ def resolve(
     spec_file: str | None = None,
     profile: str | None = None,
     model: type[Spec] = JobSpec,  # type: ignore[assignment] # as the default of Spec is
+    again: Layer | None = None,
 ) -> Resolved[Spec]:
-    """Merge all sources and check the result. Raises RequestError naming file and line, or flag."""
+    """Merge all sources and check the result. Raises RequestError naming file and line, or flag.
+
+    `again` is a request that was resolved before: variables, files and profiles are in it already,
+    and say only where the cluster is.
+    """
     project = read_project(cwd, model)
     file = read_spec_file(Path(spec_file), cwd, model) if spec_file else SpecFile({})
     variable = ENV_PREFIX + "PROFILE"
@@ -99,10 +106,18 @@ def resolve(
         environment_layer(environ, model),
         flags,
     ]
+    if again is not None:
+        layers = [*map(_where, layers[:-1]), again, flags]
     resolved = replace(check(merge(layers, model), model), spec_file=spec_file)
-    if chosen is not None and isinstance(resolved.spec, JobSpec):
+    if chosen is not None and again is None and isinstance(resolved.spec, JobSpec):
         _check_fits(resolved.spec.nodes, resolved.origin(("nodes",)), chosen)
     return resolved
+
+
+def _where(layer: Layer) -> Layer:
+    """What a layer says of where the cluster is."""
+    values = {name: value for name, value in layer.values.items() if name in WHERE}
+    return Layer(values, {at: origin for at, origin in layer.origins.items() if at[0] in WHERE})
 
 
 def _check_fits(nodes: int, origin: str, profile: Profile) -> None:

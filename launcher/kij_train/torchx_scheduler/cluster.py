@@ -48,8 +48,10 @@ OUTAGE_S = 300.0
 """For so long `describe` answers with what was last known when the API server is away."""
 REPLICA_STATES = {
     Phase.RUNNING: AppState.RUNNING,
+    Phase.ENDING: AppState.RUNNING,
     Phase.DONE: AppState.SUCCEEDED,
     Phase.FAILED: AppState.FAILED,
+    Phase.ENDED: AppState.CANCELLED,
 }
 
 
@@ -113,11 +115,12 @@ class KijTrainScheduler(BaseScheduler):
     def schedule(self, dryrun_info: AppDryRunInfo) -> str:
         """Create the Jobs of all roles, or none. Gives namespace:app."""
         request: Request = dryrun_info.request
-        cluster = runs.connect(api.job(**request.where))
+        where = api.job(**request.where)
+        cluster, user = runs.connect(where), runs.user_of(where)
         made = []
         try:
             for job in request.jobs:
-                made.append(cluster.submit(job.objects, replace=False))
+                made.append(cluster.submit(job.objects, user=user))
         except BaseException:
             for submission in made:
                 submission.delete()

@@ -1,0 +1,39 @@
+"""launch --again: the request of a job that is on the cluster, for flags to go on top of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kij_train import jobs
+from kij_train.cli import output
+from kij_train.cli.onjob import connect
+from kij_train.errors import RequestError
+from kij_train.names import REQUEST
+from kij_train.spec import values_of
+from kij_train.specfile import Layer, Origin
+
+
+def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
+    """What the job was launched with. `params` are those of launch. Raises RequestError.
+
+    To `replace` it, the new one has its name; else a name is made, unless a flag gives one.
+    """
+    for flag, given in (("--file", params["spec_file"]), ("--profile", params["profile"])):
+        if given:
+            raise RequestError(
+                f"{flag} conflicts with --again: the values of {name} were whole already",
+                hints=("flags go on top of them: kij-train launch --again NAME --nodes 4",),
+            )
+    cluster = connect(params)
+    values = values_of(jobs.get(cluster, name))
+    if values is None:
+        raise RequestError(
+            f"{name} does not say how it was launched: it has no annotation {REQUEST}, which "
+            "requests of more than 16 KiB lack, and those of older versions",
+            hints=("launch it with its flags: kij-train launch --help",),
+        )
+    if replace:
+        values["name"] = name
+    output.status(f"as {name} was launched, with the code of now")
+    origin = Origin(f"job {name}")
+    return Layer(values, {(field,): origin for field in values})

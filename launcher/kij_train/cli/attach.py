@@ -1,0 +1,162 @@
+"""kij-train attach, and how every attached command stays with a job."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kij_train import diagnosis, jobs, runs, units
+from kij_train.cli import output
+from kij_train.cli.onjob import connect, job_argument
+from kij_train.errors import InterruptedByUserError, JobFailedError
+from kij_train.jobs import change
+
+if TYPE_CHECKING:
+    from kij_train.cluster import LogChoice, LogLine, Submission
+
+TAIL = 10
+
+
+@click.command("attach")
+@job_argument
+@click.option(
+    "--tail",
+    type=click.IntRange(min=0),
+    default=TAIL,
+    show_default=True,
+    metavar="N",
+    help="Begin with the last N lines of each log.",
+)
+def command(name: str, tail: int, **params: Any) -> None:
+    """Stay with a job as launch does: the live table, the log of index 0, and the verdict.
+
+    The exit code is the job's, 0 or 1. Ctrl-C asks whether to detach or to cancel. Of a job that
+    restarts, the logs of 32 indexes at most.
+    """
+    from kij_train.cluster import LogChoice
+
+    cluster = connect(params)
+    submission, job = change.submission_of(cluster, name)
+    stay(
+        submission,
+        pods=jobs.summary_of(job).nodes if diagnosis.restarts_by_itself(job) else 1,
+        log_choice=LogChoice(tail=tail),
+        found=job,
+    )
+
+
+def stay(
+    submission: Submission,
+    *,
+    pods: int,
+    log_choice: LogChoice | None = None,
+    found: Mapping[str, Any] | None = None,
+) -> None:
+    """Show a job until it ends, or until the user has enough of it.
+
+    `pods` are the first indexes whose logs are shown: where a job restarts, rank 0 may be anywhere.
+    `found` is the Job, where it was not submitted just now.
+    """
+    from kij_train.cli.view import view
+
+    def labelled(line: LogLine) -> None:
+        shown.line(replace(line, text=f"{line.index} | {line.text}"))
+
+    try:
+        with sigterm_as_interrupt(), view(submission.name, found) as shown:
+            seconds = runs.follow(
+                submission,
+                pods=pods,
+                log_choice=log_choice,
+                submitted_now=found is None,
+                on_line=labelled if pods > 1 else shown.line,
+                on_change=shown.change,
+                on_note=shown.note,
+            )
+    except KeyboardInterrupt as interrupt:
+        _interrupted(submission, signum_of(interrupt))
+    except JobFailedError as error:
+        output.verdict(error.message, error.hints)
+        raise click.exceptions.Exit(error.exit_code) from None
+    else:
+        output.status(f"{submission.name} succeeded in {units.format_seconds(seconds)}")
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends what is going on as Ctrl-C does, with its number."""
+
+    def handle(signum: int, frame: object) -> None:
+        del frame
+        raise KeyboardInterrupt(signum)
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def signum_of(interrupt: KeyboardInterrupt) -> int:
+    """The signal that it stands for."""
+    return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
+
+
+def _interrupted(submission: Submission, signum: int) -> None:
+    """After Ctrl-C on a terminal, ask whether to detach or to cancel; else detach.
+
+    Returns when the user chose to detach, which is what was asked for. Raises
+    InterruptedByUserError when the job was cancelled, or nothing was chosen.
+    """
+    name, commands = submission.name, next_commands(submission)
+    asks = signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
+    answer = _answer(name) if asks else None
+    if answer == "c":
+        submission.cancel()
+        raise InterruptedByUserError(
+            f"{name} is cancelled: its pods end, the Job stays, suspended",
+            signum=signum,
+            hints=(
+                f"start it again: kij-train resume {name} -n {submission.cluster.namespace}",
+                f"remove it: {commands['remove']}",
+            ),
+        )
+    detached = f"{name} goes on without us"
+    hints = tuple(f"{what + ':':<9}{line}" for what, line in commands.items())
+    if answer is None:
+        raise InterruptedByUserError(detached, signum=signum, hints=hints)
+    output.note(detached, hints)
+
+
+def _answer(name: str) -> str | None:
+    output.status("")
+    try:
+        return str(
+            click.prompt(
+                f"{name} is running. [d]etach and let it run, or [c]ancel it",
+                type=click.Choice(["d", "c"]),
+                default="d",
+                show_choices=False,
+                err=True,
+            )
+        )
+    except click.Abort:
+        output.status("")
+        return None
+
+
+def next_commands(submission: Submission) -> dict[str, str]:
+    """What a user who is not attached may want to do."""
+    of_job = f"{submission.name} -n {submission.cluster.namespace}"
+    return {
+        "attach": f"kij-train attach {of_job}",
+        "state": f"kij-train status {of_job}",
+        "cancel": f"kij-train cancel {of_job}",
+        "remove": f"kij-train delete {of_job}",
+    }

@@ -1,0 +1,52 @@
+"""What a Job keeps of the request that it was made from, and the request that comes of it again.
+
+An annotation of the Job has the values that are not defaults. The environment stands in the pods
+already, and is read from there. Its name, and where files and cluster are, are no part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from kij_train import names
+from kij_train.spec.training import CONTRACT_ENV, JobSpec
+
+MOST_CHARS = 16 * 1024
+"""Longer requests are not kept: all annotations of an object may have 256 KiB, and clients such as
+`kubectl apply` keep the whole object in one."""
+_NOT_KEPT = {"name", "env", "context", "kubeconfig", "namespace"}
+
+
+def kept(spec: JobSpec) -> str | None:
+    """The annotation; None for a request that is too long."""
+    values = spec.model_dump(mode="json", exclude=_NOT_KEPT, exclude_defaults=True, by_alias=True)
+    values["image"] = spec.image  # the default changes with versions
+    low = values.pop("min_nodes", None)
+    if low is not None:
+        values["nodes"] = f"{low}:{spec.nodes}"
+    if PurePath(spec.code_dir).is_absolute():
+        values.pop("code_dir", None)
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return text if len(text) <= MOST_CHARS else None
+
+
+def values_of(job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The request of a Job, by field name; None where it keeps none."""
+    text = (job["metadata"].get("annotations") or {}).get(names.REQUEST)
+    if text is None:
+        return None
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    env = {
+        str(variable["name"]): _as_written(str(variable["value"]))
+        for variable in container.get("env") or []
+        if "value" in variable and variable["name"] not in CONTRACT_ENV
+    }
+    return {**json.loads(text), "env": env}
+
+
+def _as_written(value: str) -> str:
+    """A value of the pod spec, where $ is written $$ unless it begins a reference."""
+    return value.replace("$$", "$")
