@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from kij_train.cluster.apierrors import GoneError, NotPermittedError, admission_refusal
 from kij_train.cluster.logs import LogLine
 from kij_train.cluster.observe import Change, Note, Observation
-from kij_train.diagnosis import failures_of_pods, restarts_by_itself
+from kij_train.diagnosis import (
+    HELD_S,
+    JobState,
+    failures_of_pods,
+    own_end,
+    restarts_by_itself,
+)
 from kij_train.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ class End:
     """Oldest first, with those that were deleted meanwhile, as they were last."""
     seconds: float
     """Since this began to watch."""
+    own: JobState | None = None
+    """What our containers decided, where others have kept the Job from ending for a while."""
 
 
 def follow(
@@ -42,11 +50,14 @@ def follow(
 ) -> End:
     """Block until the job ends. Raises RefusedError when no pod of it can be created.
 
+    Containers that a policy has added may keep it from ending: after HELD_S it counts as ended.
+
     `log_indexes`: whose logs are passed on; None: all.
     """
     started = time.monotonic()
     asked_at = started
     decided = False
+    held_since: float | None = None
     with Observation(
         submission.cluster, submission.name, uid=submission.uid, log_indexes=log_indexes
     ) as observed:
@@ -63,6 +74,12 @@ def follow(
                         submission.cluster, observed.job, observed.pods.values()
                     )
                 now = time.monotonic()
+                pods = list(observed.pods.values())
+                own = None if observed.job is None else own_end(observed.job, pods)
+                held_since = None if own is None else held_since or now
+                if held_since is not None and now - held_since > HELD_S:
+                    assert observed.job is not None
+                    return End(observed.job, pods, now - started, own)
                 if not observed.pods and now - asked_at > NO_PODS_AFTER_S:
                     asked_at = now
                     _raise_if_refused(submission)

@@ -14,6 +14,7 @@ from kij_train.diagnosis.failures import (
     parse_record,
     verdict,
 )
+from kij_train.diagnosis.held import HELD_S, own_end
 from kij_train.diagnosis.pending import Finding, sorted_events
 from kij_train.diagnosis.phases import (
     JobState,
@@ -27,6 +28,7 @@ from kij_train.diagnosis.phases import (
     job_state,
     node_of,
     nodes_of_job,
+    own_container,
     phases,
     ranks_per_node,
     restarts_by_itself,
@@ -36,6 +38,7 @@ from kij_train.diagnosis.phases import (
 from kij_train.diagnosis.why import Verdict, as_json, why
 
 __all__ = [
+    "HELD_S",
     "Failure",
     "Finding",
     "JobState",
@@ -56,6 +59,8 @@ __all__ = [
     "last_words",
     "node_of",
     "nodes_of_job",
+    "own_container",
+    "own_end",
     "parse_record",
     "phases",
     "ranks_per_node",

@@ -69,7 +69,8 @@ def going_on(
     speaker = 0
     if restarts_by_itself(job) and last_lines:
         speaker = max(last_lines, key=lambda index: last_lines[index])
-    return f"{name} runs, {age}: {counted}", apart or _silent(flags, speaker, last_lines, now)
+    doing = "has ended" if all(n.phase in (Phase.DONE, Phase.FAILED) for n in nodes) else "runs"
+    return f"{name} {doing}, {age}: {counted}", apart or _silent(flags, speaker, last_lines, now)
 
 
 def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
@@ -186,6 +187,16 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
     waited = now - (oldest.since or now)
     if waited < STUCK_AFTER_S:
         return []
+    if oldest.held_by is not None:
+        return [
+            Finding(
+                "init-container",
+                f"container {oldest.held_by}, which is not kij-train's and runs before the "
+                f"training, has not ended for {units.format_seconds(waited)}",
+                (f"pod {oldest.pod}",),
+                f"its log: kubectl logs {oldest.pod} -c {oldest.held_by}",
+            )
+        ]
     at = f" on node {oldest.node}" if oldest.node else ""
     return [
         Finding(
