@@ -11,24 +11,21 @@ from kij_train.diagnosis import JobState, Phase
 
 from tests.unit.test_why import situation
 
-PROXY = {
-    "name": "proxy",
-    "ready": True,
-    "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
-}
+RUNS: dict[str, Any] = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+PROXY = {"name": "proxy", "ready": True, "state": RUNS}
 ENDED = {"exitCode": 0, "reason": "Completed", "finishedAt": "2026-01-01T00:01:00Z"}
 WORSE = {**ENDED, "exitCode": 7, "reason": "Error", "message": "no route"}
 
 
 def with_proxy(name: str, place: int, state: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A situation in whose pods a policy has put a container; it never ends, unless `state` says."""
+    """A situation whose pods have a container more; it never ends, unless `state` says so."""
     found = copy.deepcopy(situation(name))
     proxy = {**PROXY, "state": state} if state else PROXY
     containers = found["job"]["spec"]["template"]["spec"]["containers"]
     limits = {"resources": {"limits": {"nvidia.com/gpu": "1"}}, "args": ["--no-python"]}
     containers.insert(place, {"name": "proxy", **limits})
     for pod in found["pods"]:
-        pod["status"]["containerStatuses"].insert(place, proxy)
+        pod["status"].setdefault("containerStatuses", []).insert(place, proxy)
         if state is None:
             pod["status"]["phase"] = "Running"
     if state is None:
@@ -75,7 +72,7 @@ def test_a_failure_that_a_container_holds_up_is_told_with_its_cause(place: int) 
 
 def test_one_node_that_still_trains_is_waited_for() -> None:
     found = with_proxy("succeeded", 0)
-    found["pods"][1]["status"]["containerStatuses"][1]["state"] = PROXY["state"]
+    found["pods"][1]["status"]["containerStatuses"][1]["state"] = RUNS
     assert end_of(found) is None
     assert "1 of 2 nodes" in why(found).text()
 
@@ -105,9 +102,9 @@ def test_gpus_and_arguments_are_those_of_our_container() -> None:
 
 
 def test_another_container_that_is_not_ready_makes_no_node_a_spare() -> None:
-    found = with_proxy("running", 0, PROXY["state"])
+    found = with_proxy("running", 0, RUNS)
     settings = {"name": gang.ENV_GANG, "value": "{}"}
-    diagnosis.own_container(found["job"])["env"].append(settings)  # type: ignore[index]
+    diagnosis.own_container(found["job"])["env"].append(settings)
     for pod in found["pods"]:
         pod["status"]["containerStatuses"][0]["ready"] = False
         for condition in pod["status"]["conditions"]:
@@ -134,4 +131,5 @@ def test_a_container_before_ours_that_does_not_end_is_named() -> None:
                 condition["status"] = "False"
     (node,) = [diagnosis.node_of(diagnosis.trimmed(pod)) for pod in found["pods"]]
     assert (node.phase, node.reason) == (Phase.STARTING, "container slow runs first")
+    found["now"] += 120
     assert "container slow, which is not kij-train's" in why(found).text()
