@@ -235,7 +235,11 @@ def run(args):
     nnodes = int(os.environ["NNODES"])
     if os.environ["NODE_RANK"] == "0" and nnodes > 1:
         came = set()
-        with socket.create_server(("", int(os.environ["MASTER_PORT"])), backlog=256) as server:
+        place, dual = ("", int(os.environ["MASTER_PORT"])), socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        with socket.create_server(
+            place, family=family, dualstack_ipv6=dual, backlog=256
+        ) as server:
             while len(came) < nnodes - 1:
                 peer, address = server.accept()
                 came.add(address[0])

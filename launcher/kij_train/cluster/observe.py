@@ -16,7 +16,7 @@ from typing import Any
 from kij_train import names
 from kij_train.cluster.apierrors import GoneError
 from kij_train.cluster.client import Cluster
-from kij_train.cluster.logs import LogChoice, LogLine, Reader, Stream
+from kij_train.cluster.logs import ContainerLife, LogChoice, LogLine, Reader, Stream
 from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
 from kij_train.diagnosis import (
     JobState,
@@ -190,7 +190,14 @@ class Observation:
         started = node.phase in (Phase.RUNNING, Phase.DONE, Phase.FAILED)
         wanted = self._log_indexes is None or node.index in self._log_indexes
         if started and wanted and uid not in self._streams:
-            reader = Reader(self._cluster, node.pod or "", node.index, self._log_choice)
+            reader = Reader(
+                self._cluster,
+                node.pod or "",
+                node.index,
+                self._log_choice,
+                note=self._note,
+                life=ContainerLife.of(pod),
+            )
             self._streams[uid] = Stream(
                 reader,
                 emit=self._queue.put,

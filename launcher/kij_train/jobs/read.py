@@ -427,7 +427,7 @@ def logs(
         elif indexes is not None or previous:
             what = "no earlier pod" if previous else "no pod any more, or none yet"
             note(f"index {index} has {what}: kij-train why {name} -n {cluster.namespace}")
-    yield from merged(cluster, chosen, choice, note, lambda pod: diagnosis.last_words(by_name[pod]))
+    yield from merged(cluster, chosen, choice, note, by_name)
 
 
 def execute(
