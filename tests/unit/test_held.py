@@ -6,8 +6,9 @@ import copy
 from typing import Any
 
 import pytest
-from kij_train import diagnosis, gang, jobs
+from kij_train import diagnosis, jobs
 from kij_train.diagnosis import JobState, Phase
+from kij_train.pod import gang
 
 from tests.unit.test_why import situation
 
@@ -34,7 +35,9 @@ def with_proxy(name: str, place: int, state: dict[str, Any] | None = None) -> di
 
 
 def end_of(found: dict[str, Any]) -> JobState | None:
-    return diagnosis.own_end(found["job"], list(map(diagnosis.trimmed, found["pods"])))
+    pods = list(map(diagnosis.trimmed, found["pods"]))
+    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, pods))
+    return diagnosis.own_end(found["job"], nodes, pods)
 
 
 def why(found: dict[str, Any], end: JobState | None = None) -> diagnosis.Verdict:

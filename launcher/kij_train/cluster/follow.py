@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kij_train.cluster.client import Cluster
     from kij_train.cluster.submit import Submission
 
+LOOK_S = 1.0
+"""Between two looks at what holds up a job: not at every event of thousands of pods."""
 NO_PODS_AFTER_S = 3.0
 """A Job without any pod after this time is asked for its events."""
 
@@ -50,14 +52,13 @@ def follow(
 ) -> End:
     """Block until the job ends. Raises RefusedError when no pod of it can be created.
 
-    Containers that a policy has added may keep it from ending: after HELD_S it counts as ended.
-
-    `log_indexes`: whose logs are passed on; None: all.
+    `log_indexes`: whose logs are passed on; None: all. Containers that a policy has added may keep
+    it from ending: after HELD_S it counts as ended.
     """
     started = time.monotonic()
     asked_at = started
     decided = False
-    held_since: float | None = None
+    looked_at, held_since = started, None
     with Observation(
         submission.cluster, submission.name, uid=submission.uid, log_indexes=log_indexes
     ) as observed:
@@ -74,12 +75,13 @@ def follow(
                         submission.cluster, observed.job, observed.pods.values()
                     )
                 now = time.monotonic()
-                pods = list(observed.pods.values())
-                own = None if observed.job is None else own_end(observed.job, pods)
-                held_since = None if own is None else held_since or now
-                if held_since is not None and now - held_since > HELD_S:
-                    assert observed.job is not None
-                    return End(observed.job, pods, now - started, own)
+                if observed.job is not None and now - looked_at > LOOK_S:
+                    looked_at = now
+                    own = own_end(observed.job, observed.nodes, observed.pods.values())
+                    held_since = None if own is None else held_since or now
+                    if held_since is not None and now - held_since > HELD_S:
+                        pods = list(observed.pods.values())
+                        return End(observed.job, pods, now - started, own)
                 if not observed.pods and now - asked_at > NO_PODS_AFTER_S:
                     asked_at = now
                     _raise_if_refused(submission)

@@ -236,8 +236,7 @@ def merged(
 ) -> Iterator[LogLine]:
     """What the logs of (index, pod) hold now, by time. `note` hears of those without one.
 
-    Raises UnreachableError when a log
-    breaks again and again.
+    Raises UnreachableError when a log breaks again and again.
     """
 
     def one(index: int, pod: str) -> Iterator[LogLine]:

@@ -30,8 +30,7 @@ _MESSAGES = [
         Cause("no-python", ENVIRONMENT, "there is no python3 on the PATH of the image"),
     ),
     (
-        r"torch cannot be imported by \S+: ModuleNotFoundError|torch cannot be imported by "
-        r"\S+: No module named",
+        r"torch cannot be imported by \S+: No module named",
         Cause("missing-module", f"take an image that has torch; {ENVIRONMENT}"),
     ),
     (

@@ -18,8 +18,6 @@ from kij_train.diagnosis.phases import (
     Object,
     Phase,
     job_state,
-    node_of,
-    nodes_of_job,
     restarts_by_itself,
 )
 
@@ -27,9 +25,8 @@ HELD_S = 30.0
 """How long other containers may take to end by themselves after ours."""
 
 
-def own_end(job: Object, pods: Sequence[Object]) -> JobState | None:
+def own_end(job: Object, nodes: Sequence[Node], pods: Iterable[Object]) -> JobState | None:
     """SUCCEEDED or FAILED where our containers have decided that, and others hold up the Job."""
-    nodes = nodes_of_job(job, map(node_of, pods))
     held = [node for node in nodes if node.held_up]
     if not held or job_state(job) not in (JobState.PENDING, JobState.RUNNING):
         return None

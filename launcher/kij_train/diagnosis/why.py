@@ -105,7 +105,7 @@ def why(
         )
     if state is JobState.SUSPENDED:
         return _suspended(name, job, events)
-    if held and own_end(job, pods) is JobState.FAILED:
+    if held and own_end(job, nodes, pods) is JobState.FAILED:
         failed = _failed(name, job, pods, events, nodes)
         headline = f"{failed.headline} · its pods go on"
         return Verdict(JobState.RUNNING, headline, (*failed.findings, *held))

@@ -366,7 +366,8 @@ class _Held:
         if not unready or time.monotonic() < self._look_at:
             return None
         pods = pods_of(self._cluster, self._name)
-        own = diagnosis.own_end(job, pods)
+        nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+        own = diagnosis.own_end(job, nodes, pods)
         if own is not None and self._is_held:
             return JobEnd(job, diagnosis.why(job, pods, (), now=time.time(), end=own))
         self._is_held = own is not None
