@@ -234,8 +234,7 @@ def _missing_volume(kind: str, name: str, said: str, job: Object) -> Finding:
         )
     return Finding(
         "missing-object",
-        f"{what} does not exist in the namespace; not kij-train mounts it, but what the cluster "
-        "has added to its pods",
+        f"{what}, which the cluster has added to its pods, does not exist in the namespace",
         _quoted(said),
         "ask whoever has it added",
     )

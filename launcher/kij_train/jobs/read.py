@@ -365,13 +365,18 @@ class _Held:
         unready = int(status.get("active") or 0) > int(status.get("ready") or 0)
         if not unready or time.monotonic() < self._look_at:
             return None
-        pods = pods_of(self._cluster, self._name)
+        self._look_at = time.monotonic() + LOOK_S
+        try:
+            pods = pods_of(self._cluster, self._name)
+        except (RefusedError, UnreachableError):
+            return None  # without that right, and while nobody answers, the Job's own end counts
         nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
         own = diagnosis.own_end(job, nodes, pods)
         if own is not None and self._is_held:
             return JobEnd(job, diagnosis.why(job, pods, (), now=time.time(), end=own))
         self._is_held = own is not None
-        self._look_at = time.monotonic() + (diagnosis.HELD_S if self._is_held else LOOK_S)
+        if self._is_held:
+            self._look_at = time.monotonic() + diagnosis.HELD_S
         return None
 
 
