@@ -43,6 +43,8 @@ ROLE_INDEX = "kij-train/role-index"
 """Annotations of a Job with the role of that app."""
 
 CONTAINER = "train"
+CODE_VOLUME = "bundle"
+"""The pods' volume with the bootstrap and the code."""
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 """Label of a Job that waits for Kueue to admit it."""
@@ -55,6 +57,9 @@ NATIVE_GROUP = "scheduling.k8s.io"
 NATIVE_VERSIONS = ("v1beta1", "v1alpha3", "v1alpha2")
 """Of Kubernetes' own PodGroup, the best first: 1.37 has the first two, 1.36 the last. What we write
 of it is the same in all."""
+COSCHEDULING_KIND = "PodGroup.scheduling.x-k8s.io"
+NATIVE_KIND = f"PodGroup.{NATIVE_GROUP}"
+"""PodGroups of two schedulers, as kubectl tells them apart."""
 HOSTNAME = "kubernetes.io/hostname"
 
 DNS_LABEL_MAX = 63

@@ -74,6 +74,12 @@ ELSEWHERE = {
     ("create", "pods/exec"),  # takes a pod that runs: the node tier, and doctor
     ("get", "pods/exec"),
     ("delete", "pods"),  # of a pod that runs, as well
+    # Of a job that was applied: test_submission.py.
+    *(
+        (v, r)
+        for v in ("get", "patch")
+        for r in ("services", "resourceclaimtemplates", "podgroups")
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import subprocess
 import sys
@@ -14,17 +15,19 @@ from typing import Any
 
 import pytest
 import yaml
-from kij_train import render
+from kij_train import render, steering
 from kij_train.cluster import Cluster
 from kij_train.errors import RefusedError, UnreachableError
-from kij_train.render.code import CHUNK_BYTES
 from kij_train.spec import JobSpec
 from kubernetes import client
 
 from tests import goldens
-from tests.kube import Namespace, eventually
+from tests.kube import ROOT, Namespace, eventually
 
+RULES = yaml.safe_load((ROOT / "manifests/role.yaml").read_text())["rules"]
 BOOTSTRAP = "print('bootstrap')\n"
+CHUNK_BYTES = 196_000
+"""A little more than one ConfigMap carries beside the bootstrap above."""
 
 
 @pytest.fixture
@@ -283,6 +286,59 @@ def test_a_deleted_jobs_name_is_free_at_once(cluster: Cluster, ns: Namespace) ->
     assert eventually(lambda: "jobs/job" not in ns.left(), 30)
     cluster.submit(job())
     assert ns.batch.read_namespaced_job("job", ns.name).spec.suspend is False
+
+
+def apply(ns: Namespace, objects: list[dict[str, Any]]) -> None:
+    """As a user would, with what render prints."""
+    line = ["kubectl", "--kubeconfig", ns.kubeconfig, "apply", "-n", ns.name, "-f", "-"]
+    result = subprocess.run(
+        line, input=render.to_yaml(objects), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("remove", [["delete", "a"], ["launch", "-d", "--name", "a", "--replace"]])
+def test_an_applied_job_of_any_size_goes_with_all_that_was_applied(
+    ns: Namespace, project: Path, remove: list[str]
+) -> None:
+    mine = ns.user("alice", RULES, project.parent)
+    (project / "noise.bin").write_bytes(secrets.token_bytes(400_000))
+    printed = ns.kij_train("render", "--name", "a", "--gpus", "1", "train.py", cwd=project)
+    apply(ns, list(yaml.safe_load_all(printed.stdout)))
+    assert sum(name.startswith("configmaps/") for name in ns.left()) == 3
+    (project / "noise.bin").unlink()
+    script = ["train.py"] if remove[0] == "launch" else []
+    result = ns.kij_train(*remove, *script, cwd=project, kubeconfig=mine)
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stderr.replace("no gang scheduler", "")
+    if script:
+        assert eventually(lambda: sum(n.startswith("configmaps/") for n in ns.left()) == 1, 30)
+    else:
+        assert ns.empties()
+
+
+def test_code_of_applied_jobs_goes_with_the_last(cluster: Cluster, ns: Namespace) -> None:
+    apply(ns, job("one"))
+    apply(ns, job("two"))
+    cluster.submit(job("three"))
+    for name in ("three", "one"):
+        steering.delete(cluster, name)
+        gone = f"services/{name}"
+        assert eventually(lambda gone=gone: gone not in ns.left(), 30)  # type: ignore[misc]
+    assert sum(name.startswith("configmaps/") for name in ns.left()) == 1
+    steering.delete(cluster, "two")
+    assert ns.empties()
+
+
+def test_without_the_right_to_the_rest_of_an_applied_job_it_is_named(
+    ns: Namespace, tmp_path: Path
+) -> None:
+    apply(ns, job())
+    rules = [rule for rule in RULES if rule["resources"] != ["services"]]
+    result = ns.kij_train("delete", "job", cwd=tmp_path, kubeconfig=ns.user("bob", rules, tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert f"remove it: kubectl delete -n {ns.name} service/job" in result.stderr
+    assert eventually(lambda: ns.left() == ["services/job"], 30)
 
 
 def test_cancelling_keeps_the_job_suspended_and_marked(cluster: Cluster, ns: Namespace) -> None:

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start the cluster, or use the one that runs")
     up.add_argument("--detach", action="store_true", help="leave it running in the background")
     up.add_argument("--control-plane-only", action="store_true", help="no nodes: API tests")
+    up.add_argument("--ipv6", action="store_true", help="nodes, pods and Services of IPv6 alone")
     up.set_defaults(run=_up)
 
     down = commands.add_parser("down", help="stop it, and count what is left of it")
@@ -97,21 +98,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(arguments: argparse.Namespace) -> int:
     paths = StatePaths.of_this_clone()
-    control_plane_only = arguments.control_plane_only
+    control_plane_only, ipv6 = arguments.control_plane_only, arguments.ipv6
     if arguments.detach and not is_locked(paths.lock):
-        return _up_detached(paths, control_plane_only)
+        return _up_detached(paths, control_plane_only, ipv6)
     try:
-        supervise(paths, control_plane_only, _print_usage)
+        supervise(paths, control_plane_only, ipv6, _print_usage)
     except AlreadyRunningError:
-        _print_usage(_join(paths, control_plane_only))
+        _print_usage(_join(paths, control_plane_only, ipv6))
     return 0
 
 
-def _up_detached(paths: StatePaths, control_plane_only: bool) -> int:
+def _up_detached(paths: StatePaths, control_plane_only: bool, ipv6: bool) -> int:
     """Start a supervisor in the background and show what it says until the cluster is ready."""
     command = [sys.executable, "-m", str(__package__), "up"]
     if control_plane_only:
         command.append("--control-plane-only")
+    if ipv6:
+        command.append("--ipv6")
     with paths.supervisor_log.open("wb") as log:
         supervisor = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -130,7 +133,7 @@ def _up_detached(paths: StatePaths, control_plane_only: bool) -> int:
             time.sleep(POLL_S)
 
 
-def _join(paths: StatePaths, control_plane_only: bool) -> State:
+def _join(paths: StatePaths, control_plane_only: bool, ipv6: bool) -> State:
     """Wait until the cluster that another `up` started is ready."""
     say("using the cluster that another `up` has started")
     while True:
@@ -142,6 +145,9 @@ def _join(paths: StatePaths, control_plane_only: bool) -> State:
         time.sleep(POLL_S)
     if state.control_plane_only and not control_plane_only:
         raise ClusterError("the running cluster has no nodes", hint=f"first: {PROGRAM} down")
+    if state.ipv6 != ipv6:
+        has = "IPv6" if state.ipv6 else "IPv4"
+        raise ClusterError(f"the running cluster is of {has}", hint=f"first: {PROGRAM} down")
     return state
 
 

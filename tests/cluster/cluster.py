@@ -27,7 +27,8 @@ class Cluster:
         self._paths = paths
         self._plan = plan
         self._programs = Path(plan.programs)
-        self._control_plane = ControlPlane(paths, self._programs)
+        self._family = network.IPV6 if plan.ipv6 else network.IPV4
+        self._control_plane = ControlPlane(paths, self._programs, self._family)
         self._nodes: list[Node] = []
         self._others: list[Daemon] = []
         self._name_server: Daemon | None = None
@@ -37,7 +38,7 @@ class Cluster:
     def start(self) -> None:
         """Bring everything up; returns when pods can be created."""
         _hide_the_machines_folders()
-        network.create_isolated_network()
+        network.create_isolated_network(self._family)
         with phase("control plane"):
             self._api = self._control_plane.start()
         if self._plan.image_store is not None:
@@ -57,13 +58,15 @@ class Cluster:
 
     def _start_nodes(self, prepared_store: Path, api: Api) -> None:
         authority = self._control_plane.authority
-        settings = NodeSettings(self._paths, self._programs, prepared_store, self._plan.cgroup)
+        settings = NodeSettings(
+            self._paths, self._programs, prepared_store, self._plan.cgroup, self._family
+        )
         for number in range(1, network.NODE_COUNT + 1):
             node = Node(number, settings, authority)
             node.create()
             node.start()
             self._nodes.append(node)
-        self._name_server = dns.daemon(self._paths, self._programs, authority)
+        self._name_server = dns.daemon(self._paths, self._programs, authority, self._family)
         self._name_server.start()
         self._others.append(self._name_server)
         for node in self._nodes:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from .api import Api
-from .network import API_PORT, SERVICE_RANGE
+from .network import API_PORT, Family
 from .paths import StatePaths
 from .pki import ADMIN_GROUP, Authority, KeyPair
 from .processes import Daemon, wait_until, without_proxies
@@ -21,8 +21,9 @@ FAST = ["--kube-api-qps=500", "--kube-api-burst=1000"]
 class ControlPlane:
     """The four daemons, and the administrator's access to them."""
 
-    def __init__(self, paths: StatePaths, programs: Path) -> None:
+    def __init__(self, paths: StatePaths, programs: Path, family: Family) -> None:
         self._paths = paths
+        self._family = family
         self._programs = programs
         self.authority = Authority(paths.pki)
         self._daemons: dict[str, Daemon] = {}
@@ -84,12 +85,13 @@ class ControlPlane:
         ]
 
     def _api_server(self, kubelet_client: KeyPair) -> list[str]:
-        serving = self.authority.api_server()
+        family = self._family
+        serving = self.authority.api_server(["127.0.0.1", *family.addresses()])
         return [
             f"--etcd-servers={ETCD}",
             f"--secure-port={API_PORT}",
-            "--bind-address=0.0.0.0",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={family.everywhere}",
+            f"--advertise-address={family.loopback}",
             "--endpoint-reconciler-type=none",  # there is no ClusterIP to keep endpoints for
             f"--tls-cert-file={serving.cert}",
             f"--tls-private-key-file={serving.key}",
@@ -97,7 +99,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self.authority.service_account_key}",
             f"--service-account-signing-key-file={self.authority.service_account_key}",
-            f"--service-cluster-ip-range={SERVICE_RANGE}",
+            f"--service-cluster-ip-range={family.service_range}",
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
             f"--kubelet-client-certificate={kubelet_client.cert}",

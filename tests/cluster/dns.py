@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .network import BRIDGE_ADDRESSES, CLUSTER_DOMAIN
+from .network import CLUSTER_DOMAIN, Family
 from .paths import StatePaths
 from .pki import ADMIN_GROUP, Authority
 from .processes import Daemon, without_proxies
@@ -25,13 +25,13 @@ COREFILE = """\
 """
 
 
-def daemon(paths: StatePaths, programs: Path, authority: Authority) -> Daemon:
+def daemon(paths: StatePaths, programs: Path, authority: Authority, family: Family) -> Daemon:
     """CoreDNS, not started yet; the bridges must be there when it is."""
     kubeconfig = authority.kubeconfig(paths.pki / "coredns.conf", "coredns", ADMIN_GROUP)
     corefile = paths.run / "Corefile"
     corefile.write_text(
         COREFILE.format(
-            addresses=" ".join(BRIDGE_ADDRESSES),
+            addresses=" ".join(family.addresses()),
             domain=CLUSTER_DOMAIN,
             kubeconfig=kubeconfig,
             ttl_s=TTL_S,

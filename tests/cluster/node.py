@@ -16,7 +16,7 @@ from . import cgroups, store
 from .api import Api
 from .containerd import Containerd, Cri
 from .errors import ClusterError
-from .network import CLUSTER_DOMAIN, NodeNetwork, set_link
+from .network import CLUSTER_DOMAIN, Family, NodeNetwork, set_link
 from .paths import StatePaths
 from .pki import Authority
 from .processes import Daemon, run, wait_until, without_proxies
@@ -38,6 +38,7 @@ class NodeSettings:
     prepared_store: Path
     cgroup: str
     """The cluster's; the node makes its own in it."""
+    family: Family
 
 
 class Node:
@@ -45,7 +46,7 @@ class Node:
 
     def __init__(self, number: int, settings: NodeSettings, authority: Authority) -> None:
         self.name = f"node-{number}"
-        self.network = NodeNetwork(number)
+        self.network = NodeNetwork(number, settings.family)
         self._settings = settings
         self._authority = authority
         self._cgroup = f"{settings.cgroup}/{self.name}"
@@ -176,7 +177,7 @@ class Node:
                 "type": "host-local",
                 "dataDir": str(self._disk / "ipam"),
                 "ranges": [[{"subnet": self.network.pod_subnet}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
+                "routes": [{"dst": self.network.family.default_route}],
             },
         }
         config = {"cniVersion": "1.0.0", "name": self.name, "plugins": [bridge]}
@@ -206,6 +207,9 @@ class Node:
             "podLogsDir": str(self._disk / "pod-logs"),
             "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,
+            # Small and often, so that tests of logs meet it.
+            "containerLogMaxSize": "1Mi",
+            "containerLogMonitorInterval": "3s",
         }
 
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .network import API_SERVER, BRIDGE_ADDRESSES
+from .network import API_SERVER
 from .processes import run
 
 VALID_DAYS = "30"
@@ -46,9 +46,8 @@ class Authority:
             ]
         )
 
-    def api_server(self) -> KeyPair:
+    def api_server(self, addresses: list[str]) -> KeyPair:
         """The API server's serving certificate, for every address it is reached at."""
-        addresses = ["127.0.0.1", *BRIDGE_ADDRESSES]
         names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
         alternatives = [f"IP:{address}" for address in addresses] + [f"DNS:{n}" for n in names]
         extension = "subjectAltName=" + ",".join(alternatives)

@@ -16,6 +16,8 @@ class Plan:
     image_store: str | None
     """Prepared containerd store; None: no nodes."""
     cgroup: str
+    ipv6: bool
+    """Whether nodes, pods and Services have addresses of IPv6 alone, or else of IPv4."""
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

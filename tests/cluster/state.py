@@ -28,6 +28,7 @@ class State:
     supervisor_start_time: str
     control_plane_only: bool
     rootless: bool
+    ipv6: bool = False
     namespace_pid: int = 0
     """The first process in the namespaces: nsenter's --target."""
     network_namespace: int = 0

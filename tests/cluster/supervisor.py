@@ -34,19 +34,21 @@ class AlreadyRunningError(Exception):
     """Another supervisor has this clone's lock."""
 
 
-def supervise(paths: StatePaths, control_plane_only: bool, ready: Callable[[State], None]) -> None:
+def supervise(
+    paths: StatePaths, control_plane_only: bool, ipv6: bool, ready: Callable[[State], None]
+) -> None:
     """Bring a cluster up, call `ready`, and keep it until SIGINT or SIGTERM; then clean up."""
     for _ in range(LOCK_ATTEMPTS):
         with locked(paths.lock, wait=False) as had:
             if had:
-                _own_the_cluster(paths, control_plane_only, ready)
+                _own_the_cluster(paths, control_plane_only, ipv6, ready)
                 return
         time.sleep(0.05)  # `status` holds the lock too, for a moment
     raise AlreadyRunningError
 
 
 def _own_the_cluster(
-    paths: StatePaths, control_plane_only: bool, ready: Callable[[State], None]
+    paths: StatePaths, control_plane_only: bool, ipv6: bool, ready: Callable[[State], None]
 ) -> None:
     crashed = State.load(paths)
     state = State(
@@ -54,6 +56,7 @@ def _own_the_cluster(
         supervisor_pid=os.getpid(),
         supervisor_start_time=start_time(os.getpid()) or "",
         control_plane_only=control_plane_only,
+        ipv6=ipv6,
         rootless=os.getuid() != 0,
     )
     leftovers.remove(paths, crashed)
@@ -62,7 +65,7 @@ def _own_the_cluster(
         signal.signal(number, _end)
     try:
         begin = time.monotonic()
-        plan = _prepare(paths, control_plane_only)
+        plan = _prepare(paths, control_plane_only, ipv6)
         in_use = [Path(path) for path in (plan.programs, plan.image_store) if path]
         with cache.in_use(in_use):
             inside = _start_inside(paths, state, plan)
@@ -84,7 +87,7 @@ def _own_the_cluster(
     say(f"down: {left} left")
 
 
-def _prepare(paths: StatePaths, control_plane_only: bool) -> Plan:
+def _prepare(paths: StatePaths, control_plane_only: bool, ipv6: bool) -> Plan:
     """Everything that needs the outside world."""
     requirements.require(control_plane_only=control_plane_only)
     paths.run.mkdir(mode=0o700)
@@ -100,6 +103,7 @@ def _prepare(paths: StatePaths, control_plane_only: bool) -> Plan:
         programs=str(programs),
         image_store=str(image_store) if image_store else None,
         cgroup=paths.cgroup,
+        ipv6=ipv6,
     )
     plan.save(paths.plan)
     cache.prune()

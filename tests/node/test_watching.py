@@ -239,6 +239,29 @@ def test_the_log_of_a_pod_that_is_replaced_goes_on_with_the_new_one(
     assert (status["state"], status["restarts"]) == ("succeeded", 1)
 
 
+LOUD = """
+import sys, time
+for number in range(80):
+    print(f"{number:06d}", "x" * 100_000, "end", f"{number:06d}", flush=True)
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.own_cluster  # whose kubelets rotate logs at 1 MiB
+def test_a_log_that_is_rotated_is_followed_whole_and_read_later_with_a_word(
+    ns: Namespace, project: Path, small_image: str
+) -> None:
+    (project / "loud.py").write_text(LOUD)
+    line = ["launch", "--name", "a", "--image", small_image, "--no-torchrun", "loud.py"]
+    result = ns.kij_train(*line, cwd=project)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("kij-train: ")]
+    assert lines == [f"{number:06d} {'x' * 100_000} end {number:06d}" for number in range(80)]
+    later = ns.kij_train("logs", "a", cwd=project)
+    assert len(later.stdout) < len(result.stdout)
+    assert re.search("its log begins at .* rotated away|nothing is left of its log", later.stderr)
+
+
 def test_a_job_that_is_deleted_ends_those_who_wait_for_it_and_follow_it(
     ns: Namespace, project: Path, image: str
 ) -> None:

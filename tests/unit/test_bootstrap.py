@@ -192,6 +192,7 @@ def test_a_late_rank_0_is_waited_for() -> None:
     ("address", "message"),
     [
         ("127.0.0.1", "runs, but its torchrun does not listen"),
+        ("::1", "runs, but its torchrun does not listen"),
         ("no-such-host.invalid", "has no address yet"),
     ],
 )

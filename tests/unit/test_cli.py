@@ -417,6 +417,18 @@ def test_a_failing_credential_plugin_stops_before_any_request(
 # --- what it prints -------------------------------------------------------------------------------
 
 
+def test_render_says_how_to_apply_what_kubectl_apply_does_not_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values = [word for i in range(3) for word in ("--env", f"V{i}={'1' * 100_000}")]
+    code, out, err = run(capsys, "render", "--name", "a", *values, "train.py")
+    assert code == 0
+    assert out.count("kind: Job") == 1
+    assert "Job a is too large for kubectl apply" in err
+    assert "kubectl apply --server-side -f -" in err
+    assert "too large" not in run(capsys, "render", "--name", "a", "train.py")[2]
+
+
 def test_render_is_the_same_twice_and_needs_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     first = run(capsys, "render", "--nodes", "8", "--gpus", "4", "train.py", "--lr", "3e-4")
     second = run(capsys, "render", "--nodes", "8", "--gpus", "4", "train.py", "--lr", "3e-4")

@@ -406,7 +406,7 @@ def read_all(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], li
         [(0, "pod-0")],
         logs_module.LogChoice(),
         notes.append,
-        lambda _pod: None,
+        {"pod-0": {}},
     )
     return [line.text for line in found], notes
 

@@ -58,8 +58,10 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def node(index: int, ports: list[int], scratch: Path, rounds: int) -> Supervisor:
-    addresses = [f"127.0.0.1:{port}" for port in ports]
+def node(
+    index: int, ports: list[int], scratch: Path, rounds: int, host: str = "127.0.0.1"
+) -> Supervisor:
+    addresses = [f"{host}:{port}" for port in ports]
     settings = gang.Settings(2, 2, 1, addresses, max_restarts=1, backoff_limit=1)
     contract = bootstrap.Node(index, 3, 1, "127.0.0.1", 1, 600, index)
     made = Supervisor(contract, settings, Stub(), str(scratch))
@@ -224,3 +226,18 @@ def test_a_node_that_is_cut_off_ends_with_its_words(
     assert asyncio.run(whole()) == bootstrap.EXIT_RENDEZVOUS
     said = json.loads(record.read_text())["message"]
     assert said["message"].startswith("cut off: other nodes, DNS and the API server were not")
+
+
+def test_nodes_with_addresses_of_ipv6_find_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the cluster writes them."""
+    monkeypatch.setenv(gang.ENV_POD_IP, "0:0:0:0:0:0:0:1")
+
+    async def whole() -> list[str]:
+        ports = free_ports(3)
+        nodes = [node(index, ports, tmp_path, 0, "[::1]") for index in (0, 1)]
+        await start(nodes, 0.0)
+        return [each.me.ip for each in nodes]
+
+    assert asyncio.run(whole()) == ["::1", "::1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import ChainMap
 from typing import Any
@@ -12,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kij_train import names, render, units
 from kij_train.pod import bootstrap
-from kij_train.render.code import CHUNK_BYTES
 from kij_train.spec import JobSpec
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -322,16 +322,33 @@ def test_the_bootstrap_is_readable_in_the_yaml() -> None:
 # --- single decisions -----------------------------------------------------------------------------
 
 
-def test_code_is_cut_into_as_many_config_maps_as_it_takes() -> None:
-    archive = bytes(range(256)) * (CHUNK_BYTES // 128)
-    code = render.Code("bootstrap", archive, "0" * 64)
-    config_maps = render.code_config_maps(JobSpec(script="a.py"), code)
-    assert len(config_maps) == 2
-    assert [next(iter(one["binaryData"])) for one in config_maps] == [
-        f"{bootstrap.CODE_PREFIX}000",
-        f"{bootstrap.CODE_PREFIX}001",
-    ]
-    assert "data" not in config_maps[1]
+@given(
+    archive=st.integers(0, 3 * 2**20),
+    sources=st.lists(st.integers(0, 80_000), max_size=4),
+    labels=LABELS,
+)
+@settings(max_examples=25, deadline=None)
+def test_code_of_any_size_is_cut_into_config_maps_that_kubectl_apply_takes(
+    archive: int, sources: list[int], labels: dict[str, str]
+) -> None:
+    more = {f"{i}.py": "a <b>\n" * (size // 6) for i, size in enumerate(sources)}
+    code = render.Code("bootstrap", bytes(range(256)) * (archive // 256), "0" * 64, more=more)
+    try:
+        spec = JobSpec.model_validate({"script": "a.py", "labels": labels})
+    except ValidationError:
+        return
+    config_maps = render.code_config_maps(spec, code)
+    assert max(map(render.applied_bytes, config_maps)) <= render.MOST_APPLIED_BYTES
+    data = dict(ChainMap(*(one.get("data", {}) for one in config_maps)))
+    assert data == {"bootstrap.py": "bootstrap", **more}
+    chunks = dict(ChainMap(*(one.get("binaryData", {}) for one in config_maps)))
+    assert sorted(chunks) == [f"{bootstrap.CODE_PREFIX}{i:03d}" for i in range(len(chunks))]
+    assert b"".join(base64.b64decode(chunks[key]) for key in sorted(chunks)) == code.archive
+
+
+def test_small_code_travels_in_one_config_map() -> None:
+    code = render.Code("b" * 40_000, bytes(100_000), "0" * 64)
+    assert len(render.code_config_maps(JobSpec(script="a.py"), code)) == 1
 
 
 def test_the_same_code_has_the_same_name_and_other_code_another() -> None:

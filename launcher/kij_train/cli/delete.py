@@ -51,7 +51,10 @@ def command(names: tuple[str, ...], finished: bool, yes: bool, form: str, **para
             deleted.append(change.delete(cluster, name))
             if form == "text":
                 output.status(f"deleted {name}")
-    finally:  # those before one that is refused are gone all the same
+    finally:
+        for text in cluster.warnings:
+            output.warning(text)
+        # those before one that is refused are gone all the same
         if form == "json":
             output.json_data([{**job.identity(), "state": job.state.value} for job in deleted])
 

@@ -34,7 +34,15 @@ def command(form: str, **params: Any) -> None:
 
 def print_offline(plan: runs.Plan, form: str) -> None:
     """What would be sent, and where a server may want it otherwise."""
-    print_objects(plan.objects(), form)
+    objects = plan.objects()
+    for body in objects:
+        if render.applied_bytes(body) > render.MOST_APPLIED_BYTES:
+            output.warning(
+                f"{body['kind']} {body['metadata']['name']} is too large for kubectl apply, which "
+                "writes all of an object into an annotation of it, of 256 KiB at most",
+                hints=("apply it with: kubectl apply --server-side -f -",),
+            )
+    print_objects(objects, form)
     if plan.spec.scheduler == "native":
         best, *others = names.NATIVE_VERSIONS
         output.status(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from kij_train import names
 from kij_train.cluster.apierrors import (
     Action,
     BrokenStreamError,
@@ -40,6 +41,21 @@ PATHS = {
     "Pod": ("/api/v1", "pods", "pods"),
     "ResourceQuota": ("/api/v1", "resourcequotas", "resourcequotas"),
     "Service": ("/api/v1", "services", "services"),
+    "ResourceClaimTemplate": (
+        "/apis/resource.k8s.io/v1",
+        "resourceclaimtemplates",
+        "resourceclaimtemplates.resource.k8s.io",
+    ),
+    names.COSCHEDULING_KIND: (
+        "/apis/scheduling.x-k8s.io/v1alpha1",
+        "podgroups",
+        "podgroups.scheduling.x-k8s.io",
+    ),
+    names.NATIVE_KIND: (
+        f"/apis/{names.NATIVE_GROUP}/{names.NATIVE_VERSIONS[0]}",
+        "podgroups",
+        f"podgroups.{names.NATIVE_GROUP}",
+    ),
     "Node": ("/api/v1", "nodes", "nodes"),
     "Namespace": ("/api/v1", "namespaces", "namespaces"),
     "SelfSubjectAccessReview": (

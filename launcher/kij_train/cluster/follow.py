@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Any
 from kij_train.cluster.apierrors import GoneError, NotPermittedError, admission_refusal
 from kij_train.cluster.logs import LogChoice, LogLine
 from kij_train.cluster.observe import Change, Note, Observation
-from kij_train.diagnosis import epoch, failures_of_pods, restarts_by_itself, terminal_condition
+from kij_train.diagnosis import (
+    HELD_S,
+    JobState,
+    epoch,
+    failures_of_pods,
+    own_end,
+    restarts_by_itself,
+    terminal_condition,
+)
 from kij_train.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
     from kij_train.cluster.client import Cluster
     from kij_train.cluster.submit import Submission
 
+LOOK_S = 1.0
+"""Between two looks at what holds up a job: not at every event of thousands of pods."""
 NO_PODS_AFTER_S = 3.0
 """A Job without any pod after this time is asked for its events."""
 
@@ -30,6 +40,8 @@ class End:
     """Oldest first, with those that were deleted meanwhile, as they were last."""
     seconds: float
     """Since this began to watch; of a job that was there before, since its start."""
+    own: JobState | None = None
+    """What our containers decided, where others have kept the Job from ending for a while."""
 
 
 def follow(
@@ -45,11 +57,13 @@ def follow(
     """Block until the job ends.
 
     `log_indexes`: whose logs are passed on; None: all. A job that was `submitted_now` and of which
-    no pod can be created is removed, with a RefusedError.
+    no pod can be created is removed, with a RefusedError. Containers that a policy has added may
+    keep it from ending: after HELD_S it counts as ended.
     """
     started = time.monotonic()
     asked_at = started
     decided = False
+    looked_at, held_since = started, None
     with Observation(
         submission.cluster,
         submission.name,
@@ -70,6 +84,13 @@ def follow(
                         submission.cluster, observed.job, observed.pods.values()
                     )
                 now = time.monotonic()
+                if observed.job is not None and now - looked_at > LOOK_S:
+                    looked_at = now
+                    own = own_end(observed.job, observed.nodes, observed.pods.values())
+                    held_since = None if own is None else held_since or now
+                    if held_since is not None and now - held_since > HELD_S:
+                        pods = list(observed.pods.values())
+                        return End(observed.job, pods, now - started, own)
                 if submitted_now and not observed.pods and now - asked_at > NO_PODS_AFTER_S:
                     asked_at = now
                     _raise_if_refused(submission)

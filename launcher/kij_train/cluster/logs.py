@@ -1,7 +1,8 @@
 """Logs of pods: every line once, across broken connections, rotation and restarted API servers.
 
 The kubelet stamps every line with nine digits, so stamps sort as text does. A stream that breaks is
-asked for again from the second of its last line, and what was shown is dropped.
+asked for again from the second of its last line, and what was shown is dropped. Pieces of a long
+line have one stamp, that of the first, also where the log is rotated between them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kij_train import names
 from kij_train.cluster.apierrors import (
@@ -22,11 +25,17 @@ from kij_train.cluster.apierrors import (
     NotReadyError,
 )
 from kij_train.cluster.client import Cluster, lines_of
+from kij_train.diagnosis import epoch, last_words, own
 from kij_train.errors import RefusedError, UnreachableError
 
 PAUSE_S = 1.0
 ATTEMPTS = 5
 """How often a log that breaks is asked for again when no more lines come of it."""
+PIECE_CHARS = 8000
+"""Shorter lines are never in pieces: of runtimes CRI-O's are the smallest, with 8 KiB."""
+HEAD_S = 2.0
+"""By when the bootstrap has said its first words, since its container's second of start."""
+_SECONDS = re.compile(r"\.\d+")
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[-+]\d\d:\d\d)")
 MOST_STREAMS = 256
 """One connection and one thread each."""
@@ -48,6 +57,23 @@ class LogLine:
 
 
 @dataclass(frozen=True)
+class ContainerLife:
+    """What a pod tells of its container."""
+
+    started: float
+    """Epoch seconds, whole."""
+    ended: bool
+
+    @classmethod
+    def of(cls, pod: Mapping[str, Any]) -> ContainerLife | None:
+        """None for one that has not started, as far as is known."""
+        state = own(pod.get("status", {}).get("containerStatuses")).get("state") or {}
+        ended = state.get("terminated") or {}
+        started = epoch((state.get("running") or ended).get("startedAt"))
+        return None if started is None else cls(started, bool(ended))
+
+
+@dataclass(frozen=True)
 class LogChoice:
     """What of a log is wanted."""
 
@@ -66,18 +92,36 @@ class LogChoice:
 
 
 class Reader:
-    """Reads one pod's log, again and again, without repeating."""
+    """Reads one pod's log, again and again, without repeating.
 
-    def __init__(self, cluster: Cluster, pod: str, index: int, choice: LogChoice) -> None:
+    A kubelet gives the newest file of a log alone: what it has rotated away before it was read
+    cannot be had, and `note` hears of that.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pod: str,
+        index: int,
+        choice: LogChoice,
+        *,
+        note: Callable[[str], None] = lambda _: None,
+        life: ContainerLife | None = None,
+    ) -> None:
+        """`life` is what is known of the container: whether the log can be without a beginning."""
         self._cluster = cluster
         self.pod = pod
         self.index = index
         self._choice = choice
+        self._note = note
+        self._life = life
         self._last = ""
-        self._with_last = 0
-        """Lines shown that carry the newest stamp."""
+        """The newest stamp of what was shown, or left out on purpose."""
+        self._recent: Counter[tuple[str, int]] = Counter()
+        """What was shown of that second: all that the API lets one ask for again."""
         self._words: set[str] = set()
-        """Lines shown that carry none."""
+        """Lines shown that carry no stamp."""
+        self._broke = False
 
     def read(self, *, follow: bool) -> Iterator[LogLine]:
         """New lines until the connection, or the container with `follow`, ends.
@@ -85,35 +129,114 @@ class Reader:
         Raises GoneError (the pod), NotReadyError, RefusedError, UnreachableError; a broken
         connection is one of the last, after which reading goes on where it broke.
         """
-        query = self._choice.query()
+        if self._choice.tail is not None:
+            yield from self._read_tail(self._choice.tail)
+            # Whatever comes now is new, and may be more than the tail.
+            self._choice = replace(self._choice, tail=None)
+            if not follow:
+                return
+        query = LogChoice(self._choice.since_s).query()
         if self._last:
             # Whole seconds are all that the API takes.
-            since = re.sub(r"\.\d+", "", self._last)
-            query = {**LogChoice().query(), "sinceTime": since}
+            query = {**LogChoice().query(), "sinceTime": _SECONDS.sub("", self._last)}
         if follow:
             query["follow"] = "true"
+        before, shown, met = self._last, self._recent.copy(), False
+        for line in self._lines(query):
+            if not line.time:
+                yield replace(line, time=self._last)
+                continue
+            key = (line.time, hash(line.text))
+            if shown[key] > 0:
+                shown[key] -= 1
+                met = True
+                continue
+            if before and not met:
+                self._say_gap(before, line.time)
+            elif not self._last:
+                self._say_without_beginning(line)
+            met = True
+            self._count(line)
+            yield line
+        if not met and not follow:
+            self._say_nothing_left(before)
+        self._broke = False
+
+    def _lines(self, query: dict[str, str]) -> Iterator[LogLine]:
+        """The lines of one request; once, and without a time, the kubelet's own about the log."""
         response = self._cluster.stream_log(self.pod, **query)
-        before, shown, repeated = self._last, self._with_last, 0
         try:
             for line in lines_of(response):
                 stamp, _, text = line.partition(" ")
-                if _STAMP.fullmatch(stamp) is None:
-                    # The kubelet's own words about a log, at every request anew.
-                    if line not in self._words:
-                        self._words.add(line)
-                        yield LogLine(self.index, self.pod, self._last, line)
-                    continue
-                repeated += stamp == before
-                if stamp < before or (stamp == before and repeated <= shown):
-                    continue
-                self._with_last = self._with_last + 1 if stamp == self._last else 1
-                self._last = stamp
-                yield LogLine(self.index, self.pod, stamp, text)
-            if not self._last and self._choice.tail:
-                # Whatever comes now is new, and may be more than the tail.
-                self._choice = replace(self._choice, tail=None)
+                if _STAMP.fullmatch(stamp) is not None:
+                    yield LogLine(self.index, self.pod, stamp, text)
+                elif line not in self._words:  # said about a log at every request
+                    self._words.add(line)
+                    yield LogLine(self.index, self.pod, "", line)
+        except BrokenStreamError:
+            self._broke = True
+            raise
         finally:
             response.close()
+
+    def _count(self, line: LogLine) -> None:
+        """Stamps of stdout and stderr may cross, so that the newest is not always the last."""
+        if line.time > self._last:
+            if _SECONDS.sub("", line.time) != _SECONDS.sub("", self._last):
+                self._recent.clear()
+            self._last = line.time
+        self._recent[line.time, hash(line.text)] += 1
+
+    def _read_tail(self, count: int) -> Iterator[LogLine]:
+        """The last lines, whole.
+
+        A runtime writes long lines in pieces, and pieces are what the kubelet counts: it gives
+        fewer lines than asked for, and the first may lack its head.
+        """
+        pieces, before = count + 1, -1
+        while True:
+            query = {**self._choice.query(), "tailLines": str(pieces)}
+            lines = [line for line in self._lines(query) if line.time]
+            long = any(len(line.text) >= PIECE_CHARS for line in lines)
+            size = sum(len(line.text) for line in lines)
+            if len(lines) > count or not long or size == before:
+                break
+            pieces, before = pieces * 8, size
+        for number, line in enumerate(lines, start=1):
+            self._count(line)
+            if number > len(lines) - count:
+                yield line
+
+    def _say_gap(self, before: str, after: str) -> None:
+        self._note(
+            f"index {self.index}: its log was rotated while nothing was read: lines between "
+            f"{before} and {after} may be missing"
+        )
+
+    def _say_without_beginning(self, line: LogLine) -> None:
+        """The first words of every pod are the bootstrap's."""
+        life = self._life
+        if life is None or self._choice.since_s is not None or line.text.startswith("kij-train: "):
+            return
+        at = epoch(line.time)
+        if at is not None and at - life.started > HEAD_S:
+            self._note(
+                f"index {self.index}: its log begins at {line.time}: the machine has rotated away "
+                "what came before, and maybe the first line's head (containerLogMaxSize)"
+            )
+
+    def _say_nothing_left(self, before: str) -> None:
+        """The newest file has not a line, where one was shown or must have been written."""
+        silent = not before and self._life is not None and self._life.ended
+        if silent and self._choice.since_s is None:
+            self._note(
+                f"index {self.index}: nothing is left of its log: the machine has rotated it away"
+            )
+        elif before and self._broke:
+            self._note(
+                f"index {self.index}: its log was rotated while nothing was read: lines after "
+                f"{before} may be missing"
+            )
 
 
 def merged(
@@ -121,22 +244,23 @@ def merged(
     pods: Iterable[tuple[int, str]],
     choice: LogChoice,
     note: Callable[[str], None],
-    last_words: Callable[[str], str | None],
+    pods_by_name: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[LogLine]:
     """What the logs of (index, pod) hold now, by time. `note` hears of those without one.
 
-    `last_words` are what is known of the end of a pod otherwise. Raises UnreachableError when a log
-    breaks again and again.
+    Raises UnreachableError when a log breaks again and again.
     """
 
     def one(index: int, pod: str) -> Iterator[LogLine]:
-        reader = Reader(cluster, pod, index, choice)
+        known = pods_by_name[pod]
+        life = ContainerLife.of(known)
+        reader = Reader(cluster, pod, index, choice, note=note, life=life)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 yield from reader.read(follow=False)
                 return
             except (GoneError, NotReadyError) as error:
-                note(without_log(index, pod, error.message, last_words(pod)))
+                note(without_log(index, pod, error.message, last_words(known)))
                 return
             except BrokenStreamError:
                 if attempt == ATTEMPTS:

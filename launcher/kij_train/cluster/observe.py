@@ -18,7 +18,15 @@ from kij_train import names
 from kij_train.cluster.apierrors import GoneError, NotAcceptedError
 from kij_train.cluster.client import Cluster
 from kij_train.cluster.credentials import CredentialsError
-from kij_train.cluster.logs import HOLD_S, InOrder, LogChoice, LogLine, Reader, Stream
+from kij_train.cluster.logs import (
+    HOLD_S,
+    ContainerLife,
+    InOrder,
+    LogChoice,
+    LogLine,
+    Reader,
+    Stream,
+)
 from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
 from kij_train.diagnosis import (
     STARTED,
@@ -231,7 +239,14 @@ class Observation:
         wanted = self._log_indexes is None or node.index in self._log_indexes
         if started and wanted and uid not in self._streams:
             choice = LogChoice() if self._synced else self._log_choice
-            reader = Reader(self._cluster, node.pod or "", node.index, choice)
+            reader = Reader(
+                self._cluster,
+                node.pod or "",
+                node.index,
+                choice,
+                note=self._note,
+                life=ContainerLife.of(pod),
+            )
             read_before = self._several() and choice.tail != 0
             if read_before:
                 self._lines.begin(reader.pod, time.monotonic())

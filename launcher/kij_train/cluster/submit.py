@@ -17,6 +17,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
+from kij_train.cluster.adopt import adopt_applied, owner_reference, share_code
 from kij_train.cluster.apierrors import (
     ConflictError,
     GoneError,
@@ -172,17 +173,10 @@ def submit(
         raise
     try:
         _check_kept(job, created)
-        owner = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "name": name,
-            "uid": submission.uid,
-            "controller": False,
-            "blockOwnerDeletion": False,
-        }
+        owner = owner_reference(created)
         for body in objects:
             if body["kind"] != "Job":
-                _create_owned(cluster, body, owner)
+                _create_owned(cluster, body, owner, created)
         start["metadata"]["uid"] = submission.uid
         cluster.patch("Job", name, start)
     except BaseException:
@@ -274,6 +268,7 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
                 f"--replace: job {name} in namespace {cluster.namespace} was not made by kij-train",
                 hints=("take another name: --name NAME",),
             )
+        adopt_applied(cluster, old)
         uid = old["metadata"]["uid"]
         cluster.delete("Job", name, uid=uid, foreground=True)
         deadline, pause_s = time.monotonic() + REPLACE_TIMEOUT_S, 0.1
@@ -301,7 +296,9 @@ def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
     )
 
 
-def _create_owned(cluster: Cluster, body: dict[str, Any], owner: dict[str, Any]) -> None:
+def _create_owned(
+    cluster: Cluster, body: dict[str, Any], owner: dict[str, Any], job: dict[str, Any]
+) -> None:
     """Create a Service or ConfigMap that goes with the Job.
 
     Code is named by its content: one that is there is the same, and gets one owner more. Its last
@@ -313,7 +310,7 @@ def _create_owned(cluster: Cluster, body: dict[str, Any], owner: dict[str, Any])
     owned = copy.deepcopy(body)
     owned["metadata"]["ownerReferences"] = [owner]
     if body.get("immutable"):
-        _create_shared(cluster, owned)
+        _create_shared(cluster, owned, job)
         return
     deadline, pause_s = time.monotonic() + COLLECTOR_S, 0.1
     while True:
@@ -327,7 +324,7 @@ def _create_owned(cluster: Cluster, body: dict[str, Any], owner: dict[str, Any])
         pause_s = min(pause_s * 2, 2.0)
 
 
-def _create_shared(cluster: Cluster, owned: dict[str, Any]) -> None:
+def _create_shared(cluster: Cluster, owned: dict[str, Any], job: dict[str, Any]) -> None:
     kind, name = str(owned["kind"]), str(owned["metadata"]["name"])
     owners = {"metadata": {"ownerReferences": owned["metadata"]["ownerReferences"]}}
     for _ in range(SHARING_ATTEMPTS):
@@ -337,7 +334,9 @@ def _create_shared(cluster: Cluster, owned: dict[str, Any]) -> None:
         except TakenError:
             pass
         try:
-            cluster.patch(kind, name, owners)
+            shared = cluster.patch(kind, name, owners)
+            if len(shared["metadata"]["ownerReferences"]) == 1:  # nobody's until now
+                share_code(cluster, [name], job)
             return
         except GoneError:
             time.sleep(0.1)

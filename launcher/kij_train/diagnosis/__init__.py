@@ -14,6 +14,7 @@ from kij_train.diagnosis.failures import (
     parse_record,
     verdict,
 )
+from kij_train.diagnosis.held import HELD_S, own_end
 from kij_train.diagnosis.pending import Finding, sorted_events
 from kij_train.diagnosis.phases import (
     STARTED,
@@ -28,6 +29,8 @@ from kij_train.diagnosis.phases import (
     job_state,
     node_of,
     nodes_of_job,
+    own,
+    own_container,
     phases,
     ranks_per_node,
     restarts_by_itself,
@@ -37,6 +40,7 @@ from kij_train.diagnosis.phases import (
 from kij_train.diagnosis.why import Verdict, as_json, why
 
 __all__ = [
+    "HELD_S",
     "STARTED",
     "Failure",
     "Finding",
@@ -58,6 +62,9 @@ __all__ = [
     "last_words",
     "node_of",
     "nodes_of_job",
+    "own",
+    "own_container",
+    "own_end",
     "parse_record",
     "phases",
     "ranks_per_node",

@@ -19,7 +19,20 @@ class Cause:
     """A sentence to say before what was seen; None where that says all."""
 
 
+ENVIRONMENT = (
+    "where an ENTRYPOINT of the image, which pods do not run, puts an environment on the PATH, "
+    "name it: --env PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin"
+)
 _MESSAGES = [
+    (
+        # runc and containerd; crun and CRI-O.
+        r"exec: \"?python3\"?: executable file not found|executable file [`'\"]python3[`'\"] not",
+        Cause("no-python", ENVIRONMENT, "there is no python3 on the PATH of the image"),
+    ),
+    (
+        r"torch cannot be imported by \S+: No module named",
+        Cause("missing-module", f"take an image that has torch; {ENVIRONMENT}"),
+    ),
     (
         r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError",
         Cause(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kij_train.diagnosis.phases import epoch, index_of
+from kij_train.diagnosis.phases import epoch, foreign, index_of, own
 from kij_train.pod.gang import SECONDARY
 
 TRACEBACK_LINES = 12
@@ -47,11 +47,13 @@ class Failure:
     """Whether it ended a job that restarts: what came before was survived."""
     hung: bool = False
     """Whether it did not fail, but gave no sign of life."""
+    container: str | None = None
+    """Somebody else's, where not ours has failed but that one."""
 
     @property
     def secondary(self) -> bool:
         """Whether it only says that another rank was gone, or that the node was told to end."""
-        if self.oom_killed:
+        if self.oom_killed or self.container is not None:
             return False
         told_to_end = self.rank is None and self.exit_code == 128 + signal.SIGTERM
         return told_to_end or SECONDARY.search(self.message) is not None
@@ -118,25 +120,19 @@ def failure_of_pod(pod: Mapping[str, Any]) -> Failure | None:
     """
     status = pod.get("status", {})
     index, name = index_of(pod), str(pod["metadata"]["name"])
-    for container in status.get("containerStatuses") or []:
-        ended = container.get("state", {}).get("terminated")
-        if not ended or ended.get("exitCode") == 0:
-            continue
+    ended = _failed_end(own(status.get("containerStatuses")))
+    if ended is not None:
         text = str(ended.get("message") or "")
-        failure = parse_record(text, index=index, pod=name) or Failure(
-            index=index,
-            rank=None,
-            message=_container_message(ended, text),
-            callstack="",
-            exit_code=ended.get("exitCode"),
-            time=epoch(ended.get("finishedAt")) or float("inf"),
-            pod=name,
-        )
+        failure = parse_record(text, index=index, pod=name) or _unrecorded(pod, ended)
         # The container of a job that restarts may have survived it, rounds ago.
         killed = not failure.final or _KILLED.search(failure.message) is not None
         return replace(failure, oom_killed=killed and ended.get("reason") == "OOMKilled")
     if status.get("phase") != "Failed":
         return None
+    for container in (*(status.get("initContainerStatuses") or []), *foreign(pod)):
+        ended = _failed_end(container)
+        if ended is not None:
+            return replace(_unrecorded(pod, ended), container=str(container["name"]))
     return Failure(
         index=index,
         rank=None,
@@ -145,6 +141,24 @@ def failure_of_pod(pod: Mapping[str, Any]) -> Failure | None:
         exit_code=None,
         time=epoch(status.get("startTime")) or float("inf"),
         pod=name,
+    )
+
+
+def _failed_end(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How a container has failed; None for one that has not."""
+    ended = (container.get("state") or {}).get("terminated")
+    return ended if ended and ended.get("exitCode") != 0 else None
+
+
+def _unrecorded(pod: Mapping[str, Any], ended: Mapping[str, Any]) -> Failure:
+    return Failure(
+        index=index_of(pod),
+        rank=None,
+        message=_container_message(ended, str(ended.get("message") or "")),
+        callstack="",
+        exit_code=ended.get("exitCode"),
+        time=epoch(ended.get("finishedAt")) or float("inf"),
+        pod=str(pod["metadata"]["name"]),
     )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from kij_train import gpus
-from kij_train.diagnosis import capacity
+from kij_train import gpus, names
+from kij_train.diagnosis import capacity, causes
 from kij_train.diagnosis.capacity import FREE
-from kij_train.diagnosis.phases import Node, Object, Phase
+from kij_train.diagnosis.phases import Node, Object, Phase, own_container
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,14 @@ def of_creation(events: Iterable[Object]) -> list[Finding]:
 def _of_node(
     node: Node, events: Sequence[Object], job: Object, machines: Sequence[Object]
 ) -> Finding | None:
-    for read in _READERS:
-        finding = read(node, events)
-        if finding is not None:
-            return finding
+    finding = (
+        _image(node, events)
+        or _config(node, events)
+        or _mount(node, events, job)
+        or _sandbox(node, events)
+    )
+    if finding is not None:
+        return finding
     if node.reason == "Unschedulable" or _last(events, "FailedScheduling"):
         return unschedulable(_last(events, "FailedScheduling") or "", job, machines)
     return None
@@ -186,10 +191,13 @@ def _config(node: Node, events: Sequence[Object]) -> Finding | None:
             _quoted(said),
             "--run-as-user 1000",
         )
+    known = causes.of_message(said)
+    if known is not None and known.summary is not None:
+        return Finding(known.kind, known.summary, _quoted(said), known.hint)
     return Finding("container-create", "the container cannot be created", _quoted(said))
 
 
-def _mount(node: Node, events: Sequence[Object]) -> Finding | None:
+def _mount(node: Node, events: Sequence[Object], job: Object) -> Finding | None:
     if node.phase is not Phase.STARTING:
         return None
     said = _last(events, "FailedMount", "FailedAttachVolume", "FailedMapVolume")
@@ -197,17 +205,40 @@ def _mount(node: Node, events: Sequence[Object]) -> Finding | None:
         return None
     missing = re.search(r'(secret|configmap) "([^"]+)" not found', said)
     if missing:
-        kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing[1]]
-        return Finding(
-            "missing-object",
-            f"{kind} {missing[2]}, which it mounts, does not exist in the namespace",
-            _quoted(said),
-            "create it, or leave out its --mount",
-        )
+        return _missing_volume(missing[1], missing[2], said, job)
     path = re.search(r"hostPath type check failed: (\S+)", said)
     if path:
         return Finding("mount", f"the host path {path[1]} is not on its node", _quoted(said))
     return Finding("mount", "a volume cannot be mounted", _quoted(said), "check --mount")
+
+
+def _missing_volume(kind: str, name: str, said: str, job: Object) -> Finding:
+    """A Secret or ConfigMap of a volume: of the code, of a --mount, or of what a policy added."""
+    pod = job["spec"]["template"]["spec"]
+    of_volumes = {str(volume["name"]): json.dumps(volume) for volume in pod.get("volumes") or []}
+    by = [volume for volume, text in of_volumes.items() if json.dumps(name) in text]
+    what = f"{'Secret' if kind == 'secret' else 'ConfigMap'} {name}"
+    if names.CODE_VOLUME in by:
+        return Finding(
+            "missing-code",
+            f"{what}, which carries its code, does not exist in the namespace",
+            _quoted(said),
+            "launch it again, with --replace; where it was applied, apply all that "
+            "kij-train render prints: kubectl apply --server-side -f -",
+        )
+    if by:
+        return Finding(
+            "missing-object",
+            f"{what}, which it mounts, does not exist in the namespace",
+            _quoted(said),
+            "create it, or leave out its --mount",
+        )
+    return Finding(
+        "missing-object",
+        f"{what}, which the cluster has added to its pods, does not exist in the namespace",
+        _quoted(said),
+        "ask whoever has it added",
+    )
 
 
 def _sandbox(node: Node, events: Sequence[Object]) -> Finding | None:
@@ -220,14 +251,6 @@ def _sandbox(node: Node, events: Sequence[Object]) -> Finding | None:
         _quoted(said),
         "another node: --node-selector; an admin must look at this one",
     )
-
-
-_READERS: tuple[Callable[[Node, Sequence[Object]], Finding | None], ...] = (
-    _image,
-    _config,
-    _mount,
-    _sandbox,
-)
 
 
 def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Finding:
@@ -326,8 +349,7 @@ def _toleration(taint: str) -> str:
 
 
 def _asked(job: Object, resource: str) -> str | None:
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    resources = container.get("resources") or {}
+    resources = own_container(job).get("resources") or {}
     asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
     return None if asked.get(resource) is None else str(asked[resource])
 

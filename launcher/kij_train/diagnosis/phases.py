@@ -83,11 +83,18 @@ class Node:
     """Epoch seconds at which the pod was made."""
     ready: bool = True
     """Whether it counts as ready; of a job that restarts, whether it trains."""
+    held_by: str | None = None
+    """Container of somebody else's that keeps its pod: from ending, or from starting."""
 
     @property
     def troubled(self) -> bool:
         """Whether it will not go on by itself."""
-        return self.phase is Phase.FAILED or self.reason in TROUBLES
+        return self.phase is Phase.FAILED or self.reason in TROUBLES or self.held_up
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it has ended, and its pod goes on with a container of somebody else's."""
+        return self.held_by is not None and self.phase in (Phase.DONE, Phase.FAILED)
 
 
 TROUBLES = frozenset(
@@ -119,7 +126,8 @@ def trimmed(pod: Object) -> dict[str, Any]:
     }
     if node := pod.get("spec", {}).get("nodeName"):
         small["spec"]["nodeName"] = node
-    wanted = ("phase", "reason", "message", "startTime", "conditions", "containerStatuses")
+    containers = ("containerStatuses", "initContainerStatuses")
+    wanted = ("phase", "reason", "message", "startTime", "conditions", *containers)
     small["status"] = {key: status[key] for key in wanted if key in status}
     return small
 
@@ -179,12 +187,33 @@ def job_state(job: Object) -> JobState:
     return JobState.RUNNING if status.get("ready") or status.get("succeeded") else JobState.PENDING
 
 
+def own(containers: Iterable[Object] | None) -> Object:
+    """Ours among containers or their statuses: policies add others, before it or behind it.
+
+    The first one of a pod that is not ours; {} where there is none.
+    """
+    there = list(containers or [])
+    named = (each for each in there if each.get("name") == names.CONTAINER)
+    return next(named, there[0] if there else {})
+
+
+def own_container(job: Object) -> Object:
+    """Ours in a Job."""
+    return own(job["spec"]["template"]["spec"]["containers"])
+
+
+def foreign(pod: Object) -> list[Object]:
+    """Statuses of the containers of a pod that are not ours."""
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    mine = own(statuses)
+    return [each for each in statuses if each is not mine]
+
+
 def _contract(job: Object, name: str) -> str | None:
     """A variable of the pod contract in the Job."""
-    for container in job["spec"]["template"]["spec"]["containers"]:
-        for variable in container.get("env") or []:
-            if variable["name"] == name:
-                return str(variable.get("value") or "")
+    for variable in own_container(job).get("env") or []:
+        if variable["name"] == name:
+            return str(variable.get("value") or "")
     return None
 
 
@@ -218,6 +247,13 @@ def node_of(pod: Object) -> Node:
     """The node that this pod is, as if it were alone: WAITING takes the knowledge of index 0."""
     status = pod.get("status", {})
     phase, since, reason, code = _phase(pod)
+    held_by = _held_by(pod, phase)
+    if held_by is not None and phase in (Phase.DONE, Phase.FAILED):
+        reason = ", ".join(filter(None, (reason, f"held up by container {held_by}")))
+    elif held_by is not None:
+        before = status.get("initContainerStatuses") or []
+        state = next(each["state"] for each in before if each["name"] == held_by)
+        phase, reason = Phase.STARTING, _waits_for(state) or f"container {held_by} runs first"
     return Node(
         index=index_of(pod),
         phase=phase,
@@ -227,15 +263,41 @@ def node_of(pod: Object) -> Node:
         reason=reason or status.get("reason"),
         exit_code=code,
         created=epoch(pod["metadata"].get("creationTimestamp")),
-        ready=status_of_condition(pod, "Ready") != "False",
+        ready=status_of_condition(pod, "Ready") != "False" or _only_others_are_unready(pod),
+        held_by=held_by,
     )
+
+
+def _only_others_are_unready(pod: Object) -> bool:
+    """Whether a pod counts as not ready because of containers that are not ours."""
+    ready = own(pod.get("status", {}).get("containerStatuses")).get("ready") is True
+    return ready and status_of_condition(pod, "ContainersReady") == "False"
+
+
+def _held_by(pod: Object, phase: Phase) -> str | None:
+    """The container that keeps a pod from ending, or from starting ours.
+
+    A Job's pod ends when all of its containers have, but for those of initContainers that run
+    beside (restartPolicy Always): these are ended by the kubelet. Others run one after another
+    before ours.
+    """
+    status = pod.get("status", {})
+    if phase in (Phase.DONE, Phase.FAILED) and status.get("phase") not in ("Succeeded", "Failed"):
+        going = (each for each in foreign(pod) if "terminated" not in (each.get("state") or {}))
+        return next((str(each["name"]) for each in going), None)
+    if status_of_condition(pod, "Initialized") == "False":
+        before = [each for each in status.get("initContainerStatuses") or [] if each.get("state")]
+        left = [each for each in before if "terminated" not in each["state"]]
+        # One that is to run beside the others lets the next one begin when it has started.
+        now = (each for each in left if not (each.get("started") and "running" in each["state"]))
+        return next((str(each["name"]) for each in now), None)
+    return None
 
 
 def _phase(pod: Object) -> tuple[Phase, float | None, str | None, int | None]:
     status = pod.get("status", {})
     created = epoch(pod["metadata"].get("creationTimestamp"))
-    containers = status.get("containerStatuses") or [{}]
-    state = containers[0].get("state") or {}
+    state = own(status.get("containerStatuses")).get("state") or {}
     ended = state.get("terminated") or {}
     if ended or status.get("phase") in ("Succeeded", "Failed"):
         # The container ends some moments before the pod does.
@@ -254,12 +316,17 @@ def _phase(pod: Object) -> tuple[Phase, float | None, str | None, int | None]:
             for each in status.get("conditions") or []
         )
         return Phase.PENDING, created, "Unschedulable" if unschedulable else None, None
-    waits_for = (state.get("waiting") or {}).get("reason")
-    reason = None if waits_for in ("ContainerCreating", "PodInitializing") else waits_for
+    reason = _waits_for(state)
     sandbox = _times(pod, "PodReadyToStartContainers")
     if sandbox is not None:
         return Phase.PULLING, sandbox, reason, None
     return Phase.STARTING, scheduled, reason, None
+
+
+def _waits_for(state: Object) -> str | None:
+    """What keeps a container that waits; None where that is as usual."""
+    reason = (state.get("waiting") or {}).get("reason")
+    return None if reason in ("ContainerCreating", "PodInitializing") else reason
 
 
 def _times(pod: Object, kind: str) -> float | None:

@@ -68,6 +68,8 @@ def going_on(
     speaker = 0
     if restarts_by_itself(job) and last_lines:
         speaker = max(last_lines, key=lambda index: last_lines[index])
+    if all(node.phase in (Phase.DONE, Phase.FAILED) for node in nodes):
+        headline = f"{name} has ended, {age} after its start: {counted}"
     return headline, apart or _silent(flags, speaker, last_lines, now)
 
 
@@ -185,6 +187,16 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
     waited = now - (oldest.since or now)
     if waited < STUCK_AFTER_S:
         return []
+    if oldest.held_by is not None:
+        return [
+            Finding(
+                "init-container",
+                f"container {oldest.held_by}, which is not kij-train's and runs before the "
+                f"training, has not ended for {units.format_seconds(waited)}",
+                (f"pod {oldest.pod}",),
+                f"its log: kubectl logs {oldest.pod} -c {oldest.held_by}",
+            )
+        ]
     at = f" on node {oldest.node}" if oldest.node else ""
     return [
         Finding(

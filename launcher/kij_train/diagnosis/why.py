@@ -17,6 +17,7 @@ from kij_train.diagnosis.failures import (
     shortened,
     traceback_tail,
 )
+from kij_train.diagnosis.held import of_held, own_end
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
     JobState,
@@ -29,6 +30,7 @@ from kij_train.diagnosis.phases import (
     job_state,
     node_of,
     nodes_of_job,
+    own_container,
     terminal_condition,
 )
 from kij_train.diagnosis.progress import going_on
@@ -70,21 +72,25 @@ def why(
     now: float,
     machines: Sequence[Object] = (),
     last_lines: Mapping[int, tuple[float, str]] | None = None,
+    end: JobState | None = None,
 ) -> Verdict:
     """The verdict, from a Job, its pods (oldest first), the events about them, and the time.
 
     `machines` are Node objects, for what they have in all; `last_lines` are time and text of the
-    newest log line of some indexes. Both may be left out, and then nothing is said of them.
+    newest log line of some indexes. Both may be left out, and then nothing is said of them. `end`
+    is what `own_end` has made of a Job that other containers hold up.
     """
-    state = job_state(job)
+    state = end or job_state(job)
     name = str(job["metadata"]["name"])
     nodes = nodes_of_job(job, map(node_of, pods))
+    held = of_held(job, nodes, now=now) if not job_state(job).ended else []
     if state is JobState.FAILED:
-        return _failed(name, job, pods, events, nodes)
+        failed = _failed(name, job, pods, events, nodes)
+        return replace(failed, findings=(*failed.findings, *held))
     if state is JobState.SUCCEEDED:
         ended = terminal_condition(job) or {}
         took = _duration(job, epoch(ended.get("lastTransitionTime")))
-        return Verdict(state, f"{name} succeeded" + (f" in {took}" if took else ""))
+        return Verdict(state, f"{name} succeeded" + (f" in {took}" if took else ""), tuple(held))
     if state is JobState.CANCELLED:
         finding = Finding(
             "cancelled",
@@ -98,10 +104,16 @@ def why(
         return Verdict(state, headline, (finding,))
     if state is JobState.SUSPENDED:
         return _suspended(name, job, events)
+    if held and own_end(job, nodes, pods) is JobState.FAILED:
+        failed = _failed(name, job, pods, events, nodes)
+        headline = f"{failed.headline} · its pods go on"
+        return Verdict(JobState.RUNNING, headline, (*failed.findings, *held))
     headline, findings = going_on(
         job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines or {}
     )
-    return Verdict(state, headline, tuple(findings))
+    if held:
+        state = JobState.RUNNING  # to the Job its pods are not ready, as those that never ran
+    return Verdict(state, headline, (*held, *findings))
 
 
 def _duration(job: Object, end: float | None) -> str | None:
@@ -161,6 +173,8 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
     disruption = _disruption(pod)
     if disruption is not None:
         finding = disruption
+    elif cause.container is not None:
+        finding = _foreign(cause, pod)
     else:
         limit = _memory_limit(job)
         known = causes.of_message(cause.message)
@@ -200,8 +214,23 @@ def _logs(cause: Failure, job: Object) -> str:
     return f"kij-train logs {about['name']} {flags}"
 
 
+def _foreign(cause: Failure, pod: Object) -> Finding:
+    """A container that a policy has added has failed, and with it the pod."""
+    about = pod["metadata"]
+    everything = f"kubectl logs {about['name']} -n {about.get('namespace')} -c {cause.container}"
+    trained = "ended well" if node_of(pod).phase is Phase.DONE else "did not begin"
+    return Finding(
+        "foreign-container",
+        f"the training {trained}; container {cause.container}, which is not kij-train's, failed, "
+        "and a pod fails with any of its containers",
+        ("\n".join(shortened(cause.message, f"all of it: {everything}")),),
+        "ask whoever has it injected; to keep it out of the pods (Istio): "
+        "--label sidecar.istio.io/inject=false",
+    )
+
+
 def _memory_limit(job: Object) -> str | None:
-    resources = job["spec"]["template"]["spec"]["containers"][0].get("resources") or {}
+    resources = own_container(job).get("resources") or {}
     limit = (resources.get("limits") or {}).get("memory")
     return None if limit is None else str(limit)
 

@@ -147,7 +147,14 @@ def _range_of(job: Object) -> tuple[int, int]:
 
 
 def delete(cluster: Cluster, name: str) -> JobSummary:
-    """Remove a job with its pods, Service and code; the logs go too. Gives it as it was."""
-    before = jobs.summary_of(_ours(cluster, name, "delete", "delete job {}"))
+    """Remove a job with its pods, Service and code; the logs go too. Gives it as it was.
+
+    Of one that was applied by kubectl too, as far as the user may; else cluster.warnings tell.
+    """
+    from kij_train.cluster.adopt import adopt_applied
+
+    job = _ours(cluster, name, "delete", "delete job {}")
+    adopt_applied(cluster, job)
+    before = jobs.summary_of(job)
     cluster.delete("Job", name, uid=before.uid)
     return before

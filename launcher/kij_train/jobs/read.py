@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 MOST_ASKED = 8
 """Indexes whose last log line `why` reads."""
+LOOK_S = 60.0
+"""Between two looks of `wait` at pods that are not ready."""
 ACCOUNTS_S = 5.0
 """How long a pod may take to say what the time was spent on."""
 
@@ -164,7 +166,7 @@ def summary_of(job: Object) -> JobSummary:
 
 def _gpus_per_node(job: Object) -> int:
     """GPUs of any kind; a MIG slice and a share of a GPU count as one."""
-    resources = job["spec"]["template"]["spec"]["containers"][0].get("resources") or {}
+    resources = diagnosis.own_container(job).get("resources") or {}
     counted = sum(
         int(count)
         for resource, count in (resources.get("limits") or {}).items()
@@ -325,13 +327,16 @@ def wait(
 ) -> JobEnd:
     """Block until a job has ended; gives its verdict. Raises TimedOutError.
 
-    Three requests, and one every 50 s; the pods are asked for at the end, when the job has failed.
+    Three requests, and one every 50 s; the pods are asked for at the end, when the job has failed,
+    and once a minute while some of them are not ready: those may have ended, held up by containers
+    of somebody else's. Then the verdict is what ours have decided.
     """
     from kij_train.cluster.follow import end_if_decided
     from kij_train.cluster.observe import Note, Observation
 
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     failed_pods = 0
+    held = _Held(cluster, name)
     with Observation(cluster, name, job=get(cluster, name), pods=False) as observed:
         for event in observed.events():
             if isinstance(event, Note):
@@ -341,6 +346,9 @@ def wait(
                 if count > failed_pods and diagnosis.restarts_by_itself(observed.job):
                     end_if_decided(cluster, observed.job, pods_of(cluster, name))
                 failed_pods = count
+                end = held.end(observed.job)
+                if end is not None:
+                    return end
             if deadline is not None and time.monotonic() > deadline:
                 raise TimedOutError(
                     f"{name} has not ended within {timeout_s:.0f} s; it goes on",
@@ -350,6 +358,35 @@ def wait(
     assert job is not None
     failed = diagnosis.job_state(job) is JobState.FAILED
     return JobEnd(job, _why(cluster, job, pods_of(cluster, name) if failed else []))
+
+
+class _Held:
+    """Looks, now and then, whether other containers keep a job from ending."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster, self._name = cluster, name
+        self._look_at = time.monotonic()
+        self._is_held = False
+
+    def end(self, job: Object) -> JobEnd | None:
+        """The end of a job that is held up at two looks in succession."""
+        status = job.get("status", {})
+        unready = int(status.get("active") or 0) > int(status.get("ready") or 0)
+        if not unready or time.monotonic() < self._look_at:
+            return None
+        self._look_at = time.monotonic() + LOOK_S
+        try:
+            pods = pods_of(self._cluster, self._name)
+        except (RefusedError, UnreachableError):
+            return None  # without that right, and while nobody answers, the Job's own end counts
+        nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+        own = diagnosis.own_end(job, nodes, pods)
+        if own is not None and self._is_held:
+            return JobEnd(job, diagnosis.why(job, pods, (), now=time.time(), end=own))
+        self._is_held = own is not None
+        if self._is_held:
+            self._look_at = time.monotonic() + diagnosis.HELD_S
+        return None
 
 
 def logs(
@@ -405,4 +442,4 @@ def logs(
         elif indexes is not None or previous:
             what = "no earlier pod" if previous else "no pod any more, or none yet"
             note(f"index {index} has {what}: kij-train why {name} -n {cluster.namespace}")
-    yield from merged(cluster, chosen, choice, note, lambda pod: diagnosis.last_words(by_name[pod]))
+    yield from merged(cluster, chosen, choice, note, by_name)

@@ -127,7 +127,7 @@ def stacks(
 
 def _check_python(job: Mapping[str, Any]) -> None:
     name = job["metadata"]["name"]
-    arguments = job["spec"]["template"]["spec"]["containers"][0].get("args") or [""]
+    arguments = diagnosis.own_container(job).get("args") or [""]
     if arguments[0] == bootstrap.NO_TORCHRUN:
         raise RequestError(
             f"{name} was launched with --no-torchrun: its ranks are not started by kij-train, "

@@ -4,6 +4,8 @@ No clock, randomness, user name, environment, network or file system in here, so
 is exactly what is sent, and the same request gives the same bytes.
 """
 
+from kij_train.render.apply import MOST_BYTES as MOST_APPLIED_BYTES
+from kij_train.render.apply import applied_bytes
 from kij_train.render.code import code_config_maps
 from kij_train.render.job import render_job
 from kij_train.render.objects import Code, render
@@ -12,7 +14,9 @@ from kij_train.render.shapes import shape_of
 from kij_train.render.text import to_yaml
 
 __all__ = [
+    "MOST_APPLIED_BYTES",
     "Code",
+    "applied_bytes",
     "code_config_maps",
     "render",
     "render_job",

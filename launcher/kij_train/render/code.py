@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kij_train.pod import bootstrap
+from kij_train.render.apply import MOST_BYTES, applied_bytes, text_bytes
 from kij_train.render.metadata import metadata, shared_labels
 from kij_train.spec import JobSpec
 
-CHUNK_BYTES = 900 * 1024
-"""A ConfigMap holds 1 MiB of data; the first one carries the bootstrap as well."""
-
 BOOTSTRAP_KEY = "bootstrap.py"
 PREFLIGHT_KEY = "preflight.py"
+MOST_CONFIG_MAPS = 999
+"""How many the keys of the chunks allow for; far more than bundle.py lets one ship."""
+KEYS_BYTES = 64
+"""For the words `data` and `binaryData`."""
+LEAST_CHUNK_BYTES = 16 * 1024
+"""Less of the code than this is no use of what the sources have left of a ConfigMap."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +38,50 @@ class Code:
 
 
 def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
-    """As many ConfigMaps as the archive takes, one at least, for the bootstrap.
+    """As many ConfigMaps as the code takes, one at least, for the bootstrap.
 
-    The name is a hash of the content: the same content is the same object, for every job.
+    Each is small enough for `kubectl apply`, which is a quarter of what a ConfigMap holds: what is
+    rendered is what is sent, and each of them costs a launch one short request. The name is a hash
+    of the content: the same content is the same object, for every job.
     """
+    sources = {BOOTSTRAP_KEY: code.bootstrap}
+    if code.preflight:
+        sources[PREFLIGHT_KEY] = code.preflight
+    sources.update(code.more)
     identity = "\n".join([code.sha256 or "", str(sorted(shared_labels(spec).items()))])
-    sources = "".join([code.bootstrap, code.preflight, *code.more.values()])
-    digest = hashlib.sha256((identity + sources).encode()).hexdigest()[:16]
-    chunks = [
-        code.archive[start : start + CHUNK_BYTES]
-        for start in range(0, len(code.archive), CHUNK_BYTES)
-    ]
-    config_maps = []
-    for index in range(max(1, len(chunks))):
-        config_map: dict[str, Any] = {
+    digest = hashlib.sha256((identity + "".join(sources.values())).encode()).hexdigest()[:16]
+
+    def config_map(index: int) -> dict[str, Any]:
+        return {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": metadata(spec, f"kij-code-{digest}-{index}", shared_labels(spec)),
             "immutable": True,
         }
-        if index == 0:
-            config_map["data"] = {BOOTSTRAP_KEY: code.bootstrap}
-            if code.preflight:
-                config_map["data"][PREFLIGHT_KEY] = code.preflight
-            config_map["data"].update(code.more)
-        if index < len(chunks):
-            key = f"{bootstrap.CODE_PREFIX}{index:03d}"
-            config_map["binaryData"] = {key: base64.b64encode(chunks[index]).decode()}
-        config_maps.append(config_map)
-    return config_maps
+
+    room = MOST_BYTES - applied_bytes(config_map(MOST_CONFIG_MAPS))
+    return [{**config_map(i), **share} for i, share in enumerate(_shares(sources, code, room))]
+
+
+def _shares(sources: Mapping[str, str], code: Code, room: int) -> list[dict[str, Any]]:
+    """`data` and `binaryData` of every ConfigMap: at most `room` bytes each, as JSON has them."""
+    shares: list[dict[str, Any]] = [{}]
+    left = room - KEYS_BYTES
+    for name, source in sources.items():
+        size = text_bytes({name: source})
+        if size > left and shares[-1]:
+            shares.append({})
+            left = room - KEYS_BYTES
+        shares[-1].setdefault("data", {})[name] = source
+        left -= size
+    start = number = 0
+    while start < len(code.archive):
+        key = f"{bootstrap.CODE_PREFIX}{number:03d}"
+        chunk = code.archive[start : start + max(0, left - text_bytes({key: ""})) // 4 * 3]
+        if len(chunk) < min(LEAST_CHUNK_BYTES, len(code.archive) - start):
+            shares.append({})
+            left = room - KEYS_BYTES
+            continue
+        shares[-1]["binaryData"] = {key: base64.b64encode(chunk).decode()}
+        start, number, left = start + len(chunk), number + 1, 0
+    return shares

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from kij_train import names
 from kij_train.pod import bootstrap
 from kij_train.spec import JobSpec
 from kij_train.spec.types import Mount
@@ -31,7 +32,7 @@ def volumes(spec: JobSpec, config_maps: list[str]) -> list[dict[str, Any]]:
     """The pod's volumes; those of `spec.mounts` are called mount-0, mount-1, …"""
     sources = [{"configMap": {"name": name}} for name in config_maps]
     return [
-        {"name": "bundle", "projected": {"sources": sources}},
+        {"name": names.CODE_VOLUME, "projected": {"sources": sources}},
         {"name": "work", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm_size(spec)}},
         *(
@@ -44,7 +45,7 @@ def volumes(spec: JobSpec, config_maps: list[str]) -> list[dict[str, Any]]:
 def volume_mounts(spec: JobSpec) -> list[dict[str, Any]]:
     """Where the container sees them."""
     mounts: list[dict[str, Any]] = [
-        {"name": "bundle", "mountPath": bootstrap.BUNDLE_DIR, "readOnly": True},
+        {"name": names.CODE_VOLUME, "mountPath": bootstrap.BUNDLE_DIR, "readOnly": True},
         {"name": "work", "mountPath": bootstrap.WORK_DIR},
         {"name": "shm", "mountPath": SHM},
     ]

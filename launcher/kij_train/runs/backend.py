@@ -175,13 +175,15 @@ def follow(
         log_choice=log_choice,
         submitted_now=submitted_now,
     )
-    verdict = diagnosis.why(end.job, end.pods, (), now=time.time())
+    verdict = diagnosis.why(end.job, end.pods, (), now=time.time(), end=end.own)
     if verdict.state is diagnosis.JobState.SUCCEEDED:
+        if end.own is not None:
+            on_note(verdict.text())
         return end.seconds
     if verdict.findings and verdict.findings[0].kind in ("deadline", "pods-gone", "unknown"):
         # The pods do not tell; events may.
         events = jobs.events_of(submission.cluster, submission.name)
-        verdict = diagnosis.why(end.job, end.pods, events, now=time.time())
+        verdict = diagnosis.why(end.job, end.pods, events, now=time.time(), end=end.own)
     flags = f"{submission.name} -n {submission.cluster.namespace}"
     hints = (f"log: kij-train logs {flags} --all --tail 100",)
     if verdict.state is diagnosis.JobState.CANCELLED:

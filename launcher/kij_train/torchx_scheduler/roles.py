@@ -25,7 +25,7 @@ from typing import Any
 import torchx
 from torchx.specs import AppDef, BindMount, Role, VolumeMount, macros
 
-from kij_train import gpus, names
+from kij_train import diagnosis, gpus, names
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap
 from kij_train.spec import CONTRACT_ENV, JobSpec
@@ -239,7 +239,7 @@ def role_index_of(job: Mapping[str, Any]) -> int:
 
 def role_of(job: Mapping[str, Any]) -> Role:
     """The role as far as its Job tells."""
-    container = job["spec"]["template"]["spec"]["containers"][0]
+    container = diagnosis.own_container(job)
     flags = (bootstrap.NO_TORCHRUN, bootstrap.AWAIT_RANK0, "--no-python")
     command = [str(text).replace("$$", "$") for text in container.get("args") or []]
     while command and command[0] in flags:

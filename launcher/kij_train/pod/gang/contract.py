@@ -30,7 +30,7 @@ class Settings(NamedTuple):
     """And at most."""
     spares: int
     peers: List[str]
-    """host:port of every index; or one of them, with {} for the index."""
+    """host:port of every index, an IPv6 host in []; or one of them, with {} for the index."""
     max_restarts: int
     """Rounds that may fail before the job does."""
     backoff_limit: int
@@ -59,7 +59,7 @@ class Settings(NamedTuple):
         """Host and port of an index."""
         peer = self.peers[index] if len(self.peers) > 1 else self.peers[0]
         host, _, port = peer.replace("{}", str(index)).rpartition(":")
-        return host, int(port)
+        return host.strip("[]"), int(port)
 
 
 def read_settings(env: Dict[str, str]) -> Settings:

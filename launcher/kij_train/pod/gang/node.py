@@ -5,6 +5,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -48,7 +49,7 @@ class Supervisor:
         self.me = Who(
             node.rank,
             os.urandom(8).hex(),
-            env.get(contract.ENV_POD_IP) or "127.0.0.1",
+            str(ipaddress.ip_address(env.get(contract.ENV_POD_IP) or "127.0.0.1")),
             socket.gethostname() if not env.get(bootstrap.ENV_PARENT_PID) else str(os.getpid()),
             env.get(bootstrap.ENV_NODE_NAME, ""),
         )
