@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from kij_train import render, steering
+from kij_train import render
 from kij_train.cluster import Cluster
 from kij_train.errors import RefusedError, UnreachableError
+from kij_train.jobs import change
 from kij_train.spec import JobSpec
 from kubernetes import client
 
@@ -322,11 +323,11 @@ def test_code_of_applied_jobs_goes_with_the_last(cluster: Cluster, ns: Namespace
     apply(ns, job("two"))
     cluster.submit(job("three"))
     for name in ("three", "one"):
-        steering.delete(cluster, name)
+        change.delete(cluster, name)
         gone = f"services/{name}"
         assert eventually(lambda gone=gone: gone not in ns.left(), 30)  # type: ignore[misc]
     assert sum(name.startswith("configmaps/") for name in ns.left()) == 1
-    steering.delete(cluster, "two")
+    change.delete(cluster, "two")
     assert ns.empties()
 
 
