@@ -176,7 +176,7 @@ class Reader:
                 stamp, _, text = line.partition(" ")
                 if not ended:
                     state = lines.last_state(text.rpartition("\r")[0])  # the newest may be cut
-                    if state:
+                    if state and _STAMP.fullmatch(stamp) is not None:
                         yield LogLine(self.index, self.pod, "", state)
                 elif _STAMP.fullmatch(stamp) is not None:
                     yield LogLine(self.index, self.pod, stamp, text)
