@@ -80,8 +80,8 @@ class Stub(ranks.Zygote):
         self.running = True
         self._report(round=int(order["env"][gang.ENV_RESTARTS]) + 1)
 
-    def stop(self, kill_after_s: float) -> None:
-        del kill_after_s
+    def stop(self, kill_after_s: float, signum: int = signal.SIGTERM) -> None:
+        del kill_after_s, signum
         asyncio.get_running_loop().call_soon(self._end)
 
     def _end(self) -> None:

@@ -43,9 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the kubeconfig, which no test sees by itself; fill in what our own cluster has."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # As a shell's background job; what tests start would inherit it, and never hear Ctrl-C.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell's background job ignores some; what tests start would inherit it, and never hear them.
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            is_ctrl_c = signum == signal.SIGINT
+            signal.signal(signum, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
     kubeconfig = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
     if config.getoption("--cluster") == "own":
         state = State.of_running(StatePaths.of_this_clone())

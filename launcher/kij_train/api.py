@@ -193,8 +193,11 @@ class _LocalRun(Run):
         self._thread.start()
 
     def _run(self) -> None:
+        from kij_train import local
+
         try:
-            runs.run_local(self._plan, environ=self._environ, emit=self._take, stop=self._stop)
+            streams = local.Streams(self._take, merged=True)
+            runs.run_local(self._plan, environ=self._environ, streams=streams, stop=self._stop)
         except BaseException as error:  # whoever waits gets it
             self._error = error
         with self._changed:

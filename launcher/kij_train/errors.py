@@ -7,7 +7,7 @@
     ├── UnreachableError       4    no cluster, no such object, or no answer
     ├── TimedOutError          5    it did not end in the time given
     ├── CommandNotRunError     127  `exec`: no such program in the image (126: it may not be run)
-    └── InterruptedByUserError 130  SIGINT (143 for SIGTERM)
+    └── InterruptedByUserError 130  SIGINT (143 for SIGTERM, 141 where nobody reads)
 
 A message is one sentence or paragraph about what is wrong and where; `hints` are lines of the form
 "what to do: a command that can be pasted". Credentials are taken out of both.

@@ -7,6 +7,7 @@ the pod contract live in bootstrap.py, which must stand alone.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 MANAGER = "kij-train"
 """Field manager, `app.kubernetes.io/managed-by`, and the `name` of every object."""
@@ -147,6 +148,25 @@ def check_label_value(value: str) -> str:
         raise ValueError(
             f"{value!r} is no label value: letters, digits, '-', '_' and '.', 63 at most"
         )
+    return value
+
+
+def check_text(text: str) -> str:
+    """What a program's arguments and environment, and an object of Kubernetes, can hold."""
+    if "\0" in text:
+        raise ValueError("holds a NUL byte, which no argument, variable or object can carry")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("is no UTF-8, the only text that objects of Kubernetes can carry")
+    return text
+
+
+def check_texts(value: Any) -> Any:
+    """The same of all texts in lists and mappings."""
+    if isinstance(value, str):
+        return check_text(value)
+    if isinstance(value, dict | list):
+        for each in value.items() if isinstance(value, dict) else value:
+            check_texts(list(each) if isinstance(each, tuple) else each)
     return value
 
 

@@ -97,11 +97,12 @@ class Launch:
         return self.process.wait(timeout_s)
 
     def supervisor(self, index: int) -> psutil.Process:
-        return next(
+        keeper = next(
             child
             for child in psutil.Process(self.process.pid).children()
             if child.environ().get("JOB_COMPLETION_INDEX") == str(index)
         )
+        return keeper.children()[0]
 
     def zygote(self, index: int) -> psutil.Process:
         return self.supervisor(index).children()[0]

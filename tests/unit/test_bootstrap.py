@@ -52,6 +52,43 @@ def test_a_whole_contract_is_taken() -> None:
     assert node == bootstrap.Node(1, 4, 2, "job-0.job", 29500, 600, 1)
 
 
+OUTSIDE = ("PET_MAX_RESTARTS", "TORCHELASTIC_RUN_ID", "RANK", "LOCAL_WORLD_SIZE", "KIJ_NODES")
+
+
+def test_variables_of_a_run_that_an_image_brings_do_not_reach_it() -> None:
+    known = " ".join([*CONTRACT, "PET_LOG_LEVEL"])
+    env = {
+        **CONTRACT,
+        "KIJ_ENV_NAMES": known,
+        "PET_LOG_LEVEL": "meant",
+        "OMP_NUM_THREADS": "2",
+        **dict.fromkeys(OUTSIDE, "7"),
+    }
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+    done = run_bootstrap("--no-torchrun", "--no-python", sys.executable, "-c", code, env=env)
+    found = json.loads(done.stdout)
+    assert found.keys() & set(OUTSIDE) == set()
+    assert (found["PET_LOG_LEVEL"], found["OMP_NUM_THREADS"]) == ("meant", "2")
+    assert CONTRACT.items() <= found.items()
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored: signal.Signals) -> None:
+    code = "import signal; print([signal.getsignal(n) == signal.SIG_IGN for n in (1, 2, 3, 15)])"
+    done = subprocess.run(
+        [
+            *("sh", "-c", f'trap "" {ignored.value}; exec "$@"', "sh"),
+            *(sys.executable, bootstrap.__file__, "--no-torchrun", "--no-python"),
+            *(sys.executable, "-c", code),
+        ],
+        env={**os.environ, **CONTRACT},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{[number == ignored for number in (1, 2, 3, 15)]}\n"
+
+
 @pytest.mark.parametrize("name", bootstrap.CONTRACT)
 @pytest.mark.parametrize("value", ["", None])
 def test_a_missing_or_empty_variable_is_named(name: str, value: str | None) -> None:

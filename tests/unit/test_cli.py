@@ -171,7 +171,7 @@ REFUSED = [
     ("render -m", "-m needs a name behind it", ""),
     ("render -m a/b.py", "is no module name", ""),
     ("render -m --no-python x", "-m and --no-python conflict", ""),
-    ("launch --local --detach train.py", "--detach does not go with --local", ""),
+    ("launch --local --detach train.py", "a local run ends with its command", "nohup kij-train"),
     ("launch --dry-run", "--dry-run needs a value: client or server", "such as: --dry-run=client"),
     ("launch --dry-run train.py", "'train.py' is not one of", "such as: --dry-run=client"),
     ("launch --nodes", "--nodes needs a value: N", "see: kij-train launch --help"),

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import urllib3
+from kij_train import lines as lines_module
 from kij_train.cluster import Submission, await_a_pod, connection, submit, watch
 from kij_train.cluster import logs as logs_module
 from kij_train.cluster.apierrors import Action, refusal
@@ -429,6 +430,29 @@ def test_the_kubelets_own_words_are_no_time(monkeypatch: pytest.MonkeyPatch) -> 
     lines, _ = read_all(logs, monkeypatch)
     assert lines == ["line 1", "line 2", words.decode()]
     assert logs.asked[1]["sinceTime"] == "2026-01-01T00:00:01Z"
+
+
+BAR_BEGINS = b"2026-01-01T00:00:02.000000000Z \r 1%\r 38%\r 3"
+
+
+def test_of_a_bar_the_last_state_is_shown_and_one_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = Chunks(stamped(1) + BAR_BEGINS, b"9%\r100%\n" + stamped(3))
+    assert read_all(Logs(ended), monkeypatch)[0] == ["line 1", "100%", "line 3"]
+    monkeypatch.setattr(lines_module, "BAR_EVERY_S", 0.0)
+    goes_on = Chunks(stamped(1), BAR_BEGINS, b"9%\r100%\n" + stamped(3))
+    # The part of 16 KiB that a runtime writes ends anywhere: not with a state cut in two.
+    assert read_all(Logs(goes_on), monkeypatch)[0] == ["line 1", " 38%", "100%", "line 3"]
+
+
+def test_the_end_of_a_bar_that_began_before_the_time_asked_for_is_no_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kubelet then gives its last part alone, without a stamp."""
+    broken = Chunks(stamped(1) + BAR_BEGINS + b"\r100%\n" + stamped(3), breaks=True)
+    logs = Logs(broken, Chunks(b"9%\r100%\n" + stamped(3, 4)))
+    assert read_all(logs, monkeypatch)[0] == ["line 1", "100%", "line 3", "line 4"]
 
 
 def test_the_last_round_of_a_followed_log_is_read_again_when_it_breaks(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from kij_train.pod import bootstrap, gang
-from kij_train.pod.gang import network, peers, ranks
+from kij_train.pod.gang import network, peers, processes, ranks
 from kij_train.pod.gang import node as gang_node
 from kij_train.pod.gang.history import Who
 from kij_train.pod.gang.leader import Leader, Member
@@ -215,7 +215,7 @@ def test_a_node_that_is_cut_off_ends_with_its_words(
     async def whole() -> int:
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         monkeypatch.setattr(os, "_exit", ended.set_result)
-        monkeypatch.setattr(ranks, "kill_descendants", lambda: None)  # those of the tests
+        monkeypatch.setattr(processes, "kill_descendants", lambda: None)  # those of the tests
         made = node(1, free_ports(3), tmp_path, 1)
         running = asyncio.ensure_future(made.run())
         code = await asyncio.wait_for(ended, 20)

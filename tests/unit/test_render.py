@@ -386,6 +386,14 @@ def test_what_is_not_asked_for_is_not_rendered() -> None:
     assert "NCCL_DEBUG" not in environment_of(job)
 
 
+def test_the_pod_is_told_which_variables_of_a_run_are_not_the_images() -> None:
+    job = job_of(JobSpec(script="a.py", env={"PET_LOG_LEVEL": "x", "COLOUR": "red"}))
+    names = set(environment_of(job)["KIJ_ENV_NAMES"].split())
+    assert {"NODE_RANK", "MASTER_ADDR", "KIJ_NODE_NAME", "PET_LOG_LEVEL"} <= names
+    assert "COLOUR" not in names
+    assert names < {variable["name"] for variable in container_of(job)["env"]}
+
+
 def test_gpus_bring_their_toleration_and_the_users_env_wins() -> None:
     job = job_of(JobSpec(script="a.py", gpus=2, env={"NCCL_DEBUG": "INFO"}))
     assert environment_of(job)["NCCL_DEBUG"] == "INFO"

@@ -8,7 +8,15 @@ import pytest
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap, gang
 from kij_train.spec import DEFAULT_IMAGE, JobSpec
-from kij_train.specfile import Layer, Location, Origin, Resolved, resolve, unknown_variables
+from kij_train.specfile import (
+    Layer,
+    Location,
+    Origin,
+    Resolved,
+    check,
+    resolve,
+    unknown_variables,
+)
 
 
 def flags(**values: object) -> Layer:
@@ -226,7 +234,49 @@ WRONG_FILES = [
     ("tolerations: [{key: a, value: b}]\n", "operator Exists takes no value"),
     ("tolerations: ['a:Never']\n", "job.yaml:1: tolerations.0.effect Never must be one of NoSch"),
     ("labels: {a: 'b c'}\n", "job.yaml:1: labels.a: 'b c' is no label value"),
+    ('script: "a\\0.py"\n', "job.yaml:1: script 'a\\x00.py' holds a NUL byte"),
+    ('args: [a, "b\\0"]\n', "job.yaml:1: args.1 'b\\x00' holds a NUL byte"),
+    ('env:\n  A: "b\\0"\n', "job.yaml:2: env.A holds a NUL byte"),
+    ('env:\n  "A\\0": b\n', "is no name for an environment variable"),
+    ('image: "a\\0"\n', "job.yaml:1: image 'a\\x00' holds a NUL byte"),
+    ('code_dir: "a\\0"\n', "holds a NUL byte"),
+    ('annotations: {a: "b\\0"}\n', "job.yaml:1: annotations.a 'b\\x00' holds a NUL byte"),
+    ('mounts: ["hostpath:/a\\0:/b"]\n', "job.yaml:1: mounts.0.source"),
+    ('affinity: {a: [{b: "c\\0"}]}\n', "job.yaml:1: affinity holds a NUL byte"),
+    (f"args: [{'x' * 131_072}]\n", "job.yaml:1: args.0 xxxx"),
+    (f"env: {{A: {'x' * 131_070}}}\n", "job.yaml:1: env.A is 131,072 bytes long, and Linux"),
+    (f"args: [{', '.join(['x' * 100_000] * 11)}]\n", "are 1,100,011 bytes together"),
+    (f"args: [{', '.join(['$' * 100_000] * 6)}]\n", "are 1,200,006 bytes together"),
+    (f"annotations: {{a: {'x' * 2**18}}}\n", "annotations are 262,145 bytes together"),
+    ("env: {RANK: 2}\n", "job.yaml:1: env: RANK is set by torchrun for every rank"),
+    ("env: {PET_MAX_RESTARTS: 2}\n", "env: PET_MAX_RESTARTS is a flag of torchrun that kij-train"),
 ]
+
+
+@pytest.mark.parametrize("name", ["script", "program", "args", "env", "name", "annotations"])
+def test_text_that_is_no_utf_8_is_refused_as_a_json_object_could_not_hold_it(name: str) -> None:
+    """As bytes of a command line that are none come to Python."""
+    value: object = {"args": ["\udcff"]}.get(name, "a\udcff")
+    value = {"a": value} if name in ("env", "annotations") else value
+    with pytest.raises(RequestError, match="is no UTF-8, the only text that"):
+        check(Layer({"script": "a.py", name: value}, {(name,): Origin(name)}))
+
+
+def test_a_value_that_may_be_a_secret_is_not_shown_when_it_is_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        check(Layer({"env": {"TOKEN": "hunter2\0"}}, {("env",): Origin("--env", names_value=True)}))
+    assert caught.value.message.startswith("--env TOKEN holds a NUL byte")
+    assert "hunter2" not in caught.value.message
+
+
+def test_whoever_starts_ranks_without_torchrun_may_set_what_torchrun_would() -> None:
+    env = {"RANK": "$(NODE_RANK)", "PET_MAX_RESTARTS": "2"}
+    assert check(Layer({"script": "a.py", "torchrun": False, "env": env}, {})).spec.env == env
+
+
+def test_the_longest_strings_that_fit_are_taken() -> None:
+    args = ["x" * 131_071, *(["x" * 99_999] * 9)]
+    assert check(Layer({"script": "a.py", "args": args}, {})).spec.args == tuple(args)
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_FILES)

@@ -105,9 +105,10 @@ def test_ranks_that_are_forked_anew_hold_no_connection_open() -> None:
     """Others would take a supervisor that has hung up for one that is there."""
     code = f"""
 import runpy, socket
-ranks = runpy.run_path({str(gang.SUPERVISOR.with_name("ranks.py"))!r})
+runpy.run_path({str(gang.SUPERVISOR)!r})
+from kij_train.pod.gang import ranks
 kept, other = socket.socketpair()
-ranks["_close_sockets"](but=kept.fileno())
+ranks._close_sockets(but=kept.fileno())
 kept.getpeername()
 try:
     other.getpeername()

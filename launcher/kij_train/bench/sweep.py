@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -81,6 +82,8 @@ def run_once(
     the cluster the job is removed when it is done, and when the user interrupts it; a failed one
     stays.
     """
+    from kij_train import local
+
     lines = reports.ReportLines()
 
     def emit(line: str) -> None:
@@ -88,15 +91,20 @@ def run_once(
             sinks.output(line)
 
     def emit_of_node(index: int, stream: str, line: str) -> None:
-        if stream == "stdout":
-            emit(line)
-        else:
-            sinks.status(f"node {index} | {line}")
+        try:
+            if stream == "stdout":
+                emit(line)
+            else:
+                sinks.status(f"node {index} | {line}")
+        except BrokenPipeError:  # as in a local launch
+            if stop is not None and not stop.calls:
+                stop(signal.SIGPIPE)
 
     seconds = 0.0
     try:
         if stop is not None:
-            seconds = runs.run_local(plan, environ=environ, emit=emit_of_node, stop=stop)
+            streams = local.Streams(emit_of_node)
+            seconds = runs.run_local(plan, environ=environ, streams=streams, stop=stop)
         else:
             seconds = _run_in_cluster(plan, lines, sinks)
     except JobFailedError:
@@ -115,6 +123,8 @@ def _run_in_cluster(plan: runs.Plan, lines: reports.ReportLines, sinks: Sinks) -
         seconds = sinks.follow(submission, lines.take)
     except KeyboardInterrupt as interrupt:
         raise _interrupted([submission], interrupt) from None
+    except BrokenPipeError:
+        raise _interrupted([submission], KeyboardInterrupt(int(signal.SIGPIPE))) from None
     submission.delete()
     return seconds
 

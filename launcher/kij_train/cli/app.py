@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
-import os
 import shlex
 import sys
 import traceback
@@ -43,6 +43,9 @@ COMMANDS = {
     "completion": "Print a shell's completion script.",
 }
 """Name and help. A command's module has the same name and is imported when the command runs."""
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What writing to a full disk, a dead terminal or a closed file gives."""
 
 
 class LazyGroup(click.Group):
@@ -91,12 +94,13 @@ def app() -> None:
       kij-train launch --nodes 8 --gpus 4 train.py       as pods of the current cluster
 
     Exit codes: 0 done, 1 the job failed, 2 the request is wrong, 3 the cluster refused, 4 not found
-    or unreachable, 5 timed out, 130 interrupted.
+    or unreachable, 5 timed out, 130 interrupted, 141 nobody reads the job's output any more.
     """
 
 
 def run(argv: list[str]) -> int:
     """Run a command line and give its exit code."""
+    output.prepare()
     try:
         code = app.main(args=argv, prog_name="kij-train", standalone_mode=False, obj=argv)
         sys.stdout.flush()
@@ -115,18 +119,27 @@ def run(argv: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130  # click has ended the line that ^C stands on
     except BrokenPipeError:
-        # The reader of a pipe (head, less) left. Python would complain again when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.abandon(sys.stdout)  # the reader of a pipe (head, less) left
         return 0
-    except Exception as error:
-        # As Python would show it, but for credentials that its message may quote.
-        output.status(redacted(traceback.format_exc()))
-        output.error(
-            f"this is a fault of kij-train {__version__}: {type(error).__name__}",
-            hints=("please report it, with the lines above",),
-        )
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            return _own_fault(error)
+        output.abandon(sys.stdout)
+        output.error(f"what was asked for cannot be written: {error.strerror}")
         return 1
+    except Exception as error:
+        return _own_fault(error)
     return code if isinstance(code, int) else 0
+
+
+def _own_fault(error: Exception) -> int:
+    """Show it as Python would, but for credentials that its message may quote."""
+    output.status(redacted("".join(traceback.format_exception(error))))
+    output.error(
+        f"this is a fault of kij-train {__version__}: {type(error).__name__}",
+        hints=("please report it, with the lines above",),
+    )
+    return 1
 
 
 def _told(error: click.ClickException, argv: list[str]) -> tuple[str, tuple[str, ...]]:

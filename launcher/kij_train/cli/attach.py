@@ -81,6 +81,8 @@ def stay(
             )
     except KeyboardInterrupt as interrupt:
         _interrupted(submission, signum_of(interrupt))
+    except BrokenPipeError:  # the reader of the log has left
+        _interrupted(submission, signal.SIGPIPE)
     except JobFailedError as error:
         output.verdict(error.message, error.hints)
         raise click.exceptions.Exit(error.exit_code) from None
@@ -90,13 +92,15 @@ def stay(
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends what is going on as Ctrl-C does, with its number."""
+    """SIGTERM ends what is going on as Ctrl-C does, with its number; not where it is ignored."""
 
     def handle(signum: int, frame: object) -> None:
         del frame
         raise KeyboardInterrupt(signum)
 
-    before = signal.signal(signal.SIGTERM, handle)
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ def command(form: str, show_all: bool, **params: Any) -> None:
     if form == "json":
         output.json_data(found)
     else:
-        output.data(render.to_yaml([found]))
+        output.yaml_data(render.to_yaml([found]))
 
 
 def value_rows(resolved: Resolved) -> list[tuple[str, Any, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +32,13 @@ from kij_train.cli.options import (
 )
 from kij_train.cli.render import print_objects, print_offline
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
+from kij_train.pod import bootstrap
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
     from kij_train import local
     from kij_train.cluster import Cluster, Submission
+    from kij_train.spec import JobSpec
 
 
 @click.command("launch")
@@ -84,7 +87,15 @@ def command(
     """
     request = None if again is None else layer_of(again, params, replace=replace)
     if is_local:
-        for flag, given in (("--detach", detach), ("--replace", replace), ("--dry-run", dry_run)):
+        if detach:
+            raise RequestError(
+                "--detach does not go with --local: a local run ends with its command",
+                hints=(
+                    "in the background: nohup kij-train launch --local … > run.log 2>&1 &",
+                    "its log: tail -f run.log; its end, with the verdict: kill %1; or use tmux",
+                ),
+            )
+        for flag, given in (("--replace", replace), ("--dry-run", dry_run)):
             if given:
                 raise RequestError(f"{flag} does not go with --local")
         _launch_local(resolve_options(params, request))
@@ -143,25 +154,51 @@ def _launch_local(resolved: Resolved) -> None:
     ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
-    several = plan.spec.nodes > 1
-
-    def emit(index: int, stream: str, line: str) -> None:
-        text = f"node {index} | {line}" if several else line
-        output.workload(text, to_stderr=stream == "stderr")
-
     stop = local.Stop()
     with signals_to(stop):
         try:
-            seconds = runs.run_local(plan, environ=os.environ, emit=emit, stop=stop)
+            streams = _local_streams(plan.spec, stop)
+            seconds = runs.run_local(plan, environ=os.environ, streams=streams, stop=stop)
         except JobFailedError as error:
             output.verdict(error.message, error.hints)
             raise click.exceptions.Exit(error.exit_code) from None
     output.status(f"{plan.name} succeeded in {units.format_seconds(seconds)}")
 
 
+def _local_streams(spec: JobSpec, stop: local.Stop) -> local.Streams:
+    """A single node has the terminal, where there is one; a single rank reads stdin, too."""
+    from kij_train import local
+
+    def emit(index: int, stream: str, line: str) -> None:
+        text = f"node {index} | {line}" if spec.pods > 1 else line
+        try:
+            output.workload(text, to_stderr=stream == "stderr")
+        except BrokenPipeError:
+            if not stop.calls:
+                stop(signal.SIGPIPE)
+
+    on_terminal = spec.pods == 1 and sys.stdout.isatty() and sys.stderr.isatty()
+    return local.Streams(
+        emit=None if on_terminal else emit,
+        merged=output.one_file(),
+        stdin=spec.pods == spec.ranks_per_node == 1 and _may_read(),
+    )
+
+
+def _may_read() -> bool:
+    """Whether stdin is ours: a terminal is not that of a job in the background."""
+    try:
+        return not os.isatty(0) or os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # of another session, where there is no background
+        return True
+
+
 @contextmanager
 def signals_to(stop: local.Stop) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP ask for the end; the second one for the end at once."""
+    """What asks a process to end asks for the end; the second time for the end at once.
+
+    What nohup, or a shell for its background, has ignored stays ignored.
+    """
 
     def handle(signum: int, frame: object) -> None:
         del frame
@@ -169,8 +206,7 @@ def signals_to(stop: local.Stop) -> Iterator[None]:
         if stop.calls == 1:
             output.status("ending all nodes; once more to kill them")
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {signum: signal.signal(signum, handle) for signum in signals}
+    before = {signum: signal.signal(signum, handle) for signum in bootstrap.heard_signals()}
     try:
         yield
     finally:
@@ -237,7 +273,7 @@ def _print_detached(submission: Submission, form: str) -> None:
         output.json_data(made)
         return
     if form == "yaml":
-        output.data(render.to_yaml([made]))
+        output.yaml_data(render.to_yaml([made]))
         return
     output.data(submission.name)
     for what, line in next_commands(submission).items():

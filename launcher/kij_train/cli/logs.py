@@ -98,6 +98,8 @@ def command(
         note=note,
     )
     several = everybody or len(chosen) > 1
+    if form == "json":
+        output.as_utf8()
     for line in lines:
         if wanted is None or wanted.search(line.text):
             text = f"{line.time} {line.text}" if timestamps else line.text

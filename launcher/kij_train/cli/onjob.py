@@ -13,7 +13,7 @@ import click
 
 from kij_train import jobs, names, runs
 from kij_train.cli import output
-from kij_train.errors import KijError, RequestError
+from kij_train.errors import KijError, RequestError, UnreachableError
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import settings_of
 from kij_train.specfile import WHERE, Layer, Origin, Resolved, resolve, split_pair
@@ -85,7 +85,12 @@ def chosen_labels(params: dict[str, Any]) -> dict[str, str]:
 
 def connect(params: dict[str, Any]) -> Cluster:
     """The cluster that flags, KIJ_* and the project file name."""
-    return runs.connect(_resolved(params).spec)
+    spec = _resolved(params).spec
+    try:
+        return runs.connect(spec)
+    except UnreachableError as error:
+        error.hints = (*error.hints, jobs.ABOUT_LOCAL)
+        raise
 
 
 def _resolved(params: dict[str, Any]) -> Resolved:

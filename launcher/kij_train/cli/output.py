@@ -1,28 +1,92 @@
-"""The only printer: data and the workload's output to stdout, status to stderr."""
+"""The only printer: data and the workload's output to stdout, status to stderr.
+
+Data that cannot be written is an error, status is not: nothing that a stream does may keep a
+command from its work, or take its exit code. A stream that is broken is not written to again.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import click
 
+from kij_train.errors import KijError
+
+
+def prepare() -> None:
+    """Make the standard streams take any text, also where the locale knows few characters."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed: the next file that is opened would be taken for it
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def as_utf8() -> None:
+    """What follows on stdout is JSON or YAML, which are UTF-8 in any locale."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def abandon(stream: TextIO) -> None:
+    """Let what is still to be written to a stream go nowhere; Python flushes it at its end."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def one_file() -> bool:
+    """Whether stdout and stderr are the same terminal, pipe or file."""
+    out, err = os.fstat(1), os.fstat(2)
+    return (out.st_dev, out.st_ino, out.st_rdev) == (err.st_dev, err.st_ino, err.st_rdev)
+
 
 def data(text: str) -> None:
-    """What was asked for."""
-    click.echo(text, nl=not text.endswith("\n"))
+    """What was asked for. Raises BrokenPipeError, and KijError for data that got lost."""
+    try:
+        click.echo(text, nl=not text.endswith("\n"))
+    except OSError as error:
+        abandon(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise KijError(f"standard output cannot be written: {error.strerror}") from None
 
 
 def json_data(value: Any) -> None:
     """What was asked for, for machines."""
+    as_utf8()
     data(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def yaml_data(text: str) -> None:
+    """What was asked for, for machines."""
+    as_utf8()
+    data(text)
 
 
 def status(text: str) -> None:
     """A line about what is going on."""
-    click.echo(text, err=True)
+    _tell(text)
+
+
+def _tell(text: str, color: bool | None = None) -> None:
+    try:
+        click.echo(text, err=True, color=color)
+    except OSError:
+        abandon(sys.stderr)
 
 
 def warning(text: str, hints: Iterable[str] = ()) -> None:
@@ -37,9 +101,9 @@ def error(text: str, hints: Iterable[str] = ()) -> None:
 
 def note(text: str, hints: Iterable[str] = ()) -> None:
     """What became of what the user chose, and how to go on."""
-    click.echo(text, err=True)
+    _tell(text)
     for hint in hints:
-        click.echo(f"  {hint}", err=True)
+        _tell(f"  {hint}")
 
 
 def verdict(text: str, hints: Iterable[str] = ()) -> None:
@@ -48,17 +112,13 @@ def verdict(text: str, hints: Iterable[str] = ()) -> None:
 
 
 def _with_label(label: str, colour: str, text: str, hints: Iterable[str]) -> None:
-    click.echo(
-        f"{click.style(label + ':', fg=colour, bold=True)} {text}", err=True, color=colours()
-    )
+    _tell(f"{click.style(label + ':', fg=colour, bold=True)} {text}", colours())
     for hint in hints:
-        click.echo(f"  {hint}", err=True)
+        _tell(f"  {hint}")
 
 
 def colours() -> bool:
     """Whether stderr takes colours: a terminal, and NO_COLOR is not set (no-color.org)."""
-    import os
-
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -77,7 +137,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with console.capture() as captured:
         console.print(grid)
     for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+        data(line.rstrip() + "\n")
 
 
 LABEL_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
@@ -85,14 +145,22 @@ LABEL_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "b
 
 def log_line(line: str, label: str | None, index: int) -> None:
     """A line of a node's log, with a label in the node's own colour where there are several."""
-    import os
-
     if label is not None:
         shown = click.style(label, fg=LABEL_COLOURS[index % len(LABEL_COLOURS)])
         line = f"{label if os.environ.get('NO_COLOR') else shown} | {line}"
-    click.echo(line)
+    data(line + "\n")
 
 
 def workload(line: str, *, to_stderr: bool = False) -> None:
-    """A line of the workload's output."""
-    click.echo(line, err=to_stderr)
+    """A line of the workload's output. Raises BrokenPipeError when its reader has left.
+
+    Where it cannot be written otherwise, it is lost, which is said once; the work goes on.
+    """
+    try:
+        click.echo(line, err=to_stderr)
+    except OSError as error:
+        abandon(sys.stderr if to_stderr else sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise
+        name = "error" if to_stderr else "output"
+        warning(f"standard {name} cannot be written, what comes is lost: {error.strerror}")

@@ -56,7 +56,7 @@ def print_objects(objects: list[dict[str, Any]], form: str) -> None:
     if form == "json":
         output.json_data({"apiVersion": "v1", "kind": "List", "items": objects})
     else:
-        output.data(render.to_yaml(objects))
+        output.yaml_data(render.to_yaml(objects))
 
 
 job_options(command)

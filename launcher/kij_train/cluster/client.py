@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from kij_train import names
+from kij_train import lines, names
 from kij_train.cluster.apierrors import (
     Action,
     BrokenStreamError,
@@ -337,13 +337,27 @@ def lines_of(response: Any) -> Iterator[str]:
     Raises BrokenStreamError where the connection breaks: an unfinished line is to be asked for
     again.
     """
-    rest = b""
+    return (line for line, ended in lines_and_bars_of(response) if ended)
+
+
+def lines_and_bars_of(response: Any) -> Iterator[tuple[str, bool]]:
+    """The same with whether a line has ended; now and then one that is a progress bar has not.
+
+    A container runtime writes lines, and parts of 16 KiB of one that does not end.
+    """
+    rest, shown_at = b"", time.monotonic()
     for chunk in chunks_of(response):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "replace")
+        *ended, rest = (rest + chunk).split(b"\n")
+        for line in ended:
+            yield line.decode("utf-8", "replace"), True
+        now = time.monotonic()
+        if ended:
+            shown_at = now
+        elif b"\r" in rest and now - shown_at >= lines.BAR_EVERY_S:
+            shown_at = now
+            yield rest.decode("utf-8", "replace"), False
     if rest:
-        yield rest.decode("utf-8", "replace")
+        yield rest.decode("utf-8", "replace"), True
 
 
 def chunks_of(response: Any) -> Iterator[bytes]:

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kij_train import names
+from kij_train import lines, names
 from kij_train.cluster.apierrors import (
     BrokenStreamError,
     GoneError,
     NotAcceptedError,
     NotReadyError,
 )
-from kij_train.cluster.client import Cluster, lines_of
+from kij_train.cluster.client import Cluster, lines_and_bars_of
 from kij_train.diagnosis import epoch, last_words, own
 from kij_train.errors import RefusedError, UnreachableError
 
@@ -126,6 +126,8 @@ class Reader:
     def read(self, *, follow: bool) -> Iterator[LogLine]:
         """New lines until the connection, or the container with `follow`, ends.
 
+        Of a progress bar, its last state, and one now and then while it goes on.
+
         Raises GoneError (the pod), NotReadyError, RefusedError, UnreachableError; a broken
         connection is one of the last, after which reading goes on where it broke.
         """
@@ -157,19 +159,29 @@ class Reader:
                 self._say_without_beginning(line)
             met = True
             self._count(line)
-            yield line
+            yield _shown(line)
         if not met and not follow:
             self._say_nothing_left(before)
         self._broke = False
 
     def _lines(self, query: dict[str, str]) -> Iterator[LogLine]:
-        """The lines of one request; once, and without a time, the kubelet's own about the log."""
+        """The lines of one request, as they were written.
+
+        Without a time, once, the kubelet's own about the log; and now and then the state of a
+        progress bar that goes on.
+        """
         response = self._cluster.stream_log(self.pod, **query)
         try:
-            for line in lines_of(response):
+            for line, ended in lines_and_bars_of(response):
                 stamp, _, text = line.partition(" ")
-                if _STAMP.fullmatch(stamp) is not None:
+                if not ended:
+                    state = lines.last_state(text.rpartition("\r")[0])  # the newest may be cut
+                    if state and _STAMP.fullmatch(stamp) is not None:
+                        yield LogLine(self.index, self.pod, "", state)
+                elif _STAMP.fullmatch(stamp) is not None:
                     yield LogLine(self.index, self.pod, stamp, text)
+                elif "\r" in line:
+                    pass  # the end of a bar that began before the time that was asked for
                 elif line not in self._words:  # said about a log at every request
                     self._words.add(line)
                     yield LogLine(self.index, self.pod, "", line)
@@ -196,16 +208,16 @@ class Reader:
         pieces, before = count + 1, -1
         while True:
             query = {**self._choice.query(), "tailLines": str(pieces)}
-            lines = [line for line in self._lines(query) if line.time]
-            long = any(len(line.text) >= PIECE_CHARS for line in lines)
-            size = sum(len(line.text) for line in lines)
-            if len(lines) > count or not long or size == before:
+            found = [line for line in self._lines(query) if line.time]
+            long = any(len(line.text) >= PIECE_CHARS for line in found)
+            size = sum(len(line.text) for line in found)
+            if len(found) > count or not long or size == before:
                 break
             pieces, before = pieces * 8, size
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(found, start=1):
             self._count(line)
-            if number > len(lines) - count:
-                yield line
+            if number > len(found) - count:
+                yield _shown(line)
 
     def _say_gap(self, before: str, after: str) -> None:
         self._note(
@@ -237,6 +249,10 @@ class Reader:
                 f"index {self.index}: its log was rotated while nothing was read: lines after "
                 f"{before} may be missing"
             )
+
+
+def _shown(line: LogLine) -> LogLine:
+    return replace(line, text=lines.last_state(line.text))
 
 
 def merged(

@@ -2,6 +2,7 @@
 
 from kij_train.jobs.inside import execute
 from kij_train.jobs.read import (
+    ABOUT_LOCAL,
     JobStatus,
     JobSummary,
     Object,
@@ -17,6 +18,7 @@ from kij_train.jobs.read import (
 )
 
 __all__ = [
+    "ABOUT_LOCAL",
     "JobStatus",
     "JobSummary",
     "Object",

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from kij_train.pod.gang import History
 
 Object = dict[str, Any]
+ABOUT_LOCAL = (
+    "a run with --local is in no cluster: its output and verdict are where it was started, and "
+    "Ctrl-C or kill ends it"
+)
 MOST_ASKED = 8
 """Indexes whose last log line `why` reads."""
 LOOK_S = 60.0
@@ -191,7 +195,10 @@ def get(cluster: Cluster, name: str) -> Object:
         flags = f" -n {cluster.namespace}"
         raise GoneError(
             f"namespace {cluster.namespace} has no job {name}",
-            hints=(f"see what there is: kij-train list{flags}, or -A for all namespaces",),
+            hints=(
+                f"see what there is: kij-train list{flags}, or -A for all namespaces",
+                ABOUT_LOCAL,
+            ),
         ) from None
 
 

@@ -1,8 +1,9 @@
 """What this machine offers a local run: torch, GPUs, cores, a port; and the nodes' environment.
 
-A local node inherits the environment of the command. On top of it come the user's env, the
-contract, and defaults that make several nodes on one machine work: loopback for gloo and NCCL, an
-even share of cores and GPUs.
+A local node inherits the environment of the command, but for what belongs to another run: variables
+of ours, of torchrun and of torch's rendezvous. On top of it come the user's env, the contract, and
+defaults that make several nodes on one machine work: loopback for gloo and NCCL, an even share of
+cores and GPUs.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def node_environment(
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
         "OMP_NUM_THREADS": str(max(1, cores() // spec.world_size)),
-        **environ,
+        **{k: v for k, v in environ.items() if bootstrap.OF_A_RUN.fullmatch(k) is None},
         "PYTHONUNBUFFERED": "1",
         **{key: for_node(value, index) for key, value in spec.env.items()},
         bootstrap.ENV_COMPLETION_INDEX: str(index),
@@ -186,7 +187,6 @@ def node_environment(
         bootstrap.ENV_NODE_NAME: f"node {index}",
         ENV_RUN_ID: run_id,
     }
-    env.pop(bootstrap.ENV_CODE_SHA256, None)
     if not spec.torchrun:
         # A torchrun of the command's own: that of this Python, at an address that all nodes know.
         here = str(Path(sys.executable).parent)

@@ -1,8 +1,9 @@
 """Start the nodes of a local run, pass their output on by whole lines, end them together.
 
 Every node is the leader of a session of its own, so a Ctrl-C at the terminal reaches only the
-launcher, which then decides. Nothing outlives a run: what still carries its run id when the nodes
-are gone is killed, and on Linux the nodes end when the launcher is killed itself.
+launcher, which passes it on. Nothing outlives a run: a node has a keeper (pod/gang/processes.py),
+which ends what the node leaves behind, and the node when the launcher is killed itself (Linux).
+Then what still carries the run's id is killed, which is all that other systems allow.
 """
 
 from __future__ import annotations
@@ -17,29 +18,43 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
 
 import psutil
 
 from kij_train.diagnosis import Failure, parse_record
+from kij_train.errors import RequestError
 from kij_train.local.machine import ENV_RUN_ID, for_node, free_port, node_environment
+from kij_train.local.output import Emit, Output
 from kij_train.pod import bootstrap, gang
+from kij_train.pod.gang import processes
 from kij_train.spec import JobSpec
 
-Stream = Literal["stdout", "stderr"]
-Emit = Callable[[int, Stream, str], None]
-"""Called with node, stream and a line without its end; from one thread at a time."""
-
 GRACE_S = 30.0
-"""Between SIGTERM and SIGKILL, as Kubernetes has it by default."""
+"""Between the signal and SIGKILL, as Kubernetes has it by default."""
+KEEPER_S = 10.0
+"""How long a keeper may take to end, once its node has."""
+PROMPT_S = 0.5
+"""After this time without more, text without a line end is shown to whoever sits at stdin."""
 REPLACE_AFTER_S = 1.0
 """How long after its loss a node of a job that restarts is replaced."""
 SETTLE_S = 1.0
 """How long nodes may still end by themselves, and say why, after the first one failed."""
 TICK_S = 0.1
-LONGEST_LINE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Where the nodes' input comes from, and their output goes."""
+
+    emit: Emit | None
+    """None: they write to this process's own stdout and stderr, as torchrun's ranks do."""
+    merged: bool = False
+    """One pipe for stdout and stderr, which keeps their order; all of it is "stdout"."""
+    stdin: bool = False
+    """They read this process's own stdin; else they have none."""
 
 
 class Stop:
@@ -47,6 +62,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        """The signal that the nodes get; of those that cannot be passed on, SIGTERM."""
         self.calls = 0
 
     def __call__(self, signum: int = signal.SIGTERM) -> None:
@@ -83,7 +99,6 @@ class Outcome:
 class _Run:
     spec: JobSpec
     run_id: str
-    emit: Emit
     start: Callable[[int], subprocess.Popen[bytes]]
     """Starts the node of an index."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -91,9 +106,8 @@ class _Run:
     old: list[subprocess.Popen[bytes]] = field(default_factory=list)
     """That were lost and replaced, or are to be."""
     replace_at: dict[int, float] = field(default_factory=dict)
-    readers: list[threading.Thread] = field(default_factory=list)
     ended: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    output: Output | None = None
 
     def is_to_replace(self, index: int) -> bool:
         """Whether a node that ended was lost, and comes again: as the Job controller would do it.
@@ -122,12 +136,22 @@ class _Run:
 
 
 def run_nodes(
-    spec: JobSpec, *, cwd: Path, environ: Mapping[str, str], emit: Emit, stop: Stop
+    spec: JobSpec, *, cwd: Path, environ: Mapping[str, str], streams: Streams, stop: Stop
 ) -> Outcome:
-    """Run the job in `cwd` and return how it ended; blocks until no process of it is left."""
+    """Run the job in `cwd` and return how it ended; blocks until no process of it is left.
+
+    Raises RequestError when a node cannot be started, and what `streams.emit` has raised, which
+    ends the nodes.
+    """
     started = time.monotonic()
     run_id = f"{os.getpid()}-{uuid.uuid4().hex}"
-    with tempfile.TemporaryDirectory(prefix="kij-train-") as scratch:
+    output = None
+    if streams.emit is not None:
+        output = Output(streams.emit, prompt_s=_prompt_s(streams))
+    with ExitStack() as stack:
+        if output is not None:
+            stack.callback(output.close)
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kij-train-"))
         error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.pods)]
         port, preflight_port = spec.port or free_port(), free_port()
         supervisor_ports = [free_port() for _ in error_files] if spec.supervised else []
@@ -143,15 +167,17 @@ def run_nodes(
                 error_file=error_files[index],
                 environ=environ,
             )
-            return _start(run, index, cwd, env)
+            return _start(run, index, cwd, env, streams)
 
-        run = _Run(spec, run_id, emit, start)
+        run = _Run(spec, run_id, start, output=output)
         try:
             run.processes.extend(start(index) for index in range(spec.pods))
             deadline_exceeded = _supervise(run, stop, started)
         finally:
             _kill_everything(run)
         failures = [_failure(path, index) for index, path in enumerate(error_files)]
+    if output is not None and output.error is not None:
+        raise output.error
     return Outcome(
         exit_codes=tuple(process.returncode for process in run.processes),
         failures=tuple(failure for failure in failures if failure),
@@ -166,23 +192,35 @@ def _enough(spec: JobSpec) -> int:
     return (spec.min_nodes or spec.nodes) if spec.supervised else spec.nodes
 
 
-def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+def _prompt_s(streams: Streams) -> float:
+    return PROMPT_S if streams.stdin and os.isatty(0) else float("inf")
+
+
+def _start(
+    run: _Run, index: int, cwd: Path, env: dict[str, str], streams: Streams
+) -> subprocess.Popen[bytes]:
     command = [for_node(argument, index) for argument in run.spec.command]
     first = str(gang.SUPERVISOR) if run.spec.supervised else bootstrap.__file__
-    process = subprocess.Popen(
-        [sys.executable, "-u", first, *command],
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None and process.stderr is not None
-    for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
-        reader = threading.Thread(target=_read, args=(run, index, stream, pipe), daemon=True)
-        reader.start()
-        run.readers.append(reader)
+    grace_s = str(run.spec.grace or GRACE_S)
+    keeper = [sys.executable, "-I", "-S", processes.__file__, bootstrap.ENV_PARENT_PID, grace_s]
+    pipe = None if run.output is None else subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            [*keeper, sys.executable, "-u", first, *command],
+            cwd=cwd,
+            env=env,
+            stdin=None if streams.stdin else subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=subprocess.STDOUT if pipe and streams.merged else pipe,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RequestError(f"cannot start node {index} on this machine: {error.strerror}") from None
+    if run.output is not None:
+        if process.stdout is not None:
+            run.output.add(index, "stdout", process.stdout)
+        if process.stderr is not None:
+            run.output.add(index, "stderr", process.stderr)
 
     def wait() -> None:
         process.wait()
@@ -190,25 +228,6 @@ def _start(run: _Run, index: int, cwd: Path, env: dict[str, str]) -> subprocess.
 
     threading.Thread(target=wait, daemon=True).start()
     return process
-
-
-def _read(run: _Run, index: int, stream: Stream, pipe: IO[bytes]) -> None:
-    """Pass on whole lines; a progress bar's carriage return ends a line too."""
-    rest = b""
-    while True:
-        chunk = os.read(pipe.fileno(), LONGEST_LINE_BYTES)
-        rest += chunk
-        lines = rest.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        rest = lines.pop()
-        if rest and (not chunk or len(rest) >= LONGEST_LINE_BYTES):
-            lines.append(rest)
-            rest = b""
-        with run.lock:
-            for line in lines:
-                run.emit(index, stream, line.decode("utf-8", "replace"))
-        if not chunk:
-            pipe.close()
-            return
 
 
 def _supervise(run: _Run, stop: Stop, started: float) -> bool:
@@ -232,7 +251,7 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
         run.replace(now)
         if now >= deadline and not deadline_exceeded:
             deadline_exceeded, terminate_at = True, now
-        if stop.calls == 1:
+        if stop.calls == 1 or (run.output is not None and run.output.error is not None):
             terminate_at = min(terminate_at, now)
         if stop.calls > 1 or now >= kill_at:
             return deadline_exceeded
@@ -241,26 +260,37 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
             alive -= run.replace_at.keys()
             run.replace_at.clear()
             for index in alive:
-                run.processes[index].terminate()
+                run.processes[index].send_signal(_passed_on(stop.signum))
     return deadline_exceeded
 
 
+def _passed_on(signum: int | None) -> int:
+    return signum if signum in bootstrap.ENDINGS else signal.SIGTERM
+
+
 def _kill_everything(run: _Run) -> None:
-    """SIGKILL what is left of the run, then take in the last output."""
-    while True:
-        left = [p for p in psutil.process_iter() if _belongs(p, run.run_id)]
+    """SIGKILL what is left of the run."""
+    keepers = [*run.processes, *run.old]
+    deadline = time.monotonic() + KEEPER_S
+    while any(keeper.poll() is None for keeper in keepers):
+        for keeper in keepers:
+            if keeper.poll() is None:
+                _kill_node(keeper, also_keeper=time.monotonic() > deadline)
+        time.sleep(TICK_S / 10)
+    while left := [each for each in psutil.process_iter() if _belongs(each, run.run_id)]:
         for process in left:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        for own in (*run.processes, *run.old):
-            own.wait()
-        if not left:
-            break
         psutil.wait_procs(left, timeout=1)
-    for reader in run.readers:
-        reader.join(timeout=5)
+
+
+def _kill_node(keeper: subprocess.Popen[bytes], *, also_keeper: bool) -> None:
+    """Not its keeper, which ends what the others leave behind, and then itself."""
+    if also_keeper:
+        keeper.kill()
+    with suppress(psutil.Error):
+        for process in psutil.Process(keeper.pid).children():
+            process.kill()
 
 
 def _belongs(process: psutil.Process, run_id: str) -> bool:

@@ -71,6 +71,15 @@ CONTRACT = (
 )
 """Every one of them must be set and not empty."""
 
+ENV_NAMES = "KIJ_ENV_NAMES"
+"""In a pod: which of the variables OF_A_RUN its manifest sets."""
+OF_A_RUN = re.compile(
+    r"(KIJ|PET|TORCHELASTIC|TORCH_ELASTIC)_.*"
+    r"|MASTER_(ADDR|PORT)|NODE_RANK|NNODES|NPROC_PER_NODE"
+    r"|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+)
+"""Ours, torchrun's (PET_X is its --x) and torch's rendezvous: whoever runs one sets them."""
+
 # Where render mounts things.
 BUNDLE_DIR = "/kij/bundle"
 WORK_DIR = "/kij/work"
@@ -95,6 +104,9 @@ EXIT_FAILED = 1
 EXIT_CONTRACT = 121
 EXIT_CODE = 122
 EXIT_RENDEZVOUS = 123
+
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""What asks a process to end: those that torchrun passes on to its ranks."""
 
 MOST_LINKS = 40
 """How many the kernel follows before it gives up (ELOOP)."""
@@ -137,8 +149,9 @@ class Node(NamedTuple):
 
 
 def say(text: str) -> None:
-    """One line of status."""
-    print("kij-train: " + text, file=sys.stderr, flush=True)
+    """One line of status; where nobody takes it, the work goes on."""
+    with contextlib.suppress(OSError):
+        print("kij-train: " + text, file=sys.stderr, flush=True)
 
 
 # --- the contract ---------------------------------------------------------------------------------
@@ -796,6 +809,10 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         ) from error
     if node.rank != 0:
         wait_for_rank0(node.master_addr, node.master_port, node.rendezvous_timeout_s, node.nnodes)
+    if len(heard_signals()) < len(ENDINGS):
+        # torchrun would hear what is ignored, and so would its ranks.
+        heard = [signal.Signals(number).name for number in heard_signals()]
+        os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(heard)
     if node.nproc > 1:  # torchrun sets the same, but with five lines of warning
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     scratch_dir = os.environ.get(ENV_SCRATCH_DIR)
@@ -803,7 +820,7 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         try:
             torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
         except ChildFailedError as error:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, with this record
+            take_signals(signal.SIG_IGN)  # it ends, with this record
             # Not torchrun's table: the ranks have printed their tracebacks.
             say(record_failures(error_file(), node, error.failures))
             return EXIT_FAILED
@@ -841,7 +858,7 @@ def run_plain(node: Node, argv: List[str]) -> int:
         caught.append(signum)
 
     # Kept until there is a child to give it to.
-    signal.signal(signal.SIGTERM, keep)
+    take_signals(keep)
     try:
         child = os.posix_spawnp(command[0], command, os.environ)
     except OSError as error:
@@ -857,7 +874,7 @@ def run_plain(node: Node, argv: List[str]) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signum)
 
-    signal.signal(signal.SIGTERM, pass_on)
+    take_signals(pass_on)
     for signum in caught:
         pass_on(signum, None)
     while True:
@@ -903,7 +920,18 @@ def run_node(argv: List[str]) -> int:
     return run_torchrun(node, argv)
 
 
-def on_sigterm(signum: int, frame: Optional[FrameType]) -> NoReturn:
+def heard_signals() -> List[int]:
+    """Of ENDINGS those that are not ignored: what nohup or a shell has ignored stays so."""
+    return [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def take_signals(handler: Any) -> None:
+    """Install a handler for what asks this process to end."""
+    for number in heard_signals():
+        signal.signal(number, handler)
+
+
+def on_signal(signum: int, frame: Optional[FrameType]) -> NoReturn:
     """Until torchrun installs its own handlers, which pass the signal on to the ranks."""
     del frame
     say(f"ended by {signal.Signals(signum).name} before the ranks started")
@@ -912,7 +940,8 @@ def on_sigterm(signum: int, frame: Optional[FrameType]) -> NoReturn:
 
 def first_process(run: Callable[[List[str]], int], argv: List[str]) -> int:
     """`run`, as the first process of a node: signals, failures and their records. The exit code."""
-    signal.signal(signal.SIGTERM, on_sigterm)
+    forget_outside_env()
+    take_signals(on_signal)
     index = os.environ.get(ENV_NODE_RANK, "")
     who = {"index": int(index)} if index.isascii() and index.isdigit() else {}
     try:
@@ -926,6 +955,16 @@ def first_process(run: Callable[[List[str]], int], argv: List[str]) -> int:
         message = "".join(traceback.format_exception_only(type(error), error)).strip()
         write_record(error_file(), message, traceback.format_exc(), exit_code=EXIT_FAILED, **who)
         return EXIT_FAILED
+
+
+def forget_outside_env() -> None:
+    """Drop the variables OF_A_RUN that an image has brought: nobody meant them for this run."""
+    names = os.environ.pop(ENV_NAMES, None)
+    if names is None:
+        return  # on this machine the launcher did it, and in a round the first process
+    for name in list(os.environ):
+        if OF_A_RUN.fullmatch(name) and name not in names.split():
+            del os.environ[name]
 
 
 def hide_own_folder() -> None:

@@ -131,7 +131,7 @@ def _environment(
     user = {"PYTHONUNBUFFERED": "1", **spec.env}
     if spec.gpus:
         user = {"NCCL_DEBUG": "WARN", **user}
-    return [
+    env = [
         # First, so that later values may use $(NODE_RANK).
         field(bootstrap.ENV_NODE_RANK, f"metadata.annotations['{names.COMPLETION_INDEX}']"),
         field(bootstrap.ENV_NODE_NAME, "spec.nodeName"),
@@ -139,6 +139,8 @@ def _environment(
         *({"name": key, "value": value} for key, value in fixed.items()),
         *({"name": key, "value": literal(value)} for key, value in sorted(user.items())),
     ]
+    known = [entry["name"] for entry in env if bootstrap.OF_A_RUN.fullmatch(entry["name"])]
+    return [*env, {"name": bootstrap.ENV_NAMES, "value": " ".join(sorted(known))}]
 
 
 def _resources(spec: JobSpec) -> dict[str, str]:

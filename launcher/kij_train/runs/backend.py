@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def run_local(
-    plan: Plan, *, environ: Mapping[str, str], emit: local.nodes.Emit, stop: local.Stop
+    plan: Plan, *, environ: Mapping[str, str], streams: local.Streams, stop: local.Stop
 ) -> float:
     """Run the job on this machine; the seconds it took.
 
@@ -41,13 +42,16 @@ def run_local(
     from kij_train import diagnosis, local
 
     local.check_machine(plan.spec, environ, plan.code_dir)
-    outcome = local.run_nodes(plan.spec, cwd=plan.code_dir, environ=environ, emit=emit, stop=stop)
+    outcome = local.run_nodes(
+        plan.spec, cwd=plan.code_dir, environ=environ, streams=streams, stop=stop
+    )
     after = units.format_seconds(outcome.seconds)
     if outcome.succeeded:
         return outcome.seconds
     if outcome.stopped_by is not None:
+        why = ": nobody reads its output any more" if outcome.stopped_by == signal.SIGPIPE else ""
         raise InterruptedByUserError(
-            f"{plan.name} was stopped after {after}; nothing of it is left running",
+            f"{plan.name} was stopped after {after}{why}; nothing of it is left running",
             signum=outcome.stopped_by,
         )
     if outcome.deadline_exceeded:

@@ -272,6 +272,7 @@ class Placement(Model):
     """Taints that are tolerated, written as for kubectl taint."""
     affinity: Annotated[
         dict[str, Any] | None,
+        AfterValidator(names.check_texts),
         Setting(Group.PLACEMENT, facts=Fact.CLUSTER_ONLY | Fact.WITHOUT_VARIABLE),
     ] = None
     """Affinity of the pods, exactly as Kubernetes spells it; in files alone."""

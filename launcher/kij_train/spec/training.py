@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from kij_train import gpus, names
 from kij_train.pod import bootstrap, gang, preflight
 from kij_train.spec.common import Common
+from kij_train.spec.limits import check_sizes
 from kij_train.spec.settings import Fact, Group, Setting, Switch
 from kij_train.spec.types import Count, NotBool, Seconds, SpecConflict
 
@@ -33,6 +34,7 @@ CONTRACT_ENV = frozenset(
         preflight.ENV_SHM_BYTES,
         bootstrap.ENV_PARENT_PID,
         bootstrap.ENV_ERROR_FILE,
+        bootstrap.ENV_NAMES,
         gang.ENV_GANG,
         gang.ENV_GANG_ID,
         gang.ENV_POD_IP,
@@ -44,6 +46,16 @@ CONTRACT_ENV = frozenset(
         bootstrap.ENV_HEARTBEAT_FILE,
     }
 )
+OF_RANKS = re.compile(
+    r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME"
+    r"|TORCHELASTIC_(RESTART_COUNT|MAX_RESTARTS|RUN_ID|USE_AGENT_STORE)"
+)
+"""What torchrun sets for every rank."""
+OF_TORCHRUN = re.compile(
+    r"PET_(NNODES|NPROC_PER_NODE|NODE_RANK|MASTER_(ADDR|PORT)|RDZV_(BACKEND|ENDPOINT|CONF|ID)"
+    r"|STANDALONE|MAX_RESTARTS|LOG_DIR|MODULE|NO_PYTHON|RUN_PATH)"
+)
+"""torchrun's own flags, those that kij-train gives it or that would undo them."""
 
 
 def parse_nproc(value: object) -> object:
@@ -223,7 +235,7 @@ class JobSpec(Common):
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
         checks = (_check_processes, _check_gpus, _check_preflight, _check_restart, _check_heartbeat)
-        for check in (*checks, _check_names):
+        for check in (*checks, _check_names, _check_env, check_sizes):
             check(self)
         return self
 
@@ -323,6 +335,18 @@ def _check_names(spec: JobSpec) -> None:
             names.check_job_name(spec.name, spec.pods)
         except ValueError as error:
             raise SpecConflict("name", str(error)) from None
-    for name in CONTRACT_ENV & spec.env.keys():
-        instead = "Use --port" if name == bootstrap.ENV_MASTER_PORT else "Leave it out"
-        raise SpecConflict("env", f"{name} is set by kij-train itself. {instead}")
+
+
+def _check_env(spec: JobSpec) -> None:
+    for name in spec.env:
+        if name in CONTRACT_ENV:
+            instead = "Use --port" if name == bootstrap.ENV_MASTER_PORT else "Leave it out"
+            raise SpecConflict("env", f"{name} is set by kij-train itself. {instead}")
+        if spec.torchrun and OF_RANKS.fullmatch(name):
+            raise SpecConflict("env", f"{name} is set by torchrun for every rank. Leave it out")
+        if spec.torchrun and OF_TORCHRUN.fullmatch(name):
+            raise SpecConflict(
+                "env",
+                f"{name} is a flag of torchrun that kij-train decides on. Use --nodes, "
+                "--nproc-per-node, --port, --rendezvous-timeout, or --restart with --max-restarts",
+            )

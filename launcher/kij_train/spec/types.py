@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from kij_train import names, units
 from kij_train.pod import bootstrap
@@ -18,13 +26,21 @@ class Model(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_carried(cls, value: Any) -> Any:
+        return names.check_text(value) if isinstance(value, str) else value
+
 
 class SpecConflict(ValueError):  # noqa: N818 - never raised past pydantic
-    """Fields that do not go together; `field` is the one to name to the user."""
+    """Fields that do not go together; `field` is the one to name to the user.
 
-    def __init__(self, field: str, message: str) -> None:
+    `inside` is where in it: a key, or an index.
+    """
+
+    def __init__(self, field: str, message: str, *inside: str | int) -> None:
         super().__init__(message)
-        self.field = field
+        self.location = (field, *inside)
 
 
 Memory = Annotated[
@@ -55,7 +71,9 @@ def _text(value: object) -> object:
     # YAML reads `LR: 0.1` and `DEBUG: true` as a number and a truth value.
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        return str(value)
+    return names.check_text(value) if isinstance(value, str) else value
 
 
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int | float | bool)]

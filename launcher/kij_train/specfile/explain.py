@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +13,8 @@ from kij_train.spec import Model, SpecConflict
 from kij_train.spec.types import Mount, Toleration
 from kij_train.specfile.layers import Layer, Location, nearest
 
+MOST_SHOWN = 80
+"""Characters of a value that is refused."""
 # What other launchers call the same thing.
 SYNONYMS = {
     "nnodes": "nodes",
@@ -69,7 +70,7 @@ def explain(error: ValidationError, merged: Layer, model: type[Model]) -> Reques
     location: Location = tuple(first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SpecConflict):
-        location = (cause.field,)
+        location = cause.location
     kind, message = first["type"], str(cause) if cause else first["msg"]
     origin = nearest(merged.origins, location)
     where = origin.where if origin else str(location[0] if location else "spec")
@@ -83,7 +84,9 @@ def explain(error: ValidationError, merged: Layer, model: type[Model]) -> Reques
     value = first["input"] if cause is None else _value_at(merged.values, location)
     message = _plain(kind, message, first.get("ctx", {}))
     shown = "" if value is None or isinstance(value, dict | list) else f" {_quoted(value)}"
-    if message[:1] == "'" or location[-1:] == ("[key]",):
+    if location[:1] == ("env",) and len(location) == 2:  # its value may be a secret
+        shown = f" {location[1]}" if origin is not None and origin.names_value else ""
+    elif message[:1] == "'" or location[-1:] == ("[key]",):
         shown = ":"  # the message names the value itself
     elif message[:1].isupper():
         shown += ":"
@@ -142,4 +145,6 @@ def _value_at(values: Any, location: Location) -> Any:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if text and not re.search(r"\s", text) else repr(text)
+    if len(text) > MOST_SHOWN:
+        text = text[:MOST_SHOWN] + "…"
+    return text if text.isprintable() and text and " " not in text else repr(text)

@@ -13,7 +13,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from kij_train.pod import bootstrap
-from kij_train.pod.gang import contract, hang, network, peers, ranks
+from kij_train.pod.gang import contract, hang, network, peers, processes, ranks
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import KILL_AFTER_S, Leader, Member
 from kij_train.pod.gang.part import Part, keep_accounts
@@ -76,7 +76,8 @@ class Supervisor:
     async def run(self) -> int:
         """The exit code."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._on_signal, signal.SIGTERM)
+        for signum in bootstrap.heard_signals():
+            loop.add_signal_handler(signum, self._on_signal, signum)
         port = self.settings.address(self.node.rank)[1]
         visits: List[Tuple[asyncio.Future[None], asyncio.StreamWriter]] = []
 
@@ -135,7 +136,7 @@ class Supervisor:
     def _end_cut_off(self, seconds: float) -> None:
         text = f"cut off: other nodes, DNS and the API server were not reached for {seconds:.0f} s"
         bootstrap.say(f"{text}. This pod ends, so that the Job makes another one")
-        ranks.kill_descendants()
+        processes.kill_descendants()
         who = {"index": self.me.node, "exit_code": bootstrap.EXIT_RENDEZVOUS}
         bootstrap.write_record(bootstrap.error_file(), text, "", **who)
         os._exit(bootstrap.EXIT_RENDEZVOUS)  # threads that ask DNS would hold it for a minute
@@ -374,7 +375,7 @@ class Supervisor:
         bootstrap.say(f"{signal.Signals(signum).name}: this node leaves")
         self.signalled = signum
         if self.zygote.running:
-            self.zygote.stop(float("inf"))  # the pod's grace period is the limit
+            self.zygote.stop(float("inf"), signum)  # the pod's grace period is the limit
         self._changed.set()
 
     def _may_go(self) -> bool:

@@ -20,6 +20,9 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional
 
+from kij_train.pod import bootstrap
+from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
+
 Json = Dict[str, Any]
 LONGEST_LINE = 1 << 20
 
@@ -93,9 +96,9 @@ class Zygote:
         self.running = True
         self._send({"run": order})
 
-    def stop(self, kill_after_s: float) -> None:
-        """SIGTERM to the ranks, later SIGKILL; said again, the new time holds."""
-        self._send({"stop": kill_after_s})
+    def stop(self, kill_after_s: float, signum: int = signal.SIGTERM) -> None:
+        """A signal to the ranks, later SIGKILL; said again, the new time holds."""
+        self._send({"stop": kill_after_s, "signal": int(signum)})
 
     def _send(self, message: Json) -> None:
         if self._writer is not None:
@@ -113,8 +116,8 @@ def _close_sockets(but: int) -> None:
 
 def _run_zygote(channel: socket.socket, work: Work) -> NoReturn:
     """Never returns. Ends when the supervisor closes its end, and its ranks with it."""
-    for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT):
-        signal.signal(signum, signal.SIG_DFL)
+    bootstrap.take_signals(signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     try:
         _zygote(channel, work)
@@ -148,7 +151,7 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
                 told, agent = False, os.fork() or _run_round(work, said["run"], channel)
             elif agent:
                 if not told:  # a second one would keep torchrun from waiting for its ranks
-                    os.kill(agent, signal.SIGTERM)  # not reaped yet, so it is there
+                    os.kill(agent, said["signal"])  # not reaped yet, so it is there
                 told, kill_at = True, time.monotonic() + said["stop"]
         if time.monotonic() >= kill_at:
             kill_at = float("inf")
@@ -205,44 +208,3 @@ def _run_round(work: Work, order: Json, channel: socket.socket) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of what the agents leave behind (Linux)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_child_subreaper = 36  # prctl(2)
-        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
-
-
-def descendants(root: int) -> List[int]:
-    """All processes below one that have not ended, from /proc; [] where there is no /proc."""
-    children: Dict[int, List[int]] = {}
-    ended = set()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name, in parentheses, may hold spaces and parentheses.
-            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
-            pid = int(entry.parent.name)
-            children.setdefault(int(parent), []).append(pid)
-            if state in ("Z", "X"):
-                ended.add(pid)
-    found, ahead = [], [root]
-    while ahead:
-        below = children.get(ahead.pop(), [])
-        found += below
-        ahead += below
-    return [pid for pid in found if pid not in ended]
-
-
-def kill_descendants() -> None:
-    """SIGKILL, again until none is left: a process may start another one in between."""
-    while True:
-        left = descendants(os.getpid())
-        if not left:
-            return
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)

@@ -32,7 +32,7 @@ if not __package__:
         sys.modules[name].__path__ = [str(here), str(here.parent)]
 
 from kij_train.pod import bootstrap
-from kij_train.pod.gang import contract, hang, ranks
+from kij_train.pod.gang import contract, hang, processes, ranks
 from kij_train.pod.gang.leader import KILL_AFTER_S
 from kij_train.pod.gang.node import Supervisor
 
@@ -70,7 +70,7 @@ def run_supervised(argv: List[str]) -> int:
         f"pod {socket.gethostname()}{where}, port {node.master_port}"
     )
     bootstrap.prepare(dict(env))
-    ranks.adopt_orphans()
+    processes.adopt_orphans()
     watched = settings.hang_timeout_s and settings.heartbeat == hang.OUTPUT
     output = hang.Output() if watched else None
     work = ranks.Work(import_torch, lambda order: run_round(order, argv, output))
@@ -87,7 +87,7 @@ def run_supervised(argv: List[str]) -> int:
             return asyncio.run(whole())
         finally:
             if output is not None:
-                ranks.kill_descendants()
+                processes.kill_descendants()
                 output.close(KILL_AFTER_S)
 
 
