@@ -12,8 +12,8 @@ from kij_train.pod import bootstrap
 from kij_train.render.metadata import metadata, shared_labels
 from kij_train.spec import JobSpec
 
-CHUNK_BYTES = 900 * 1024
-"""A ConfigMap holds 1 MiB of data; the first one carries the bootstrap as well."""
+CHUNK_BYTES = 800 * 1024
+"""A ConfigMap holds 1 MiB of data; the first one carries what the pods run of ours as well."""
 
 BOOTSTRAP_KEY = "bootstrap.py"
 PREFLIGHT_KEY = "preflight.py"
@@ -30,7 +30,7 @@ class Code:
     preflight: str = ""
     """Source of the preflight, where it is asked for."""
     more: Mapping[str, str] = field(default_factory=dict)
-    """File name → source of what stays in the pods of a job that restarts."""
+    """File name → source of what lies beside the bootstrap."""
 
 
 def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
