@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 import lzma
 import re
 import secrets
@@ -18,6 +19,7 @@ from kij_train.pod import bootstrap
 from kij_train.spec import JobSpec
 
 from tests.kube import ROOT, Namespace
+from tests.mainprogram import HELPER, ORPHANS, PROBE
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -124,6 +126,44 @@ def test_a_failing_rank_is_named_with_its_traceback(
     assert 'train.py", line 5, in step' in verdict
 
 
+def test_a_script_in_a_pod_sees_what_python_shows_it(
+    ns: Namespace, project: Path, small_image: str
+) -> None:
+    (project / "src").mkdir()
+    (project / "src/train.py").write_text(PROBE)
+    (project / "src/helper.py").write_text(HELPER)
+    (project / "src/queue.py").touch()
+    rank = f"{bootstrap.BUNDLE_DIR}/worker.py {bootstrap.WORKER}"
+    line = f"python3 -u src/train.py x && RANK=0 python3 -u {rank} src/train.py x"
+    argv = ["--no-torchrun", "--no-python", "sh", "-c", line]
+    code, out, err = launch(ns, project, small_image, *argv)
+    assert code == 0, err
+    plain, in_a_pod = (json.loads(text) for text in re.findall(r"^{.*}$", out, re.MULTILINE))
+    assert in_a_pod == plain
+
+
+CRASH = """
+import signal, sys
+print("job", os.environ["KIJ_JOB"], os.environ["TORCHELASTIC_RUN_ID"])
+def kernel():
+    os.kill(os.getpid(), signal.SIGSEGV)
+sys.stdout.write("calling the kernel ...")
+kernel()
+"""
+
+
+def test_orphans_are_reaped_and_a_crash_is_told_with_its_last_words_and_its_stack(
+    ns: Namespace, project: Path, image: str
+) -> None:
+    (project / "train.py").write_text(ORPHANS + CRASH)
+    code, out, err = launch(ns, project, image, "--name", "job", "train.py")
+    assert code == 1
+    assert "zombies 0\njob job job\n" in out
+    assert "calling the kernel ..." in out
+    assert "rank 0 was killed by SIGSEGV" in err
+    assert re.search(r'train.py", line \d+, in kernel', err)
+
+
 def test_a_program_runs_once_a_rank(ns: Namespace, project: Path, image: str) -> None:
     (project / "run.sh").write_text("#!/bin/sh\necho program $RANK of $WORLD_SIZE\n")
     (project / "run.sh").chmod(0o755)
@@ -185,7 +225,8 @@ def objects_of(project: Path, ns: Namespace, image: str, script: str, **fields: 
     archive = bundle.pack(project)
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     spec = JobSpec(script=script, image=image, namespace=ns.name, timeout=240, **fields)
-    code = render.Code(source, archive.packed, archive.sha256)
+    beside = {file.name: file.read_text(encoding="utf-8") for file in bootstrap.BESIDE}
+    code = render.Code(source, archive.packed, archive.sha256, more=beside)
     return render.render(spec, name="job", code=code)
 
 

@@ -350,139 +350,18 @@ def test_of_two_local_ranks_the_one_that_failed_first_is_kept(tmp_path: Path) ->
         2: ProcessFailure(0, 1, tmp_path / "2"),
         3: ProcessFailure(1, 1, tmp_path / "3"),
     }
-    line = bootstrap.record_failures(str(tmp_path / "out"), node, failures)
+    line = bootstrap.record_failures(str(tmp_path / "out"), node, failures, str(tmp_path))
     assert line == "rank 3 failed, exit code 1: E3"
     failure = parse_record((tmp_path / "out").read_text(), index=1)
     assert failure is not None
     assert (failure.rank, failure.message, failure.time) == (3, "E3", 1700000000.2)
 
     killed = {2: ProcessFailure(0, -9, tmp_path / "none")}
-    bootstrap.record_failures(str(tmp_path / "out"), node, killed)
+    line = bootstrap.record_failures(str(tmp_path / "out"), node, killed, str(tmp_path))
+    assert line == "rank 2 was killed by SIGKILL"
     assert json.loads((tmp_path / "out").read_text())["message"]["message"] == (
         "rank 2 was killed by SIGKILL"
     )
-
-
-# --- a rank ---------------------------------------------------------------------------------------
-
-
-def run_worker(
-    folder: Path, *argv: str, record: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "RANK": "3"}
-    if record:
-        env["TORCHELASTIC_ERROR_FILE"] = str(record)
-    return subprocess.run(
-        [sys.executable, "-u", bootstrap.__file__, "--worker", *argv],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-PROBE = """
-import sys, __main__
-print(sys.argv, sys.path[0], __name__, __file__, __main__.__dict__ is globals())
-import helper
-"""
-
-
-def test_a_script_sees_what_python_would_show_it(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/train.py").write_text(PROBE)
-    (tmp_path / "sub/helper.py").write_text("print('helped')")
-    ours = run_worker(tmp_path, str(tmp_path / "sub/train.py"), "--lr", "1")
-    plain = subprocess.run(
-        [sys.executable, str(tmp_path / "sub/train.py"), "--lr", "1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ours.stdout == plain.stdout
-    assert "helped" in ours.stdout
-
-
-def test_a_module_sees_what_python_m_would_show_it(tmp_path: Path) -> None:
-    (tmp_path / "pkg").mkdir()
-    (tmp_path / "pkg/__init__.py").touch()
-    (tmp_path / "pkg/train.py").write_text(PROBE.replace("import helper", "from pkg import helper"))
-    (tmp_path / "pkg/helper.py").write_text("print('helped')")
-    ours = run_worker(tmp_path, "-m", "pkg.train", "x")
-    plain = subprocess.run(
-        [sys.executable, "-m", "pkg.train", "x"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ours.stdout == plain.stdout
-
-
-def test_an_exception_leaves_pythons_traceback_and_a_record(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("def f():\n    raise ValueError('bad batch')\nf()\n")
-    result = run_worker(tmp_path, "a.py", record=tmp_path / "record")
-    plain = subprocess.run(
-        [sys.executable, "a.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 1
-    assert result.stderr.replace(f"{tmp_path}/", "") == plain.stderr.replace(f"{tmp_path}/", "")
-    failure = parse_record((tmp_path / "record").read_text(), index=0)
-    assert failure is not None
-    assert (failure.rank, failure.message) == (3, "ValueError: bad batch")
-    assert "line 2, in f" in failure.callstack
-    assert "runpy" not in failure.callstack
-
-
-@pytest.mark.parametrize(
-    ("script", "code"), [("import sys; sys.exit(3)", 3), ("raise SystemExit", 0), ("", 0)]
-)
-def test_exit_codes_are_the_scripts(tmp_path: Path, script: str, code: int) -> None:
-    (tmp_path / "a.py").write_text(script)
-    assert run_worker(tmp_path, "a.py").returncode == code
-
-
-@pytest.mark.parametrize(
-    ("script", "code", "message"),
-    [
-        ("import sys, os, atexit; atexit.register(os.abort); sys.exit(3)", 3, "exited with code 3"),
-        ("raise SystemExit('no data')", 1, "no data"),
-        ("raise SystemExit(False)", None, None),
-    ],
-)
-def test_what_sys_exit_was_told_is_recorded(
-    tmp_path: Path, script: str, code: int | None, message: str | None
-) -> None:
-    """Even where Python aborts after it, as with threads of a process group that is not ended."""
-    (tmp_path / "a.py").write_text(script)
-    run_worker(tmp_path, "a.py", record=tmp_path / "record")
-    failure = bootstrap.read_record(str(tmp_path / "record"))
-    assert failure.get("kij", {}).get("exit_code") == code
-    assert (message or "") in failure.get("message", {}).get("message", "")
-
-
-def test_classes_of_the_script_can_be_pickled_and_spawned(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text(
-        "import multiprocessing as mp, pickle\n"
-        "class A: pass\n"
-        "def work(q): q.put(type(pickle.loads(pickle.dumps(A()))).__name__)\n"
-        "if __name__ == '__main__':\n"
-        "    c = mp.get_context('spawn'); q = c.Queue()\n"
-        "    p = c.Process(target=work, args=(q,)); p.start(); print(q.get()); p.join()\n"
-    )
-    result = run_worker(tmp_path, "a.py")
-    assert (result.stdout, result.returncode) == ("A\n", 0), result.stderr
-
-
-def test_a_syntax_error_shows_only_the_users_file(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("def f(:\n")
-    result = run_worker(tmp_path, "a.py")
-    assert result.returncode == 1
-    assert "SyntaxError" in result.stderr
-    assert "bootstrap" not in result.stderr
 
 
 def test_sigterm_while_waiting_for_rank_0_ends_at_once(tmp_path: Path) -> None:
@@ -535,13 +414,22 @@ def test_a_plain_script_is_run_by_the_same_python(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (3, f"{sys.executable} ['-x']\n")
 
 
-@pytest.mark.parametrize(("line", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
-def test_the_exit_code_of_a_plain_command_is_the_nodes(
-    tmp_path: Path, line: str, code: int
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("exit 7", 7, "ended with exit code 7"),
+        ("exit 137", 137, "ended with exit code 137"),
+        ("kill -9 $$", 137, "was killed by SIGKILL"),
+        ("kill -35 $$", 128 + 35, "was killed by signal 35"),
+    ],
+)
+def test_the_exit_code_of_a_plain_command_is_the_nodes_and_a_signal_is_told(
+    tmp_path: Path, line: str, code: int, said: str
 ) -> None:
     result = plain(tmp_path, "--no-python", "sh", "-c", line)
     assert result.returncode == code
-    assert f"sh ended with exit code {code}" in result.stderr
+    assert f"kij-train: sh {said}\n" in result.stderr
+    assert bool(bootstrap.OWN_EXIT.search(result.stderr)) == ("ended with" in said)
 
 
 def test_sigterm_reaches_a_plain_command(tmp_path: Path) -> None:

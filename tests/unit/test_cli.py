@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipapp
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +228,21 @@ def test_the_lines_that_bring_back_a_script_of_an_ignored_folder_work(
     assert (code, err) == (0, "")
     shipped = bundle.pack(project).files
     assert shipped == (".gitignore", ".kijignore", "build/deep/t.py", "train.py")
+
+
+@pytest.mark.parametrize("script", ["sub", "sub/app.pyz"])
+def test_a_folder_or_an_archive_can_be_the_script_as_for_python(
+    capsys: pytest.CaptureFixture[str], project: Path, script: str
+) -> None:
+    (project / "sub/__main__.py").touch()
+    zipapp.create_archive(project / "sub", project / "sub/app.pyz")
+    code, out, err = run(capsys, "render", "--name", "job", script)
+    assert (code, err) == (0, "")
+    assert f"args:\n            - {script}\n" in out
+    (project / ".kijignore").write_text("__main__.py\n*.pyz\n")
+    code, _, err = run(capsys, "render", "--name", "job", script)
+    assert code == 2
+    assert "is left out of the code by" in err
 
 
 @pytest.mark.parametrize("line", ["render train.py", "launch --dry-run=client train.py"])

@@ -15,7 +15,7 @@ C10D = (TORCH + "distributed/distributed_c10d.py", 2800, "all_reduce")
 MAIN = ("/code/train.py", 20, "main")
 LOAD = ("/code/train.py", 7, "load")
 SELECT = ("/usr/lib/python3.11/selectors.py", 415, "select")
-STARTS = ("/kij/bundle/bootstrap.py", 530, "run_worker")
+STARTS = ("/kij/bundle/worker.py", 137, "as_main")
 
 
 def rank(number: int, *frames: tuple[str, int, str], state: str = "S (sleeping)") -> dict[str, Any]:

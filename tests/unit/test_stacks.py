@@ -22,16 +22,15 @@ from kij_train.cluster.execute import Answer
 from kij_train.diagnosis.stacks import RankStack, Thread, grouped, spans, threads_of
 from kij_train.errors import KijError, UnreachableError
 from kij_train.jobs import stacks
-from kij_train.pod import bootstrap
+from kij_train.pod import bootstrap, worker
 
 from tests.unit.test_job_commands import OneJob, run
 
 BOTTOM = """\
-  File "<frozen runpy>", line 88 in _run_code
-  File "<frozen runpy>", line 286 in run_path
-  File "/kij/bundle/bootstrap.py", line 470 in run_worker
-  File "/kij/bundle/bootstrap.py", line 760 in main
-  File "/kij/bundle/bootstrap.py", line 765 in <module>
+  File "sys", line 1 in <module>
+  File "/kij/bundle/worker.py", line 137 in as_main
+  File "/kij/bundle/worker.py", line 269 in main
+  File "/kij/bundle/worker.py", line 287 in <module>
 """
 DUMP = f"""\
 Thread 0x00007f12a8ff96c0 (most recent call first):
@@ -95,7 +94,13 @@ def test_bootstraps_of_two_pods_part_no_group() -> None:
 def test_a_stack_of_nothing_but_the_start_is_shown_whole() -> None:
     dump = f"Current thread 0x1f (most recent call first):\n{BOTTOM}"
     (group,) = grouped([RankStack(0, 0, "a", threads_of(dump))])
-    assert len(group.frames) == 5
+    assert len(group.frames) == 4
+
+
+def test_a_script_that_is_called_as_ours_is_shown() -> None:
+    dump = DUMP.replace("train.py", "worker.py")
+    (group,) = grouped([RankStack(0, 0, "a", threads_of(dump))])
+    assert group.frames == tuple(frame.replace("train.py", "worker.py") for frame in STEP)
 
 
 def test_a_rank_without_a_stack_is_in_no_group() -> None:
@@ -109,14 +114,6 @@ def test_spans() -> None:
 
 # --- in the pod -----------------------------------------------------------------------------------
 
-WORKER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import bootstrap
-bootstrap.WORK_DIR, bootstrap.STACKS_DIR = sys.argv[2], sys.argv[2] + "/stacks"
-del sys.argv[1:3]
-sys.exit(bootstrap.main(sys.argv[1:]))
-"""
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -124,11 +121,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def rank_running(
     folder: Path, script: str, rank: int, **env: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """A rank as in a pod whose work folder is this one, once it has printed a line."""
+    """A rank whose stacks are in a folder of this one, once it has printed a line."""
     (folder / f"rank{rank}.py").write_text(script)
-    here = str(Path(bootstrap.__file__).parent)
-    line = [sys.executable, "-c", WORKER, here, str(folder), "--worker", f"rank{rank}.py"]
-    environ = {**os.environ, "RANK": str(rank), **env}
+    line = [sys.executable, worker.__file__, "--worker", f"rank{rank}.py"]
+    environ = {**os.environ, "RANK": str(rank), "KIJ_STACKS_DIR": str(folder / "stacks"), **env}
     with subprocess.Popen(
         line, cwd=folder, env=environ, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -214,7 +210,7 @@ def test_children_of_a_rank_are_not_asked(
 
 @linux
 def test_a_local_rank_writes_nothing(tmp_path: Path) -> None:
-    with rank_running(tmp_path, SLEEPS, 0, KIJ_PARENT_PID="1"):
+    with rank_running(tmp_path, SLEEPS, 0, KIJ_STACKS_DIR="", KIJ_PARENT_PID="1"):
         assert not (tmp_path / "stacks").exists()
 
 

@@ -109,6 +109,26 @@ def test_it_says_what_was_seen_when_nothing_else_is_known(name: str) -> None:
     assert verdict_of({**found, "pods": [], "events": [], "machines": []}).headline
 
 
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        ("train.py ended with exit code 137", "exit-code", "as a shell does after SIGKILL"),
+        ("train.py was killed by SIGKILL", "killed", "killed by SIGKILL; the kernel"),
+    ],
+)
+def test_an_exit_code_that_a_command_has_chosen_is_no_signal(
+    said: str, kind: str, words: str
+) -> None:
+    found = situation("exit-code-3")
+    for pod in found["pods"]:
+        pod["status"]["containerStatuses"][0]["state"] = {
+            "terminated": {"exitCode": 137, "reason": "Error", "message": f"kij-train: {said}\n"}
+        }
+    (finding,) = verdict_of(found).findings
+    assert finding.kind == kind
+    assert words in finding.summary
+
+
 def test_phases_follow_a_pod() -> None:
     def phases(name: str) -> list[Phase]:
         found = situation(name)

@@ -90,8 +90,13 @@ def of_message(message: str) -> Cause | None:
     return next((cause for pattern, cause in _PATTERNS if pattern.search(message)), None)
 
 
-def of_exit(code: int | None, *, memory_limit: str | None = None) -> Cause | None:
-    """The cause that an exit code names; negative for a rank that a signal ended."""
+def of_exit(
+    code: int | None, *, memory_limit: str | None = None, own: bool = False
+) -> Cause | None:
+    """The cause that an exit code names; negative for a rank that a signal ended.
+
+    `own`: the command has chosen it, as a shell does that tells how a command of its own ended.
+    """
     if code is None:
         return None
     if code in _EXITS:
@@ -101,6 +106,9 @@ def of_exit(code: int | None, *, memory_limit: str | None = None) -> Cause | Non
         name = signal.Signals(number).name
     except ValueError:
         return None
+    if own:
+        said = f"ended with exit code {code}, as a shell does after {name}"
+        return Cause("exit-code", summary=said)
     if number == signal.SIGKILL:
         limit = f" (here {memory_limit})" if memory_limit else ""
         return Cause(

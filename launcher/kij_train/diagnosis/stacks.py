@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,6 @@ from kij_train.pod import bootstrap
 from kij_train.pod.gang.hang import Thread, main_thread, spans, threads_of
 
 __all__ = ["RankStack", "StackGroup", "Thread", "grouped", "spans", "threads_of"]
-
-_STARTER = re.compile(
-    rf'File "({re.escape(bootstrap.BUNDLE_DIR)}/(\.\.[^/]+/)?bootstrap\.py|<frozen runpy>'
-    r'|.*/runpy\.py)",.*'
-)
-"""A frame that starts a script. The kubelet mounts files through a folder named by the time."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +71,11 @@ def grouped(ranks: Iterable[RankStack]) -> list[StackGroup]:
 def _of_script(frames: Sequence[str]) -> tuple[str, ...]:
     """Without those that start the script, unless there are no others."""
     end = len(frames)
-    while end and _STARTER.fullmatch(frames[end - 1]):
+    while end and _starts(frames[end - 1]):
         end -= 1
     return tuple(frames[:end] or frames)
+
+
+def _starts(frame: str) -> bool:
+    match = bootstrap.DUMP_FRAME.match(frame)
+    return match is not None and bootstrap.STARTS.search(match.group(1)) is not None

@@ -34,6 +34,7 @@ from kij_train.diagnosis.phases import (
     terminal_condition,
 )
 from kij_train.diagnosis.progress import going_on
+from kij_train.pod import bootstrap
 from kij_train.pod.gang import History
 
 MOST_LOSSES = 3
@@ -178,7 +179,11 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
     else:
         limit = _memory_limit(job)
         known = causes.of_message(cause.message)
-        by_exit = causes.of_exit(cause.exit_code, memory_limit=limit)
+        by_exit = causes.of_exit(
+            cause.exit_code,
+            memory_limit=limit,
+            own=bootstrap.OWN_EXIT.search(cause.message) is not None,
+        )
         if cause.oom_killed:
             of_limit = f" of {limit}" if limit else ""
             known = causes.Cause(

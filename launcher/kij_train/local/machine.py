@@ -173,6 +173,7 @@ def node_environment(
         **{k: v for k, v in environ.items() if bootstrap.OF_A_RUN.fullmatch(k) is None},
         "PYTHONUNBUFFERED": "1",
         **{key: for_node(value, index) for key, value in spec.env.items()},
+        bootstrap.ENV_JOB: spec.name or "",
         bootstrap.ENV_COMPLETION_INDEX: str(index),
         bootstrap.ENV_NODE_RANK: str(index),
         bootstrap.ENV_NNODES: str(spec.nodes),

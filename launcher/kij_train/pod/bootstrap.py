@@ -3,16 +3,15 @@
     python bootstrap.py [-m | --no-python] SCRIPT [ARG ...]        the node's first process
     python bootstrap.py --no-torchrun [--await-rank0] [-m | --no-python] SCRIPT [ARG ...]
                                                                    the same, without torchrun
-    python bootstrap.py --worker [-m] SCRIPT [ARG ...]             a rank, started by torchrun
     python bootstrap.py --stacks                                   where the ranks of this pod are
 
 As the node's first process it says which node this is, checks the contract, unpacks the code,
 imports torch, waits for rank 0, and runs torchrun's own `run` in this process, so that SIGTERM has
-a handler from the first line to the last and exit codes can be told apart. As a
-rank it runs the script as `python SCRIPT` would, and leaves a record of the exception that ends it.
+a handler from the first line to the last and exit codes can be told apart. torchrun starts
+worker.py, once a rank.
 
-One file, standard library only, Python 3.8 or later; it imports nothing of kij-train. Its standard
-error carries its own status, its standard output is the script's.
+Standard library only, Python 3.8 or later; of kij-train it imports nothing but the files that lie
+beside it in a pod. Its standard error carries its own status, its standard output is the script's.
 
 The failure record is the JSON of torchrun's error files (`message.message`, `extraInfo.timestamp`,
 `extraInfo.py_callstack`), with one more key, `kij`: who failed, how, and when to the microsecond.
@@ -24,7 +23,6 @@ import io
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import socket
@@ -32,9 +30,16 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple
+
+if __name__ == "__main__":
+    # Run by its path: the names that our files import each other by lead to its own folder.
+    for name in ("kij_train", "kij_train.pod"):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 # The contract: names on the left side of the pod's environment. `render` and `local` import these.
 ENV_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
@@ -44,6 +49,8 @@ ENV_NPROC_PER_NODE = "NPROC_PER_NODE"
 ENV_WORLD_SIZE = "WORLD_SIZE"
 ENV_MASTER_ADDR = "MASTER_ADDR"
 ENV_MASTER_PORT = "MASTER_PORT"
+ENV_JOB = "KIJ_JOB"
+"""The job's name, for the script: what it starts again has the same one."""
 ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
 ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
 ENV_NODE_NAME = "KIJ_NODE_NAME"
@@ -60,7 +67,10 @@ NODE_RANK_REFERENCE = f"$({ENV_NODE_RANK})"
 NO_TORCHRUN = "--no-torchrun"
 AWAIT_RANK0 = "--await-rank0"
 WORKER = "--worker"
+"""What tells a rank from other processes."""
 STACKS = "--stacks"
+BESIDE = tuple(Path(__file__).with_name(name) for name in ("lines.py", "worker.py"))
+"""What the pods get beside this file."""
 CONTRACT = (
     ENV_NODE_RANK,
     ENV_NNODES,
@@ -91,6 +101,8 @@ ENV_STACKS_DIR = "KIJ_STACKS_DIR"
 """The same for a node of this machine whose ranks are watched."""
 ENV_SCRATCH_DIR = "KIJ_SCRATCH_DIR"
 """On this machine: a folder that the launcher removes, however the nodes ended."""
+ENV_RANKS_DIR = "KIJ_RANKS_DIR"
+"""Where this node and its ranks meet: pipes for their output, stacks of crashes."""
 ENV_HEARTBEAT_DIR = "KIJ_HEARTBEAT_DIR"
 """Of a node whose ranks are watched: a file for every rank, named by its number."""
 ENV_HEARTBEAT_FILE = "KIJ_HEARTBEAT_FILE"
@@ -106,7 +118,7 @@ EXIT_CODE = 122
 EXIT_RENDEZVOUS = 123
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""What asks a process to end: those that torchrun passes on to its ranks."""
+"""What asks a process to end: torchrun passes them on to its ranks, and an image may name any."""
 
 MOST_LINKS = 40
 """How many the kernel follows before it gives up (ELOOP)."""
@@ -124,7 +136,13 @@ STACKS_STILL_S = 0.1
 """How long it must have been silent to have written all of it: a dump has no end mark."""
 ATTEMPTS_PER_S = 500
 """Of all nodes together, at rank 0: how long each pauses follows from it."""
-OUR_FRAMES = (__file__, runpy.__file__, "<frozen runpy>")
+STARTS = re.compile(
+    r"(^|/)(kij/bundle/(\.\.[^/]+/)?|kij_train/pod/)(bootstrap|worker)\.py$"
+    r"|^(sys|<sys>|<frozen runpy>)$|/runpy\.py$"
+)
+"""Whose frames start a script. The kubelet mounts files through a folder named by the time."""
+DUMP_FRAME = re.compile(r'\s*File "(.*)", line (\S+) in (.*)')
+"""In a stack that faulthandler writes."""
 
 
 class Failure(Exception):  # noqa: N818 - a verdict, with an exit code
@@ -485,11 +503,11 @@ def record_unreported(path: str, node: Node, log_dir: str) -> None:
     write_record(path, details["message"], details["extraInfo"]["py_callstack"], **who)
 
 
-def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
+def record_failures(path: str, node: Node, failures: Dict[int, Any], ranks_dir: str) -> str:
     """Keep the record of the rank of this node that failed first; what happened, in one line.
 
     `failures` maps ranks to torch's ProcessFailure. Its timestamps are whole seconds: several ranks
-    fail within one, so the records' own clock decides.
+    fail within one, so the records' own clock decides. `ranks_dir` has the stacks of crashes.
     """
 
     def when(item: Tuple[int, Any]) -> float:
@@ -501,46 +519,62 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any]) -> str:
     details = record.get("message", {})
     details = details if isinstance(details, dict) else {"message": str(details)}
     code = record.get("kij", {}).get("exit_code", failure.exitcode)
+    callstack = str(details.get("extraInfo", {}).get("py_callstack", ""))
     message = str(details.get("message") or "")
-    if not message:
-        message = f"rank {rank} exited with code {failure.exitcode}"
-        if failure.exitcode < 0:
-            message = f"rank {rank} was killed by {failure.signal_name()}"
+    if message:
+        first = clipped(message.splitlines()[0], LINE_BYTES)
+        said = f"rank {rank} failed, exit code {code}: {first}"
+    elif failure.exitcode < 0:
+        said = message = f"rank {rank} was killed by {failure.signal_name()}"
+    else:
+        said = message = f"rank {rank} exited with code {failure.exitcode}"
     write_record(
         path,
         message,
-        str(details.get("extraInfo", {}).get("py_callstack", "")),
+        callstack or stack_of_a_crash(crash_file(ranks_dir, failure.local_rank)),
         index=node.completion_index,
         rank=rank,
         local_rank=failure.local_rank,
         exit_code=code,
         time=when((rank, failure)),
     )
-    return f"rank {rank} failed, exit code {code}: {clipped(message.splitlines()[0], LINE_BYTES)}"
+    return said
+
+
+def crash_file(ranks_dir: str, local_rank: int) -> str:
+    """Where a rank's stack goes when a signal such as SIGSEGV ends it."""
+    return os.path.join(ranks_dir, f"crash-{local_rank}")
+
+
+def stack_of_a_crash(path: str) -> str:
+    """The script's frames of the thread that crashed, the most recent last; empty for none."""
+    try:
+        text = Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+    # The thread that crashed; else the main one, which is told last.
+    _, head, found = text.rpartition("Current thread ")
+    found = found if head else text.rpartition("Thread ")[2]
+    stack = found.partition("\n\n")[0].splitlines()
+    frames = [match.groups() for match in map(DUMP_FRAME.match, stack) if match]
+    while frames and STARTS.search(frames[-1][0]):
+        frames.pop()
+    return "\n".join(
+        f'  File "{file}", line {line}, in {name}' for file, line, name in frames[::-1]
+    )
+
+
+def show_crash(path: str) -> None:
+    """Print what a rank that a signal ended has left of its stacks, without our frames."""
+    with contextlib.suppress(OSError), open(path, errors="replace") as file:
+        for line in file:
+            frame = DUMP_FRAME.match(line)
+            if frame is None or not STARTS.search(frame.group(1)):
+                sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 # --- where the ranks are --------------------------------------------------------------------------
-
-
-def write_stacks_on_sigusr2() -> None:
-    """From now on SIGUSR2 writes the stacks of all threads of this process to its file.
-
-    A script that takes SIGUSR2 for itself has it, and no stacks. On this machine only ranks that
-    are watched have a folder for it.
-    """
-    folder = os.environ.get(ENV_STACKS_DIR, "")
-    if not folder and not os.environ.get(ENV_PARENT_PID) and os.path.isdir(WORK_DIR):
-        folder = STACKS_DIR
-    if not folder:
-        return
-    import faulthandler
-
-    try:
-        os.makedirs(folder, exist_ok=True)
-        file = open(os.path.join(folder, str(os.getpid())), "ab", buffering=0)  # noqa: SIM115
-        faulthandler.register(signal.SIGUSR2, file, all_threads=True)  # keeps the file
-    except OSError as error:
-        say(f"no stacks of this rank: {error}")
 
 
 def read_rank(pid: int) -> Optional[Dict[str, Any]]:
@@ -599,84 +633,6 @@ def print_stacks() -> int:
     for rank in stacks_of_ranks(STACKS_DIR):
         print(json.dumps(rank), flush=True)
     return 0
-
-
-# --- a rank ---------------------------------------------------------------------------------------
-
-
-class PreflightError(Exception):
-    """A node is not fit to train on; the message names it."""
-
-
-def run_preflight(script: str) -> None:
-    """Run the preflight as a process of its own, so that nothing of it is left in this one.
-
-    It meets at a port of its own: the ranks' store is not to be shared. Raises PreflightError.
-    """
-    import subprocess
-
-    port = os.environ.get(ENV_PREFLIGHT_PORT) or str(int(os.environ[ENV_MASTER_PORT]) + 1)
-    env = dict(os.environ, MASTER_PORT=port)
-    answer = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE)
-    if answer.returncode:
-        said = answer.stdout.decode("utf-8", "replace").strip()
-        raise PreflightError(said or f"preflight: exit code {answer.returncode}")
-
-
-def record_exit(end: SystemExit) -> None:
-    """Keep the code, or the words, of sys.exit: with threads of torch alive, SIGABRT may follow."""
-    path = os.environ.get(ENV_ERROR_FILE)
-    if not path or end.code in (None, 0):
-        return
-    rank = int(os.environ.get("RANK", "-1"))
-    code = end.code if isinstance(end.code, int) else 1
-    message = f"rank {rank} exited with code {code}" if code is end.code else str(end.code)
-    write_record(path, message, "", rank=rank, exit_code=code)
-
-
-def run_worker(argv: List[str]) -> None:
-    """Run a script or, after -m, a module as the main program of this process, as python would."""
-    # The ranks of a node share its output. torchrun's python -u writes a line and its end apart, so
-    # that lines of two ranks mix; written whole, they do not.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, write_through=False)
-    write_stacks_on_sigusr2()
-    if os.environ.get(ENV_HEARTBEAT_DIR):
-        beats = os.environ[ENV_HEARTBEAT_DIR]
-        os.environ[ENV_HEARTBEAT_FILE] = os.path.join(beats, os.environ["RANK"])
-    as_module = argv[0] == "-m"
-    argv = argv[1:] if as_module else argv
-    target = argv[0]
-    sys.argv[:] = argv
-    try:
-        if os.environ.get(ENV_PREFLIGHT):
-            run_preflight(os.environ[ENV_PREFLIGHT])
-        if not getattr(sys.flags, "safe_path", False):
-            folder = os.getcwd() if as_module else os.path.dirname(os.path.abspath(target))
-            sys.path.insert(0, folder)
-        if as_module:
-            runpy.run_module(target, run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(target, run_name="__main__")
-    except SystemExit as end:
-        record_exit(end)
-        raise
-    except Exception as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename in OUR_FRAMES:
-            trace = trace.tb_next
-        error.__traceback__ = trace
-        path = os.environ.get(ENV_ERROR_FILE)
-        if path:
-            write_record(
-                path,
-                "".join(traceback.format_exception_only(type(error), error)).strip(),
-                "".join(traceback.format_exception(type(error), error, trace)),
-                rank=int(os.environ.get("RANK", "-1")),
-            )
-        sys.excepthook(type(error), error, trace)
-        sys.exit(1)
 
 
 # --- the node -------------------------------------------------------------------------------------
@@ -777,6 +733,7 @@ def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
         f"--master-addr={node.master_addr}",
         f"--master-port={node.master_port}",
         f"--rdzv-conf=timeout={node.rendezvous_timeout_s}",
+        "--rdzv-id={}".format(os.environ.get(ENV_JOB) or "none"),  # TORCHELASTIC_RUN_ID
         f"--log-dir={log_dir}",  # of the ranks' failure records; their output is not redirected
     ]
     if argv[0] == "--no-python":
@@ -790,7 +747,50 @@ def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
         if fault:
             raise Failure(EXIT_CODE, f"{argv[1]} cannot be run: {fault}")
         return args + argv
-    return [*args, os.path.abspath(__file__), WORKER, *argv]
+    worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+    return [*args, worker, WORKER, *argv]
+
+
+@contextlib.contextmanager
+def quiet_exit_barrier() -> Iterator[None]:
+    """Keep back what torchrun says while its agents wait for each other, once all ranks are done.
+
+    The agent of rank 0 has the store, and may leave before the others have read the last word.
+    They then log thirty lines of a lost connection, of which they make nothing: it is a good end.
+    If it is none, an exception leaves the barrier, and what was kept back is shown.
+    """
+    try:
+        from torch.distributed.elastic.agent.server.api import SimpleElasticAgent
+
+        wait = SimpleElasticAgent._exit_barrier
+    except (ImportError, AttributeError):  # another version's
+        wait = None
+    if wait is None:
+        yield
+        return
+
+    def wait_quietly(agent: Any) -> None:
+        sys.stderr.flush()
+        shown = os.dup(2)
+        with tempfile.TemporaryFile() as kept:
+            os.dup2(kept.fileno(), 2)  # C++ writes there as well
+            try:
+                wait(agent)
+            except BaseException:
+                kept.seek(0)
+                with contextlib.suppress(OSError):
+                    os.write(shown, kept.read())
+                raise
+            finally:
+                sys.stderr.flush()
+                os.dup2(shown, 2)
+                os.close(shown)
+
+    SimpleElasticAgent._exit_barrier = wait_quietly
+    try:
+        yield
+    finally:
+        SimpleElasticAgent._exit_barrier = wait
 
 
 def run_torchrun(node: Node, argv: List[str]) -> int:
@@ -799,6 +799,8 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
     In this order: rank 0 listens when it has imported torch, and a name that is asked for too early
     is a negative DNS answer, which name servers keep for seconds.
     """
+    from kij_train.pod import lines
+
     try:
         from torch.distributed import run as torchrun
         from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -817,12 +819,17 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     scratch_dir = os.environ.get(ENV_SCRATCH_DIR)
     with tempfile.TemporaryDirectory(prefix="kij-ranks-", dir=scratch_dir) as log_dir:
+        os.environ[ENV_RANKS_DIR] = log_dir
+        several = lines.Lines(log_dir, node.nproc) if node.nproc > 1 else contextlib.nullcontext()
         try:
-            torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
+            with several, quiet_exit_barrier():
+                torchrun.run(torchrun.parse_args(torchrun_args(node, argv, log_dir)))
         except ChildFailedError as error:
             take_signals(signal.SIG_IGN)  # it ends, with this record
+            for failure in error.failures.values():
+                show_crash(crash_file(log_dir, failure.local_rank))
             # Not torchrun's table: the ranks have printed their tracebacks.
-            say(record_failures(error_file(), node, error.failures))
+            say(record_failures(error_file(), node, error.failures, log_dir))
             return EXIT_FAILED
         except SignalException as error:
             record_unreported(error_file(), node, log_dir)
@@ -851,16 +858,9 @@ def run_plain(node: Node, argv: List[str]) -> int:
             timeout_s = node.rendezvous_timeout_s
             wait_for_rank0(node.master_addr, node.master_port, timeout_s, node.nnodes)
     command = argv[1:] if argv[0] == "--no-python" else [sys.executable, "-u", *argv]
-    caught: List[int] = []
-
-    def keep(signum: int, frame: Optional[FrameType]) -> None:
-        del frame
-        caught.append(signum)
-
-    # Kept until there is a child to give it to.
-    take_signals(keep)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # until there is a child to give them to
     try:
-        child = os.posix_spawnp(command[0], command, os.environ)
+        child = os.posix_spawnp(command[0], command, os.environ, setsigmask=())
     except OSError as error:
         found = shutil.which(command[0])
         fault = fault_of_program(found) if found is not None else ""
@@ -868,6 +868,27 @@ def run_plain(node: Node, argv: List[str]) -> int:
             EXIT_CODE,
             f"{command[0]}: cannot be run in the code or in the image: {fault or error.strerror}",
         ) from error
+    status = attend(child)
+    if status:
+        say(plain_end(command[0], status))
+    return exit_code(status)
+
+
+def plain_end(command: str, status: int) -> str:
+    """How a command without torchrun has ended; OWN_EXIT finds it where that was no signal."""
+    if os.WIFSIGNALED(status):
+        return f"{command} was killed by {signal_name(os.WTERMSIG(status))}"
+    return f"{command} ended with exit code {os.WEXITSTATUS(status)}"
+
+
+OWN_EXIT = re.compile(r"^kij-train: .* ended with exit code \d+$", re.MULTILINE)
+
+
+def attend(child: int) -> int:
+    """Pass signals on to a child, and reap it and all orphans until it ends; its wait status.
+
+    ENDINGS are blocked before, and free afterwards.
+    """
 
     def pass_on(signum: int, frame: Optional[FrameType]) -> None:
         del frame
@@ -875,16 +896,22 @@ def run_plain(node: Node, argv: List[str]) -> int:
             os.kill(child, signum)
 
     take_signals(pass_on)
-    for signum in caught:
-        pass_on(signum, None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     while True:
-        ended, status = os.wait()  # orphans too, which are ours where this is a pod's first process
+        ended, status = os.wait()
         if ended == child:
-            break
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
-    if code:
-        say(f"{command[0]} ended with exit code {code}")
-    return code
+            return status
+
+
+def signal_name(signum: int) -> str:
+    """SIGKILL; "signal 35" for one without a name."""
+    names = {each.value: each.name for each in signal.Signals}
+    return names.get(signum, f"signal {signum}")
+
+
+def exit_code(status: int) -> int:
+    """Of a wait status, as a shell has it: 128 + N for signal N."""
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
 def error_file() -> str:
@@ -917,6 +944,13 @@ def run_node(argv: List[str]) -> int:
     prepare(env)
     if argv[0] == NO_TORCHRUN:
         return run_plain(node, argv[1:])
+    if os.getpid() == 1:
+        # Orphans become its children, and torchrun waits for its own alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        child = os.fork()
+        if child:
+            return exit_code(attend(child))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
     return run_torchrun(node, argv)
 
 
@@ -968,17 +1002,17 @@ def forget_outside_env() -> None:
 
 
 def hide_own_folder() -> None:
-    """The folder of this file must not offer modules to torch or to the script."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    """The folder of this file must not offer modules to torch or to the script.
+
+    In a pod the file is a link, and Python has the folder that it leads to.
+    """
+    here = {os.path.dirname(path(__file__)) for path in (os.path.abspath, os.path.realpath)}
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") not in here]
 
 
 def main(argv: List[str]) -> int:
     """Entry point; `argv` without the program's name."""
     hide_own_folder()
-    if argv[:1] == [WORKER]:
-        run_worker(argv[1:])
-        return 0
     if argv == [STACKS]:
         return print_stacks()
     return first_process(run_node, argv)

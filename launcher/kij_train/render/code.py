@@ -34,7 +34,7 @@ class Code:
     preflight: str = ""
     """Source of the preflight, where it is asked for."""
     more: Mapping[str, str] = field(default_factory=dict)
-    """File name → source of what stays in the pods of a job that restarts."""
+    """File name → source of what lies beside the bootstrap."""
 
 
 def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:

@@ -110,6 +110,7 @@ def _environment(
         return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
     fixed = {
+        bootstrap.ENV_JOB: name,
         bootstrap.ENV_NNODES: str(spec.nodes),
         bootstrap.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
         bootstrap.ENV_WORLD_SIZE: str(spec.world_size),

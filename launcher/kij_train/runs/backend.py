@@ -42,9 +42,8 @@ def run_local(
     from kij_train import diagnosis, local
 
     local.check_machine(plan.spec, environ, plan.code_dir)
-    outcome = local.run_nodes(
-        plan.spec, cwd=plan.code_dir, environ=environ, streams=streams, stop=stop
-    )
+    named = plan.spec.model_copy(update={"name": plan.name})
+    outcome = local.run_nodes(named, cwd=plan.code_dir, environ=environ, streams=streams, stop=stop)
     after = units.format_seconds(outcome.seconds)
     if outcome.succeeded:
         return outcome.seconds

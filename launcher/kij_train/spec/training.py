@@ -23,6 +23,7 @@ MAX_NODES = 100_000
 CONTRACT_ENV = frozenset(
     {
         *bootstrap.CONTRACT,
+        bootstrap.ENV_JOB,
         bootstrap.ENV_COMPLETION_INDEX,
         bootstrap.ENV_RENDEZVOUS_TIMEOUT_S,
         bootstrap.ENV_CODE_SHA256,
@@ -44,6 +45,7 @@ CONTRACT_ENV = frozenset(
         bootstrap.ENV_STACKS_DIR,
         bootstrap.ENV_HEARTBEAT_DIR,
         bootstrap.ENV_HEARTBEAT_FILE,
+        bootstrap.ENV_RANKS_DIR,
     }
 )
 OF_RANKS = re.compile(

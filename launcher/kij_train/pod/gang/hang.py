@@ -10,6 +10,8 @@ import threading
 import time
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
+from kij_train.pod.bootstrap import DUMP_FRAME, STARTS
+
 Json = Dict[str, Any]
 FILE, OUTPUT = "file", "output"
 """What counts as a sign of life: only the files that the ranks touch, or any output too."""
@@ -19,9 +21,7 @@ LONGEST_STEP = 18
 """Digits of a step's number."""
 
 _HEAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+(?: \[(.*)\])? \(most recent call first\):")
-_FRAME = re.compile(r'File "(.*)", line (\S+) in (.*)')
 _LIBRARY = re.compile(r"/(site|dist)-packages/|/lib/python3\.|^<")
-_STARTS = re.compile(r"(/|^)(bootstrap\.py|runpy\.py|<frozen runpy>)$")
 _COLLECTIVE = re.compile(r"/torch/(distributed|nn/parallel)/")
 
 
@@ -213,10 +213,11 @@ def _place(rank: Json) -> Tuple[bool, str]:
     """Whether a rank waits in a collective, and where it is."""
     if not rank["frames"]:
         return False, f"silent: {rank['state'] or 'gone'}"
-    frames = [found.groups() for found in map(_FRAME.match, rank["frames"]) if found]
+    frames = [found.groups() for found in map(DUMP_FRAME.match, rank["frames"]) if found]
     if not frames:
         return False, "at an unknown place"
-    at = next((n for n, frame in enumerate(frames) if not _LIBRARY.search(frame[0])), 0)
+    own = (n for n, (file, _, _) in enumerate(frames) if not _LIBRARY.search(file))
+    at = next((n for n in own if not STARTS.search(frames[n][0])), 0)
     file, line, function = frames[at]
     place = f"in {function} ({os.path.basename(file)}:{line})"
     inner = frames[:at]
@@ -226,8 +227,8 @@ def _place(rank: Json) -> Tuple[bool, str]:
 
 
 def _callstack(frames: List[str]) -> str:
-    found = [match.groups() for match in map(_FRAME.match, frames) if match]
-    while found and _STARTS.search(found[-1][0]):
+    found = [match.groups() for match in map(DUMP_FRAME.match, frames) if match]
+    while found and STARTS.search(found[-1][0]):
         found.pop()
     return "\n".join(f'  File "{file}", line {line}, in {name}' for file, line, name in found[::-1])
 

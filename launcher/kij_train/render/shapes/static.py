@@ -32,4 +32,5 @@ def shape(spec: JobSpec) -> Shape:
             "podFailurePolicy": {"rules": [fail_fast]},
         },
         first_process=BOOTSTRAP_KEY,
+        sources=bootstrap.BESIDE,
     )

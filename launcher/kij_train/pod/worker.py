@@ -1,0 +1,298 @@
+"""A rank: runs the script as `python SCRIPT` would, and leaves a record of what ended it.
+
+    python -u worker.py --worker [-m] SCRIPT [ARG ...]
+
+torchrun starts it. The script finds what Python itself gives a main program: a `__main__` module of
+its own, which stays after its last line, `sys.argv`, `sys.path`, and no module of ours in its way.
+It ends as Python would end it: exceptions, exit codes, signals, threads and atexit are Python's.
+
+Standard library only, Python 3.8 or later, like bootstrap.py, which lies beside it in a pod.
+"""
+
+import sys
+
+FRESH = {name: value for name, value in globals().items() if name.startswith("__")}
+"""What this Python gives the module of a main program."""
+AT_START = frozenset(sys.modules)
+
+if not __package__:
+    # Run by its path: the names that our files import each other by lead to its own folder.
+    folder = __file__.rpartition("/")[0] or "."
+    for name in ("kij_train", "kij_train.pod"):
+        sys.modules[name] = type(sys)(name)
+        sys.modules[name].__path__ = [folder]
+
+import faulthandler
+import os
+import runpy
+import signal
+import traceback
+from importlib.machinery import PathFinder, SourcelessFileLoader
+from pkgutil import get_importer
+from types import CodeType, TracebackType
+from typing import Any, Dict, List, Optional, Type
+
+from kij_train.pod import bootstrap, lines
+
+EXIT_NO_FILE = 2
+"""Python's own, where the script cannot be read."""
+LONG_BITS = 63
+SYS_IS_MARKED = sys.version_info >= (3, 13)
+"""Whether a warning about "sys" names <sys>, line 0."""
+
+
+class PreflightError(Exception):
+    """A node is not fit to train on; the message names it."""
+
+
+def run_preflight(script: str) -> None:
+    """Run the preflight as a process of its own, so that nothing of it is left in this one.
+
+    It meets at a port of its own: the ranks' store is not to be shared. Raises PreflightError.
+    """
+    import subprocess
+
+    port = os.environ.get(bootstrap.ENV_PREFLIGHT_PORT)
+    port = port or str(int(os.environ[bootstrap.ENV_MASTER_PORT]) + 1)
+    env = dict(os.environ, MASTER_PORT=port)
+    answer = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE)
+    if answer.returncode:
+        said = answer.stdout.decode("utf-8", "replace").strip()
+        raise PreflightError(said or f"preflight: exit code {answer.returncode}")
+
+
+# --- before the script ----------------------------------------------------------------------------
+
+
+def write_stacks_on_sigusr2() -> None:
+    """From now on SIGUSR2 writes the stacks of all threads of this process to its file.
+
+    A script that takes SIGUSR2 for itself has it, and no stacks. On this machine only ranks that
+    are watched have a folder for it.
+    """
+    folder = os.environ.get(bootstrap.ENV_STACKS_DIR, "")
+    on_this_machine = os.environ.get(bootstrap.ENV_PARENT_PID)
+    if not folder and not on_this_machine and os.path.isdir(bootstrap.WORK_DIR):
+        folder = bootstrap.STACKS_DIR
+    if not folder:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, str(os.getpid())), "ab", buffering=0)  # noqa: SIM115
+        faulthandler.register(signal.SIGUSR2, file, all_threads=True)  # keeps the file
+    except OSError as error:
+        bootstrap.say(f"no stacks of this rank: {error}")
+
+
+def meet_the_node() -> None:
+    """Write to the pipes that the node reads, and have it find our stack after a SIGSEGV."""
+    folder = os.environ.pop(bootstrap.ENV_RANKS_DIR, "")
+    if folder:
+        local_rank = os.environ["LOCAL_RANK"]
+        lines.join(folder, local_rank)
+        path = bootstrap.crash_file(folder, int(local_rank))
+        faulthandler.enable(open(path, "wb", buffering=0))  # noqa: SIM115 - it keeps the file
+
+
+def watch_heartbeat() -> None:
+    """Tell the script its file."""
+    beats = os.environ.get(bootstrap.ENV_HEARTBEAT_DIR)
+    if beats:
+        os.environ[bootstrap.ENV_HEARTBEAT_FILE] = os.path.join(beats, os.environ["RANK"])
+
+
+# --- the script -----------------------------------------------------------------------------------
+
+
+def as_main(argv: List[str]) -> None:
+    """Run the script, or, after -m, the module, in this process, as Python runs its main program.
+
+    Python gives a script's arguments in `sys.argv`, its folder, or the folder or archive that it
+    is, first in `sys.path`, and its place as an absolute path (before Python 3.9 as it was given).
+    """
+    as_module = argv[0] == "-m"
+    target = argv[1] if as_module else argv[0]
+    given = getattr(sys, "orig_argv", [])
+    if given:
+        given[len(given) - len(argv) - 2 :] = argv  # 2: this file and the flag
+    sys.argv[:] = argv[1:] if as_module else argv
+    bootstrap.hide_own_folder()
+    main = _fresh_main()
+    path = target if as_module else os.path.join(os.getcwd(), target)
+    is_container = not as_module and get_importer(path) is not None
+    if is_container:
+        sys.path.insert(0, path)
+    elif not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd() if as_module else os.path.dirname(os.path.realpath(path)))
+    if as_module or is_container:
+        sys.argv[0] = "-m" if as_module else target
+        _make_way()
+        # What the interpreter itself calls.
+        start: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
+        start(target if as_module else "__main__", alter_argv=as_module)
+        return
+    _make_way()
+    code = _read_script(path, main)
+    # A warning whose stacklevel goes above the script is about "sys" in Python.
+    call = compile("exec(code, main)", "<sys>" if SYS_IS_MARKED else "sys", "exec")
+    if SYS_IS_MARKED:
+        call = call.replace(co_firstlineno=0)
+    exec(call, {"__name__": "sys", "code": code, "main": vars(main)})  # noqa: S102
+
+
+def _fresh_main() -> Any:
+    """A `__main__` that stays in sys.modules: what is pickled after the script's end needs it."""
+    main = type(sys)("__main__")
+    vars(main).clear()
+    vars(main).update(FRESH, __doc__=None)
+    if "__annotations__" in FRESH:
+        vars(main)["__annotations__"] = {}
+    for name in ("__file__", "__cached__"):
+        vars(main).pop(name, None)
+    sys.modules["__main__"] = main
+    return main
+
+
+def _make_way() -> None:
+    """Forget modules of ours, and those of Python's that the script's folder has its own of.
+
+    Python alone would not have loaded them yet, and would take those of the script.
+    """
+    for name in set(sys.modules) - AT_START - {"__main__"}:
+        if name.partition(".")[0] == "kij_train":
+            del sys.modules[name]
+        elif "." not in name and PathFinder.find_spec(name, sys.path[:1]) is not None:
+            finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
+            specs = (find(name, None) for find in finders if find is not None)
+            found = next((spec for spec in specs if spec is not None), None)
+            loaded = getattr(sys.modules[name], "__spec__", None)
+            if found is not None and found.origin != getattr(loaded, "origin", None):
+                del sys.modules[name]
+
+
+def _read_script(path: str, main: Any) -> CodeType:
+    """The code of a script, or of a .pyc file; `main` gets its file and loader."""
+    loader: Any = FRESH["__loader__"]
+    kind = SourcelessFileLoader if path.endswith(".pyc") else type(loader)
+    main.__loader__ = kind("__main__", path)
+    main.__file__ = path
+    if "__cached__" in FRESH:
+        main.__cached__ = None
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        said = f"can't open file {path!r}: [Errno {error.errno}] {error.strerror}"
+        raise NoScriptError(f"{sys.executable}: {said}") from None
+    if kind is SourcelessFileLoader:
+        code: CodeType = main.__loader__.get_code("__main__")
+        return code
+    return compile(source, path, "exec", dont_inherit=True)
+
+
+class NoScriptError(Exception):
+    """Python cannot read the script."""
+
+
+# --- its end --------------------------------------------------------------------------------------
+
+
+def exit_status(code: Any) -> int:
+    """What the system makes of what sys.exit was told."""
+    if code is None:
+        return 0
+    if not isinstance(code, int):
+        return 1
+    return code & 0xFF if -1 << LONG_BITS <= code < 1 << LONG_BITS else 0xFF
+
+
+def swallowed(end: SystemExit) -> Optional[BaseException]:
+    """The exception that was being handled when the script was left by sys.exit."""
+    seen: List[BaseException] = []
+    error: Optional[BaseException] = end
+    while isinstance(error, SystemExit) and error not in seen:
+        seen.append(error)
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
+    return None if isinstance(error, SystemExit) else error
+
+
+def record_end(error: BaseException, path: str, rank: int) -> None:
+    """Leave the record of an exception that ends the script, if it ends it badly."""
+    who: Dict[str, Any] = {"rank": rank}
+    cause: Optional[BaseException] = error
+    said = ""
+    if isinstance(error, SystemExit):
+        status = exit_status(error.code)
+        if not status:
+            return
+        who["exit_code"] = status
+        cause = swallowed(error)
+        said = f"rank {rank} exited with code {status}"
+        if not isinstance(error.code, int):
+            said = str(error.code) or said
+        elif cause is not None:
+            said = f"{_words(cause)}\nrank {rank} then exited with code {status}"
+    callstack = ""
+    if cause is not None:
+        said = said or _words(cause)
+        callstack = "".join(traceback.format_exception(type(cause), cause, cause.__traceback__))
+        if cause is not error:  # the message does not end as it does
+            callstack = callstack.rstrip()
+            ending = _words(cause)
+            callstack = callstack[: -len(ending)] if callstack.endswith(ending) else callstack
+    bootstrap.write_record(path, said, callstack, **who)
+
+
+def _words(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(type(error), error)).strip()
+
+
+def without_our_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
+    """From the first frame of the script on."""
+    while trace is not None and bootstrap.STARTS.search(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return trace
+
+
+def show_without_our_frames() -> None:
+    """Have Python print an exception that goes through us as it would print the script's."""
+    shown = getattr(sys, "excepthook", sys.__excepthook__)  # a script may have deleted it
+
+    def show(
+        kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
+    ) -> None:
+        sys.excepthook = shown
+        sys.last_traceback = error.__traceback__ = without_our_frames(trace)
+        shown(kind, error, error.__traceback__)
+
+    sys.excepthook = show
+
+
+def main(argv: List[str]) -> None:
+    """Entry point; `argv` without the program's name and the flag."""
+    rank, path = int(os.environ.get("RANK", "-1")), os.environ.get(bootstrap.ENV_ERROR_FILE)
+    process = os.getpid()
+    meet_the_node()
+    write_stacks_on_sigusr2()
+    watch_heartbeat()
+    try:
+        if os.environ.get(bootstrap.ENV_PREFLIGHT):
+            run_preflight(os.environ[bootstrap.ENV_PREFLIGHT])
+        as_main(argv)
+    except NoScriptError as error:
+        if path:
+            bootstrap.write_record(path, str(error), "", rank=rank, exit_code=EXIT_NO_FILE)
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_NO_FILE)
+    except BaseException as error:
+        error.__traceback__ = without_our_frames(error.__traceback__)
+        if path and os.getpid() == process:  # children that the script forks come here as well
+            record_end(error, path, rank)
+        if not isinstance(error, SystemExit):
+            show_without_our_frames()
+        raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[2:])
