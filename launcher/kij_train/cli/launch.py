@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 @click.command("launch")
 @click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
 @click.option(
+    "--as-shipped",
+    is_flag=True,
+    help="With --local: run a copy of the code that pods would get, and nothing else.",
+)
+@click.option(
     "--detach",
     "-d",
     is_flag=True,
@@ -58,7 +63,13 @@ if TYPE_CHECKING:
     help="Format of what --dry-run and --detach print.",
 )
 def command(
-    is_local: bool, detach: bool, replace: bool, dry_run: str | None, form: str, **params: Any
+    is_local: bool,
+    as_shipped: bool,
+    detach: bool,
+    replace: bool,
+    dry_run: str | None,
+    form: str,
+    **params: Any,
 ) -> None:
     """Run SCRIPT with ARGS on N nodes that train as one, and stay attached until it ends.
 
@@ -68,8 +79,10 @@ def command(
         for flag, given in (("--detach", detach), ("--replace", replace), ("--dry-run", dry_run)):
             if given:
                 raise RequestError(f"{flag} does not go with --local")
-        _launch_local(resolve_options(params))
+        _launch_local(resolve_options(params), as_shipped)
         return
+    if as_shipped:
+        raise RequestError("--as-shipped goes with --local: pods always run what ships")
     resolved = resolve_options(params)
     plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
     warn_of_what_is_left_out(plan.archive)
@@ -99,10 +112,15 @@ job_options(command)
 # --- this machine ---------------------------------------------------------------------------------
 
 
-def _launch_local(resolved: Resolved) -> None:
+def _launch_local(resolved: Resolved, as_shipped: bool) -> None:
     from kij_train import local
 
-    plan = runs.plan(resolved, cwd=Path.cwd(), for_cluster=False, random_name=True)
+    if as_shipped and not resolved.spec.code:
+        raise RequestError("--as-shipped conflicts with --no-code, which ships nothing")
+    plan = runs.plan(
+        resolved, cwd=Path.cwd(), for_cluster=False, as_shipped=as_shipped, random_name=True
+    )
+    warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     output.status(runs.summary(plan, where="this machine"))
     ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
@@ -115,9 +133,9 @@ def _launch_local(resolved: Resolved) -> None:
         output.workload(text, to_stderr=stream == "stderr")
 
     stop = local.Stop()
-    with signals_to(stop):
+    with signals_to(stop), runs.unpacked(plan) as unpacked:
         try:
-            seconds = runs.run_local(plan, environ=os.environ, emit=emit, stop=stop)
+            seconds = runs.run_local(unpacked, environ=os.environ, emit=emit, stop=stop)
         except JobFailedError as error:
             output.verdict(error.message, error.hints)
             raise click.exceptions.Exit(error.exit_code) from None

@@ -14,6 +14,7 @@ from kij_train.diagnosis.failures import (
     parse_record,
     verdict,
 )
+from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding, sorted_events
 from kij_train.diagnosis.phases import (
     JobState,
@@ -54,6 +55,7 @@ __all__ = [
     "is_out_of_touch",
     "job_state",
     "last_words",
+    "missing_file",
     "node_of",
     "nodes_of_job",
     "parse_record",

@@ -8,6 +8,7 @@ from kij_train.runs.backend import (
     follow,
     run_local,
     submit,
+    unpacked,
     which_nobody_has,
 )
 from kij_train.runs.plan import SUFFIX_CHARS, Note, Plan, plan, summary, with_ranks
@@ -25,6 +26,7 @@ __all__ = [
     "run_local",
     "submit",
     "summary",
+    "unpacked",
     "which_nobody_has",
     "with_ranks",
 ]
