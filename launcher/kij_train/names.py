@@ -32,6 +32,8 @@ REQUEST = "kij-train/request"
 """Annotation of a Job with what it was made from: the values that are not defaults."""
 USER = "kij-train/user"
 """Label of a Job with who launched it."""
+LEFT_OUT = "kij-train/left-out"
+"""Annotation of a Job: a JSON list of the biggest files and folders that its code was without."""
 CANCELLED = "kij-train/cancelled"
 """Annotation of a Job that its user cancelled."""
 CANCELLED_QUEUE = "kij-train/cancelled-queue"
@@ -77,10 +79,21 @@ _SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET)_?KEY)(_|$)",
     re.IGNORECASE,
 )
-_SECRET_VALUE = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{16}"
-    r"|sk-[-A-Za-z0-9_]{16,}|xox[abprs]-[-A-Za-z0-9]{10,}|glpat-[-A-Za-z0-9_]{16,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s@]+@"
+# Each begins with text that is always there, and none can begin inside of a match that failed: the
+# time to search is proportional to the value, which may be as long as the Job.
+_SECRET_VALUES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"hf_[A-Za-z0-9]{16}",
+        r"gh[pousr]_[A-Za-z0-9]{16}",
+        r"github_pat_\w{16}",
+        r"AKIA[A-Z0-9]{16}",
+        r"sk-[-A-Za-z0-9_]{16}",
+        r"xox[abprs]-[-A-Za-z0-9]{10}",
+        r"glpat-[-A-Za-z0-9_]{16}",
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----",
+        r"://(?<=[a-z0-9+.-]://)[^/\s:@]+:[^/\s@]+@",
+    )
 )
 
 
@@ -181,4 +194,6 @@ def looks_secret(name: str, value: str) -> bool:
     """Whether an environment variable looks like a credential; empty values never do."""
     if not value:
         return False
-    return _SECRET_NAME.search(name) is not None or _SECRET_VALUE.search(value) is not None
+    if _SECRET_NAME.search(name) is not None:
+        return True
+    return any(pattern.search(value) is not None for pattern in _SECRET_VALUES)

@@ -98,6 +98,15 @@ def test_code_is_shared_by_jobs_and_goes_with_the_last(cluster: Cluster, ns: Nam
     assert ns.empties()
 
 
+def test_a_job_knows_what_its_code_was_without(ns: Namespace, project: Path) -> None:
+    (project / ".gitignore").write_text("*.bin\n")
+    for name in ("train.bin", ".env"):
+        (project / name).touch()
+    assert ns.kij_train("launch", "-d", "--name", "a", "train.py", cwd=project).returncode == 0
+    annotations = ns.batch.read_namespaced_job("a", ns.name).metadata.annotations
+    assert annotations["kij-train/left-out"] == '["train.bin"]'
+
+
 def test_a_taken_name_is_refused_with_the_ways_out(ns: Namespace, project: Path) -> None:
     assert ns.kij_train("launch", "-d", "--name", "a", "train.py", cwd=project).returncode == 0
     before = ns.batch.read_namespaced_job("a", ns.name).metadata.uid

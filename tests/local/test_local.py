@@ -305,3 +305,20 @@ def test_the_example_trains_checkpoints_and_resumes(tmp_path: Path) -> None:
     assert "resumed at step 60" in second.stdout
     assert re.search(r"step +80 ", second.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_as_shipped_a_run_has_what_pods_would_have(tmp_path: Path) -> None:
+    write = {"train.py": "import os\nprint(sorted(os.listdir()))\nopen('data/a.bin')\n"}
+    write |= {".gitignore": "data/\n", "data/a.bin": ""}
+    for name, content in write.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert launch(tmp_path, "train.py").returncode == 0
+    ended = launch(tmp_path, "--as-shipped", "train.py")
+    assert ended.returncode == 1
+    assert "['.gitignore', 'train.py']" in ended.stdout
+    assert "the biggest data/a.bin" in ended.stderr
+    assert "try: data/ was left out of the code at launch" in ended.stderr
+    assert "echo '!/data/a.bin' >> .kijignore" in ended.stderr
+    (tmp_path / ".kijignore").write_text("!/data/a.bin\n")
+    assert launch(tmp_path, "--as-shipped", "train.py").returncode == 0

@@ -173,6 +173,9 @@ REFUSED = [
     ("render -m a/b.py", "is no module name", ""),
     ("render -m --no-python x", "-m and --no-python conflict", ""),
     ("launch --local --detach train.py", "a local run ends with its command", "nohup kij-train"),
+    ("launch --as-shipped train.py", "--as-shipped goes with --local", ""),
+    ("launch --local --as-shipped --no-code train.py", "conflicts with --no-code", ""),
+    ("render --list-code --no-code train.py", "--no-code ships nothing", ""),
     ("launch --dry-run", "--dry-run needs a value: client or server", "such as: --dry-run=client"),
     ("launch --dry-run train.py", "'train.py' is not one of", "such as: --dry-run=client"),
     ("launch --nodes", "--nodes needs a value: N", "see: kij-train launch --help"),
@@ -225,7 +228,8 @@ def test_the_lines_that_bring_back_a_script_of_an_ignored_folder_work(
     assert code == 2
     subprocess.run(err.rpartition("bring it back: ")[2], shell=True, check=True)
     code, _, err = run(capsys, "render", "build/deep/t.py")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith("not shipped, since git ignores it: 2 files, 0 B")
     shipped = bundle.pack(project).files
     assert shipped == (".gitignore", ".kijignore", "build/deep/t.py", "train.py")
 
@@ -252,7 +256,55 @@ def test_what_is_left_out_of_the_code_is_said(
     (project / ".env").write_text("A=b")
     code, _, err = run(capsys, *line.split())
     assert code == 0
-    assert err == "warning: left out .env: it looks like a secret\n"
+    back = "echo '!/.env' >> .kijignore"
+    assert err == f"warning: left out .env: it looks like a secret; to ship it: {back}\n"
+
+
+def test_what_git_keeps_back_is_one_line(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    (project / "data").mkdir()
+    for name, size in (("data/train.bin", 300_000), ("data/val.bin", 1000), ("a.log", 10)):
+        (project / name).write_bytes(b"x" * size)
+    (project / ".gitignore").write_text("data/\n*.log\n")
+    code, _, err = run(capsys, "render", "train.py")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "3 files, 294 KiB, the biggest data/train.bin (293 KiB)" in err
+    assert "kij-train render --list-code" in err
+
+
+def test_list_code_prints_what_ships_and_why_the_rest_does_not(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    for name in (".env", "a.log", "b.log", "model.ckpt"):
+        (project / name).touch()
+    (project / ".gitignore").write_text("*.log\n")
+    (project / "key.py").write_text("KEY = 'hf_abcdefghijklmnopqrstuvwxyzABCDEFGH'\n")
+    (project / ".kijignore").write_text("b.log\n")
+    code, out, err = run(capsys, "render", "--list-code")
+    assert (code, out.split()) == (0, [".gitignore", ".kijignore", "train.py"])
+    assert err.splitlines() == [
+        "not shipped: .env (1 file, 0 B): it looks like a secret",
+        "not shipped: a.log (1 file, 0 B): .gitignore",
+        "not shipped: b.log (1 file, 0 B): .kijignore",
+        "not shipped: key.py (1 file, 46 B): it holds a Hugging Face token",
+        "not shipped: model.ckpt (1 file, 0 B): output of earlier runs",
+        "ships 3 files, 21 B",
+    ]
+
+
+def test_a_script_that_holds_a_token_is_refused_with_the_better_way(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    token = "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH"
+    (project / "train.py").write_text(f"KEY = '{token}'\n")
+    code, out, err = run(capsys, "render", "train.py")
+    assert (code, out) == (2, "")
+    assert "train.py holds a Hugging Face token" in err
+    assert "--env-from-secret NAME" in err
+    assert token not in err
+    subprocess.run(err.rpartition("bring it back: ")[2], shell=True, check=True)
+    code, _, err = run(capsys, "render", "train.py")
+    assert code == 0
+    assert "warning: ships train.py, which holds a Hugging Face token" in err
 
 
 def test_a_variable_that_sets_nothing_is_warned_about(

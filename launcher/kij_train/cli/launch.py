@@ -51,6 +51,11 @@ if TYPE_CHECKING:
 )
 @click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
 @click.option(
+    "--as-shipped",
+    is_flag=True,
+    help="With --local: run a copy of the code that pods would get, and nothing else.",
+)
+@click.option(
     "--detach",
     "-d",
     is_flag=True,
@@ -75,6 +80,7 @@ if TYPE_CHECKING:
 def command(
     again: str | None,
     is_local: bool,
+    as_shipped: bool,
     detach: bool,
     replace: bool,
     dry_run: str | None,
@@ -98,8 +104,10 @@ def command(
         for flag, given in (("--replace", replace), ("--dry-run", dry_run)):
             if given:
                 raise RequestError(f"{flag} does not go with --local")
-        _launch_local(resolve_options(params, request))
+        _launch_local(resolve_options(params, request), as_shipped)
         return
+    if as_shipped:
+        raise RequestError("--as-shipped goes with --local: pods always run what ships")
     _check_whose_help(params)
     resolved = resolve_options(params, request)
     plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
@@ -145,20 +153,25 @@ def _check_whose_help(params: dict[str, Any]) -> None:
 # --- this machine ---------------------------------------------------------------------------------
 
 
-def _launch_local(resolved: Resolved) -> None:
+def _launch_local(resolved: Resolved, as_shipped: bool) -> None:
     from kij_train import local
 
-    plan = runs.plan(resolved, cwd=Path.cwd(), for_cluster=False, random_name=True)
+    if as_shipped and not resolved.spec.code:
+        raise RequestError("--as-shipped conflicts with --no-code, which ships nothing")
+    plan = runs.plan(
+        resolved, cwd=Path.cwd(), for_cluster=False, as_shipped=as_shipped, random_name=True
+    )
+    warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     output.status(runs.summary(plan, where="this machine"))
     ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
     stop = local.Stop()
-    with signals_to(stop):
+    with signals_to(stop), runs.unpacked(plan) as unpacked:
         try:
             streams = _local_streams(plan.spec, stop)
-            seconds = runs.run_local(plan, environ=os.environ, streams=streams, stop=stop)
+            seconds = runs.run_local(unpacked, environ=os.environ, streams=streams, stop=stop)
         except JobFailedError as error:
             output.verdict(error.message, error.hints)
             raise click.exceptions.Exit(error.exit_code) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import names, runs
+from kij_train import leftout, names, runs
 from kij_train.cli import grouped, output
 from kij_train.errors import RequestError
 from kij_train.runs import bundle
@@ -187,6 +187,9 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
 
 def warn_of_what_is_left_out(archive: bundle.Archive | None) -> None:
     """Say what the shipped code lacks and might be missed."""
+    kept_back = None if archive is None else leftout.kept_back(archive.left_out)
+    if kept_back is not None:
+        output.status(kept_back)
     for note in archive.notes if archive is not None else ():
         output.warning(note)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import names, render, runs
+from kij_train import leftout, names, render, runs, units
 from kij_train.cli import output
 from kij_train.cli.options import (
     job_options,
@@ -15,21 +15,46 @@ from kij_train.cli.options import (
     warn_about_plan,
     warn_of_what_is_left_out,
 )
+from kij_train.errors import RequestError
+from kij_train.listing import list_files
+from kij_train.spec import JobSpec
 
 
 @click.command("render")
 @click.option(
     "--output", "-o", "form", type=click.Choice(["yaml", "json"]), default="yaml", help="Format."
 )
-def command(form: str, **params: Any) -> None:
+@click.option(
+    "--list-code",
+    is_flag=True,
+    help="Print the files that ship instead, one a line, and why others do not.",
+)
+def command(form: str, list_code: bool, **params: Any) -> None:
     """Print the exact Kubernetes objects of a launch, offline: no cluster is spoken to.
 
     The same request prints the same bytes. Pipe it to kubectl apply -f -.
     """
-    plan = runs.plan(resolve_options(params), cwd=Path.cwd())
+    resolved = resolve_options(params)
+    if list_code:
+        _print_code(resolved.spec)
+        return
+    plan = runs.plan(resolved, cwd=Path.cwd())
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     print_offline(plan, form)
+
+
+def _print_code(spec: JobSpec) -> None:
+    """What ships to stdout; what does not, and why, to stderr."""
+    if not spec.code:
+        raise RequestError("--no-code ships nothing: --list-code has nothing to list")
+    listing = list_files(Path.cwd() / spec.code_dir)
+    for left in listing.left_out:
+        output.status(leftout.describe(left))
+    for name in listing.names:
+        output.data(name)
+    count, size = len(listing.names), units.format_bytes(listing.size_bytes)
+    output.status(f"ships {count:,} file{'' if count == 1 else 's'}, {size}")
 
 
 def print_offline(plan: runs.Plan, form: str) -> None:

@@ -15,6 +15,7 @@ from kij_train.diagnosis.failures import (
     verdict,
 )
 from kij_train.diagnosis.held import HELD_S, own_end
+from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding, sorted_events
 from kij_train.diagnosis.phases import (
     STARTED,
@@ -60,6 +61,7 @@ __all__ = [
     "is_out_of_touch",
     "job_state",
     "last_words",
+    "missing_file",
     "node_of",
     "nodes_of_job",
     "own",

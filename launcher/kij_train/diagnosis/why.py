@@ -18,6 +18,7 @@ from kij_train.diagnosis.failures import (
     traceback_tail,
 )
 from kij_train.diagnosis.held import of_held, own_end
+from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
     JobState,
@@ -207,7 +208,12 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
             if known.hint and "logs NAME" in known.hint
             else known.hint
         )
-        finding = Finding(known.kind, summary, tuple(evidence), hint)
+        annotations = job["metadata"].get("annotations") or {}
+        left_out = missing_file(cause.message, annotations.get(names.LEFT_OUT))
+        if left_out is not None:
+            finding = Finding("left-out", summary, tuple(evidence), left_out)
+        else:
+            finding = Finding(known.kind, summary, tuple(evidence), hint)
     followed = followers(cause, failures)
     return replace(finding, evidence=(*finding.evidence, followed)) if followed else finding
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import yaml
+from yaml.emitter import ScalarAnalysis
 
+LONGEST_WORD = 1000
 _WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_./\[\]'()-]*")
 _NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 
@@ -22,13 +24,31 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
 
+    # PyYAML looks at every character several times, at a second for every 2 MB. Of text that needs
+    # no escapes, these two write the same.
+    def analyze_scalar(self, scalar: str) -> ScalarAnalysis:
+        if getattr(self.event, "style", None) != '"' or not _is_plain(scalar):
+            return super().analyze_scalar(scalar)
+        return ScalarAnalysis(scalar, not scalar, False, False, False, True, True, False)
+
+    def write_double_quoted(self, text: str, split: bool = True) -> None:
+        if _is_plain(text):
+            self.write_indicator(f'"{text}"', True)
+        else:
+            super().write_double_quoted(text, split)
+
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
         super().increase_indent(flow, False)
 
 
+def _is_plain(text: str) -> bool:
+    """Whether it stands between double quotes as it is."""
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+
+
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style: str | None = '"'
-    if _WORD.fullmatch(text) and text.lower() not in _NOT_TEXT:
+    if len(text) <= LONGEST_WORD and _WORD.fullmatch(text) and text.lower() not in _NOT_TEXT:
         style = None
     elif "\n" in text and _fits_a_block(text):
         style = "|"

@@ -8,6 +8,7 @@ from kij_train.runs.backend import (
     follow,
     run_local,
     submit,
+    unpacked,
     user_of,
     which_nobody_has,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "run_local",
     "submit",
     "summary",
+    "unpacked",
     "user_of",
     "which_nobody_has",
     "with_ranks",

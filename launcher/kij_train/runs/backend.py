@@ -5,14 +5,18 @@ What only one of the two needs is imported where it begins, so that rendering st
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import re
 import signal
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace as with_changes
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import names, units
+from kij_train import leftout, names, units
 from kij_train.errors import (
     InterruptedByUserError,
     JobFailedError,
@@ -20,6 +24,7 @@ from kij_train.errors import (
     TimedOutError,
     UnreachableError,
 )
+from kij_train.pod import bootstrap
 from kij_train.runs.plan import Plan
 from kij_train.spec import JobSpec
 
@@ -29,6 +34,22 @@ if TYPE_CHECKING:
 
 
 # --- this machine ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unpacked(plan: Plan) -> Iterator[Plan]:
+    """The plan with the code that ships as its folder, unpacked as in pods; removed at the end.
+
+    What the script writes into its folder goes with it, as in pods.
+    """
+    if plan.archive is None:
+        yield plan
+        return
+    with tempfile.TemporaryDirectory(prefix="kij-train-") as scratch:
+        Path(scratch, f"{bootstrap.CODE_PREFIX}000").write_bytes(plan.archive.packed)
+        code_dir = Path(scratch, "code")
+        bootstrap.unpack_code(scratch, str(code_dir), plan.archive.sha256)
+        yield with_changes(plan, code_dir=code_dir)
 
 
 def run_local(
@@ -58,7 +79,13 @@ def run_local(
     failures = list(outcome.failures) or [
         _unrecorded(index, code) for index, code in enumerate(outcome.exit_codes) if code
     ]
-    raise JobFailedError(diagnosis.verdict(plan.name, after, failures))
+    hints: tuple[str, ...] = ()
+    cause = diagnosis.first_failure(failures)
+    if plan.archive is not None and cause is not None:
+        recorded = leftout.record(plan.archive.left_out)
+        missing = diagnosis.missing_file(cause.message, recorded, str(plan.code_dir))
+        hints = () if missing is None else (f"try: {missing}",)
+    raise JobFailedError(diagnosis.verdict(plan.name, after, failures), hints=hints)
 
 
 def _unrecorded(index: int, exit_code: int) -> diagnosis.Failure:
@@ -124,7 +151,13 @@ def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
 
 def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission:
     """Create the job, all or nothing. Raises RefusedError, UnreachableError."""
-    return cluster.submit(plan.objects(), replace=replace, user=user_of(plan.spec))
+    objects = plan.objects()
+    left_out = None if plan.archive is None else leftout.record(plan.archive.left_out)
+    if left_out is not None:
+        # Here, not in what render prints: it is a fact of this machine, not of the request.
+        (job,) = (body for body in objects if body["kind"] == "Job")
+        job["metadata"].setdefault("annotations", {})[names.LEFT_OUT] = left_out
+    return cluster.submit(objects, replace=replace, user=user_of(plan.spec))
 
 
 def user_of(spec: JobSpec) -> str | None:

@@ -6,14 +6,14 @@ import base64
 import hashlib
 import os
 import secrets
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kij_train import names, render, scripts, units
+from kij_train import leftout, names, render, scripts, units
 from kij_train.errors import RequestError
+from kij_train.listing import list_files
 from kij_train.pod import bootstrap, preflight
 from kij_train.runs import bundle
 from kij_train.spec import JobSpec
@@ -40,7 +40,7 @@ class Plan:
     code_dir: Path
     """Working directory of a local run, and what is shipped to pods."""
     archive: bundle.Archive | None
-    """None with --no-code and for local runs."""
+    """None with --no-code, and for local runs unless they are to run what ships."""
     notes: tuple[Note, ...] = ()
     """What is allowed and probably not meant."""
 
@@ -60,18 +60,24 @@ class Plan:
 
 
 def plan(
-    resolved: Resolved, *, cwd: Path, for_cluster: bool = True, random_name: bool = False
+    resolved: Resolved,
+    *,
+    cwd: Path,
+    for_cluster: bool = True,
+    as_shipped: bool = False,
+    random_name: bool = False,
 ) -> Plan:
     """Find the script, pack the code, fix the name. Raises RequestError.
 
-    Without `random_name` the end of a generated name is a hash of the request, so that the same
-    request renders the same bytes.
+    `as_shipped` packs the code for a local run as well. Without `random_name` the end of a
+    generated name is a hash of the request, so that the same request renders the same bytes.
     """
     spec = resolved.spec
     code_dir = cwd / spec.code_dir
     script = scripts.locate(resolved, cwd, code_dir, for_cluster=for_cluster)
     spec = with_ranks(resolved, for_cluster=for_cluster).model_copy(update={"script": script})
-    archive = bundle.pack(code_dir) if for_cluster and spec.code else None
+    packs = (for_cluster or as_shipped) and spec.code
+    archive = bundle.pack(code_dir) if packs else None
     _check_shipped(spec, archive, code_dir)
     name = spec.name or _generated_name(spec, archive, code_dir, random_name)
     where = code_dir if spec.code else cwd
@@ -140,7 +146,7 @@ def _local_files(spec: JobSpec, code_dir: Path, for_cluster: bool) -> Sequence[s
     if for_cluster or not spec.code:
         return ()
     try:
-        return tuple(bundle.list_files(code_dir).files)
+        return tuple(list_files(code_dir).names)
     except RequestError:
         return ()
 
@@ -170,14 +176,20 @@ def _check_shipped(spec: JobSpec, archive: bundle.Archive | None, code_dir: Path
         path = None if inside.startswith(("/", "..")) else inside
     if archive is None or path is None or path in archive.files:
         return
-    lines = [shlex.quote(line) for line in bundle.lines_that_ship(code_dir, path)]
-    write = "echo" if len(lines) == 1 else "printf '%s\\n'"
-    file = shlex.quote(str(Path(spec.code_dir) / ".kijignore"))
     kind = "program" if spec.program is not None else "script"
-    raise RequestError(
-        f"{kind} {path} is left out of the code by .gitignore or .kijignore",
-        hints=(f"bring it back: {write} {' '.join(lines)} >> {file}",),
-    )
+    left = next((left for left in archive.left_out if left.covers(path)), None)
+    back = f"bring it back: {leftout.bring_back(code_dir, path)}"
+    if left is not None and left.holds is not None:
+        raise RequestError(
+            f"{kind} {path} holds {left.holds}, which everybody could read who may read the "
+            "ConfigMaps of the namespace",
+            hints=("keep it in a Secret: --env-from-secret NAME", f"or ship it so: {back}"),
+        )
+    why = ""
+    if left is not None:
+        by_file = left.why in (leftout.Why.KIJIGNORE, leftout.Why.GITIGNORE)
+        why = f" by {left.why.value}" if by_file else f": {left.why.value}"
+    raise RequestError(f"{kind} {path} is left out of the code{why}", hints=(back,))
 
 
 def _generated_name(
