@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kij_train.cluster.apierrors import GoneError, NotPermittedError, admission_refusal
+from kij_train.cluster.apierrors import (
+    GoneError,
+    NotAcceptedError,
+    NotPermittedError,
+    admission_refusal,
+)
 from kij_train.cluster.logs import LogChoice, LogLine
 from kij_train.cluster.observe import Change, Note, Observation
 from kij_train.diagnosis import (
@@ -118,7 +123,7 @@ def end_if_decided(
     body = {"metadata": {"uid": job["metadata"]["uid"]}, "spec": {"backoffLimit": 0}}
     try:
         cluster.patch("Job", str(job["metadata"]["name"]), body)
-    except UnreachableError:
+    except (UnreachableError, NotAcceptedError):
         return False  # to be tried again
     except (NotPermittedError, GoneError):
         pass  # without the right to, it takes as long as the Job's own counting
