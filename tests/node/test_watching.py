@@ -43,6 +43,14 @@ for number in range(80):
         print("life", life, "ended", number, flush=True)
         sys.exit(1)
 """
+UNTIL_TOLD = """
+import itertools, os, time
+for number in itertools.count():
+    print("rank 0 line", number, flush=True)
+    if os.path.exists("/tmp/told"):
+        break
+    time.sleep(0.2)
+"""
 STATUS_SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -109,6 +117,7 @@ def project(tmp_path: Path) -> Path:
     (folder / "count.py").write_text(COUNT)
     (folder / "saves.py").write_text(SAVES)
     (folder / "lives.py").write_text(LIVES)
+    (folder / "until_told.py").write_text(UNTIL_TOLD)
     return folder
 
 
@@ -421,20 +430,25 @@ def test_a_renewed_token_and_a_proxy_lead_to_the_log_the_verdict_exec_and_stacks
         way = f"http://ada:password@127.0.0.1:{proxy.server_port}"
         document["clusters"][0]["cluster"]["proxy-url"] = way
         config.write_text(yaml.safe_dump(document))
-        submit(ns, project, image, "count.py", "120", "0.2")
+        submit(ns, project, image, "until_told.py")
         with stays(ns, "logs", "-f", "a", kubeconfig=str(config)) as logs:
             seen = until(logs, "line 3")
             renew("second")
             ns.core.delete_namespaced_secret("first", ns.name)
-            for words in (["exec", "a", "--", "pwd"], ["stacks", "a"]):
+            for words, said in (
+                (["stacks", "a"], 'until_told.py", line'),
+                (["exec", "a", "--", "pwd"], "/kij/work/code\n"),
+                (["exec", "a", "--", "nvidia-smi"], ""),
+                (["exec", "a", "--", "touch", "/tmp/told"], ""),
+            ):
                 ran = ns.kij_train(*words, cwd=project, kubeconfig=str(config))
-                assert ran.returncode == 0, ran.stderr
-                assert (ran.stdout == "/kij/work/code\n") or ('count.py", line 5' in ran.stdout)
+                assert ran.returncode == (127 if "nvidia-smi" in words else 0), ran.stderr
+                assert said in ran.stdout
             out, err = logs.communicate(timeout=120)
         waited = ns.kij_train("wait", "a", cwd=project, kubeconfig=str(config))
         assert (logs.returncode, waited.returncode) == (0, 0), (err, waited.stderr)
         found = re.findall(r"^rank 0 line (\d+)$", "".join(seen) + out, re.MULTILINE)
-        assert found == [str(number) for number in range(120)]
+        assert found == [str(number) for number in range(len(found))]
         assert len(proxy.led_to) >= 5
 
 
