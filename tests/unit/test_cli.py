@@ -477,7 +477,7 @@ def test_a_failing_credential_plugin_stops_before_any_request(
     )
     code, _, err = run(capsys, "launch", "--kubeconfig", path, "train.py")
     assert code == 4
-    said = "was not found" if plugin == "no-such-plugin" else "failed: process returned 1"
+    said = "was not found" if plugin == "no-such-plugin" else "failed with exit code 1"
     assert f"the credential plugin {plugin} of user u {said}" in err
     assert "does not answer" not in err
 
