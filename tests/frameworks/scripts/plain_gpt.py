@@ -8,7 +8,6 @@ a thread writes after the last line.
 import argparse
 import atexit
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -75,10 +74,6 @@ class TinyGPT(nn.Module):
 
 def old_name() -> None:
     warnings.warn("old_name is called new_name now", DeprecationWarning, stacklevel=2)
-
-
-def twice(number: int) -> int:
-    return 2 * number
 
 
 def say(*words: object) -> None:
@@ -183,9 +178,6 @@ def main() -> None:
     say(parser.prog, "is", sys.modules["__main__"].__spec__)
     old_name()
     logging.getLogger("app").warning("args %s", sorted(vars(args)))
-    if args.spawn:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            say("a spawned process says", pool.apply(twice, (21,)))
     config = Config(args.steps, args.fail_once)
     say("config", asdict(config))
     last = train(config, rank, args.out, ["fork", "spawn"] if args.spawn else ["fork"])
