@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,8 +28,7 @@ def packages(shared: Path) -> Path:
     folder = shared / f"frameworks-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]}"
     if folder.exists():
         return folder
-    part = folder.with_suffix(".part")
-    part.mkdir(exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=folder.name, dir=shared))
     excludes = part / "excludes.txt"
     excludes.write_text("\n".join(IN_THE_IMAGE))
     command = [find_uv_bin(), "pip", "install", "--quiet", "--python-version", PYTHON]
@@ -35,6 +36,7 @@ def packages(shared: Path) -> Path:
     made = subprocess.run([*command, "--offline"], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"{made.stderr}\nrun this once outside of the cluster: {' '.join(command)}")
-    part.chmod(0o777)
-    part.rename(folder)
+    part.chmod(0o755)
+    with suppress(OSError):  # another process was faster
+        part.rename(folder)
     return folder

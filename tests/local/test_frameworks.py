@@ -15,11 +15,17 @@ from tests.frameworks.cases import ENDS_WELL, OTHERS, Case
 from tests.frameworks.table import compare
 from tests.frameworks.ways import LOCAL, by_local_launch, by_torchrun
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(600), needs_frameworks]
+pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(900)]
+CASES = [
+    pytest.param(ENDS_WELL, id=ENDS_WELL.name),
+    *(
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow, needs_frameworks])
+        for case in OTHERS
+    ),
+]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [ENDS_WELL, *OTHERS], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES)
 def test_a_script_behaves_as_under_torchrun(
     case: Case, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
