@@ -16,6 +16,7 @@ CHANGING = (
     (re.compile(r"\[([WE])\d{4} [\d:.]+ "), r"[\1 "),
     (re.compile(r"('\w+_(?:runtime|per_second)': )'?[\d.]+'?"), r"\1<number>"),
     (re.compile(r"0x[0-9a-f]{6,}"), "<address>"),
+    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<uuid>"),
     (
         re.compile(r"""[^\s"']*/(?:site-packages|dist-packages|python3\.\d+|frameworks)/"""),
         "<lib>/",
@@ -100,8 +101,8 @@ def _unlike(ours: list[str], torchruns: list[str]) -> list[str]:
 def lines_of(text: str, roots: Roots) -> list[str]:
     """The script's lines, without prefixes, times and paths; of a bar only that it was full."""
     found, bars = list[str](), set[str]()
-    for line in CONTROL.sub("", text).removesuffix("\n").split("\n"):
-        line = PREFIX.sub("", line)
+    lines = [PREFIX.sub("", line) for line in CONTROL.sub("", text).removesuffix("\n").split("\n")]
+    for line in _without_crash(lines):
         states = [state for state in line.split("\r") if state.strip()] if "\r" in line else [line]
         for state in states:
             if NOT_THE_SCRIPTS.match(state):
@@ -112,6 +113,17 @@ def lines_of(text: str, roots: Roots) -> list[str]:
             if not bar or bar[4].strip():
                 found.append(normal(bar[4] if bar else state, roots))
     return found + sorted(bars)
+
+
+def _without_crash(lines: list[str]) -> list[str]:
+    """The stack left out that a rank of ours writes when a signal kills it, and torchrun's not."""
+    kept, in_stack = list[str](), False
+    for line in lines:
+        in_stack = in_stack or line.startswith("Fatal Python error: ")
+        if not in_stack:
+            kept.append(line)
+        in_stack = in_stack and not line.startswith("Extension modules: ")
+    return kept
 
 
 def without_torchruns(text: str) -> str:
@@ -182,5 +194,6 @@ def _archive(path: Path, roots: Roots) -> str:
 
 def _pickled(data: bytes, roots: Roots) -> str:
     """The names of its classes, and its values."""
-    values = (value for _, value, _ in pickletools.genops(data))
-    return normal("\n".join(str(value) for value in values if value is not None), roots)
+    found = pickletools.genops(data)
+    values = [str(value) for code, value, _ in found if code.name != "FRAME" and value is not None]
+    return normal("\n".join(values), roots)

@@ -57,10 +57,10 @@ class Commands:
             if process.poll() is None:
                 process.send_signal(signum)
 
-    def end(self) -> int:
-        """Wait for all; the code of the first that failed.
+    def end(self, within_s: float = RUN_S) -> int:
+        """Wait for all; the code of the first that failed, or that of SIGKILL.
 
-        It ends the others, as a cluster's scheduler does.
+        The first ends the others, as a cluster's scheduler does.
         """
         failed: list[int] = []
 
@@ -72,7 +72,8 @@ class Commands:
             return None not in codes
 
         try:
-            assert eventually(over, RUN_S), "".join(self.texts("err"))
+            if not eventually(over, within_s):
+                failed.append(-signal.SIGKILL)
         finally:
             for process in self.started:
                 process.kill()
@@ -177,7 +178,7 @@ def in_pods(
         logs = Commands(folder / "log", code, command("logs", name, "-f", "--all"))
         stopped(case, out, lambda: subprocess.run(command("cancel", name), check=True, timeout=60))
         status = launch.end()
-        logs.end()
+        logs.end(20 if case.stop else RUN_S)  # a cancelled job may be resumed, and is followed
         roots = {CODE_IN_PODS: "<code>", OUT_IN_PODS: "<code>/out"}
         files = {f"out/{path}": content for path, content in files_of(out, roots).items()}
         return Result(status, lines_of("".join(logs.texts("out")), roots), None, files)

@@ -55,7 +55,7 @@ def main() -> None:
     log.info("finished", main_process_only=False, in_order=True)
     accelerator.save_state(str(out / "state"))
     state = {"weights": accelerator.unwrap_model(model).state_dict(), "progress": progress}
-    dcp.async_save(state, checkpoint_id=out / "background")
+    dcp.async_save(state, checkpoint_id=str(out / "background"))
     print("rank", accelerator.process_index, "done")
 
 
