@@ -138,7 +138,7 @@ def without_ours(text: str, job: str) -> str:
     for line in text.split("\n"):
         if re.match(rf"{job}  \d+ nodes? ", line) or line.startswith(("warning: ", "ending all ")):
             continue
-        if re.match(rf"{job} (succeeded|failed|was|ended|interrupted)", line):
+        if re.match(rf"(error: )?{job} (succeeded|failed|was stopped)", line):
             break
         kept.append(line)
     return "\n".join(kept)
