@@ -34,35 +34,17 @@ CHDIR = ("hydra.job.chdir=true", "hydra.run.dir={out}/run")
 PLAIN = "plain_gpt.py"
 OUT = ("--out", "{out}")
 
-ENDS_WELL = Case(
-    "plain torch",
-    PLAIN,
-    (
-        *OUT,
-        "--spawn",
-    ),
-)
+ENDS_WELL = Case("plain torch", PLAIN, (*OUT, "--spawn"))
 OTHERS = (
     Case("plain torch, a rank raises", PLAIN, (*OUT, "--fail", "raise")),
     Case("plain torch, sys.exit(3)", PLAIN, (*OUT, "--fail", "exit")),
     Case('plain torch, sys.exit("words")', PLAIN, (*OUT, "--fail", "words")),
     Case("plain torch, SIGSEGV", PLAIN, (*OUT, "--fail", "crash")),
-    Case(
-        "plain torch, fails once, resumes",
-        PLAIN,
-        (
-            *OUT,
-            "--fail-once",
-        ),
-        max_restarts=1,
-    ),
+    Case("plain torch, fails once, resumes", PLAIN, (*OUT, "--fail-once"), max_restarts=1),
     Case(
         "plain torch, Ctrl-C",
         PLAIN,
-        (
-            *OUT,
-            "--wait",
-        ),
+        (*OUT, "--wait"),
         stop=signal.SIGINT,
         exit_codes={"local": 130, "local gang": 130},
         in_pods=False,
@@ -70,10 +52,7 @@ OTHERS = (
     Case(
         "plain torch, SIGTERM",
         PLAIN,
-        (
-            *OUT,
-            "--wait",
-        ),
+        (*OUT, "--wait"),
         stop=signal.SIGTERM,
         exit_codes={"local": 143, "local gang": 143},
     ),
