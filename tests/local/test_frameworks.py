@@ -15,7 +15,7 @@ from tests.frameworks.cases import ENDS_WELL, OTHERS, Case
 from tests.frameworks.table import compare
 from tests.frameworks.ways import LOCAL, by_local_launch, by_torchrun
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(3600)]
 CASES = [
     pytest.param(ENDS_WELL, id=ENDS_WELL.name),
     *(

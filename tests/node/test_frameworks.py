@@ -17,7 +17,7 @@ from tests.kube import Namespace
 pytestmark = [
     pytest.mark.frameworks,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(3600),
     needs_frameworks,
 ]
 
