@@ -41,7 +41,8 @@ def test_a_job_launched_again_is_the_same_job(name: str, tmp_path: Path) -> None
 def without_code(job: dict[str, Any]) -> dict[str, Any]:
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    container["env"] = [one for one in container["env"] if one["name"] != "KIJ_CODE_SHA256"]
+    of_code = ("KIJ_CODE_SHA256", "KIJ_ENV_NAMES")  # the latter names the former
+    container["env"] = [one for one in container["env"] if one["name"] not in of_code]
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] != "bundle"]
     return job
 
