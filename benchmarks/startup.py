@@ -174,7 +174,7 @@ def command_line(runs: int, folder: Path, torchx: str) -> list[Result]:
 
 def bundling(runs: int, folder: Path) -> Result:
     """1,000 files of Python as an archive, against tar piped to xz."""
-    from kij_train.runs import bundle
+    from kij_train.code import bundle
 
     # The standard library's own sources, so that they compress as code does.
     sources = sorted(Path(os.__file__).parent.glob("*.py"))

@@ -220,7 +220,7 @@ def with_rank0(objects: list[dict[str, Any]], shell: str) -> list[dict[str, Any]
 
 
 def objects_of(project: Path, ns: Namespace, image: str, script: str, **fields: Any) -> Any:
-    from kij_train.runs import bundle
+    from kij_train.code import bundle
 
     archive = bundle.pack(project)
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")

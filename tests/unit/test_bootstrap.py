@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kij_train.code import bundle
 from kij_train.diagnosis import parse_record
 from kij_train.pod import bootstrap
-from kij_train.runs import bundle
 from kij_train.spec import JobSpec
 
 CONTRACT = {

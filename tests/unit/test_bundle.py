@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kij_train import listing
+from kij_train.code import bundle, listing
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap
-from kij_train.runs import bundle
 
 
 def write(folder: Path, files: dict[str, str]) -> None:

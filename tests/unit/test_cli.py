@@ -17,7 +17,7 @@ import yaml
 from kij_train.cli import main
 from kij_train.cli.app import COMMANDS, app
 from kij_train.cli.options import spec_options
-from kij_train.runs import bundle
+from kij_train.code import bundle
 from kij_train.spec import DEFAULT_IMAGE, JobSpec
 
 SURFACE = Path(__file__).parent / "cli_surface.json"

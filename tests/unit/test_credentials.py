@@ -7,8 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
-from kij_train import credentials
-from kij_train.runs import bundle
+from kij_train.code import bundle, credentials
 
 RNG = random.Random(1)
 

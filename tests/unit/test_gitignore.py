@@ -12,9 +12,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kij_train import gitignore
-from kij_train.listing import list_files
-from kij_train.runs import bundle
+from kij_train.code import bundle, gitignore
+from kij_train.code.listing import list_files
 
 TREES = int(os.environ.get("KIJ_TREES", "80"))
 NAMES = ["a", "b", "ab", "a.b", "foo", "x-y", "[", "]", "a b", "é", "-", "^", "!", "#", "*", "?"]

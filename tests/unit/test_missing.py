@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from kij_train import diagnosis, names
-from kij_train.leftout import MOST_RECORDED_CHARS, LeftOut, Why, record
+from kij_train.code.leftout import MOST_RECORDED_CHARS, LeftOut, Why, record
 
 SITUATION = Path(__file__).parent / "situations/missing-module.json"
 LEFT_OUT = json.dumps(["data/", "model.bin", "pkg/extra.py", "secret stuff/", "vendor/"])

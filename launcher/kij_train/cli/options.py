@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import leftout, names, runs
+from kij_train import names, runs
 from kij_train.cli import grouped, output
+from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
-from kij_train.runs import bundle
 from kij_train.scripts import FROM_FLAGS, launcher_of
 from kij_train.spec import JobSpec, Model
 from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of

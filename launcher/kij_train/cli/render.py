@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import leftout, names, render, runs, units
+from kij_train import names, render, runs, units
 from kij_train.cli import output
 from kij_train.cli.options import (
     job_options,
@@ -15,8 +15,9 @@ from kij_train.cli.options import (
     warn_about_plan,
     warn_of_what_is_left_out,
 )
+from kij_train.code import leftout
+from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
-from kij_train.listing import list_files
 from kij_train.spec import JobSpec
 
 

@@ -16,7 +16,8 @@ from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import leftout, names, units
+from kij_train import names, units
+from kij_train.code import leftout
 from kij_train.errors import (
     InterruptedByUserError,
     JobFailedError,

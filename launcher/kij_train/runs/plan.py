@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kij_train import leftout, names, render, scripts, units
+from kij_train import names, render, scripts, units
+from kij_train.code import bundle, leftout
+from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
-from kij_train.listing import list_files
 from kij_train.pod import bootstrap, preflight
-from kij_train.runs import bundle
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 

@@ -16,10 +16,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from kij_train import leftout
+from kij_train.code import leftout
+from kij_train.code.leftout import LeftOut
+from kij_train.code.listing import Listing, list_files, unreadable
 from kij_train.errors import RequestError
-from kij_train.leftout import LeftOut
-from kij_train.listing import Listing, list_files, unreadable
 from kij_train.units import format_bytes
 
 MAX_PACKED_BYTES = 8 * 2**20

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kij_train import gitignore
+from kij_train.code import gitignore
 from kij_train.units import format_bytes
 
 MOST_NAMED = 5

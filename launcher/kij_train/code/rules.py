@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from kij_train import gitignore, repository
+from kij_train.code import gitignore, repository
+from kij_train.code.leftout import Why
 from kij_train.errors import RequestError
-from kij_train.leftout import Why
 
 KIJIGNORE, TORCHXIGNORE = ".kijignore", ".torchxignore"
 SMALL_CHECKPOINT_BYTES = 64 * 1024

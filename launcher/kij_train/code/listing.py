@@ -25,10 +25,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kij_train import credentials, gitignore, repository, shiprules
+from kij_train.code import credentials, gitignore, repository, rules
+from kij_train.code.leftout import LeftOut, Why, adding
+from kij_train.code.rules import State
 from kij_train.errors import RequestError
-from kij_train.leftout import LeftOut, Why, adding
-from kij_train.shiprules import State
 
 MOST_LINKS = 3
 """Of one folder, that are named one by one."""
@@ -120,7 +120,7 @@ class _Walk:
                 f"git does not tell which files it tracks in {folder} ({known.silent}): those that "
                 "an ignore file names as well are left out"
             )
-        return shiprules.start(known, base, base if folder != self.folder else "")
+        return rules.start(known, base, base if folder != self.folder else "")
 
     def _why_not(self, path: str, info: os.stat_result, state: State) -> Why | None:
         """Why `path` does not ship; None for what does."""
@@ -138,7 +138,7 @@ class _Walk:
             return None
         if word is None and state.excluded is not None:
             return state.excluded
-        if not state.brought_back and shiprules.is_cache(path):
+        if not state.brought_back and rules.is_cache(path):
             return Why.CACHE
         if word is None:
             word = state.word_of_git(full, is_folder)
@@ -153,8 +153,8 @@ class _Walk:
         """Whether training tools call their output so; a folder with modules in it is code."""
         is_folder = stat.S_ISDIR(info.st_mode)
         if is_folder or stat.S_ISLNK(info.st_mode):
-            return shiprules.is_output_folder(path) and not (is_folder and self._has_modules(path))
-        return shiprules.is_output_file(path, info.st_size)
+            return rules.is_output_folder(path) and not (is_folder and self._has_modules(path))
+        return rules.is_output_file(path, info.st_size)
 
     def _has_modules(self, path: str) -> bool:
         return any(entry.name.endswith(".py") for entry in self._entries(path))
@@ -206,7 +206,7 @@ class _Walk:
                 self._leave_out(path, why, info)
             return
         # Of a folder that ships although it is a cache or output, all does.
-        ours = shiprules.is_cache(path[:-1]) or self._is_output(path[:-1], info)
+        ours = rules.is_cache(path[:-1]) or self._is_output(path[:-1], info)
         word = state.word(full[:-1], True)
         named = ours and word is not None and not word.is_for_everything
         inner = replace(state, excluded=None, brought_back=state.brought_back or named)
@@ -233,7 +233,7 @@ class _Walk:
         if released and (holds is not None or credentials.is_by_name(path)):
             self._tell_released(path, holds)
         self.listing.files[path] = info
-        if shiprules.may_be_checkpoint(path) and word is None and not state.tracks(full):
+        if rules.may_be_checkpoint(path) and word is None and not state.tracks(full):
             self.listing.checkpoints.append(path)
 
     def _tell_released(self, path: str, holds: str | None) -> None:
