@@ -14,7 +14,7 @@ import click
 
 from kij_train import runs
 from kij_train.bench import plots, reports, sweep
-from kij_train.cli import output
+from kij_train.cli import grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
 from kij_train.cli.launch import signals_to
 from kij_train.cli.options import (
@@ -375,7 +375,7 @@ def _collective_command(name: str, collective: str) -> click.Command:
         _run(collective, **params)
 
     option = click.Option
-    return click.Command(
+    return grouped.Command(
         name,
         callback=callback,
         help=f"Measure {collective} over message sizes and numbers of nodes.",

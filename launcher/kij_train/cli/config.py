@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from kij_train import names, render
-from kij_train.cli import output
+from kij_train.cli import grouped, output
 from kij_train.cli.options import job_options, resolve_options
 from kij_train.specfile import Location, Resolved
 
 
-@click.command("config")
+@click.command("config", cls=grouped.Command)
 @click.option(
     "--output",
     "-o",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -17,6 +18,11 @@ class Option(click.Option):
         self.group = group
 
 
+def option(group: Group, *declarations: str, **kwargs: Any) -> Callable[[Any], Any]:
+    """click.option, under a heading."""
+    return click.option(*declarations, cls=Option, group=group, **kwargs)
+
+
 class Command(click.Command):
     """A command whose options have headings; those without one come last."""
 
@@ -25,7 +31,7 @@ class Command(click.Command):
         rows: dict[str, list[tuple[str, str]]] = {group.value: [] for group in Group}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 group = parameter.group.value if isinstance(parameter, Option) else "Other options"
                 rows.setdefault(group, []).append(record)
         for heading, records in rows.items():

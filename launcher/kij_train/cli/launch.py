@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import render, runs, units
-from kij_train.cli import output
+from kij_train.cli import grouped, output
 from kij_train.cli.again import layer_of
 from kij_train.cli.attach import (
     next_commands,
@@ -33,6 +33,7 @@ from kij_train.cli.options import (
 from kij_train.cli.render import print_objects, print_offline
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
 from kij_train.pod import bootstrap
+from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
@@ -41,35 +42,45 @@ if TYPE_CHECKING:
     from kij_train.spec import JobSpec
 
 
-@click.command("launch")
-@click.option(
+@click.command("launch", cls=grouped.Command)
+@grouped.option(
+    Group.COMMAND,
     "--again",
     metavar="JOB",
     shell_complete=complete,
     help="As this job was launched; flags go on top. The code is that of now. With --replace, in "
     "its place.",
 )
-@click.option("--local", "is_local", is_flag=True, help="As processes of this machine.")
-@click.option(
+@grouped.option(
+    Group.WHERE, "--local", "is_local", is_flag=True, help="As processes of this machine."
+)
+@grouped.option(
+    Group.COMMAND,
     "--as-shipped",
     is_flag=True,
     help="With --local: run a copy of the code that pods would get, and nothing else.",
 )
-@click.option(
+@grouped.option(
+    Group.LIFE,
     "--detach",
     "-d",
     is_flag=True,
     help="Submit and return, once a pod exists or is refused (3 s at most).",
 )
-@click.option(
-    "--replace", is_flag=True, help="Delete a job of this name first, with its pods and logs."
+@grouped.option(
+    Group.LIFE,
+    "--replace",
+    is_flag=True,
+    help="Delete a job of this name first, with its pods and logs.",
 )
-@click.option(
+@grouped.option(
+    Group.OUTPUT,
     "--dry-run",
     type=click.Choice(["client", "server"]),
     help="Create nothing: print the objects, or what the API server makes of them.",
 )
-@click.option(
+@grouped.option(
+    Group.OUTPUT,
     "--output",
     "-o",
     "form",
@@ -90,6 +101,11 @@ def command(
     """Run SCRIPT with ARGS on N nodes that train as one, and stay attached until it ends.
 
     Everything after SCRIPT belongs to the script.
+
+    \b
+      kij-train launch --local --nodes 2 train.py
+      kij-train launch --nodes 8 --gpus 4 train.py --lr 3e-4
+      kij-train launch --restart gang --spares 1 --nodes 8 --gpus 4 train.py
     """
     request = None if again is None else layer_of(again, params, replace=replace)
     if is_local:

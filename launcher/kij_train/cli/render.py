@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kij_train import names, render, runs, units
-from kij_train.cli import output
+from kij_train.cli import grouped, output
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -21,7 +21,7 @@ from kij_train.errors import RequestError
 from kij_train.spec import JobSpec
 
 
-@click.command("render")
+@click.command("render", cls=grouped.Command)
 @click.option(
     "--output", "-o", "form", type=click.Choice(["yaml", "json"]), default="yaml", help="Format."
 )
