@@ -140,12 +140,9 @@ class _ClusterRun(Run):
 
     def wait(self, timeout_s: float | None = None) -> None:
         ended = jobs.wait(self._cluster, self.name, timeout_s=timeout_s, note=_log.info)
-        verdict = ended.verdict
-        if verdict.state is JobState.SUCCEEDED:
-            return
-        if verdict.findings and verdict.findings[0].kind == "deadline":
-            raise TimedOutError(verdict.text())
-        raise JobFailedError(verdict.text())
+        error = ended.verdict.error()
+        if error is not None:
+            raise error
 
     def logs(self, *, index: int | None = None, follow: bool = False) -> Iterator[Line]:
         from kij_train.cluster import LogChoice

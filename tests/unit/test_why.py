@@ -462,3 +462,56 @@ def test_the_json_form_is_stable() -> None:
     assert isinstance(shown["findings"], list)
     assert set(shown["findings"][0]) == {"kind", "summary", "evidence", "hint"}
     assert Finding("k", "s") == Finding("k", "s", (), None)
+
+
+# --- one verdict for whoever waits ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code"),
+    [
+        ("succeeded", None),
+        ("running", None),
+        ("exception-on-one-rank", 1),
+        ("cancelled", 1),
+        ("deadline-while-running", 5),
+        ("deadline-while-pending", 5),
+    ],
+)
+def test_a_verdict_is_the_same_error_for_whoever_waits(name: str, exit_code: int | None) -> None:
+    verdict = verdict_of(situation(name))
+    error = verdict.error(("log: see it",))
+    if exit_code is None:
+        assert error is None
+    else:
+        assert error is not None
+        assert (error.exit_code, error.message) == (exit_code, verdict.text())
+        assert error.hints == ("log: see it",)
+
+
+def test_indexes_wait_for_rank_0_where_their_command_does() -> None:
+    job = situation("half-a-gang")["job"]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    phases = {}
+    for arguments in (["a.py"], ["--no-torchrun", "--await-rank0", "a"], ["--no-torchrun", "a"]):
+        container["args"] = arguments
+        running = diagnosis.Node(1, Phase.RUNNING)
+        phases[" ".join(arguments)] = diagnosis.nodes_of_job(job, [running])[1].phase
+    assert list(phases.values()) == [Phase.WAITING, Phase.WAITING, Phase.RUNNING]
+
+
+@pytest.mark.parametrize(
+    ("message", "exit_code", "hint"),
+    [
+        ("ModuleNotFoundError: No module named 'einops'", 1, "-m pip install NAME"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried", 1, "a smaller batch"),
+        ("rank 0 was killed by SIGKILL", -9, "dmesg"),
+        ("ValueError: bad batch", 1, None),
+    ],
+)
+def test_what_to_do_on_this_machine_names_no_flag_of_a_cluster(
+    message: str, exit_code: int, hint: str | None
+) -> None:
+    said = diagnosis.hint_here(message, exit_code)
+    assert (said is None) if hint is None else (said is not None and hint in said)
+    assert not re.search(r"--(memory|shm|mount|gpus|image)\b", said or "")

@@ -9,7 +9,6 @@ import click
 from kij_train import jobs, units
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, note, output_option
-from kij_train.diagnosis import JobState
 from kij_train.errors import RequestError
 
 
@@ -30,16 +29,17 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 def command(name: str, timeout: int | None, form: str, **params: Any) -> None:
     """Wait until a job has ended, and say how.
 
-    Exit code 0 when it succeeded, 1 when it failed or was cancelled, 5 when the time is over. With
-    -o json the end is printed with the keys that status -o json has, without those of its nodes.
+    Exit code 0 when it succeeded, 1 when it failed or was cancelled, 5 when the time is over, ours
+    or that of the job's own --timeout. With -o json the end is printed with the keys that status
+    -o json has, without those of its nodes.
     """
     end = jobs.wait(connect(params), name, timeout_s=timeout, note=note)
-    well = end.state is JobState.SUCCEEDED
+    error = end.verdict.error()
     if form == "json":
         output.json_data(end.as_json())
-    elif well:
+    elif error is None:
         output.status(end.verdict.text())
     else:
-        output.verdict(end.verdict.text())
-    if not well:
-        raise click.exceptions.Exit(1)
+        output.verdict(error.message)
+    if error is not None:
+        raise click.exceptions.Exit(error.exit_code)

@@ -6,6 +6,7 @@ nothing guesses: what is not known is said as it was seen.
 
 from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now
 from kij_train.diagnosis.capacity import which_nobody_has, with_free, without
+from kij_train.diagnosis.causes import hint_here
 from kij_train.diagnosis.failures import (
     Failure,
     failures_of_pods,
@@ -57,6 +58,7 @@ __all__ = [
     "first_failure",
     "gang_settings",
     "grace_s",
+    "hint_here",
     "index_of",
     "is_out_of_touch",
     "job_state",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
+import sys
 from dataclasses import dataclass
 
 from kij_train.pod import bootstrap
@@ -15,8 +17,11 @@ class Cause:
 
     kind: str
     hint: str | None = None
+    """What to do about it on a cluster."""
     summary: str | None = None
     """A sentence to say before what was seen; None where that says all."""
+    here: str | None = None
+    """What to do about it on this machine, with --local."""
 
 
 ENVIRONMENT = (
@@ -36,13 +41,19 @@ _MESSAGES = [
     (
         r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError",
         Cause(
-            "cuda-out-of-memory", "a smaller batch, activation checkpointing, or more GPUs a node"
+            "cuda-out-of-memory",
+            "a smaller batch, activation checkpointing, or more GPUs a node",
+            here="a smaller batch, or activation checkpointing",
         ),
     ),
     (
         r"Bus error|SIGBUS|unable to (write to|open|mmap) (file|shared memory).*torch_"
         r"|out of shared memory|DataLoader worker .*bus error",
-        Cause("shared-memory", "more room in /dev/shm: --shm 16Gi (and --memory, which counts it)"),
+        Cause(
+            "shared-memory",
+            "more room in /dev/shm: --shm 16Gi (and --memory, which counts it)",
+            here="more room in /dev/shm, or fewer DataLoader workers: df -h /dev/shm",
+        ),
     ),
     (
         r"Watchdog caught collective operation timeout|collective operation timeout",
@@ -53,22 +64,35 @@ _MESSAGES = [
     ),
     (
         r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError|ncclInvalid|NCCL error",
-        Cause("nccl", "hear NCCL's own words: --env NCCL_DEBUG=INFO"),
+        Cause(
+            "nccl",
+            "hear NCCL's own words: --env NCCL_DEBUG=INFO",
+            here="hear NCCL's own words: --env NCCL_DEBUG=INFO",
+        ),
     ),
     (
         r"no NVIDIA driver|no CUDA-capable device|CUDA driver|invalid device ordinal"
         r"|No CUDA GPUs are available|not compiled with CUDA",
         Cause(
-            "cuda", "ask for GPUs with --gpus, and take an image whose CUDA the nodes' driver knows"
+            "cuda",
+            "ask for GPUs with --gpus, and take an image whose CUDA the nodes' driver knows",
+            here="install a torch whose CUDA this machine's driver knows: nvidia-smi",
         ),
     ),
     (
         r"No space left on device|Disk quota exceeded",
-        Cause("disk-full", "write to a mount: --mount pvc:NAME:/path"),
+        Cause(
+            "disk-full", "write to a mount: --mount pvc:NAME:/path", here="see what is full: df -h"
+        ),
     ),
     (
         r"ModuleNotFoundError|No module named",
-        Cause("missing-module", "take an image that has it, or put it in the code folder"),
+        Cause(
+            "missing-module",
+            "take an image that has it, or put it in the code folder",
+            here="put it beside the script, or install what has it: "
+            f"{shlex.quote(sys.executable)} -m pip install NAME",
+        ),
     ),
 ]
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _MESSAGES]
@@ -88,6 +112,13 @@ _EXITS = {
 def of_message(message: str) -> Cause | None:
     """The cause that an exception's or a program's words name."""
     return next((cause for pattern, cause in _PATTERNS if pattern.search(message)), None)
+
+
+def hint_here(message: str, exit_code: int | None) -> str | None:
+    """What to do on this machine about a rank that ended so; `exit_code` as in of_exit."""
+    by_signal = of_exit(exit_code) if exit_code is not None and exit_code < 0 else None
+    known = of_message(message) or by_signal
+    return None if known is None else known.here
 
 
 def of_exit(
@@ -116,6 +147,7 @@ def of_exit(
             "more memory: --memory",
             "killed by SIGKILL; the kernel does that to a process that goes over the pod's memory "
             f"limit{limit} or takes what its node has left",
+            here="where the kernel did it for memory, it says so: dmesg | tail",
         )
     if number == signal.SIGTERM:
         return Cause("terminated", summary="told to end by SIGTERM")

@@ -341,6 +341,7 @@ def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
     first = newest.get(0)
     rank0_runs = 0 in completed or (first is not None and first.phase in STARTED)
     supervised, without = restarts_by_itself(job), _without_pod(job)
+    awaits_rank0 = not supervised and waits_for_rank0(job)
     suspended = bool(job["spec"].get("suspend"))
     found = []
     for index in range(int(job["spec"].get("completions") or 1)):
@@ -351,10 +352,16 @@ def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
             node = replace(node, phase=Phase.ENDING, since=None)  # the Job controller comes to it
         elif node.phase is Phase.RUNNING and supervised:
             node = node if node.ready else replace(node, phase=Phase.STANDBY)
-        elif node.phase is Phase.RUNNING and not rank0_runs:
+        elif node.phase is Phase.RUNNING and awaits_rank0 and not rank0_runs:
             node = replace(node, phase=Phase.WAITING)
         found.append(node)
     return found
+
+
+def waits_for_rank0(job: Object) -> bool:
+    """Whether the indexes of a job that does not restart wait for rank 0: not all commands do."""
+    arguments: list[str] = own_container(job).get("args") or []
+    return bootstrap.NO_TORCHRUN not in arguments[:1] or bootstrap.AWAIT_RANK0 in arguments[1:2]
 
 
 def _without_pod(job: Object) -> Phase:

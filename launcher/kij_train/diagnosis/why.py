@@ -35,6 +35,7 @@ from kij_train.diagnosis.phases import (
     terminal_condition,
 )
 from kij_train.diagnosis.progress import going_on
+from kij_train.errors import JobFailedError, KijError, TimedOutError
 from kij_train.pod import bootstrap
 from kij_train.pod.gang import History
 
@@ -52,6 +53,13 @@ class Verdict:
     """The most telling first; empty where all is well or nothing is known."""
     accounts: History | None = None
     """What a job that restarts has spent its time on, where it is known."""
+
+    def error(self, hints: tuple[str, ...] = ()) -> KijError | None:
+        """What whoever waits for the job raises; None where it succeeded, or goes on."""
+        if self.state is JobState.SUCCEEDED or not self.state.ended:
+            return None
+        at_deadline = self.findings and self.findings[0].kind == "deadline"
+        return (TimedOutError if at_deadline else JobFailedError)(self.text(), hints=hints)
 
     def text(self) -> str:
         """For people: headline, findings, what to try."""

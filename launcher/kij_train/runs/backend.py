@@ -82,10 +82,11 @@ def run_local(
     ]
     hints: tuple[str, ...] = ()
     cause = diagnosis.first_failure(failures)
-    if plan.archive is not None and cause is not None:
-        recorded = leftout.record(plan.archive.left_out)
-        missing = diagnosis.missing_file(cause.message, recorded, str(plan.code_dir))
-        hints = () if missing is None else (f"try: {missing}",)
+    if cause is not None:
+        recorded = None if plan.archive is None else leftout.record(plan.archive.left_out)
+        hint = diagnosis.missing_file(cause.message, recorded, str(plan.code_dir))
+        hint = hint or diagnosis.hint_here(cause.message, cause.exit_code)
+        hints = () if hint is None else (f"try: {hint}",)
     raise JobFailedError(diagnosis.verdict(plan.name, after, failures), hints=hints)
 
 
@@ -222,9 +223,6 @@ def follow(
         events = jobs.events_of(submission.cluster, submission.name)
         verdict = diagnosis.why(end.job, end.pods, events, now=time.time(), end=end.own)
     flags = f"{submission.name} -n {submission.cluster.namespace}"
-    hints = (f"log: kij-train logs {flags} --all --tail 100",)
-    if verdict.state is diagnosis.JobState.CANCELLED:
-        raise JobFailedError(verdict.text(), hints=hints)
-    if verdict.findings and verdict.findings[0].kind == "deadline":
-        raise TimedOutError(verdict.text(), hints=hints)
-    raise JobFailedError(verdict.text(), hints=hints)
+    error = verdict.error((f"log: kij-train logs {flags} --all --tail 100",))
+    assert error is not None, "following ends with the job"
+    raise error
