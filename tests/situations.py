@@ -22,6 +22,7 @@ from typing import Any
 
 from kij_train import diagnosis, jobs
 from kij_train.cluster import Cluster
+from kij_train.cluster.submit import submit
 from kij_train.diagnosis import JobState
 from kij_train.jobs import change
 from kubernetes import client
@@ -302,7 +303,7 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
             job["spec"]["suspend"] = True
             cluster.create(job)
         else:
-            cluster.submit(objects)
+            submit(cluster, objects)
         if situation.during:
             assert eventually(lambda: state_of(cluster) is JobState.RUNNING, 60), name
             time.sleep(2)

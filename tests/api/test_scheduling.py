@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kij_train import render, runs
 from kij_train.cluster import Cluster
+from kij_train.cluster.submit import dry_run, submit
 from kij_train.errors import RefusedError, RequestError
 from kij_train.jobs import change
 from kij_train.spec import JobSpec
@@ -31,7 +32,7 @@ def job(**fields: Any) -> list[dict[str, Any]]:
 def test_a_queued_job_is_whole_before_its_queue_sees_it_and_stays_suspended(
     cluster: Cluster, ns: Namespace
 ) -> None:
-    cluster.submit(job(queue="team-a"))
+    submit(cluster, job(queue="team-a"))
     assert cluster.requests == 4
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
@@ -61,7 +62,7 @@ def test_a_resource_that_no_machine_has_is_known_before_the_launch(
 
 
 def test_a_cancelled_job_leaves_its_queue(cluster: Cluster, ns: Namespace) -> None:
-    cluster.submit(job(queue="team-a")).cancel()
+    submit(cluster, job(queue="team-a")).cancel()
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
     assert "kueue.x-k8s.io/queue-name" not in body.metadata.labels
@@ -71,7 +72,7 @@ def test_a_cancelled_job_leaves_its_queue(cluster: Cluster, ns: Namespace) -> No
 def test_a_job_that_is_resumed_goes_back_to_its_queue_which_starts_it(
     cluster: Cluster, ns: Namespace, by: str
 ) -> None:
-    submission = cluster.submit(job(queue="team-a"))
+    submission = submit(cluster, job(queue="team-a"))
     if by == "submission":
         submission.cancel()
     else:
@@ -88,7 +89,7 @@ def test_a_job_that_is_resumed_goes_back_to_its_queue_which_starts_it(
 def test_the_server_takes_an_elastic_job_of_any_size_in_its_range(
     cluster: Cluster, ns: Namespace
 ) -> None:
-    cluster.submit(job(nodes="3:5", restart="elastic"))
+    submit(cluster, job(nodes="3:5", restart="elastic"))
     for nodes in (3, 5, 4):
         change.scale(cluster, "job", nodes)
         spec = ns.batch.read_namespaced_job("job", ns.name).spec
@@ -100,17 +101,17 @@ def test_a_gang_scheduler_that_is_not_there_is_named_and_nothing_is_left(
     cluster: Cluster, ns: Namespace, scheduler: str
 ) -> None:
     with pytest.raises(RefusedError, match=NO_GANG) as caught:
-        cluster.dry_run(job(scheduler=scheduler))
+        dry_run(cluster, job(scheduler=scheduler))
     assert "--scheduler" in caught.value.hints[0]
     with pytest.raises(RefusedError, match=NO_GANG):
-        cluster.submit(job(scheduler=scheduler))
+        submit(cluster, job(scheduler=scheduler))
     assert eventually(lambda: ns.left() == [], 30)
 
 
 def test_a_claim_template_goes_with_its_job(cluster: Cluster, ns: Namespace) -> None:
     from kubernetes import client
 
-    cluster.submit(job(gpus=1, gpu_kind="dra"))
+    submit(cluster, job(gpus=1, gpu_kind="dra"))
     api = client.ResourceV1Api(ns.api)
     (template,) = api.list_namespaced_resource_claim_template(ns.name).items
     assert template.metadata.owner_references[0].name == "job"
@@ -120,7 +121,7 @@ def test_a_claim_template_goes_with_its_job(cluster: Cluster, ns: Namespace) -> 
 
 @pytest.mark.parametrize("placement", ["spread", "pack"])
 def test_places_reach_the_pods(cluster: Cluster, ns: Namespace, placement: str) -> None:
-    cluster.submit(job(placement=placement, topology="zone"))
+    submit(cluster, job(placement=placement, topology="zone"))
     assert eventually(lambda: sum(n.startswith("pods/job-") for n in ns.left()) == 2, 30)
 
 

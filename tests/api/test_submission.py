@@ -17,6 +17,7 @@ import pytest
 import yaml
 from kij_train import render
 from kij_train.cluster import Cluster
+from kij_train.cluster.submit import submit
 from kij_train.errors import RefusedError, UnreachableError
 from kij_train.jobs import change
 from kij_train.spec import JobSpec
@@ -68,12 +69,12 @@ def test_a_submission_takes_four_requests_however_many_nodes(
     ns.core.create_namespaced_resource_quota(
         ns.name, {"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}}
     )
-    cluster.submit(job(nodes=nodes))
+    submit(cluster, job(nodes=nodes))
     assert cluster.requests == 4
 
 
 def test_the_job_that_runs_is_the_one_that_was_rendered(cluster: Cluster, ns: Namespace) -> None:
-    cluster.submit(job(nodes=3))
+    submit(cluster, job(nodes=3))
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert (body.spec.suspend, body.spec.completions, body.spec.parallelism) == (False, 3, 3)
     assert eventually(lambda: sum(n.startswith("pods/job-") for n in ns.left()) == 3, 30)
@@ -81,15 +82,15 @@ def test_the_job_that_runs_is_the_one_that_was_rendered(cluster: Cluster, ns: Na
 
 @pytest.mark.parametrize("chunks", [1, 3])
 def test_deleting_the_job_leaves_nothing(cluster: Cluster, ns: Namespace, chunks: int) -> None:
-    cluster.submit(job(chunks=chunks))
+    submit(cluster, job(chunks=chunks))
     assert sum(name.startswith("configmaps/") for name in ns.left()) == chunks
     ns.delete_job("job")
     assert ns.empties()
 
 
 def test_code_is_shared_by_jobs_and_goes_with_the_last(cluster: Cluster, ns: Namespace) -> None:
-    cluster.submit(job("one"))
-    cluster.submit(job("two"))
+    submit(cluster, job("one"))
+    submit(cluster, job("two"))
     assert sum(name.startswith("configmaps/") for name in ns.left()) == 1
     ns.delete_job("one")
     assert eventually(lambda: "jobs/one" not in ns.left(), 30)
@@ -145,20 +146,20 @@ def test_a_service_in_the_way_is_named_and_the_job_removed(cluster: Cluster, ns:
         ns.name, {"metadata": {"name": "job"}, "spec": {"clusterIP": "None", "ports": [port]}}
     )
     with pytest.raises(RefusedError, match="has a service job already"):
-        cluster.submit(job())
+        submit(cluster, job())
     assert eventually(lambda: ns.left() == ["services/job"], 30)
 
 
 def test_of_two_submissions_at_once_one_wins_and_the_other_says_so(ns: Namespace) -> None:
-    def submit(_: int) -> str:
+    def uid_or_refusal(_: int) -> str:
         own = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
         try:
-            return own.submit(job()).uid
+            return submit(own, job()).uid
         except RefusedError as error:
             return str(error)
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(submit, range(4)))
+        answers = list(pool.map(uid_or_refusal, range(4)))
     uid = ns.batch.read_namespaced_job("job", ns.name).metadata.uid
     assert answers.count(uid) == 1
     assert sum("has a job job already" in answer for answer in answers) == 3
@@ -168,6 +169,7 @@ def test_of_two_submissions_at_once_one_wins_and_the_other_says_so(ns: Namespace
 DIES = """
 import os, sys, json
 from kij_train.cluster import Cluster
+from kij_train.cluster.submit import submit
 step, moment = int(sys.argv[1]), sys.argv[2]
 original = Cluster._request
 def request(self, *args, **kwargs):
@@ -179,7 +181,7 @@ def request(self, *args, **kwargs):
     return answer
 Cluster._request = request
 cluster = Cluster.connect(kubeconfig=sys.argv[3], context=None, namespace=sys.argv[4])
-cluster.submit(json.load(sys.stdin))
+submit(cluster, json.load(sys.stdin))
 """
 
 
@@ -282,7 +284,7 @@ def test_a_server_that_goes_away_leaves_a_suspended_job_and_says_so(
 
     through._request = request  # type: ignore[method-assign] # where the wire is cut
     with pytest.raises(UnreachableError):
-        through.submit(job())
+        submit(through, job())
     left = ns.left()
     if "jobs/job" in left:
         assert any("may be left, suspended: kubectl delete job job" in w for w in through.warnings)
@@ -292,9 +294,9 @@ def test_a_server_that_goes_away_leaves_a_suspended_job_and_says_so(
 
 
 def test_a_deleted_jobs_name_is_free_at_once(cluster: Cluster, ns: Namespace) -> None:
-    cluster.submit(job()).delete()
+    submit(cluster, job()).delete()
     assert eventually(lambda: "jobs/job" not in ns.left(), 30)
-    cluster.submit(job())
+    submit(cluster, job())
     assert ns.batch.read_namespaced_job("job", ns.name).spec.suspend is False
 
 
@@ -330,7 +332,7 @@ def test_an_applied_job_of_any_size_goes_with_all_that_was_applied(
 def test_code_of_applied_jobs_goes_with_the_last(cluster: Cluster, ns: Namespace) -> None:
     apply(ns, job("one"))
     apply(ns, job("two"))
-    cluster.submit(job("three"))
+    submit(cluster, job("three"))
     for name in ("three", "one"):
         change.delete(cluster, name)
         gone = f"services/{name}"
@@ -352,7 +354,7 @@ def test_without_the_right_to_the_rest_of_an_applied_job_it_is_named(
 
 
 def test_cancelling_keeps_the_job_suspended_and_marked(cluster: Cluster, ns: Namespace) -> None:
-    cluster.submit(job()).cancel()
+    submit(cluster, job()).cancel()
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
     assert body.metadata.annotations["kij-train/cancelled"] == "true"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from kij_train import names, render, runs
 from kij_train.cluster import Cluster
+from kij_train.cluster.submit import submit
 from kij_train.errors import JobFailedError
 from kij_train.pod import bootstrap
 from kij_train.spec import JobSpec
@@ -236,7 +237,7 @@ def run_objects(ns: Namespace, objects: list[dict[str, Any]]) -> tuple[str, list
     lines: list[str] = []
     said: list[str] = []
     runs.follow(
-        cluster.submit(objects),
+        submit(cluster, objects),
         on_line=lambda line: lines.append(line.text),
         on_change=lambda observed: None,
         on_note=said.append,

@@ -150,7 +150,7 @@ def test_a_quota_that_stays_in_conflict_is_quoted_and_no_taken_name(
     )
     cluster = server.cluster()
     with pytest.raises(RefusedError, match="cannot be fulfilled on resourcequotas") as caught:
-        cluster.submit([JOB])
+        submit.submit(cluster, [JOB])
     assert "already" not in str(caught.value)
     assert cluster.requests == CONFLICT_ATTEMPTS
     cluster.close()
@@ -160,7 +160,7 @@ def test_a_taken_name_is_not_asked_for_again(server: ApiServer) -> None:
     server.answer = lambda *_: said(409, "AlreadyExists", 'jobs.batch "a" already exists')
     cluster = server.cluster()
     with pytest.raises(RefusedError, match="has a job a already"):
-        cluster.submit([JOB])
+        submit.submit(cluster, [JOB])
     assert cluster.requests == 1
     cluster.close()
 
@@ -262,7 +262,7 @@ def a_server_with_a_service(gone_after: int) -> Callable[[str, str, dict[str, An
 def test_the_service_of_a_job_that_is_gone_is_waited_for(server: ApiServer) -> None:
     server.answer = a_server_with_a_service(gone_after=2)
     cluster = server.cluster()
-    assert cluster.submit([SERVICE, JOB]).uid == "1"
+    assert submit.submit(cluster, [SERVICE, JOB]).uid == "1"
     assert cluster.requests == 5
     cluster.close()
 
@@ -274,7 +274,7 @@ def test_a_service_that_stays_is_somebody_elses(
     server.answer = a_server_with_a_service(gone_after=1000)
     cluster = server.cluster()
     with pytest.raises(RefusedError, match="has a service a already"):
-        cluster.submit([SERVICE, JOB])
+        submit.submit(cluster, [SERVICE, JOB])
     cluster.close()
 
 

@@ -24,7 +24,6 @@ from kij_train.cluster.connection import Connection, open_connection
 
 if TYPE_CHECKING:
     from kij_train.cluster.proxies import Proxy
-    from kij_train.cluster.submit import Submission
 
 log = logging.getLogger(__name__)
 
@@ -117,20 +116,6 @@ class Cluster:
             return self._connection.websocket(path, protocols=list(CHANNELS), timeout_s=OPENING_S)
         except websocket.WebSocketBadStatusException as error:
             raise refusal(int(error.status_code), error.resp_body or b"", action) from None
-
-    def submit(
-        self, objects: list[dict[str, Any]], *, replace: bool = False, user: str | None = None
-    ) -> Submission:
-        """Create the objects of one job, all or nothing; `user` is who launches, for a label."""
-        from kij_train.cluster.submit import submit
-
-        return submit(self, objects, replace=replace, user=user)
-
-    def dry_run(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the server makes of the objects; nothing is created."""
-        from kij_train.cluster.submit import dry_run
-
-        return dry_run(self, objects)
 
     def create(self, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         """POST an object with strict field validation. Raises TakenError, ConflictError.

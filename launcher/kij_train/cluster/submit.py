@@ -147,7 +147,11 @@ def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, A
 
 
 def submit(
-    cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool, user: str | None = None
+    cluster: Cluster,
+    objects: list[dict[str, Any]],
+    *,
+    replace: bool = False,
+    user: str | None = None,
 ) -> Submission:
     """Create the objects. Raises RefusedError, UnreachableError; then nothing is left behind."""
     objects = as_served(cluster, objects)

@@ -148,18 +148,22 @@ def extended_resources(spec: JobSpec) -> list[str]:
 
 def dry_run(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
     """What the API server makes of every object, and of one pod; nothing is created."""
-    return cluster.dry_run(plan.objects())
+    from kij_train.cluster.submit import dry_run
+
+    return dry_run(cluster, plan.objects())
 
 
 def submit(plan: Plan, cluster: Cluster, *, replace: bool = False) -> Submission:
     """Create the job, all or nothing. Raises RefusedError, UnreachableError."""
+    from kij_train.cluster.submit import submit
+
     objects = plan.objects()
     left_out = None if plan.archive is None else leftout.record(plan.archive.left_out)
     if left_out is not None:
         # Here, not in what render prints: it is a fact of this machine, not of the request.
         (job,) = (body for body in objects if body["kind"] == "Job")
         job["metadata"].setdefault("annotations", {})[names.LEFT_OUT] = left_out
-    return cluster.submit(objects, replace=replace, user=user_of(plan.spec))
+    return submit(cluster, objects, replace=replace, user=user_of(plan.spec))
 
 
 def user_of(spec: JobSpec) -> str | None:

@@ -114,13 +114,15 @@ class KijTrainScheduler(BaseScheduler):
     @refuses_as_torchx
     def schedule(self, dryrun_info: AppDryRunInfo) -> str:
         """Create the Jobs of all roles, or none. Gives namespace:app."""
+        from kij_train.cluster.submit import submit
+
         request: Request = dryrun_info.request
         where = api.job(**request.where)
         cluster, user = runs.connect(where), runs.user_of(where)
         made = []
         try:
             for job in request.jobs:
-                made.append(cluster.submit(job.objects, user=user))
+                made.append(submit(cluster, job.objects, user=user))
         except BaseException:
             for submission in made:
                 submission.delete()
