@@ -23,18 +23,15 @@ CHANGING = (
     ),
 )
 CONTROL = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
-BAR = re.compile(r"^\s*([^|]*?)\s*\d+%\|[^|]*\| *(\d+)/(\d+) \[[^\]]*\](.*)$")
+BAR = re.compile(r"^\s*([^|]*?)\s*(?:\d+%)?\|[^|]*\| *(\d+)/(\d+|\?) \[[^\]]*\](.*)$")
 Roots = Mapping[str, str]
 """Folders of a run, and what to call them."""
 PREFIX = re.compile(r"^(?:node \d+|\d+(?:/[\d-]+)?) \| ")
 NOT_THE_SCRIPTS = re.compile(
     r"kij-train: "
-    r"|[WEI]\d{4} [\d:.]+ .*torch/distributed/(?:run|elastic)"  # torchrun's log
+    r"|[WEI]\d{4} [\d:.]+ .*torch/distributed/(?:run|elastic)"  # torchrun's log, in ours
     r"|.*The hostname of the client socket cannot be retrieved"  # a cluster without reverse DNS
 )
-TORCHRUNS_END = re.compile(r"^torch\.distributed\.elastic\.multiprocessing\.", re.MULTILINE)
-"""The exception that it ends with."""
-TRACEBACK = "Traceback (most recent call last):\n"
 
 
 @dataclass(frozen=True)
@@ -99,19 +96,24 @@ def _unlike(ours: list[str], torchruns: list[str]) -> list[str]:
 
 
 def lines_of(text: str, roots: Roots) -> list[str]:
-    """The script's lines, without prefixes, times and paths; of a bar only that it was full."""
-    found, bars = list[str](), set[str]()
+    """The script's lines, without prefixes, times and paths; of a bar only that it was full.
+
+    Empty lines count where there is no bar: those around a bar are its own.
+    """
+    found, bars, has_bar = list[str](), set[str](), False
     lines = [PREFIX.sub("", line) for line in CONTROL.sub("", text).removesuffix("\n").split("\n")]
     for line in _without_crash(lines):
         states = [state for state in line.split("\r") if state.strip()] if "\r" in line else [line]
         for state in states:
-            if NOT_THE_SCRIPTS.match(state):
-                continue
             bar = BAR.match(state)
+            has_bar = has_bar or bar is not None
             if bar and bar[2] == bar[3]:
                 bars.add(f"{bar[1]} bar is full: {bar[3]}".strip())
-            if not bar or bar[4].strip():
-                found.append(normal(bar[4] if bar else state, roots))
+            rest = bar[4] if bar else state
+            if not (NOT_THE_SCRIPTS.match(rest) or (bar and not rest.strip())):
+                found.append(normal(rest, roots))
+    if has_bar:
+        found = [line for line in found if line.strip()]
     return found + sorted(bars)
 
 
@@ -124,12 +126,6 @@ def _without_crash(lines: list[str]) -> list[str]:
             kept.append(line)
         in_stack = in_stack and not line.startswith("Extension modules: ")
     return kept
-
-
-def without_torchruns(text: str) -> str:
-    """Its last words left out, which are torchrun's own and not the script's."""
-    end = TORCHRUNS_END.search(text)
-    return text[: text.rindex(TRACEBACK, 0, end.start())] if end else text
 
 
 def without_ours(text: str, job: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from kij_train.local.machine import free_port
 
 from tests.frameworks.cases import SCRIPTS, Case
-from tests.frameworks.results import Result, files_of, lines_of, without_ours, without_torchruns
+from tests.frameworks.results import Result, files_of, lines_of, without_ours
 from tests.kube import Namespace, eventually
 
 RANKS = 2
@@ -97,24 +97,36 @@ def stopped(case: Case, out: Path, stop: Callable[[], object]) -> None:
 
 
 def by_torchrun(case: Case, shape: tuple[int, int], folder: Path) -> Result:
-    """A torchrun a node, all of them on this machine."""
+    """A torchrun a node, all of them on this machine.
+
+    Every rank has files for its output: torchrun's ranks write a line and its end apart, and the
+    lines of two ranks would mix.
+    """
     code = project(case, folder / "code")
     (nodes, nproc), port = shape, free_port()
     line = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={nproc}"]
     line += [f"--nnodes={nodes}", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    line += [f"--max-restarts={case.max_restarts}"]
+    line += [f"--max-restarts={case.max_restarts}", "--redirects=3"]
     if case.max_restarts and nodes > 1:  # nodes restart together by this rendezvous alone
         line += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
-    lines = [[*line, f"--node-rank={n}", *script_of(case, str(code / "out"))] for n in range(nodes)]
+    logs = folder / "ranks"
+    script = script_of(case, str(code / "out"))
+    lines = [[*line, f"--node-rank={n}", f"--log-dir={logs}/{n}", *script] for n in range(nodes)]
     run = Commands(folder / "log", code, *lines)
     stopped(case, code / "out", lambda: run.send(case.stop or signal.SIGTERM))
     status = run.end()
     roots = {str(code): "<code>"}
     out, err = (
-        lines_of("".join(map(without_torchruns, run.texts(stream))), roots)
-        for stream in ("out", "err")
+        lines_of("".join(_whole(path) for path in sorted(logs.rglob(f"{name}.log"))), roots)
+        for name in ("stdout", "stderr")
     )
     return Result(status, out, err, files_of(code, roots))
+
+
+def _whole(path: Path) -> str:
+    """With the end of its last line, if there is a line."""
+    text = path.read_text(errors="replace")
+    return text if text.endswith("\n") or not text else text + "\n"
 
 
 def by_local_launch(case: Case, way: str, folder: Path) -> Result:
