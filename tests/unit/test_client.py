@@ -424,11 +424,12 @@ def test_a_log_that_breaks_again_and_again_is_an_error(monkeypatch: pytest.Monke
         read_all(logs, monkeypatch)
 
 
-def test_the_kubelets_own_words_are_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kubelets_own_words_are_no_line_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
     words = b"failed to create fsnotify watcher: too many open files"
     logs = Logs(Chunks(stamped(1) + words, breaks=True), Chunks(stamped(1, 2) + words))
-    lines, _ = read_all(logs, monkeypatch)
-    assert lines == ["line 1", "line 2", words.decode()]
+    lines, notes = read_all(logs, monkeypatch)
+    assert lines == ["line 1", "line 2"]
+    assert notes == [f"index 0: the kubelet says of its log: {words.decode()}"]
     assert logs.asked[1]["sinceTime"] == "2026-01-01T00:00:01Z"
 
 

@@ -146,7 +146,7 @@ class Reader:
         before, shown, met = self._last, self._recent.copy(), False
         for line in self._lines(query):
             if not line.time:
-                yield replace(line, time=self._last)
+                self._note(f"index {self.index}: the kubelet says of its log: {line.text}")
                 continue
             key = (line.time, hash(line.text))
             if shown[key] > 0:
