@@ -146,7 +146,7 @@ class Reader:
         before, shown, met = self._last, self._recent.copy(), False
         for line in self._lines(query):
             if not line.time:
-                self._note(f"index {self.index}: the kubelet says of its log: {line.text}")
+                yield replace(line, time=self._last)
                 continue
             key = (line.time, hash(line.text))
             if shown[key] > 0:
@@ -167,8 +167,8 @@ class Reader:
     def _lines(self, query: dict[str, str]) -> Iterator[LogLine]:
         """The lines of one request, as they were written.
 
-        Without a time, once, the kubelet's own about the log; and now and then the state of a
-        progress bar that goes on.
+        Now and then, without a time, the state of a progress bar that goes on. `note` hears what
+        the kubelet says about the log.
         """
         response = self._cluster.stream_log(self.pod, **query)
         try:
@@ -182,9 +182,9 @@ class Reader:
                     yield LogLine(self.index, self.pod, stamp, text)
                 elif "\r" in line:
                     pass  # the end of a bar that began before the time that was asked for
-                elif line not in self._words:  # said about a log at every request
+                elif line not in self._words:  # the kubelet's own, at every request
                     self._words.add(line)
-                    yield LogLine(self.index, self.pod, "", line)
+                    self._note(f"index {self.index}: the kubelet says of its log: {line}")
         except BrokenStreamError:
             self._broke = True
             raise
