@@ -23,8 +23,8 @@ from kij_train.errors import (
     InterruptedByUserError,
     JobFailedError,
     KijError,
-    RequestError,
     TimedOutError,
+    no_such_index,
 )
 from kij_train.jobs import change
 from kij_train.spec import JobSpec
@@ -219,7 +219,7 @@ class _LocalRun(Run):
     def logs(self, *, index: int | None = None, follow: bool = False) -> Iterator[Line]:
         nodes = self._plan.spec.nodes
         if index is not None and not 0 <= index < nodes:
-            raise RequestError(f"{self.name} has no index {index}: it has {nodes}, from 0 on")
+            raise no_such_index(self.name, index, nodes)
         return self._lines_of(index, follow)
 
     def _lines_of(self, index: int | None, follow: bool) -> Iterator[Line]:

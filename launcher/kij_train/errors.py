@@ -41,6 +41,11 @@ class RequestError(KijError):
     exit_code = 2
 
 
+def no_such_index(name: str, index: int, nodes: int) -> RequestError:
+    """The error for an index that a job has not."""
+    return RequestError(f"{name} has no index {index}: it has {nodes}, from 0 on")
+
+
 class RefusedError(KijError):
     """The cluster understood the request and refused it."""
 

@@ -6,20 +6,10 @@ from typing import Any
 
 import click
 
-from kij_train import units
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.cli.onjob import connect, duration, job_argument, output_option
 from kij_train.diagnosis import JobState
-from kij_train.errors import RequestError
 from kij_train.jobs import change
-
-
-def _grace(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    del ctx, param
-    try:
-        return None if value is None else units.parse_duration(value)
-    except ValueError as error:
-        raise RequestError(f"--grace {value} {error}") from None
 
 
 @click.command("cancel")
@@ -28,7 +18,7 @@ def _grace(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     "--grace",
     "grace_s",
     metavar="DURATION",
-    callback=_grace,
+    callback=duration,
     help="From SIGTERM to SIGKILL, shorter than the job was launched with: 5s, 1m. Takes the right "
     "to delete pods.",
 )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import diagnosis, jobs, units
+from kij_train import diagnosis, jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, note, output_option
+from kij_train.cli.onjob import connect, duration, job_argument, note, output_option
 from kij_train.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     help="Of the node of this rank; not with --restart, where ranks move. Repeatable.",
 )
 @click.option("--all", "everybody", is_flag=True, help="Of all nodes, by time.")
-@click.option("--since", metavar="DURATION", help="Only lines younger than 90s, 10m, 1h.")
+@click.option(
+    "--since", metavar="DURATION", callback=duration, help="Only lines younger than 90s, 10m, 1h."
+)
 @click.option(
     "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each node."
 )
@@ -48,7 +50,7 @@ def command(
     indexes: tuple[int, ...],
     ranks: tuple[int, ...],
     everybody: bool,
-    since: str | None,
+    since: int | None,
     tail: int | None,
     pattern: str | None,
     timestamps: bool,
@@ -68,11 +70,8 @@ def command(
         raise RequestError("--all conflicts with --index and --rank: give one of them")
     try:
         wanted = None if pattern is None else re.compile(pattern)
-        since_s = None if since is None else units.parse_duration(since)
     except re.error as error:
         raise RequestError(f"--grep {pattern!r} is no regular expression: {error}") from None
-    except ValueError as error:
-        raise RequestError(f"--since {since} {error}") from None
     cluster = connect(params)
     job = jobs.get(cluster, name)
     nproc = diagnosis.ranks_per_node(job)
@@ -92,7 +91,7 @@ def command(
         cluster,
         name,
         indexes=None if everybody else chosen,
-        choice=LogChoice(since_s, tail),
+        choice=LogChoice(since, tail),
         follow=follow,
         previous=previous,
         note=note,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import jobs, names, runs
+from kij_train import jobs, names, runs, units
 from kij_train.cli import output
 from kij_train.errors import KijError, RequestError, UnreachableError
 from kij_train.spec import JobSpec
@@ -39,6 +39,15 @@ def job_argument(function: Function) -> Function:
     """Add the argument NAME, completed from the jobs that there are, and where_options."""
     argument = click.argument("name", metavar="NAME", shell_complete=complete)
     return argument(where_options(function))
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Seconds of an option's value, a callback of click. Raises RequestError."""
+    del ctx
+    try:
+        return None if value is None else units.parse_duration(value)
+    except ValueError as error:
+        raise RequestError(f"{param.opts[0]} {value} {error}") from None
 
 
 def output_option(*forms: str) -> Callable[[Function], Function]:

@@ -6,24 +6,15 @@ from typing import Any
 
 import click
 
-from kij_train import jobs, units
+from kij_train import jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, note, output_option
-from kij_train.errors import RequestError
-
-
-def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    del ctx, param
-    try:
-        return None if value is None else units.parse_duration(value)
-    except ValueError as error:
-        raise RequestError(f"--timeout {value} {error}") from None
+from kij_train.cli.onjob import connect, duration, job_argument, note, output_option
 
 
 @click.command("wait")
 @job_argument
 @click.option(
-    "--timeout", metavar="DURATION", callback=_duration, help="Wait no longer: 90s, 30m, 2h."
+    "--timeout", metavar="DURATION", callback=duration, help="Wait no longer: 90s, 30m, 2h."
 )
 @output_option("text", "json")
 def command(name: str, timeout: int | None, form: str, **params: Any) -> None:

@@ -40,11 +40,10 @@ from kij_train.diagnosis import (
     trimmed,
 )
 from kij_train.errors import KijError
+from kij_train.pod import bootstrap
 
 LAST_WORDS_S = 10.0
 """How long nodes may take to end, and to say why, after the Job has its verdict."""
-GRACE_S = 30.0
-"""What a pod has when it does not say otherwise."""
 TICK_S = 1.0
 
 
@@ -273,7 +272,7 @@ class Observation:
         if job_state(self.job) is not JobState.CANCELLED:
             return LAST_WORDS_S
         pod = self.job["spec"]["template"]["spec"]
-        return LAST_WORDS_S + float(pod.get("terminationGracePeriodSeconds") or GRACE_S)
+        return LAST_WORDS_S + float(pod.get("terminationGracePeriodSeconds") or bootstrap.GRACE_S)
 
     def _all_said(self) -> bool:
         """Whether nothing more is to come: every pod has ended, every log is read."""

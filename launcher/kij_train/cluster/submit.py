@@ -50,8 +50,6 @@ class Submission:
         self.cluster = cluster
         self.name = str(job["metadata"]["name"])
         self.uid = str(job["metadata"]["uid"])
-        self.selector = f"{names.LABEL_JOB_NAME}={self.name}"
-        """Label selector of its pods."""
         self._queue = queue
 
     def cancel(self) -> None:

@@ -23,7 +23,6 @@ request in that time is what a quiet watch costs."""
 PAUSE_S = 1.0
 OUTAGE_S = 300.0
 """How long the API server may be away before this gives up; jobs go on without us."""
-PAGE = 500
 
 Object = dict[str, Any]
 

@@ -15,8 +15,6 @@ from kij_train.pod import bootstrap, gang
 Object = Mapping[str, Any]
 SUCCEEDED = ("SuccessCriteriaMet", "Complete")
 FAILED = ("FailureTarget", "Failed")
-GRACE_S = 30
-"""Kubernetes' own grace period, of pods that have none in their spec."""
 
 
 class Phase(str, enum.Enum):
@@ -235,7 +233,9 @@ def gang_settings(job: Object) -> gang.Settings | None:
 
 def grace_s(job: Object) -> int:
     """The grace period of the pods, from the Job."""
-    return int(job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or GRACE_S)
+    return int(
+        job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or bootstrap.GRACE_S
+    )
 
 
 def index_of(pod: Object) -> int:

@@ -22,7 +22,6 @@ from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
     JobState,
-    Node,
     Object,
     Phase,
     condition,
@@ -95,7 +94,7 @@ def why(
     nodes = nodes_of_job(job, map(node_of, pods))
     held = of_held(job, nodes, now=now) if not job_state(job).ended else []
     if state is JobState.FAILED:
-        failed = _failed(name, job, pods, events, nodes)
+        failed = _failed(name, job, pods, events)
         return replace(failed, findings=(*failed.findings, *held))
     if state is JobState.SUCCEEDED:
         ended = terminal_condition(job) or {}
@@ -115,7 +114,7 @@ def why(
     if state is JobState.SUSPENDED:
         return _suspended(name, job, events)
     if held and own_end(job, nodes, pods) is JobState.FAILED:
-        failed = _failed(name, job, pods, events, nodes)
+        failed = _failed(name, job, pods, events)
         headline = f"{failed.headline} · its pods go on"
         return Verdict(JobState.RUNNING, headline, (*failed.findings, *held))
     headline, findings = going_on(
@@ -134,18 +133,12 @@ def _duration(job: Object, end: float | None) -> str | None:
 # --- failed ---------------------------------------------------------------------------------------
 
 
-def _failed(
-    name: str,
-    job: Object,
-    pods: Sequence[Object],
-    events: Sequence[Object],
-    nodes: Sequence[Node],
-) -> Verdict:
+def _failed(name: str, job: Object, pods: Sequence[Object], events: Sequence[Object]) -> Verdict:
     ended = terminal_condition(job) or {}
     took = _duration(job, epoch(ended.get("lastTransitionTime")))
     head = f"{name} failed" + (f" after {took}" if took else "")
     if ended.get("reason") == "DeadlineExceeded":
-        return _deadline(f"{name} failed at its deadline", job, events, nodes)
+        return _deadline(f"{name} failed at its deadline", job, events)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
     settings = gang_settings(job)
     exhausted = settings is not None and ended.get("reason") == "BackoffLimitExceeded"
@@ -341,9 +334,7 @@ def _without_pods(ended: Object, events: Sequence[Object]) -> list[Finding]:
     return [Finding("unknown", f"{ended.get('reason')}: {said}")]
 
 
-def _deadline(
-    headline: str, job: Object, events: Sequence[Object], nodes: Sequence[Node]
-) -> Verdict:
+def _deadline(headline: str, job: Object, events: Sequence[Object]) -> Verdict:
     limit = units.format_seconds(float(job["spec"].get("activeDeadlineSeconds") or 0))
     finding = Finding(
         "deadline", f"it did not end within its --timeout of {limit}", (), "a longer --timeout"
@@ -351,7 +342,6 @@ def _deadline(
     waited = [str(e.get("message", "")) for e in events if e.get("reason") == "FailedScheduling"]
     more = [pending.unschedulable(waited[-1], job, ())] if waited else []
     more += pending.of_creation(events)
-    del nodes
     return Verdict(JobState.FAILED, headline, (finding, *more))
 
 

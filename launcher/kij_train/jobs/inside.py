@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kij_train import diagnosis
 from kij_train.diagnosis import Phase
-from kij_train.errors import RequestError
+from kij_train.errors import RequestError, no_such_index
 from kij_train.jobs.read import get, pods_of
 from kij_train.pod import bootstrap
 
@@ -59,7 +59,7 @@ def execute(
     job = get(cluster, name)
     completions = int(job["spec"].get("completions") or 1)
     if not 0 <= index < completions:
-        raise RequestError(f"{name} has no index {index}: it has {completions}, from 0 on")
+        raise no_such_index(name, index, completions)
     nodes = [diagnosis.node_of(pod) for pod in pods_of(cluster, name, index)]
     up = [node for node in nodes if node.phase in UP and node.pod]
     if not up:

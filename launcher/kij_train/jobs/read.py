@@ -21,6 +21,7 @@ from kij_train.errors import (
     RequestError,
     TimedOutError,
     UnreachableError,
+    no_such_index,
 )
 from kij_train.pod import bootstrap
 
@@ -419,7 +420,7 @@ def logs(
     nodes = int(job["spec"].get("completions") or 1)
     wrong = [index for index in indexes or () if not 0 <= index < nodes]
     if wrong:
-        raise RequestError(f"{name} has no index {wrong[0]}: it has {nodes}, from 0 on")
+        raise no_such_index(name, wrong[0], nodes)
     if len(indexes or range(nodes)) > MOST_STREAMS:
         raise RequestError(
             f"{name} has {nodes} nodes; logs of at most {MOST_STREAMS} can be read at once",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kij_train import diagnosis, jobs
 from kij_train.diagnosis import Node
 from kij_train.diagnosis.stacks import RankStack, StackGroup, grouped, threads_of
-from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError
+from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError, no_such_index
 from kij_train.jobs.inside import UP
 from kij_train.pod import bootstrap
 
@@ -142,7 +142,7 @@ def _index_of(job: Mapping[str, Any], rank: int | None, index: int | None) -> in
     name, nodes = job["metadata"]["name"], int(job["spec"].get("completions") or 1)
     nproc = diagnosis.ranks_per_node(job)
     if index is not None and not 0 <= index < nodes:
-        raise RequestError(f"{name} has no index {index}: it has {nodes}, from 0 on")
+        raise no_such_index(name, index, nodes)
     if rank is not None and not 0 <= rank < nodes * nproc:
         raise RequestError(f"--rank {rank}: the job has {nodes * nproc} ranks, from 0 on")
     if rank is None or diagnosis.restarts_by_itself(job):  # there, ranks move

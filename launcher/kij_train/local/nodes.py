@@ -32,8 +32,6 @@ from kij_train.pod import bootstrap, gang
 from kij_train.pod.gang import processes
 from kij_train.spec import JobSpec
 
-GRACE_S = 30.0
-"""Between the signal and SIGKILL, as Kubernetes has it by default."""
 KEEPER_S = 10.0
 """How long a keeper may take to end, once its node has."""
 PROMPT_S = 0.5
@@ -201,7 +199,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     command = [for_node(argument, index) for argument in run.spec.command]
     first = str(gang.SUPERVISOR) if run.spec.supervised else bootstrap.__file__
-    grace_s = str(run.spec.grace or GRACE_S)
+    grace_s = str(run.spec.grace or bootstrap.GRACE_S)
     keeper = [sys.executable, "-I", "-S", processes.__file__, bootstrap.ENV_PARENT_PID, grace_s]
     pipe = None if run.output is None else subprocess.PIPE
     try:
@@ -256,7 +254,7 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
         if stop.calls > 1 or now >= kill_at:
             return deadline_exceeded
         if now >= terminate_at and not terminated:
-            terminated, kill_at = True, now + (run.spec.grace or GRACE_S)
+            terminated, kill_at = True, now + (run.spec.grace or bootstrap.GRACE_S)
             alive -= run.replace_at.keys()
             run.replace_at.clear()
             for index in alive:

@@ -120,6 +120,9 @@ EXIT_RENDEZVOUS = 123
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """What asks a process to end: torchrun passes them on to its ranks, and an image may name any."""
 
+GRACE_S = 30
+"""Between SIGTERM and SIGKILL, where nobody says otherwise: Kubernetes' own default."""
+
 MOST_LINKS = 40
 """How many the kernel follows before it gives up (ELOOP)."""
 RECORD_BYTES = 4096

@@ -35,7 +35,7 @@ class Settings(NamedTuple):
     """Rounds that may fail before the job does."""
     backoff_limit: int
     """Pods that the Job allows to fail; the job's own end must exceed it."""
-    grace_s: float = 30.0
+    grace_s: float = float(bootstrap.GRACE_S)
     """Between SIGTERM and SIGKILL where a round ends so that more nodes can take part."""
     hang_timeout_s: float = 0.0
     """How long no rank may give a sign of life; 0: for ever."""
