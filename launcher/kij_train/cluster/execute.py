@@ -199,7 +199,7 @@ def ask(
     open is left behind.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    answers: queue.Queue[Answer] = queue.Queue()  # no SimpleQueue: see local/nodes.py
     for pod in pods:
         waiting.put(pod)
 

@@ -104,7 +104,8 @@ class _Run:
     old: list[subprocess.Popen[bytes]] = field(default_factory=list)
     """That were lost and replaced, or are to be."""
     replace_at: dict[int, float] = field(default_factory=dict)
-    ended: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
+    # No SimpleQueue: its get waits for ever where a signal handler outlasts the timeout (CPython).
+    ended: queue.Queue[int] = field(default_factory=queue.Queue)
     output: Output | None = None
 
     def is_to_replace(self, index: int) -> bool:
