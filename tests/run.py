@@ -50,7 +50,16 @@ def main() -> int:
 def run_tests(tiers: str, processes: int, prefix: list[str], pytest_args: list[str]) -> int:
     """Run tiers, side by side and then alone; the exit status is the first that is not zero."""
     chosen = f"({tiers}) and not slow"
-    several = [*prefix, *PYTEST, "-m", f"{chosen} and not alone", "-n", str(processes)]
+    several = [
+        *prefix,
+        *PYTEST,
+        "-m",
+        f"{chosen} and not alone",
+        "-n",
+        str(processes),
+        "--dist",
+        "worksteal",
+    ]
     alone = [*prefix, *PYTEST, "-m", f"{chosen} and alone"]
     status = subprocess.call([*several, *pytest_args])
     if status in (0, NO_TESTS):
