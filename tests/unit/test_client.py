@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import urllib3
 from kij_train import lines as lines_module
-from kij_train.cluster import Submission, await_a_pod, connection, submit, watch
+from kij_train.cluster import Observation, Submission, await_a_pod, connection, submit, watch
 from kij_train.cluster import logs as logs_module
 from kij_train.cluster.apierrors import Action, refusal
 from kij_train.cluster.client import CONFLICT_ATTEMPTS, Cluster
@@ -553,7 +553,34 @@ def test_a_tail_of_a_log_that_is_empty_is_no_tail_of_what_comes() -> None:
     assert "tailLines" not in logs.asked[1]
 
 
+def test_lines_before_a_tail_do_not_come_with_what_follows() -> None:
+    """What follows is asked for by the second: that of the tail has older lines, too."""
+
+    def in_one_second(*numbers: int) -> bytes:
+        lines = (f"2026-01-01T00:00:01.{number:09d}Z line {number}\n" for number in numbers)
+        return "".join(lines).encode()
+
+    logs = Logs(Chunks(in_one_second(2, 3)), Chunks(in_one_second(1, 2, 3, 4)))
+    notes: list[str] = []
+    choice = logs_module.LogChoice(tail=1)
+    reader = logs_module.Reader(cast(Cluster, logs), "pod-0", 0, choice, note=notes.append)
+    assert [line.text for line in reader.read(follow=True)] == ["line 3", "line 4"]
+    assert notes == []
+
+
 def test_a_pod_that_is_gone_leaves_its_last_words() -> None:
     said = logs_module.without_log(3, "job-3-x", "there is no pod job-3-x", "ValueError: bad batch")
     assert said.startswith("index 3: no log of pod job-3-x: ")
     assert said.endswith("; its last words: ValueError: bad batch")
+
+
+def test_a_job_that_has_ended_has_not_said_all_before_its_pods_are_known() -> None:
+    seen = Observation(cast(Cluster, None), "a")
+    seen.job = {
+        "metadata": {"name": "a"},
+        "spec": {"completions": 1},
+        "status": {"conditions": [{"type": "Complete", "status": "True"}]},
+    }
+    assert not seen._all_said()
+    seen._synced = True
+    assert seen._all_said()

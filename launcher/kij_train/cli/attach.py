@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kij_train.cluster import LogChoice, LogLine, Submission
 
 TAIL = 10
+LOOK_S = 0.2
 
 
 @click.command("attach")
@@ -139,18 +141,21 @@ def _interrupted(submission: Submission, signum: int) -> None:
 
 
 def _answer(name: str) -> str | None:
-    output.status("")
+    """d or c; None where the user ends the question, too.
+
+    Not by input(): readline misses a Ctrl-C that comes while it begins to wait.
+    """
+    output.question(f"\n{name} is running. [d]etach and let it run, or [c]ancel it [d]: ")
     try:
-        return str(
-            click.prompt(
-                f"{name} is running. [d]etach and let it run, or [c]ancel it",
-                type=click.Choice(["d", "c"]),
-                default="d",
-                show_choices=False,
-                err=True,
-            )
-        )
-    except click.Abort:
+        while True:
+            while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+                pass  # Python hears of signals in between
+            line = sys.stdin.readline()
+            answer = (line.strip().lower() or "d")[0]
+            if not line or answer in "dc":
+                return answer if line else None
+            output.question("d or c: ")
+    except KeyboardInterrupt:
         output.status("")
         return None
 

@@ -82,9 +82,14 @@ def status(text: str) -> None:
     _tell(text)
 
 
-def _tell(text: str, color: bool | None = None) -> None:
+def question(text: str) -> None:
+    """What is asked, with the answer to come behind it."""
+    _tell(text, nl=False)
+
+
+def _tell(text: str, color: bool | None = None, *, nl: bool = True) -> None:
     try:
-        click.echo(text, err=True, color=color)
+        click.echo(text, err=True, color=color, nl=nl)
     except OSError:
         abandon(sys.stderr)
 

@@ -119,6 +119,8 @@ class Reader:
         """The newest stamp of what was shown, or left out on purpose."""
         self._recent: Counter[tuple[str, int]] = Counter()
         """What was shown of that second: all that the API lets one ask for again."""
+        self._tail_began = ""
+        """Stamp of the first line of the tail: what is older, also of that second, is not wanted."""
         self._words: set[str] = set()
         """Lines shown that carry no stamp."""
         self._broke = False
@@ -149,6 +151,9 @@ class Reader:
                 yield replace(line, time=self._last)
                 continue
             key = (line.time, hash(line.text))
+            if line.time < self._tail_began:
+                met = True
+                continue
             if shown[key] > 0:
                 shown[key] -= 1
                 met = True
@@ -214,6 +219,7 @@ class Reader:
             if len(found) > count or not long or size == before:
                 break
             pieces, before = pieces * 8, size
+        self._tail_began = lines[0].time if lines else ""
         for number, line in enumerate(found, start=1):
             self._count(line)
             if number > len(found) - count:

@@ -277,7 +277,7 @@ class Observation:
     def _all_said(self) -> bool:
         """Whether nothing more is to come: every pod has ended, every log is read."""
         assert self.job is not None
-        if not all(stream.finished for stream in self._streams.values()):
+        if not self._is_known() or not all(each.finished for each in self._streams.values()):
             return False
         if not self._with_pods or job_state(self.job) is JobState.CANCELLED:
             return self._queue.empty()
