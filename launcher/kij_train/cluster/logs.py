@@ -120,7 +120,7 @@ class Reader:
         self._recent: Counter[tuple[str, int]] = Counter()
         """What was shown of that second: all that the API lets one ask for again."""
         self._tail_began = ""
-        """Stamp of the first line of the tail: what is older, also of that second, is not wanted."""
+        """Stamp of the first line of a tail: older ones of that second are not wanted."""
         self._words: set[str] = set()
         """Lines shown that carry no stamp."""
         self._broke = False
@@ -219,7 +219,7 @@ class Reader:
             if len(found) > count or not long or size == before:
                 break
             pieces, before = pieces * 8, size
-        self._tail_began = lines[0].time if lines else ""
+        self._tail_began = found[0].time if found else ""
         for number, line in enumerate(found, start=1):
             self._count(line)
             if number > len(found) - count:
