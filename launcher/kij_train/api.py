@@ -23,6 +23,7 @@ from kij_train.errors import (
     InterruptedByUserError,
     JobFailedError,
     KijError,
+    RequestError,
     TimedOutError,
     no_such_index,
 )
@@ -107,6 +108,11 @@ def launch(
     `cwd` is where the paths of the spec begin: the current folder when not given. `replace` deletes
     a job of that name on the cluster first. A local job ends with this process at the latest.
     """
+    if not isinstance(spec, JobSpec):
+        raise RequestError(
+            f"launch takes a job, not {type(spec).__name__} {spec!r:.100}",
+            hints=('make it first: kij_train.job("train.py", nodes=2)',),
+        )
     resolved = Resolved(spec, {("script",): Origin(scripts.FROM_FLAGS)})
     here = Path.cwd() if cwd is None else Path(cwd)
     plan = runs.plan(resolved, cwd=here, for_cluster=not local, random_name=True)

@@ -70,3 +70,9 @@ def test_messages_are_readable_where_the_locale_knows_few_characters(folder: Pat
     table = shell(f"{NARROW} {ME} config train.py €")
     assert table.returncode == 0, table.stderr
     assert '["\\u20ac"]' in table.stdout
+
+
+@pytest.mark.parametrize("command", ["render train.py", "config train.py", "schema"])
+def test_a_reader_that_leaves_ends_a_command_that_reads_well(folder: Path, command: str) -> None:
+    done = shell(f"{ME} {command} | true")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -61,7 +61,7 @@ def data(text: str) -> None:
     except OSError as error:
         abandon(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            raise
+            raise BrokenPipeError("the reader has left") from None  # click takes EPIPE for itself
         raise KijError(f"standard output cannot be written: {error.strerror}") from None
 
 

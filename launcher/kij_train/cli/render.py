@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import names, render, runs, units
+from kij_train import names, render, runs, scripts, units
 from kij_train.cli import grouped, output
 from kij_train.cli.options import (
     job_options,
@@ -18,7 +18,7 @@ from kij_train.cli.options import (
 from kij_train.code import leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
-from kij_train.spec import JobSpec
+from kij_train.specfile import Resolved
 
 
 @click.command("render", cls=grouped.Command)
@@ -37,7 +37,7 @@ def command(form: str, list_code: bool, **params: Any) -> None:
     """
     resolved = resolve_options(params)
     if list_code:
-        _print_code(resolved.spec)
+        _print_code(resolved)
         return
     plan = runs.plan(resolved, cwd=Path.cwd())
     warn_of_what_is_left_out(plan.archive)
@@ -45,11 +45,15 @@ def command(form: str, list_code: bool, **params: Any) -> None:
     print_offline(plan, form)
 
 
-def _print_code(spec: JobSpec) -> None:
+def _print_code(resolved: Resolved) -> None:
     """What ships to stdout; what does not, and why, to stderr."""
+    spec = resolved.spec
     if not spec.code:
         raise RequestError("--no-code ships nothing: --list-code has nothing to list")
-    listing = list_files(Path.cwd() / spec.code_dir)
+    code_dir = Path.cwd() / spec.code_dir
+    if spec.script or spec.module or spec.program:  # without, the folder alone is asked for
+        scripts.locate(resolved, Path.cwd(), code_dir, for_cluster=True)
+    listing = list_files(code_dir)
     for left in listing.left_out:
         output.status(leftout.describe(left))
     for name in listing.names:

@@ -16,8 +16,12 @@ from kij_train.cli.onjob import connect, job_argument, output_option
 @output_option("text", "json")
 def command(name: str, form: str, **params: Any) -> None:
     """Say why a job failed, waits or hangs: the verdict, the evidence, and what to do."""
-    verdict = jobs.why(connect(params), name)
+    cluster = connect(params)
+    verdict = jobs.why(cluster, name)
     if form == "json":
         output.json_data(diagnosis.as_json(verdict))
     else:
         output.data(verdict.text())
+        if verdict.state is diagnosis.JobState.RUNNING and not verdict.findings:
+            flags = f"{name} -n {cluster.namespace}"
+            output.status(f"  if it makes no progress: kij-train stacks {flags}")

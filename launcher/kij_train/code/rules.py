@@ -21,8 +21,8 @@ SMALL_CHECKPOINT_BYTES = 64 * 1024
 """A tensor of this size may well be part of the code."""
 
 _CACHES = """
-__pycache__ *.py[co] .DS_Store .ipynb_checkpoints .mypy_cache .pytest_cache .ruff_cache .hypothesis
-.tox .nox node_modules
+__pycache__ .cache *.py[co] .DS_Store .ipynb_checkpoints .mypy_cache .pytest_cache .ruff_cache
+.hypothesis .tox .nox node_modules
 """
 _OUTPUT_FOLDERS = "lightning_logs tb_logs mlruns wandb checkpoint-[0-9]* ray_results"
 _OUTPUT_AT_THE_TOP = "outputs multirun runs"

@@ -95,7 +95,7 @@ def resume(cluster: Cluster, name: str) -> Resumed:
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         raise RequestError(
             f"{name} has ended ({before.state.value}), and a Job that has ended never goes on",
-            hints=(f"launch it again: kij-train launch --name {name} --replace …",),
+            hints=(f"again: kij-train launch --again {name} --replace -n {cluster.namespace}",),
         )
     if before.state not in (JobState.CANCELLED, JobState.SUSPENDED):
         raise RequestError(

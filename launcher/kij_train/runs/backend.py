@@ -76,7 +76,8 @@ def run_local(
             signum=outcome.stopped_by,
         )
     if outcome.deadline_exceeded:
-        raise TimedOutError(f"{plan.name} did not end within its --timeout, {after}")
+        limit = units.format_seconds(float(plan.spec.timeout or 0))
+        raise TimedOutError(f"{plan.name} did not end within its --timeout of {limit}")
     failures = list(outcome.failures) or [
         _unrecorded(index, code) for index, code in enumerate(outcome.exit_codes) if code
     ]
