@@ -42,6 +42,6 @@ def test_a_missing_script_and_a_missing_cluster_are_errors_of_launch(tmp_path: P
 
 
 def test_launch_takes_a_job_and_says_how_to_make_one() -> None:
-    with pytest.raises(RequestError, match="launch takes a job, not str 'train.py'") as caught:
+    with pytest.raises(RequestError, match=r"launch takes a job, not str 'train\.py'") as caught:
         kij_train.launch("train.py", local=True)  # type: ignore[arg-type]
     assert 'kij_train.job("train.py"' in caught.value.hints[0]
