@@ -117,7 +117,7 @@ def job_options(command: click.Command) -> click.Command:
             ["--file", "-f", "spec_file"],
             group=Group.COMMAND,
             metavar="FILE",
-            help="Spec file (YAML); flags go on top of it.",
+            help="Spec file (YAML), - for standard input; flags go on top of it.",
         ),
         grouped.Option(
             ["--profile"],
