@@ -297,6 +297,30 @@ WRONG_FILES = [
     ("env:\n  ? {a: b}\n  : 2\n", "job.yaml:2: a key must be text"),
     ("nodes: 1\n?\n: \n", "job.yaml:2: a key must be text, and YAML reads none here"),
     ("env:\n  null: 1\n", "job.yaml:2: a key must be text, and YAML reads none here. Put it into "),
+    ('image: ""\n', "job.yaml:1: image '' is empty: is a variable unset?"),
+    ("image: A\n", "job.yaml:1: image A is no image: its name must be in lower case"),
+    ('script: ""\n', "job.yaml:1: script '' is empty: is a variable unset?"),
+    ('program: ""\n', "job.yaml:1: program '' is empty: is a variable unset?"),
+    *(
+        (f"program: {name}\n", f"job.yaml:1: program {name} is a folder")
+        for name in (".", "./", "..", "a/", "/")
+    ),
+    ("gpus: 4194305\n", "job.yaml:1: gpus 4194305 must be at most 4194304"),
+    (f"gpus: {'9' * 5000}\n", f"job.yaml:1: gpus {'9' * 80}… is too big"),
+    (f"nproc_per_node: 1{'0' * 400}\n", "… must be at most 4194304, the most that Linux has"),
+    (f"resources: {{a.b/c: {2**63}}}\n", "must be less than 9223372036854775808"),
+    *((f"{key}: {'9' * 5000}\n", "9… is more than Kubernetes") for key in ("cpu", "memory", "shm")),
+    (f"timeout: {'9' * 5000}\n", "9… is longer than Kubernetes can count"),
+    (f"timeout: 1d{'9' * 5000}h\n", "9… is longer than Kubernetes can count"),
+    *(
+        (f"{key}: {'x' * 6000}\n", f"job.yaml:1: {key} {'x' * 80}… is too long: a path")
+        for key in ("script", "module", "program")
+    ),
+    (f"script: {'x/' * 3000}x\n", f"job.yaml:1: script {'x/' * 40}… is too long: a path"),
+    (
+        f"code_dir: {'x' * 6000}\n",
+        "… is too long: a path has 4,095 bytes at most, a name in it 255",
+    ),
     ("timeout: 1:30:00\n", "job.yaml:1: timeout 1:30:00 is no duration"),
     ("image: 1.10 a\n", "job.yaml:1: image '1.10 a' "),
     ("nodes: 1.10\n", "job.yaml:1: nodes 1.10 is no whole number"),
@@ -400,9 +424,23 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("none.yaml", "cannot read none.yaml: No such file"),
         ("binary.yaml", "binary.yaml is not a text file"),
         (".", "cannot read .: Is a directory"),
+        ("x" * 5000, f"cannot read {'x' * 80}…: File name too long"),
+        ("x\0", r"cannot read 'x\\x00': it holds a NUL byte"),
+        ("~/none.yaml", r"cannot read ~/none.yaml: No such file"),
     ):
         with pytest.raises(RequestError, match=message):
             resolved(tmp_path, spec_file=name)
+
+
+def test_profiles_of_no_file_are_named(tmp_path: Path) -> None:
+    for name, message in (
+        ("x" * 5000 + ".toml", f"--profile {'x' * 80}…: File name too long"),
+        ("x" * 5000, f"--profile {'x' * 80}…: no such profile"),
+        ("x\0.toml", r"--profile 'x\\x00.toml': holds a NUL byte"),
+        ("~/x.toml", "--profile ~/x.toml: no such file"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            resolved(tmp_path, profile=name)
 
 
 def test_wrong_toml_is_named_with_its_line(tmp_path: Path) -> None:
