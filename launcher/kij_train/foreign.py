@@ -190,15 +190,24 @@ def _wrapped(words: list[str]) -> Command:
         if _VARIABLE.match(word):
             env += ["--env", word]
             continue
-        begins = _SCRIPT.match(word) or (
-            word == "-m" and _MODULE.fullmatch("".join(words[at + 1 : at + 2]))
-        )
-        found = Command(tuple(words[at:])) if begins else translated(words[at:])
+        found = _begins(words[at:], of_option=at > 0 and words[at - 1].startswith("-"))
         if found is not None:
             return replace(found, flags=(*env, *found.flags), left_out=(*before, *found.left_out))
         if word != "run":
             before.append(word)
     return Command(())
+
+
+def _begins(words: list[str], *, of_option: bool) -> Command | None:
+    """What a wrapper runs, where the first word is that; or may be the value `of_option`."""
+    first, second = words[0], words[1] if len(words) > 1 else ""
+    if _SCRIPT.match(first) or (first == "-m" and _MODULE.fullmatch(second)):
+        return Command(tuple(words))
+    if of_option and first in _PROGRAMS:  # uv run --with pytest a.py
+        return None
+    if not of_option and first.startswith(("./", "../")):
+        return translated(words) or Command(("--no-python", *words))
+    return translated(words)
 
 
 def _launcher(launcher: _Launcher, words: list[str]) -> Command:

@@ -150,7 +150,7 @@ def _check_program_of_code(program: str, code_dir: Path) -> None:
     if not (code_dir / program).is_file():
         raise RequestError(
             f"{named}: no such file in {code_dir}, which is what the pods get",
-            hints=("one of the image: its absolute path, or its name alone",),
+            hints=tilde(program) or ("one of the image: its absolute path, or its name alone",),
         )
     check_program(code_dir / program, named, is_here=False)
 

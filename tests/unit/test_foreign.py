@@ -49,6 +49,9 @@ TRANSLATED = [
     ("coverage run a.py x", "a.py x", ""),
     ("coverage run -m pkg.train x", "-m pkg.train x", ""),
     ("numactl -m 0 python a.py", "a.py", "-m 0"),
+    ("timeout 3 ./run.sh x", "--no-python ./run.sh x", "3"),
+    ("uv run --with pytest a.py", "a.py", "--with pytest"),
+    ("poetry run pytest x", "--no-python pytest x", ""),
     ("pytest x", "--no-python pytest x", ""),
     ("env A=1 B=2 torchrun a.py", "--env A=1 --env B=2 a.py", ""),
 ]

@@ -92,6 +92,7 @@ REFUSED = [
     ("/dev/null", "script /dev/null: is no regular file", ""),
     ("~/x.py", "script ~/x.py: no such file", 'write "$HOME/x.py"'),
     ("--code-dir ~/x train.py", "--code-dir: ", 'write "$HOME/x"'),
+    ("--no-python ~/x", "program ~/x: no such file", 'write "$HOME/x"'),
     ("-f ~/x.yaml", "cannot read ~/x.yaml", 'write "$HOME/x.yaml"'),
     (f"--image a {'x' * 5000}", f"script {'x' * 80}… is too long: a path", ""),
     (f"--code-dir={'x' * 5000} train.py", f"--code-dir {'x' * 80}… is too long: a path", ""),

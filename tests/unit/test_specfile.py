@@ -450,6 +450,9 @@ def test_wrong_toml_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "kij-train.toml").write_text("nodes = \n")
     with pytest.raises(RequestError, match=r"kij-train.toml: no valid TOML: .*line 1"):
         resolved(tmp_path)
+    (tmp_path / "kij-train.toml").write_text("labels = {day = 2026-01-01}\n")
+    with pytest.raises(RequestError, match=r"day 2026-01-01 must be text: put it into quotes"):
+        resolved(tmp_path)
     (tmp_path / "kij-train.toml").write_bytes(b"# \xff\n")
     with pytest.raises(RequestError, match=r"kij-train.toml is not a text file in UTF-8"):
         resolved(tmp_path)

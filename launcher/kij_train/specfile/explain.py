@@ -83,6 +83,8 @@ def explain(error: ValidationError, merged: Layer, model: type[Model]) -> Reques
         )
     value = first["input"] if cause is None else _value_at(merged.values, location)
     message = _plain(kind, message, first.get("ctx", {}))
+    if kind == "string_type" and not isinstance(value, dict | list | None):
+        message += ": put it into quotes"  # a date of TOML
     shown = "" if value is None or isinstance(value, dict | list) else f" {brief(value)}"
     if location[:1] == ("env",) and len(location) == 2:  # its value may be a secret
         shown = f" {location[1]}" if origin is not None and origin.names_value else ""
