@@ -17,6 +17,7 @@ _USUAL = ("-u", "-B")
 """Options of python that change nothing here."""
 SHELLS = frozenset({"sh", "bash", "zsh", "dash", "ksh", "fish"})
 _SCRIPT = re.compile(r".*\.pyw?$")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*=")
 _COUNT = re.compile(r"[1-9]\d{0,5}(:[1-9]\d{0,5})?|gpu|cpu|auto")
 
@@ -107,9 +108,14 @@ _MODULES = {
 _WRAPPERS = frozenset(
     {"uv", "poetry", "pipenv", "pdm", "hatch", "rye", "pixi", "conda", "mamba", "micromamba"}
     | {"env", "nohup", "time", "nice", "exec", "sudo", "stdbuf", "numactl", "taskset", "xvfb-run"}
-    | {"nsys", "ncu", "py-spy", "ipython", "jupyter"}
+    | {"timeout", "setsid", "ionice", "chrt", "unbuffer", "flock", "strace", "perf", "gdb"}
+    | {"valgrind", "tini", "dumb-init", "doas", "chroot", "docker", "podman", "apptainer"}
+    | {"singularity", "nsys", "ncu", "py-spy", "ipython", "jupyter", "coverage", "memray"}
+    | {"scalene", "viztracer", "pyinstrument", "kernprof", "debugpy", "pdb"}
 )
 """Programs that run the command behind their own options."""
+_PROGRAMS = frozenset({"pytest", "py.test", "tox", "nox", "make"})
+"""Programs that have no script behind them."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ class Command:
     """Of kij-train, with their values."""
     left_out: tuple[str, ...] = ()
     """Options that have no counterpart."""
+    refused: tuple[str, ...] = ()
+    """Options whose value is none that their counterpart takes."""
     starts_ranks: bool = False
     """Whether the launcher starts ranks by itself, and so could be kept with --no-torchrun."""
 
@@ -137,6 +145,8 @@ def translated(words: Sequence[str]) -> Command | None:
         return _python(words[0], rest)
     if name in SHELLS:
         return Command(("--no-python", *words)) if rest else Command(())
+    if name in _PROGRAMS:
+        return Command(("--no-python", *words))
     if name in _LAUNCHERS:
         return _launcher(_LAUNCHERS[name], rest)
     if _VARIABLE.match(words[0]):
@@ -180,13 +190,24 @@ def _wrapped(words: list[str]) -> Command:
         if _VARIABLE.match(word):
             env += ["--env", word]
             continue
-        is_script = _SCRIPT.match(word) is not None
-        found = Command(tuple(words[at:])) if is_script else translated(words[at:])
+        found = _begins(words[at:], of_option=at > 0 and words[at - 1].startswith("-"))
         if found is not None:
             return replace(found, flags=(*env, *found.flags), left_out=(*before, *found.left_out))
         if word != "run":
             before.append(word)
     return Command(())
+
+
+def _begins(words: list[str], *, of_option: bool) -> Command | None:
+    """What a wrapper runs, where the first word is that; or may be the value `of_option`."""
+    first, second = words[0], words[1] if len(words) > 1 else ""
+    if _SCRIPT.match(first) or (first == "-m" and _MODULE.fullmatch(second)):
+        return Command(tuple(words))
+    if of_option and first in _PROGRAMS:  # uv run --with pytest a.py
+        return None
+    if not of_option and first.startswith(("./", "../")):
+        return translated(words) or Command(("--no-python", *words))
+    return translated(words)
 
 
 def _launcher(launcher: _Launcher, words: list[str]) -> Command:
@@ -196,6 +217,7 @@ def _launcher(launcher: _Launcher, words: list[str]) -> Command:
         words.pop(0)
     flags: dict[str, str] = {}
     left_out: list[str] = []
+    refused: list[str] = []
     while words and words[0].startswith("-"):
         given = words.pop(0)
         option, equals, value = given.partition("=")
@@ -217,11 +239,14 @@ def _launcher(launcher: _Launcher, words: list[str]) -> Command:
             left_out.append(given)
         elif flag != OURS and _COUNT.fullmatch(value):
             flags[flag] = value
+        elif flag != OURS and value not in ("", "0"):
+            refused.append(given)
     found = _what_is_launched(words)
     return replace(
         found,
         flags=(*_in_our_words(flags), *found.flags),
         left_out=(*left_out, *found.left_out),
+        refused=(*refused, *found.refused),
         starts_ranks=True,
     )
 

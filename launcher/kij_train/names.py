@@ -164,6 +164,34 @@ def check_label_value(value: str) -> str:
     return value
 
 
+# https://github.com/distribution/reference/blob/main/regexp.go
+_HOST_PART = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = rf"(?:{_HOST_PART}(?:\.{_HOST_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_PATH_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"((?:{_HOST}/)?{_PATH_PART}(?:/{_PATH_PART})*)"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?"
+)
+_IMAGE_NAME_MAX = 255
+_IMAGE_MAX = 1024
+"""A name, a tag of 128 characters and the longest digest have less than half of them."""
+
+
+def check_image(text: str) -> str:
+    """A reference of a container image: [HOST[:PORT]/]NAME[:TAG][@DIGEST]. Raises ValueError."""
+    if not text:
+        raise ValueError("is empty: is a variable unset?")
+    found = _IMAGE.fullmatch(text) if len(text) <= _IMAGE_MAX else None
+    if found is not None and len(found[1]) <= _IMAGE_NAME_MAX:
+        return text
+    if found is not None or len(text) > _IMAGE_MAX:
+        raise ValueError(f"is too long: an image's name has {_IMAGE_NAME_MAX} characters at most")
+    if _IMAGE.fullmatch(text.lower()):
+        raise ValueError("is no image: its name must be in lower case, as its tag need not")
+    raise ValueError("is no image. Write it like registry.example.com/team/train:1.0")
+
+
 def check_text(text: str) -> str:
     """What a program's arguments and environment, and an object of Kubernetes, can hold."""
     if "\0" in text:

@@ -19,6 +19,8 @@ from kij_train.errors import RequestError
 from kij_train.pod import bootstrap
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
+from kij_train.specfile.explain import brief
+from kij_train.specfile.paths import check_path, tilde
 
 FROM_FLAGS = "script"
 """Origin of a script that was given on the command line, and is relative to where that runs."""
@@ -37,13 +39,10 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) 
     Raises RequestError for what is not there or cannot be run.
     """
     spec = resolved.spec
-    if spec.module is not None:
-        _refuse_launcher(resolved, "-m", spec.module)
-    if spec.program is not None and spec.code:
-        _check_shell_script(spec, code_dir)
-        if for_cluster:
-            _check_program_of_code(spec.program, code_dir)
+    if spec.code:
+        check_path(code_dir, f"{resolved.origin(('code_dir',))} {brief(code_dir)}")
     if spec.module is not None or spec.program is not None:
+        _check_without_script(resolved, cwd, code_dir, for_cluster)
         return None
     if spec.script is None:
         file = f"{resolved.spec_file}: " if resolved.spec_file else ""
@@ -52,30 +51,48 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) 
             hints=("kij-train launch --nodes 2 train.py",),
         )
     from_here = resolved.origin(("script",)) == FROM_FLAGS
-    named = f"script {spec.script}"
+    named = f"script {brief(spec.script)}"
     if not from_here:
         named = f"{resolved.origin(('script',))}: {named}"
     places = [cwd / spec.script] if from_here or not spec.code else []
     places += [code_dir / spec.script] if spec.code else []
+    for place in places:
+        check_path(place, named)
     found = [place for place in places if _can_be_script(place)]
-    if not found:
+    # One that is there, as installed: /usr/bin/python3.
+    if not found or PurePosixPath(spec.script).parent.name == "bin":
         _refuse_launcher(resolved, spec.script)
     if not spec.code and for_cluster:  # the image has it
         check_script(None, spec.script, named, resolved)
         return spec.script
     if not found and not (spec.code and not code_dir.is_dir()):
-        raise _not_there(named, places[0], cwd)
+        raise _not_there(named, places[0], cwd, spec.script)
     if not spec.code:
         check_script(found[0], spec.script, named, resolved)
         return spec.script
     return _inside(found, named, code_dir, resolved, for_cluster)
 
 
+def _check_without_script(resolved: Resolved, cwd: Path, code_dir: Path, for_cluster: bool) -> None:
+    spec = resolved.spec
+    if spec.module is not None:
+        _refuse_launcher(resolved, "-m", spec.module)
+        if spec.code or not for_cluster:
+            _check_module(resolved, spec.module, code_dir if spec.code else cwd)
+    if spec.program is not None and spec.code:
+        _check_shell_script(spec, code_dir)
+        if for_cluster:
+            _check_program_of_code(spec.program, code_dir)
+
+
 def _inside(
     found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved, for_cluster: bool
 ) -> str:
     if not code_dir.is_dir():
-        raise RequestError(f"{resolved.origin(('code_dir',))}: {code_dir}: no such folder")
+        raise RequestError(
+            f"{resolved.origin(('code_dir',))}: {brief(code_dir)}: no such folder",
+            hints=tilde(resolved.spec.code_dir),
+        )
     inside = code_dir.resolve()
     for place in found:
         # Not through links: what they point to may lie elsewhere, and bundle speaks of that.
@@ -92,11 +109,31 @@ def _inside(
     )
 
 
-def _not_there(named: str, place: Path, cwd: Path) -> RequestError:
-    where = "" if place.parent == cwd else f" in {place.parent}"
-    what = f"is a folder without {MAIN}" if place.is_dir() else f"no such file{where}"
-    hint = "run a module with -m, a program with --no-python"
-    return RequestError(f"{named}: {what}", hints=(hint,))
+def _check_module(resolved: Resolved, module: str, folder: Path) -> None:
+    """`-m train.py`, where Python says "Try using 'train'"."""
+    name = module.removesuffix(".py")
+    path = name.replace(".", "/") + ".py"
+    if name == module or not (folder / path).is_file() or (folder / path[:-3] / "py.py").exists():
+        return
+
+    def command(*words: str) -> str:
+        return shlex.join(["kij-train", *resolved.typed, *words, *resolved.spec.args])
+
+    raise RequestError(
+        f"-m {module} is a file, and a module is named without .py",
+        hints=(command("-m", name), f"or as a script: {command(path)}"),
+    )
+
+
+def _not_there(named: str, place: Path, cwd: Path, script: str) -> RequestError:
+    where = "" if place.parent == cwd else f" in {brief(place.parent)}"
+    what = f"no such file{where}"
+    if place.is_dir():
+        what = f"is a folder without {MAIN}"
+    elif place.exists():
+        what = "is no regular file, which a script must be"
+    hints = tilde(script) or ("run a module with -m, a program with --no-python",)
+    return RequestError(f"{named}: {what}", hints=hints)
 
 
 def _refuse_launcher(resolved: Resolved, *words: str) -> None:
@@ -113,7 +150,7 @@ def _check_program_of_code(program: str, code_dir: Path) -> None:
     if not (code_dir / program).is_file():
         raise RequestError(
             f"{named}: no such file in {code_dir}, which is what the pods get",
-            hints=("one of the image: its absolute path, or its name alone",),
+            hints=tilde(program) or ("one of the image: its absolute path, or its name alone",),
         )
     check_program(code_dir / program, named, is_here=False)
 
@@ -123,6 +160,7 @@ def _check_shell_script(spec: JobSpec, code_dir: Path) -> None:
     if PurePosixPath(spec.program or "").name not in foreign.SHELLS or not spec.args:
         return
     path = code_dir / spec.args[0]
+    check_path(path, f"the argument {brief(spec.args[0])}")
     if not spec.args[0].startswith("-") and path.is_file():
         with path.open("rb") as file:
             if file.readline(MOST_PARSED).endswith(b"\r\n"):
@@ -274,6 +312,8 @@ def refusal_of_launcher(
     if "--nproc-per-node" in flags and "--local" not in typed:
         count = flags[flags.index("--nproc-per-node") + 1]
         hints.append(f"on GPUs: --gpus {count if count.isdigit() else 'N'} in its place")
+    if command.refused:
+        hints.append(f"no number: {' '.join(command.refused)}")
     if command.left_out:
         hints.append(f"without a counterpart: {' '.join(command.left_out)}")
     if command.starts_ranks:

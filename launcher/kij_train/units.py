@@ -20,6 +20,8 @@ _FACTORS = {
 _QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(m|k|[KMGTPE]i|[MGTPE]|[eE][+-]?\d{1,2})?", re.ASCII)
 _LOOSE_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtpe])i?(?:b|bytes?)?\s*", re.IGNORECASE)
 _SMALLEST_MEMORY_BYTES = 2**20
+_LARGEST = 2**63 - 1
+"""In magnitude, of every quantity; the same page."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 
@@ -67,6 +69,8 @@ def check_memory(value: object) -> str:
         ) from None
     if size == 0:
         raise ValueError("must be more than zero")
+    if size > _LARGEST:
+        raise ValueError("is more than Kubernetes counts: less than 8Ei")
     if text.endswith("m"):
         raise ValueError(f"is in thousandths of a byte. Did you mean {text[:-1]}Mi?")
     if size < _SMALLEST_MEMORY_BYTES:
@@ -83,6 +87,8 @@ def check_cpu(value: object) -> str:
         raise ValueError("is no number of cores. Write it like 8, 0.5 or 500m") from None
     if cores == 0:
         raise ValueError("must be more than zero")
+    if cores > _LARGEST // 1000:
+        raise ValueError("is more than Kubernetes counts")
     if cores < Decimal("0.001"):
         raise ValueError("is less than Kubernetes counts. The smallest is 1m")
     return text
@@ -91,6 +97,8 @@ def check_cpu(value: object) -> str:
 def parse_duration(value: object) -> int:
     """Whole seconds from "90s", "1h30m", "2d" or a number of seconds. Raises ValueError."""
     text = str(value).strip()
+    if any(len(number) > 10 for number in re.findall(r"[1-9]\d*", text, re.ASCII)):
+        raise ValueError("is longer than Kubernetes can count (68 years)")
     if text.isascii() and text.isdigit():
         seconds = int(text)
     else:

@@ -45,6 +45,14 @@ TRANSLATED = [
     ("bash run.sh x", "--no-python bash run.sh x", ""),
     ("uv run --with torch a.py", "a.py", "--with torch"),
     ("A=1 python a.py", "--env A=1 a.py", ""),
+    ("timeout 3 python a.py", "a.py", "3"),
+    ("coverage run a.py x", "a.py x", ""),
+    ("coverage run -m pkg.train x", "-m pkg.train x", ""),
+    ("numactl -m 0 python a.py", "a.py", "-m 0"),
+    ("timeout 3 ./run.sh x", "--no-python ./run.sh x", "3"),
+    ("uv run --with pytest a.py", "a.py", "--with pytest"),
+    ("poetry run pytest x", "--no-python pytest x", ""),
+    ("pytest x", "--no-python pytest x", ""),
     ("env A=1 B=2 torchrun a.py", "--env A=1 --env B=2 a.py", ""),
 ]
 
@@ -55,6 +63,13 @@ def test_another_launchers_words_become_ours(line: str, ours: str, left_out: str
     assert found is not None
     assert " ".join([*found.flags, *found.words]) == ours
     assert " ".join(found.left_out) == left_out
+
+
+@pytest.mark.parametrize("flag", ["--nnodes=x", "--nproc_per_node -2", "--max-restarts 1.5"])
+def test_a_value_that_is_no_number_is_named(flag: str) -> None:
+    found = translated(f"torchrun {flag} a.py".split())
+    assert found is not None
+    assert (found.words, found.flags, found.refused) == (("a.py",), (), (flag,))
 
 
 @pytest.mark.parametrize("line", ["train.py", "./run.sh", "torchrunner", "mypython/train.py", "x"])

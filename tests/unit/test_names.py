@@ -97,3 +97,45 @@ def test_looking_for_secrets_takes_no_longer_than_the_value_is_long(value: str) 
 
 def test_a_secret_at_the_end_of_a_long_value_is_found() -> None:
     assert names.looks_secret("X", "0123456789abcdef" * 60_000 + " s3+http://me:pw@host")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(
+            "a",
+            "1.10",
+            "train:1.0",
+            "team/train",
+            "docker.io/library/a:latest",
+            "a:_x",
+            "a:V1.0_x-Y",
+        ),
+        *("localhost:5000/x", "registry.example.com:5000/team/sub/train:1.0@sha256:" + "a" * 64),
+        *("REGISTRY.Example.com/x", "[::1]:5000/x:y", "a.b/a__b/c---d_e.f", "127.0.0.1:80/a"),
+        *("a@sha512:" + "0" * 128, "a:" + "t" * 128, "a" * 255, "Team/train", "xn--7o8h.com/a"),
+    ],
+)
+def test_every_image_of_dockers_grammar_is_taken(image: str) -> None:
+    assert names.check_image(image) == image
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        *((image, "is no image. Write it like") for image in ("-1", "=", ":::", "/", "🚀", "a b")),
+        *((image, "is no image. Write it like") for image in ("a:", "a@b", "a//b", "a_", "a\n")),
+        *((image, "is no image. Write it like") for image in ("http://a/b", "a:" + "t" * 129)),
+        ("a@sha256:abc", "is no image. Write it like"),
+        ("", "is empty: is a variable unset"),
+        ("Train:V1", "must be in lower case"),
+        ("a.io/Team/x", "must be in lower case"),
+        ("a" * 256, "is too long: an image's name has 255"),
+        ("a" * 200_000, "is too long"),
+        ("a-" * 200_000, "is too long"),
+    ],
+    ids=lambda text: text[:10],
+)
+def test_what_no_registry_could_have_is_no_image(image: str, why: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        names.check_image(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import py_compile
+import sys
 import zipfile
 from pathlib import Path
 
@@ -37,13 +38,16 @@ FILES = {
     "empty.sh": b"#!\n",
     "app/__main__.py": b"print(1)\n",
     "folder/a.py": b"",
+    "pkg/mod.py": b"",
+    "both/py/py.py": b"",
+    "both/py.py": b"",
 }
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "no-x").write_bytes(b"#!/bin/sh\n")
@@ -75,6 +79,25 @@ REFUSED = [
     ("torchrun --nnodes 4 --nproc-per-node 8 a.py", "", "render --nodes 2 --nproc-per-node 8 a.py"),
     ("torchrun --nproc-per-node 8 a.py", "the ranks itself", "on GPUs: --gpus 8 in its place"),
     ("torchrun --tee 3 a.py", "torchrun is no script", "without a counterpart: --tee 3"),
+    ("torchrun --nnodes=x a.py", "torchrun is no script", "no number: --nnodes=x"),
+    (f"{sys.executable} train.py", "no script of Python. Leave it out", " --nodes 2 train.py\n"),
+    ("timeout 3 python train.py", "timeout is no script", " --nodes 2 train.py\n"),
+    ("-m train.py -x", "-m train.py is a file", "render --nodes 2 -m train -x\n"),
+    (
+        "-m pkg.mod.py",
+        "-m pkg.mod.py is a file",
+        "as a script: kij-train render --nodes 2 pkg/mod.py",
+    ),
+    ("--no-python .", "is a folder, which cannot be run", ""),
+    ("/dev/null", "script /dev/null: is no regular file", ""),
+    ("~/x.py", "script ~/x.py: no such file", 'write "$HOME/x.py"'),
+    ("--code-dir ~/x train.py", "--code-dir: ", 'write "$HOME/x"'),
+    ("--no-python ~/x", "program ~/x: no such file", 'write "$HOME/x"'),
+    ("-f ~/x.yaml", "cannot read ~/x.yaml", 'write "$HOME/x.yaml"'),
+    (f"--image a {'x' * 5000}", f"script {'x' * 80}… is too long: a path", ""),
+    (f"--code-dir={'x' * 5000} train.py", f"--code-dir {'x' * 80}… is too long: a path", ""),
+    (f"--no-python bash {'x' * 5000}", f"the argument {'x' * 80}…: File name too long", ""),
+    (f"{'x/' * 2040}x.py", f"script {'x/' * 40}…: File name too long", ""),
     ("torchrun a.py", "", "--no-torchrun --no-python torchrun a.py"),
     ("-m torch.distributed.run a.py", "-m torch.distributed.run is no", "render --nodes 2 a.py\n"),
     ("--no-code accelerate launch a.py", "accelerate is no", "render --nodes 2 --no-code a.py\n"),
@@ -110,10 +133,20 @@ def test_what_cannot_be_run_is_refused_with_what_to_write(
     assert hint in said.err
 
 
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("flag", ["-f", "--profile", "--code-dir", "--name", "--image", "--cpu"])
+def test_a_flag_without_its_value_is_no_default(
+    capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert run_app(["render", flag, "", "train.py"]) == 2
+    assert " is empty: is a variable unset?" in capsys.readouterr().err
+
+
 TAKEN = [
     *("train.py", "train", "plain", "polyglot", "new.py", "app", "app.zip", "train.pyc"),
     *("--code-dir app .", "--code-dir app app", "--no-code /x/train", "--no-code ."),
     *("--no-python ./run", "--no-python ./elf", "--no-python ./no-env.sh", "--no-python python x"),
+    "--code-dir both -m py.py",
     *("--no-python torchrun a.py", "--no-torchrun -m torch.distributed.run a.py"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -158,11 +159,90 @@ def test_variables_that_set_nothing_are_named() -> None:
     ]
 
 
-def test_yaml_numbers_and_truth_values_become_text_in_env(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text("env: {LR: 0.1, DEBUG: true, N: 3}\nargs: [--n, 3]\n")
+AS_WRITTEN = [
+    *("1.10", "3.0", "1.0e+5", ".5", "010", "0755", "0x1F", "0b11", "1_0", "+1", "1:30:00"),
+    *(
+        "on",
+        "No",
+        "true",
+        "FALSE",
+        "2026-01-01",
+        "2026-13-45",
+        "=",
+        "<<",
+        ".inf",
+        ".nan",
+        "9" * 5000,
+    ),
+]
+"""What YAML 1.1 takes for something else than text."""
+
+
+@pytest.mark.parametrize("text", AS_WRITTEN, ids=lambda text: text[:10])
+def test_text_is_what_the_file_says_and_not_what_yaml_makes_of_it(
+    tmp_path: Path, text: str
+) -> None:
+    lines = (f"env: {{A: {text}}}", f"args: [{text}, '{text}']", f"annotations: {{a: {text}}}")
+    (tmp_path / "job.yaml").write_text("\n".join(("script: a.py", *lines)))
     spec = resolved(tmp_path, spec_file="job.yaml").spec
-    assert spec.env == {"LR": "0.1", "DEBUG": "true", "N": "3"}
-    assert spec.args == ("--n", "3")
+    assert (spec.env, spec.args, spec.annotations) == ({"A": text}, (text, text), {"a": text})
+
+
+def test_so_are_labels_quantities_names_and_keys(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "labels: {version: 1.10, on: 1.0}\nnode_selector: {1.10: 1.20}\nimage: 1.10\ncpu: 1.50\n"
+        "memory: 16_0\ntolerations: [{key: a, operator: Equal, value: 0755}]\n"
+    )
+    with pytest.raises(RequestError, match=r"job.yaml:5: memory 16_0 is no Kubernetes quantity"):
+        resolved(tmp_path, spec_file="job.yaml")
+    text = (tmp_path / "job.yaml").read_text().replace("16_0", "1073741824")
+    (tmp_path / "job.yaml").write_text(text)
+    spec = resolved(tmp_path, spec_file="job.yaml").spec
+    assert (spec.labels, spec.node_selector) == ({"version": "1.10", "on": "1.0"}, {"1.10": "1.20"})
+    assert (spec.image, spec.cpu, spec.memory) == ("1.10", "1.50", "1073741824")
+    assert spec.tolerations[0].value == "0755"
+
+
+def test_numbers_and_truth_values_are_read_where_a_field_has_them(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "nodes: 2\nport: '2000'\ncode: off\npreflight: Yes\nname:\ncpu: ~\nmemory: null\n"
+        "resources: {a.b/c: 3}\nmounts: [{type: pvc, source: a, path: /a, read_only: true}]\n"
+        "tolerations: [{effect: NoExecute, tolerationSeconds: 30}]\n"
+    )
+    spec = resolved(tmp_path, spec_file="job.yaml").spec
+    assert (spec.nodes, spec.port, spec.code, spec.preflight) == (2, 2000, False, True)
+    assert (spec.name, spec.cpu, spec.memory, spec.resources) == (None, None, None, {"a.b/c": 3})
+    assert spec.mounts[0].read_only
+    assert spec.tolerations[0].toleration_seconds == 30
+
+
+def test_affinity_keeps_the_types_of_yaml(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "env: {A: &n 1}\naffinity: {a: [{weight: *n, b: true, c: 0.5, d: x, e: 2026-01-01}]}\n"
+    )
+    spec = resolved(tmp_path, spec_file="job.yaml").spec
+    expected = {"weight": 1, "b": True, "c": 0.5, "d": "x", "e": "2026-01-01"}
+    assert (spec.env, spec.affinity) == ({"A": "1"}, {"a": [expected]})
+
+
+def test_fractions_of_toml_are_what_the_file_says(tmp_path: Path) -> None:
+    (tmp_path / "kij-train.toml").write_text(
+        'profile = "p.toml"\ncpu = 1.50\n[labels]\nv = 1.10\nn = 8\n'
+    )
+    (tmp_path / "p.toml").write_text("[spec]\nenv = {CUDA = 12.10, LR = 1e-3}\n")
+    spec = resolved(tmp_path).spec
+    assert (spec.cpu, spec.labels) == ("1.50", {"v": "1.10", "n": "8"})
+    assert spec.env == {"CUDA": "12.10", "LR": "1e-3"}
+
+
+def test_a_dash_is_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"script: a.py\nnodes: 2\ngpus: many\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    with pytest.raises(RequestError, match="standard input:3: gpus many is no whole number"):
+        resolved(tmp_path, spec_file="-")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.replace(b"many", b"4"))))
+    spec = resolved(tmp_path, spec_file="-").spec
+    assert (spec.nodes, spec.gpus, Path(spec.code_dir)) == (2, 4, tmp_path)
 
 
 WRONG_FILES = [
@@ -170,7 +250,7 @@ WRONG_FILES = [
     ("nodess: 2\n", 'job.yaml:1: unknown key "nodess". Did you mean "nodes"?'),
     ("zzz: 2\n", 'job.yaml:1: unknown key "zzz"'),
     ("\nnodes: many\n", "job.yaml:2: nodes many is no whole number"),
-    ("nodes: true\n", "job.yaml:1: nodes True is no whole number"),
+    ("nodes: true\n", "job.yaml:1: nodes true is no whole number"),
     ("nodes: 0\n", "job.yaml:1: nodes 0 must be at least 1"),
     ("nodes: [2]\n", "job.yaml:1: nodes is no whole number"),
     ("memory: 16gb\n", "job.yaml:1: memory 16gb is no Kubernetes quantity. Did you mean 16Gi"),
@@ -215,6 +295,39 @@ WRONG_FILES = [
     ("nproc-per-node: 2\nnproc_per_node: 2\n", 'job.yaml:2: key "nproc_per_node" stands here tw'),
     ("nodes: 1\n? [a, b]\n: 2\n", "job.yaml:2: a key must be text"),
     ("env:\n  ? {a: b}\n  : 2\n", "job.yaml:2: a key must be text"),
+    ("nodes: 1\n?\n: \n", "job.yaml:2: a key must be text, and YAML reads none here"),
+    ("env:\n  null: 1\n", "job.yaml:2: a key must be text, and YAML reads none here. Put it into "),
+    ('image: ""\n', "job.yaml:1: image '' is empty: is a variable unset?"),
+    ("image: A\n", "job.yaml:1: image A is no image: its name must be in lower case"),
+    ('script: ""\n', "job.yaml:1: script '' is empty: is a variable unset?"),
+    ('program: ""\n', "job.yaml:1: program '' is empty: is a variable unset?"),
+    *(
+        (f"program: {name}\n", f"job.yaml:1: program {name} is a folder")
+        for name in (".", "./", "..", "a/", "/")
+    ),
+    ("gpus: 4194305\n", "job.yaml:1: gpus 4194305 must be at most 4194304"),
+    (f"gpus: {'9' * 5000}\n", f"job.yaml:1: gpus {'9' * 80}… is too big"),
+    (f"nproc_per_node: 1{'0' * 400}\n", "… must be at most 4194304, the most that Linux has"),
+    (f"resources: {{a.b/c: {2**63}}}\n", "must be less than 9223372036854775808"),
+    *((f"{key}: {'9' * 5000}\n", "9… is more than Kubernetes") for key in ("cpu", "memory", "shm")),
+    (f"timeout: {'9' * 5000}\n", "9… is longer than Kubernetes can count"),
+    (f"timeout: 1d{'9' * 5000}h\n", "9… is longer than Kubernetes can count"),
+    *(
+        (f"{key}: {'x' * 6000}\n", f"job.yaml:1: {key} {'x' * 80}… is too long: a path")
+        for key in ("script", "module", "program")
+    ),
+    (f"script: {'x/' * 3000}x\n", f"job.yaml:1: script {'x/' * 40}… is too long: a path"),
+    (
+        f"code_dir: {'x' * 6000}\n",
+        "… is too long: a path has 4,095 bytes at most, a name in it 255",
+    ),
+    ("timeout: 1:30:00\n", "job.yaml:1: timeout 1:30:00 is no duration"),
+    ("image: 1.10 a\n", "job.yaml:1: image '1.10 a' "),
+    ("nodes: 1.10\n", "job.yaml:1: nodes 1.10 is no whole number"),
+    ("nodes: 0x1F\n", "job.yaml:1: nodes 0x1F is no whole number"),
+    ("args: [a, ~]\n", "job.yaml:1: args.1 must be text"),
+    (f"affinity: {{a: {'9' * 5000}}}\n", "job.yaml: no valid YAML: Exceeds the limit"),
+    ("code_dir: ~nosuchuser/x\n", "code_dir ~nosuchuser/x: no such user"),
     (
         "nodes: 1\nenv: &x {A: 1, <<: *x}\n",
         "job.yaml:2: an alias (*) stands inside of what it stands",
@@ -311,9 +424,23 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ("none.yaml", "cannot read none.yaml: No such file"),
         ("binary.yaml", "binary.yaml is not a text file"),
         (".", "cannot read .: Is a directory"),
+        ("x" * 5000, f"cannot read {'x' * 80}…: File name too long"),
+        ("x\0", r"cannot read 'x\\x00': it holds a NUL byte"),
+        ("~/none.yaml", r"cannot read ~/none.yaml: No such file"),
     ):
         with pytest.raises(RequestError, match=message):
             resolved(tmp_path, spec_file=name)
+
+
+def test_profiles_of_no_file_are_named(tmp_path: Path) -> None:
+    for name, message in (
+        ("x" * 5000 + ".toml", f"--profile {'x' * 80}…: File name too long"),
+        ("x" * 5000, f"--profile {'x' * 80}…: no such profile"),
+        ("x\0.toml", r"--profile 'x\\x00.toml': holds a NUL byte"),
+        ("~/x.toml", "--profile ~/x.toml: no such file"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            resolved(tmp_path, profile=name)
 
 
 def test_wrong_toml_is_named_with_its_line(tmp_path: Path) -> None:
@@ -322,4 +449,10 @@ def test_wrong_toml_is_named_with_its_line(tmp_path: Path) -> None:
         resolved(tmp_path)
     (tmp_path / "kij-train.toml").write_text("nodes = \n")
     with pytest.raises(RequestError, match=r"kij-train.toml: no valid TOML: .*line 1"):
+        resolved(tmp_path)
+    (tmp_path / "kij-train.toml").write_text("labels = {day = 2026-01-01}\n")
+    with pytest.raises(RequestError, match=r"day 2026-01-01 must be text: put it into quotes"):
+        resolved(tmp_path)
+    (tmp_path / "kij-train.toml").write_bytes(b"# \xff\n")
+    with pytest.raises(RequestError, match=r"kij-train.toml is not a text file in UTF-8"):
         resolved(tmp_path)

@@ -117,7 +117,7 @@ def job_options(command: click.Command) -> click.Command:
             ["--file", "-f", "spec_file"],
             group=Group.COMMAND,
             metavar="FILE",
-            help="Spec file (YAML); flags go on top of it.",
+            help="Spec file (YAML), - for standard input; flags go on top of it.",
         ),
         grouped.Option(
             ["--profile"],
@@ -135,6 +135,8 @@ def resolve_options(params: dict[str, Any], again: Layer | None = None) -> Resol
 
     `again` is the request of a job, instead of all but the flags.
     """
+    _refuse_empty("--file", params["spec_file"])
+    _refuse_empty("--profile", params["profile"])
     resolved = resolve(
         flags_layer(params),
         environ=os.environ,
@@ -164,10 +166,19 @@ def flags_layer(params: dict[str, Any]) -> Layer:
         given = params.get(option.parameter)  # bench has not all of them
         if given is None or given == () or given is False:
             continue
+        _refuse_empty(option.flags[0], given)
         layer.values[option.field] = option.value(given, layer)
         layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True)
     _add_command(layer, params)
     return layer
+
+
+def _refuse_empty(flag: str, given: object) -> None:
+    """Quietly launched without, the job would be another one than was meant."""
+    if given == "":
+        raise RequestError(
+            f"{flag} is empty: is a variable unset?", hints=("leave it out for the default",)
+        )
 
 
 def _add_command(layer: Layer, params: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from kij_train import gpus as gpu_kinds
 from kij_train import names, units
 from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
 from kij_train.spec.types import (
+    MOST_PROCESSES,
     Count,
     Cpu,
     EnvName,
@@ -103,6 +104,11 @@ class Command(Model):
         given = [f for f in ("script", "module", "program") if getattr(self, f) is not None]
         if len(given) > 1:
             raise SpecConflict(given[1], f"conflicts with {given[0]}: give one of them")
+        for field in given:
+            if not getattr(self, field):
+                raise SpecConflict(field, "is empty: is a variable unset?")
+        if self.program is not None and self.program.rpartition("/")[2] in ("", ".", ".."):
+            raise SpecConflict("program", "is a folder, which cannot be run")
         if self.module is not None and not _MODULE.fullmatch(self.module):
             raise SpecConflict(
                 "module", "is no module name. Write package.module, or give a path without -m"
@@ -115,7 +121,7 @@ class Where(Model):
 
     image: Annotated[
         str,
-        Field(min_length=1, pattern=r"^\S+$"),
+        AfterValidator(names.check_image),
         Setting(Group.WHERE, "--image IMAGE", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = DEFAULT_IMAGE
     """Container image; it needs python3 and torch."""
@@ -157,7 +163,10 @@ class Where(Model):
 class Resources(Model):
     """What a node has."""
 
-    gpus: Annotated[Count | None, Setting(Group.SIZE, "--gpus N")] = None
+    gpus: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_PROCESSES), NotBool] | None,
+        Setting(Group.SIZE, "--gpus N"),
+    ] = None
     """GPUs a node."""
     gpu_kind: Annotated[
         str,

@@ -16,6 +16,25 @@ MOST_ANNOTATION_BYTES = 2**18
 """Of all annotations together, as Kubernetes allows."""
 
 
+MOST_PATH_BYTES = 4095
+MOST_NAME_BYTES = 255
+"""PATH_MAX and NAME_MAX of Linux."""
+
+
+def check_paths(spec: Common) -> None:
+    """Raise SpecConflict for paths that no file can have."""
+    for field in ("script", "module", "program", "code_dir", "kubeconfig", "settings_script"):
+        text = getattr(spec, field) or ""
+        path = (text.replace(".", "/") if field == "module" else text).encode()
+        longest = max(map(len, path.split(b"/")))
+        if len(path) > MOST_PATH_BYTES or longest > MOST_NAME_BYTES:
+            raise SpecConflict(
+                field,
+                f"is too long: a path has {MOST_PATH_BYTES:,} bytes at most, a name in it "
+                f"{MOST_NAME_BYTES}",
+            )
+
+
 def check_sizes(spec: Common) -> None:
     """Raise SpecConflict for arguments, variables or annotations that are too long."""
     strings: list[tuple[str, str | int, str]]

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from kij_train import gpus, names
 from kij_train.pod import bootstrap, gang, preflight
 from kij_train.spec.common import Common
-from kij_train.spec.limits import check_sizes
+from kij_train.spec.limits import check_paths, check_sizes
 from kij_train.spec.settings import Fact, Group, Setting, Switch
-from kij_train.spec.types import Count, NotBool, Seconds, SpecConflict
+from kij_train.spec.types import MOST_PROCESSES, Count, NotBool, Seconds, SpecConflict
 
 DEFAULT_PORT = 29500
 SUPERVISOR_PORT = 2
@@ -62,11 +62,13 @@ OF_TORCHRUN = re.compile(
 
 def parse_nproc(value: object) -> object:
     """A whole number, gpu, cpu or auto. Raises ValueError."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
-        value = int(value)
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+", value):
+        value = int(value[:20])  # more digits than any bound has
     is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if value not in ("gpu", "cpu", "auto") and not is_number:
         raise ValueError("must be a whole number, at least 1, or gpu, cpu or auto")
+    if isinstance(value, int) and value > MOST_PROCESSES:
+        raise ValueError(f"must be at most {MOST_PROCESSES}, the most that Linux has")
     return value
 
 
@@ -237,7 +239,7 @@ class JobSpec(Common):
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
         checks = (_check_processes, _check_gpus, _check_preflight, _check_restart, _check_heartbeat)
-        for check in (*checks, _check_names, _check_env, check_sizes):
+        for check in (*checks, _check_names, _check_env, check_paths, check_sizes):
             check(self)
         return self
 

@@ -64,7 +64,10 @@ def _no_bool(value: object) -> object:
 
 NotBool = BeforeValidator(_no_bool)
 """pydantic takes true for 1."""
-Count = Annotated[int, Field(ge=1), NotBool]
+Count = Annotated[int, Field(ge=1, lt=2**63), NotBool]
+"""As far as Kubernetes counts."""
+MOST_PROCESSES = 2**22
+"""Of a machine: PID_MAX_LIMIT of Linux."""
 
 
 def _text(value: object) -> object:

@@ -23,6 +23,8 @@ from kij_train.specfile.explain import explain
 from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
 from kij_train.specfile.sources import (
     ENV_PREFIX,
+    STDIN,
+    STDIN_SHOWN,
     Profile,
     SpecFile,
     all_profiles,
@@ -59,7 +61,7 @@ class Resolved(Generic[Spec]):
     spec: Spec
     origins: Mapping[Location, Origin]
     spec_file: str | None = None
-    """The file given by -f."""
+    """What -f names, for messages."""
     typed: tuple[str, ...] = ("launch",)
     """The command's words in front of the script, for commands that are told to be written."""
 
@@ -108,7 +110,8 @@ def resolve(
     ]
     if again is not None:
         layers = [*map(_where, layers[:-1]), again, flags]
-    resolved = replace(check(merge(layers, model), model), spec_file=spec_file)
+    shown = STDIN_SHOWN if spec_file == STDIN else spec_file
+    resolved = replace(check(merge(layers, model), model), spec_file=shown)
     if chosen is not None and again is None and isinstance(resolved.spec, JobSpec):
         _check_fits(resolved.spec.nodes, resolved.origin(("nodes",)), chosen)
     return resolved

@@ -83,7 +83,9 @@ def explain(error: ValidationError, merged: Layer, model: type[Model]) -> Reques
         )
     value = first["input"] if cause is None else _value_at(merged.values, location)
     message = _plain(kind, message, first.get("ctx", {}))
-    shown = "" if value is None or isinstance(value, dict | list) else f" {_quoted(value)}"
+    if kind == "string_type" and not isinstance(value, dict | list | None):
+        message += ": put it into quotes"  # a date of TOML
+    shown = "" if value is None or isinstance(value, dict | list) else f" {brief(value)}"
     if location[:1] == ("env",) and len(location) == 2:  # its value may be a secret
         shown = f" {location[1]}" if origin is not None and origin.names_value else ""
     elif message[:1] == "'" or location[-1:] == ("[key]",):
@@ -104,6 +106,21 @@ def _known_keys(parent: Location, model: type[Model]) -> list[str]:
     return [info.alias or name for name, info in (holder or model).model_fields.items()]
 
 
+_PLAIN = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "is no whole number"),
+    "int_parsing_size": "is too big",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    "string_type": "must be text",
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    **dict.fromkeys(
+        ("dict_type", "model_type", "model_attributes_type"),
+        "must be a mapping of keys to values",
+    ),
+    "missing": "is missing",
+    "string_pattern_mismatch": "must not be empty or hold spaces",
+}
+
+
 def _plain(kind: str, message: str, context: Mapping[str, Any]) -> str:
     """pydantic's message in the words of this tool."""
     match kind:
@@ -113,23 +130,9 @@ def _plain(kind: str, message: str, context: Mapping[str, Any]) -> str:
             return f"must be at most {context['le']}"
         case "less_than":
             return f"must be less than {context['lt']}"
-        case "int_parsing" | "int_type" | "int_from_float":
-            return "is no whole number"
-        case "bool_parsing" | "bool_type":
-            return "must be true or false"
-        case "string_type":
-            return "must be text"
-        case "tuple_type" | "list_type":
-            return "must be a list"
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return "must be a mapping of keys to values"
         case "literal_error":
             return f"must be one of {context['expected']}".replace(" or ", ", ").replace("'", "")
-        case "missing":
-            return "is missing"
-        case "string_pattern_mismatch" | "string_too_short":
-            return "must not be empty or hold spaces"
-    return message
+    return _PLAIN.get(kind, message)
 
 
 def _value_at(values: Any, location: Location) -> Any:
@@ -143,7 +146,8 @@ def _value_at(values: Any, location: Location) -> Any:
     return values
 
 
-def _quoted(value: object) -> str:
+def brief(value: object) -> str:
+    """A value as messages show it: on one line, and not all of a long one."""
     text = str(value)
     if len(text) > MOST_SHOWN:
         text = text[:MOST_SHOWN] + "…"

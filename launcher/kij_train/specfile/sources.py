@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kij_train import profiles
 from kij_train.errors import RequestError
 from kij_train.pod import bootstrap, gang
 from kij_train.spec import JobSpec, Model
 from kij_train.spec.settings import Fact, Merge, Setting, fields_with, settings_of
-from kij_train.specfile.explain import did_you_mean
+from kij_train.specfile import yaml_text
+from kij_train.specfile.explain import brief, did_you_mean
 from kij_train.specfile.layers import Layer, Location, Origin
+from kij_train.specfile.paths import check_path, expanded, tilde
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +28,9 @@ else:
 
 ENV_PREFIX = "KIJ_"
 PROJECT_FILE = "kij-train.toml"
+STDIN = "-"
+"""In place of a spec file, as for kubectl."""
+STDIN_SHOWN = "standard input"
 NOT_SETTINGS = frozenset(
     {
         value
@@ -39,18 +42,6 @@ NOT_SETTINGS = frozenset(
 )
 """Variables of nodes, which are there when one launches from within a node."""
 NOT_SETTINGS_PREFIX = "KIJ_TEST_"
-
-
-# libyaml's reads 3 MB in 0.1 s, PyYAML's own in 5 s.
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML 1.1 takes 4:8 for a number of base 60; nobody does."""
-
-
-# The resolvers of a first character are asked in their order.
-_Loader.yaml_implicit_resolvers = {
-    first: [("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$")), *resolvers]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def environment_layer(environ: Mapping[str, str], model: type[Model] = JobSpec) -> Layer:
@@ -218,15 +209,16 @@ class Profile:
         if name in own:
             return cls.of_table(name, "project file", own[name])
         if name.endswith(".toml"):
+            check_path(cwd / name, f"{where} {brief(name)}")
             if not (cwd / name).is_file():
-                raise RequestError(f"{where} {name}: no such file")
+                raise RequestError(f"{where} {brief(name)}: no such file", hints=tilde(name))
             return cls.of_table(name, name, {"spec": {}, **_read_toml(cwd / name)})
         try:
             return cls.of_table(name, "built-in", tomllib.loads(profiles.read_builtin(name)))
         except KeyError:
             known = [*profiles.builtin_profiles(), *own]
             raise RequestError(
-                f"{where} {name}: no such profile{did_you_mean(name, known)}",
+                f"{where} {brief(name)}: no such profile{did_you_mean(name, known)}",
                 hints=(f"profiles: {', '.join(known)}, or the path of a .toml file",),
             ) from None
 
@@ -245,96 +237,56 @@ def profile_layer(profile: Profile) -> Layer:
 
 
 def read_spec_file(path: Path, cwd: Path, model: type[Model] = JobSpec) -> SpecFile:
-    """A YAML (or JSON) spec file, with the line of every key. Raises RequestError."""
-    full = cwd / path
-    try:
-        text = full.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RequestError(f"{path} is not a text file in UTF-8") from None
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-        if root is None:
-            raise RequestError(f"{path} is empty", hints=("keys: kij-train schema",))
-        if not isinstance(root, yaml.MappingNode):
-            raise RequestError(f"{path}:{_line(root)}: must be a mapping of keys to values")
-        _check_nodes(root, str(path))
-        values = _Loader(text).construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RequestError(f"{path}:{line}: no valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise RequestError(f"{path}: no valid YAML: {error}") from None
-    origins: dict[Location, Origin] = {}
-    _collect_lines(root, (), str(path), origins)
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    """A YAML (or JSON) spec file, or standard input, with the line of every key.
+
+    Raises RequestError.
+    """
+    shown = str(path)
+    if shown == STDIN:
+        full, shown = cwd / STDIN, STDIN_SHOWN
+        text = _text_of(sys.stdin.buffer.read(), shown)
+    else:
+        full = cwd / path
+        text = _read(full, shown)
+    values, origins = yaml_text.read(text, shown, fields_with(model, Fact.WITHOUT_VARIABLE))
     profile = values.pop("profile", None)
-    chosen_at = origins.pop(("profile",), Origin(str(path))).where
+    chosen_at = origins.pop(("profile",), Origin(shown)).where
     if profile is not None and not isinstance(profile, str):
         raise RequestError(f"{chosen_at}: profile must be the name of a profile")
     _anchor_paths(values, full.parent, model)
     return SpecFile(values, origins, profile, f"{chosen_at}: profile")
 
 
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _check_nodes(node: yaml.Node, path: str, within: tuple[yaml.Node, ...] = ()) -> None:
-    """Raise RequestError for a key that is no text or stands twice, and a value within itself.
-
-    `within` are the nodes that this one is part of.
-    """
-    if any(node is outer for outer in within):
+def _read(path: Path, shown: str) -> str:
+    """The text of a file. Raises RequestError."""
+    try:
+        return _text_of(path.read_bytes(), shown)
+    except OSError as error:
         raise RequestError(
-            f"{path}:{_line(node)}: an alias (*) stands inside of what it stands for"
-        )
-    within = (*within, node)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise RequestError(f"{path}:{_line(key)}: a key must be text, no list or mapping")
-            # Of our own keys, '-' and '_' are the same.
-            name = key.value.replace("-", "_") if len(within) == 1 else key.value
-            if name in seen:
-                raise RequestError(f'{path}:{_line(key)}: key "{key.value}" stands here twice')
-            seen.add(name)
-            _check_nodes(value, path, within)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check_nodes(item, path, within)
+            f"cannot read {brief(shown)}: {error.strerror}", hints=tilde(shown)
+        ) from None
+    except ValueError:
+        raise RequestError(f"cannot read {brief(shown)}: it holds a NUL byte") from None
 
 
-def _collect_lines(
-    node: yaml.Node, at: Location, path: str, origins: dict[Location, Origin]
-) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name = key.value.replace("-", "_") if not at else key.value
-            location: Location = (*at, name)
-            origins[location] = Origin(f"{path}:{_line(key)}")
-            _collect_lines(value, location, path, origins)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            location = (*at, index)
-            origins[location] = Origin(f"{path}:{_line(item)}")
-            _collect_lines(item, location, path, origins)
+def _text_of(content: bytes, shown: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(f"{shown} is not a text file in UTF-8") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # As text, so that 1.10 does not become 1.1; no field takes a fraction as a number.
+        return tomllib.loads(_read(path, str(path)), parse_float=str)
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: no valid TOML: {error}") from None
 
 
 def _toml_layer(values: dict[str, Any], path: Path, shown: str, model: type[Model]) -> Layer:
     # tomllib gives no lines: the first line that assigns the key, or opens its table, is it.
-    text = path.read_text(encoding="utf-8").splitlines()
+    text = _read(path, shown).splitlines()
     origins: dict[Location, Origin] = {}
     for name in values:
         key = re.escape(name).replace("_", "[-_]")
@@ -354,7 +306,7 @@ def _anchor_paths(values: dict[str, Any], folder: Path, model: type[Model]) -> N
     """Paths in a file are relative to the file."""
     for name in fields_with(model, Fact.PATH):
         if isinstance(values.get(name), str):
-            values[name] = str(folder / Path(values[name]).expanduser())
+            values[name] = str(folder / expanded(values[name], name))
     commands = fields_with(model, Fact.COMMAND)
     if "code_dir" not in values and any(name in values for name in commands):
         values["code_dir"] = str(folder)
