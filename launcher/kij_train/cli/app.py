@@ -105,7 +105,7 @@ def run(argv: list[str]) -> int:
         code = app.main(args=argv, prog_name="kij-train", standalone_mode=False, obj=argv)
         sys.stdout.flush()
     except InterruptedByUserError as error:
-        output.note(error.message, error.hints)
+        output.last_words(error.message, error.hints, error.exit_code)
         return error.exit_code
     except KijError as error:
         output.error(error.message, error.hints)
