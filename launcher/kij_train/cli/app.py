@@ -12,7 +12,7 @@ import traceback
 import click
 
 from kij_train import __version__, foreign
-from kij_train.cli import output
+from kij_train.cli import ended_by_ctrl_c, output
 from kij_train.errors import InterruptedByUserError, KijError
 from kij_train.redaction import redacted
 
@@ -57,7 +57,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"kij_train.cli.{cmd_name}").command
+        with ended_by_ctrl_c():
+            command = importlib.import_module(f"kij_train.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 
