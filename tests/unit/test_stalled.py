@@ -39,12 +39,10 @@ def await_stall(launcher: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize(
     ("stalled", "argv", "signals"),
     [
-        ("stdout", [], ["SIGTERM"]),
         ("stdout", [], ["SIGINT", "SIGINT"]),
         ("stdout", ["stubborn"], ["SIGTERM", "SIGTERM"]),
         ("stderr", ["stderr"], ["SIGTERM", "SIGINT"]),
         ("both", [], ["SIGTERM"]),
-        ("both", [], ["SIGHUP", "SIGTERM"]),
     ],
 )
 def test_a_run_whose_reader_stands_still_ends_by_signals(

@@ -157,7 +157,7 @@ def run_nodes(
     with ExitStack() as stack:
         if output is not None:
             stack.callback(output.close, lambda: stop.is_over(_grace_s(spec)))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kij-train-"))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX))
         error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.pods)]
         port, preflight_port = spec.port or free_port(), free_port()
         supervisor_ports = [free_port() for _ in error_files] if spec.supervised else []
@@ -173,7 +173,7 @@ def run_nodes(
                 error_file=error_files[index],
                 environ=environ,
             )
-            return _start(run, index, cwd, env, streams)
+            return _start(run, index, cwd, env, streams, scratch)
 
         run = _Run(spec, run_id, start, output=output)
         try:
@@ -207,12 +207,12 @@ def _prompt_s(streams: Streams) -> float:
 
 
 def _start(
-    run: _Run, index: int, cwd: Path, env: dict[str, str], streams: Streams
+    run: _Run, index: int, cwd: Path, env: dict[str, str], streams: Streams, scratch: str
 ) -> subprocess.Popen[bytes]:
     command = [for_node(argument, index) for argument in run.spec.command]
     first = str(gang.SUPERVISOR) if run.spec.supervised else bootstrap.__file__
     keeper = [sys.executable, "-I", "-S", processes.__file__, bootstrap.ENV_PARENT_PID]
-    keeper.append(str(_grace_s(run.spec)))
+    keeper += [str(_grace_s(run.spec)), scratch]
     pipe = None if run.output is None else subprocess.PIPE
     try:
         process = subprocess.Popen(
