@@ -3,13 +3,17 @@
 From Python: `job` describes it, `launch` starts it and gives a `Run`, `attach` finds it again.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing's own, without the time that its import takes of every start
 
 __all__ = ["Run", "__version__", "attach", "job", "launch"]
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from kij_train.api import Run, attach, job, launch
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a subreap
 @contextmanager
 def kept(code: str, grace_s: float = 30) -> Iterator[subprocess.Popen[str]]:
     """A Python with this code, and its keeper, when it says that it is ready."""
-    argv = [sys.executable, "-I", "-S", processes.__file__, "PARENT", str(grace_s)]
+    argv = [sys.executable, "-I", "-S", processes.__file__, "PARENT", str(grace_s), "none"]
     with subprocess.Popen(
         [*argv, sys.executable, "-c", code],
         env={**os.environ, "PARENT": str(os.getpid())},
@@ -89,7 +90,7 @@ def test_a_command_that_ignores_the_death_of_its_launcher_is_killed_after_the_gr
     launcher = (
         "import os, subprocess, sys, time\n"
         f"subprocess.Popen([sys.executable, '-I', '-S', {processes.__file__!r}, 'PARENT', '1',\n"
-        "    sys.executable, '-c', sys.argv[1]], env={'PARENT': str(os.getpid())})\n"
+        "    '', sys.executable, '-c', sys.argv[1]], env={'PARENT': str(os.getpid())})\n"
         "time.sleep(600)"
     )
     with subprocess.Popen(
@@ -104,3 +105,41 @@ def test_a_command_that_ignores_the_death_of_its_launcher_is_killed_after_the_gr
     while any(process.is_running() for process in left) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [process for process in left if process.is_running()] == []
+
+
+LAUNCHER = """
+import os, subprocess, sys, time
+folder, keeper, names = sys.argv[1], sys.argv[2], sys.argv[3:]
+for name in names:
+    subprocess.Popen([sys.executable, "-I", "-S", keeper, "PARENT", "1", os.path.join(folder, name),
+        sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)"],
+        env={"PARENT": str(os.getpid())})
+time.sleep(600)
+"""
+
+
+def test_the_last_keeper_removes_the_folder_of_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    """And no other folder, and not what a link of it leads to."""
+    for name in ("kij-train-run", "kij-train-another", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "node-0.json").touch()
+    (tmp_path / "kij-train-run" / "link").symlink_to(tmp_path / "mine")
+    names = ["kij-train-run"] * 3 + ["mine"]
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path), processes.__file__, *names],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        assert launcher.stdout is not None
+        for _ in names:
+            assert launcher.stdout.readline() == "ready\n"
+        keepers = psutil.Process(launcher.pid).children()
+        keepers[0].children()[0].kill()
+        deadline = time.monotonic() + 30
+        while keepers[0].status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / "kij-train-run/node-0.json").exists()
+        launcher.kill()
+        assert launcher.stdout.read() == ""  # until the last of them has ended
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kij-train-another", "mine"]
+    assert (tmp_path / "mine/node-0.json").exists()

@@ -271,6 +271,117 @@ def test_a_record_is_there_even_where_python_aborts_after_sys_exit(tmp_path: Pat
     assert bootstrap.read_record(str(tmp_path / "record"))["kij"]["exit_code"] == 3
 
 
+ODD_EXCEPTION = """
+class Odd(Exception):
+    {odd}
+def f():
+    raise Odd('x')
+f()
+"""
+ODD_CODE = """
+import sys
+class Odd{base}:
+    {odd}
+try:
+    raise ValueError('handled')
+except ValueError:
+    sys.exit(Odd({value}))
+"""
+RAISES = "def {}(self, *args): raise ValueError('odd')"
+EXITS = "def {}(self, *args): raise SystemExit(0)"
+
+
+def odd_code(odd: str, base: str = "", value: str = "") -> str:
+    return ODD_CODE.format(odd=odd, base=base, value=value)
+
+
+ODD = {
+    "str": (ODD_EXCEPTION.format(odd=RAISES.format("__str__")), "Odd: <"),
+    "str exits": (ODD_EXCEPTION.format(odd=EXITS.format("__str__")), "Odd: <"),
+    "str raises itself": (ODD_EXCEPTION.format(odd="def __str__(self): raise self"), "Odd: <"),
+    "repr": (
+        ODD_EXCEPTION.format(odd=RAISES.format("__repr__") + "\n    __str__ = __repr__"),
+        "Odd: <",
+    ),
+    "traceback": (ODD_EXCEPTION.format(odd="__traceback__ = property(lambda s: 1 / 0)"), "Odd: x"),
+    "traceback none": (ODD_EXCEPTION.format(odd="__traceback__ = None"), "Odd: x"),
+    "class": (ODD_EXCEPTION.format(odd="__class__ = property(lambda self: 1 / 0)"), "Odd: x"),
+    "cannot be set": (ODD_EXCEPTION.format(odd=RAISES.format("__setattr__")), "Odd: x"),
+    "syntax error": ("raise SyntaxError('x', ('f', 'a', 'b', 'c'))", "SyntaxError: x"),
+    "huge": ("raise ValueError('x' * 5_000_000)", "ValueError: xxx"),
+    "subclass of str": (
+        "class S(str):\n    def strip(self, *a): 1 / 0\n    rstrip = endswith = strip\n"
+        "class Odd(Exception):\n    __str__ = lambda self: S('x')\nraise Odd",
+        "Odd: x",
+    ),
+    "code without text": (odd_code(RAISES.format("__str__")), "rank 3 exited with code 1"),
+    "code that exits": (odd_code(EXITS.format("__str__")), "rank 3 exited with code 1"),
+    "code of a subclass of str": (
+        odd_code(
+            "def __bool__(self): 1 / 0\n    strip = __len__ = __eq__ = __bool__", "(str)", "'x'"
+        ),
+        "x",
+    ),
+    "code of a subclass of int": (
+        odd_code(
+            "def __and__(self, n): 1 / 0\n    __le__ = __lt__ = __str__ = __and__", "(int)", "3"
+        ),
+        "ValueError: handled\nrank 3 then exited with code 3",
+    ),
+    "exit without code": (
+        "class Odd(SystemExit):\n    code = property(lambda self: 1 / 0)\nraise Odd(3)",
+        "3",
+    ),
+    "exit without attributes": (
+        "class Odd(SystemExit):\n    def __getattribute__(self, name): 1 / 0\nraise Odd(3)",
+        "3",
+    ),
+    "exit without cause": (
+        "class Odd(SystemExit):\n    __cause__ = __context__ = property(lambda self: 1 / 0)\n"
+        "    __suppress_context__ = __cause__\n    __eq__ = lambda *a: 1 / 0\n    __hash__ = None\n"
+        "try:\n    raise Odd(2)\nexcept Odd:\n    raise Odd(3)",
+        "rank 3 exited with code 3",
+    ),
+    "cause": (
+        "class Odd(Exception):\n    __traceback__ = property(lambda self: 1 / 0)\n"
+        "    __str__ = __bool__ = lambda self: 1 / 0\n"
+        "try:\n    raise Odd\nexcept Odd:\n    raise SystemExit(3)",
+        "Odd: <",
+    ),
+}
+"""Scripts, and how the messages of their records begin."""
+
+
+@pytest.mark.parametrize("end", ODD)
+def test_what_cannot_be_asked_about_is_recorded_as_python_prints_it(
+    tmp_path: Path, end: str
+) -> None:
+    script, message = ODD[end]
+    (tmp_path / "a.py").write_text(script)
+    plain = run_python(tmp_path, "a.py")
+    rank = run_rank(tmp_path, "a.py", record=tmp_path / "record")
+    assert (rank.returncode, rank.stdout) == (plain.returncode, plain.stdout)
+    if not end.startswith("code "):  # after which Python 3.13 stumbles at its own end
+        assert rank.stderr == plain.stderr
+    assert "worker.py" not in rank.stderr
+    failure = parse_record((tmp_path / "record").read_text(), index=0)
+    assert failure is not None
+    assert failure.message.startswith(message)
+    assert "worker.py" not in failure.callstack + failure.message
+
+
+def test_an_exception_that_python_can_only_dump_is_recorded(tmp_path: Path) -> None:
+    """Python prints its address; so does a rank, of another one."""
+    (tmp_path / "a.py").write_text(ODD_EXCEPTION.format(odd=RAISES.format("__getattribute__")))
+    rank = run_rank(tmp_path, "a.py", record=tmp_path / "record")
+    assert rank.returncode == 1
+    assert "worker.py" not in rank.stderr
+    failure = parse_record((tmp_path / "record").read_text(), index=0)
+    assert failure is not None
+    assert failure.message == "Odd: x"
+    assert "line 5, in f" in failure.callstack
+
+
 HANDLED = "def f(): raise ValueError('bad batch')\ntry:\n    f()\nexcept ValueError:\n    "
 PARSER = "import argparse\np = argparse.ArgumentParser()\np.add_argument('--lr', type=float)\n"
 

@@ -12,7 +12,7 @@ import traceback
 import click
 
 from kij_train import __version__, foreign
-from kij_train.cli import output
+from kij_train.cli import ended_by_ctrl_c, output
 from kij_train.errors import InterruptedByUserError, KijError
 from kij_train.redaction import redacted
 
@@ -57,7 +57,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"kij_train.cli.{cmd_name}").command
+        with ended_by_ctrl_c():
+            command = importlib.import_module(f"kij_train.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 
@@ -105,7 +106,7 @@ def run(argv: list[str]) -> int:
         code = app.main(args=argv, prog_name="kij-train", standalone_mode=False, obj=argv)
         sys.stdout.flush()
     except InterruptedByUserError as error:
-        output.note(error.message, error.hints)
+        output.last_words(error.message, error.hints, error.exit_code)
         return error.exit_code
     except KijError as error:
         output.error(error.message, error.hints)

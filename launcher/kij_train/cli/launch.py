@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,13 +185,13 @@ def _launch_local(resolved: Resolved, as_shipped: bool) -> None:
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
     stop = local.Stop()
-    with signals_to(stop), runs.unpacked(plan) as unpacked:
-        try:
+    try:
+        with signals_to(stop), runs.unpacked(plan) as unpacked:
             streams = _local_streams(plan.spec, stop)
             seconds = runs.run_local(unpacked, environ=os.environ, streams=streams, stop=stop)
-        except JobFailedError as error:
-            output.verdict(error.message, error.hints)
-            raise click.exceptions.Exit(error.exit_code) from None
+    except JobFailedError as error:
+        output.verdict(error.message, error.hints)
+        raise click.exceptions.Exit(error.exit_code) from None
     output.status(f"{plan.name} succeeded in {units.format_seconds(seconds)}")
 
 
@@ -228,19 +229,31 @@ def signals_to(stop: local.Stop) -> Iterator[None]:
 
     What nohup, or a shell for its background, has ignored stays ignored.
     """
+    asked, ask = os.pipe()
 
     def handle(signum: int, frame: object) -> None:
         del frame
         stop(signum)
-        if stop.calls == 1:
+        os.write(ask, b".")
+
+    def tell() -> None:
+        if os.read(asked, 1):
             output.status("ending all nodes; once more to kill them")
 
+    # Not in the handler: it may have broken into a write to stderr, and whoever reads that may
+    # stand still.
+    teller = threading.Thread(target=tell, name="teller", daemon=True)
+    teller.start()
     before = {signum: signal.signal(signum, handle) for signum in bootstrap.heard_signals()}
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        os.close(ask)
+        teller.join(output.LAST_WORDS_S)
+        if not teller.is_alive():
+            os.close(asked)
 
 
 # --- a cluster ------------------------------------------------------------------------------------

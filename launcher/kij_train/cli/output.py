@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
@@ -109,6 +110,28 @@ def note(text: str, hints: Iterable[str] = ()) -> None:
     _tell(text)
     for hint in hints:
         _tell(f"  {hint}")
+
+
+LAST_WORDS_S = 1.0
+"""How long a command that was told to end waits for whoever reads its output."""
+
+
+def last_words(text: str, hints: Iterable[str], exit_code: int) -> None:
+    """Why a command that was told to end has ended.
+
+    Does not return where stdout or stderr stands still: Python's own end would wait for it.
+    """
+
+    def say() -> None:
+        note(text, hints)
+        with suppress(OSError):
+            sys.stdout.flush()
+
+    saying = threading.Thread(target=say, name="last words", daemon=True)
+    saying.start()
+    saying.join(LAST_WORDS_S)
+    if saying.is_alive():
+        os._exit(exit_code)
 
 
 def verdict(text: str, hints: Iterable[str] = ()) -> None:

@@ -62,8 +62,15 @@ class Stop:
         self.signum: int | None = None
         """The signal that the nodes get; of those that cannot be passed on, SIGTERM."""
         self.calls = 0
+        self._first_at = float("inf")
+
+    def is_over(self, grace_s: float) -> bool:
+        """Whether nothing is to be waited for any more."""
+        return self.calls > 1 or time.monotonic() >= self._first_at + grace_s
 
     def __call__(self, signum: int = signal.SIGTERM) -> None:
+        if not self.calls:
+            self._first_at = time.monotonic()
         self.signum = self.signum or signum
         self.calls += 1
 
@@ -149,8 +156,8 @@ def run_nodes(
         output = Output(streams.emit, prompt_s=_prompt_s(streams))
     with ExitStack() as stack:
         if output is not None:
-            stack.callback(output.close)
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kij-train-"))
+            stack.callback(output.close, lambda: stop.is_over(_grace_s(spec)))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX))
         error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.pods)]
         port, preflight_port = spec.port or free_port(), free_port()
         supervisor_ports = [free_port() for _ in error_files] if spec.supervised else []
@@ -166,7 +173,7 @@ def run_nodes(
                 error_file=error_files[index],
                 environ=environ,
             )
-            return _start(run, index, cwd, env, streams)
+            return _start(run, index, cwd, env, streams, scratch)
 
         run = _Run(spec, run_id, start, output=output)
         try:
@@ -191,17 +198,21 @@ def _enough(spec: JobSpec) -> int:
     return (spec.min_nodes or spec.nodes) if spec.supervised else spec.nodes
 
 
+def _grace_s(spec: JobSpec) -> float:
+    return spec.grace or bootstrap.GRACE_S
+
+
 def _prompt_s(streams: Streams) -> float:
     return PROMPT_S if streams.stdin and os.isatty(0) else float("inf")
 
 
 def _start(
-    run: _Run, index: int, cwd: Path, env: dict[str, str], streams: Streams
+    run: _Run, index: int, cwd: Path, env: dict[str, str], streams: Streams, scratch: str
 ) -> subprocess.Popen[bytes]:
     command = [for_node(argument, index) for argument in run.spec.command]
     first = str(gang.SUPERVISOR) if run.spec.supervised else bootstrap.__file__
-    grace_s = str(run.spec.grace or bootstrap.GRACE_S)
-    keeper = [sys.executable, "-I", "-S", processes.__file__, bootstrap.ENV_PARENT_PID, grace_s]
+    keeper = [sys.executable, "-I", "-S", processes.__file__, bootstrap.ENV_PARENT_PID]
+    keeper += [str(_grace_s(run.spec)), scratch]
     pipe = None if run.output is None else subprocess.PIPE
     try:
         process = subprocess.Popen(
@@ -255,7 +266,7 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
         if stop.calls > 1 or now >= kill_at:
             return deadline_exceeded
         if now >= terminate_at and not terminated:
-            terminated, kill_at = True, now + (run.spec.grace or bootstrap.GRACE_S)
+            terminated, kill_at = True, now + _grace_s(run.spec)
             alive -= run.replace_at.keys()
             run.replace_at.clear()
             for index in alive:

@@ -17,6 +17,8 @@ Stream = Literal["stdout", "stderr"]
 Emit = Callable[[int, Stream, str], None]
 """Called with node, stream and a line without its end; always from the same thread."""
 
+DRAIN_S = 1.0
+"""How long what was printed may take to be passed on, also where nobody is to wait for it."""
 LOOK_S = 0.5
 """Between two looks at what is unended: a progress bar, a prompt."""
 CHUNK_BYTES = 1 << 16
@@ -32,7 +34,7 @@ class Output:
         self._emit, self._prompt_s = emit, prompt_s
         self._new: queue.SimpleQueue[_Pipe] = queue.SimpleQueue()
         self._wake_r, self._wake_w = os.pipe()
-        self._closing = False
+        self._closing = self._given_up = False
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
 
@@ -42,11 +44,15 @@ class Output:
         self._new.put(_Pipe(index, stream, pipe, self._prompt_s))
         os.write(self._wake_w, b".")
 
-    def close(self) -> None:
-        """Take in what is there, and end."""
+    def close(self, is_over: Callable[[], bool]) -> None:
+        """Take in what is there, and end; leave the rest when `is_over`, as `emit` may block."""
         self._closing = True
         os.write(self._wake_w, b".")
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(DRAIN_S)
+            if self._thread.is_alive() and is_over():
+                self._given_up = True
+                return
         os.close(self._wake_r)
         os.close(self._wake_w)
 
@@ -85,8 +91,9 @@ class Output:
 
     def _pass_on(self, pipe: _Pipe, lines: list[str]) -> None:
         try:
-            for line in lines if self.error is None else ():
-                self._emit(pipe.index, pipe.stream, line)
+            for line in lines:
+                if self.error is None and not self._given_up:
+                    self._emit(pipe.index, pipe.stream, line)
         except BaseException as error:
             self.error = error
 

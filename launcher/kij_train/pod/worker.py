@@ -22,6 +22,7 @@ if not __package__:
         sys.modules[name] = type(sys)(name)
         sys.modules[name].__path__ = [folder]
 
+import contextlib
 import faulthandler
 import os
 import runpy
@@ -201,42 +202,71 @@ def exit_status(code: Any) -> int:
     """What the system makes of what sys.exit was told."""
     if code is None:
         return 0
-    if not isinstance(code, int):
+    if not issubclass(type(code), int):
         return 1
-    return code & 0xFF if -1 << LONG_BITS <= code < 1 << LONG_BITS else 0xFF
+    number = int.__add__(code, 0)  # without what a class of the script makes of it
+    return number & 0xFF if -1 << LONG_BITS <= number < 1 << LONG_BITS else 0xFF
+
+
+def _told_to_exit(end: SystemExit) -> Any:
+    """What sys.exit was told; where a class of the script hides it, Python takes the exception."""
+    try:
+        return end.code
+    except BaseException:
+        return end
+
+
+def _own(error: BaseException, name: str) -> Any:
+    """What Python itself has set on an exception, whose class may hide it."""
+    return BaseException.__dict__[name].__get__(error)
 
 
 def swallowed(end: SystemExit) -> Optional[BaseException]:
     """The exception that was being handled when the script was left by sys.exit."""
-    seen: List[BaseException] = []
+    seen: List[int] = []
     error: Optional[BaseException] = end
-    while isinstance(error, SystemExit) and error not in seen:
-        seen.append(error)
-        hidden = error.__suppress_context__
-        error = error.__cause__ or (None if hidden else error.__context__)
-    return None if isinstance(error, SystemExit) else error
+    while issubclass(type(error), SystemExit) and id(error) not in seen:
+        assert error is not None
+        seen.append(id(error))
+        hidden = _own(error, "__suppress_context__")
+        error = _own(error, "__context__" if not hidden else "__cause__")
+    return None if issubclass(type(error), SystemExit) else error
 
 
 def record_end(error: BaseException, path: str, rank: int) -> None:
-    """Leave the record of an exception that ends the script, if it ends it badly."""
+    """Leave the record of an exception that ends the script, if it ends it badly.
+
+    Never raises, whatever the script's classes do when they are asked.
+    """
+    try:
+        _record(error, path, rank)
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            said = f"rank {rank} ended by an exception that cannot be shown"
+            bootstrap.write_record(path, said, "", rank=rank)
+
+
+def _record(error: BaseException, path: str, rank: int) -> None:
     who: Dict[str, Any] = {"rank": rank}
     cause: Optional[BaseException] = error
     said = ""
-    if isinstance(error, SystemExit):
-        status = exit_status(error.code)
+    if issubclass(type(error), SystemExit):
+        assert isinstance(error, SystemExit)
+        code = _told_to_exit(error)
+        status = exit_status(code)
         if not status:
             return
         who["exit_code"] = status
         cause = swallowed(error)
         said = f"rank {rank} exited with code {status}"
-        if not isinstance(error.code, int):
-            said = str(error.code) or said
+        if not issubclass(type(code), int):
+            said = _text(code) or said
         elif cause is not None:
             said = f"{_words(cause)}\nrank {rank} then exited with code {status}"
     callstack = ""
     if cause is not None:
         said = said or _words(cause)
-        callstack = "".join(traceback.format_exception(type(cause), cause, cause.__traceback__))
+        callstack = _callstack(cause)
         if cause is not error:  # the message does not end as it does
             callstack = callstack.rstrip()
             ending = _words(cause)
@@ -244,14 +274,40 @@ def record_end(error: BaseException, path: str, rank: int) -> None:
     bootstrap.write_record(path, said, callstack, **who)
 
 
+def _text(thing: Any, failed: str = "") -> str:
+    try:
+        return "".join([str(thing)])  # no subclass of str
+    except BaseException:
+        return failed
+
+
 def _words(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(type(error), error)).strip()
+    kind = type(error)
+    try:
+        return "".join(traceback.format_exception_only(kind, error)).strip()
+    except BaseException:
+        return f"{kind.__name__}: {_text(error, '<exception str() failed>')}".strip()
+
+
+def _callstack(error: BaseException) -> str:
+    trace = _own(error, "__traceback__")
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except BaseException:
+        return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(trace)])
 
 
 def without_our_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
     """From the first frame of the script on."""
     while trace is not None and bootstrap.STARTS.search(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
+    return trace
+
+
+def trim(error: BaseException, trace: Optional[TracebackType]) -> Optional[TracebackType]:
+    """Give an exception this traceback without our frames, whatever its class says."""
+    trace = without_our_frames(trace)
+    BaseException.__dict__["__traceback__"].__set__(error, trace)
     return trace
 
 
@@ -263,8 +319,8 @@ def show_without_our_frames() -> None:
         kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
     ) -> None:
         sys.excepthook = shown
-        sys.last_traceback = error.__traceback__ = without_our_frames(trace)
-        shown(kind, error, error.__traceback__)
+        sys.last_traceback = trace = trim(error, trace)
+        shown(kind, error, trace)
 
     sys.excepthook = show
 
@@ -286,10 +342,11 @@ def main(argv: List[str]) -> None:
         print(error, file=sys.stderr)
         sys.exit(EXIT_NO_FILE)
     except BaseException as error:
-        error.__traceback__ = without_our_frames(error.__traceback__)
+        trace = trim(error, _own(error, "__traceback__"))
         if path and os.getpid() == process:  # children that the script forks come here as well
             record_end(error, path, rank)
-        if not isinstance(error, SystemExit):
+            trim(error, trace)  # its __str__ may have raised it again
+        if not issubclass(type(error), SystemExit):
             show_without_our_frames()
         raise
 

@@ -3,15 +3,19 @@
 Run as a program, it keeps a command of this machine: nothing that the command starts outlives it,
 also not what has left its session and scrubbed its environment.
 
-    python processes.py VARIABLE GRACE_S COMMAND [ARG ...]
+    python processes.py VARIABLE GRACE_S FOLDER COMMAND [ARG ...]
 
 VARIABLE of the environment is the process that started this one; the command finds this one there.
+FOLDER is what that process has made for this run, and removes itself, unless it is killed: then the
+last of its keepers to end does.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -21,6 +25,8 @@ from typing import Dict, List, NoReturn, Optional
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Of prctl(2)."""
+FOLDER_PREFIX = "kij-train-"
+"""How the names of the folders begin that a keeper may remove."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -71,9 +77,13 @@ def kill_descendants() -> None:
 class Keeper:
     """Runs one command, passes signals on to it, and ends as it has ended."""
 
-    def __init__(self, variable: str, grace_s: float) -> None:
+    def __init__(self, variable: str, grace_s: float, folder: str) -> None:
         self._variable, self._grace_s = variable, grace_s
         self._parent = int(os.environ[variable])
+        self._folder, self._held = folder, -1
+        with contextlib.suppress(OSError):
+            self._held = os.open(folder, os.O_RDONLY)  # until this process ends, and in no other
+            fcntl.flock(self._held, fcntl.LOCK_SH)
         self._child = 0
         self._early: List[int] = []
         """Signals that came before there was a command to pass them on to."""
@@ -87,6 +97,7 @@ class Keeper:
         signal.signal(signal.SIGALRM, lambda *_: kill_descendants())
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != self._parent:
+            self._remove_folder()
             sys.exit(128 + signal.SIGTERM)
         env = dict(os.environ, **{self._variable: str(os.getpid())})
         # Python ignores these two, and what is ignored stays so in a new program.
@@ -103,7 +114,16 @@ class Keeper:
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.wait()
+        if os.getppid() != self._parent:
+            self._remove_folder()
         _end_as(status)
+
+    def _remove_folder(self) -> None:
+        """Unless another keeper holds it, which will do it: of two at once, one gets the lock."""
+        if os.path.basename(self._folder).startswith(FOLDER_PREFIX):
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _pass_on(self, signum: int, frame: Optional[FrameType]) -> None:
         del frame
@@ -129,4 +149,4 @@ def _end_as(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    Keeper(sys.argv[1], float(sys.argv[2])).run(sys.argv[3:])
+    Keeper(sys.argv[1], float(sys.argv[2]), sys.argv[3]).run(sys.argv[4:])
