@@ -39,3 +39,9 @@ def test_a_missing_script_and_a_missing_cluster_are_errors_of_launch(tmp_path: P
         kij_train.launch(kij_train.job("train.py"), local=True, cwd=tmp_path)
     with pytest.raises(UnreachableError):
         kij_train.attach("train-x3k9")
+
+
+@pytest.mark.parametrize("name", ["", ".", "one/status"])
+def test_what_is_no_job_name_is_not_asked_for(name: str) -> None:
+    with pytest.raises(RequestError, match="is no job name"):
+        kij_train.attach(name)

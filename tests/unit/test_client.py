@@ -278,6 +278,16 @@ def test_a_service_that_stays_is_somebody_elses(
     cluster.close()
 
 
+def test_a_name_stays_one_part_of_the_path(server: ApiServer) -> None:
+    asked: list[str] = []
+    server.answer = lambda _, path, __: (asked.append(path), (200, b"{}"))[1]
+    server.cluster().get("Job", "a/../b?c")
+    assert asked == ["/apis/batch/v1/namespaces/ns/jobs/a%2F..%2Fb%3Fc"]
+    for name in ("", ".", ".."):
+        with pytest.raises(AssertionError, match="no name of a Job"):
+            server.cluster().get("Job", name)
+
+
 # --- detaching ------------------------------------------------------------------------------------
 
 
