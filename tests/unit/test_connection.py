@@ -6,8 +6,10 @@ import base64
 import hashlib
 import http.server
 import json
+import shlex
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -395,6 +397,11 @@ def gives(token: str, **status: Any) -> str:
     return f"printf %s '{json.dumps(said)}'"
 
 
+def python(program: str) -> str:
+    """The shell line of a Python program."""
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+
+
 def at(seconds: float) -> str:
     moment = datetime.now(timezone.utc) + timedelta(seconds=seconds)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
@@ -476,12 +483,17 @@ def test_a_plugin_may_give_a_certificate_and_is_told_of_the_cluster(
     ("answer", "words"),
     [
         ("echo hello", "gave no ExecCredential"),
+        (python("print('[' * 200_000)"), "gave no ExecCredential"),
+        (python("print('{\"a\":' * 200_000)"), "gave no ExecCredential"),
+        (python("print('9' * 10_000)"), "gave no ExecCredential"),
+        (python("print('{\"kind\": ' + '9' * 10_000 + '}')"), "gave no ExecCredential"),
+        ("printf '\\377\\376\\000'", "gave no ExecCredential"),
+        ("echo NaN", "gave no ExecCredential"),
         (gives("t").replace("/v1", "/v1beta1"), "gave another apiVersion than the client.auth"),
         (gives(""), "gave neither a token nor a certificate"),
         (gives("", clientKeyData="k"), "gave a certificate without a key, or a key alone"),
         (gives("t", expirationTimestamp="soon"), "an expirationTimestamp that is no time"),
         (gives("a\x07b"), "gave a token with a line break"),
-        ("kill -9 $$", "failed with exit code"),
     ],
 )
 def test_what_a_plugin_must_not_answer_is_said(
@@ -490,6 +502,14 @@ def test_what_a_plugin_must_not_answer_is_said(
     with pytest.raises(CredentialsError, match=words) as caught:
         connect(login(answer))
     assert "kubectl auth whoami --context here --kubeconfig" in caught.value.hints[0]
+
+
+def test_a_plugins_certificate_may_hold_anything(
+    connect: Callable[..., Cluster], login: Callable[..., Any]
+) -> None:
+    answer = gives("", clientCertificateData="\ud800", clientKeyData="k")
+    with pytest.raises(CredentialsError, match="cannot be used: no PEM"):
+        connect(login(answer))
 
 
 class Issuer(http.server.BaseHTTPRequestHandler):
@@ -573,6 +593,7 @@ def cut(channel: int, data: bytes) -> Parts:
         ([(1, b"half")], False, (UnreachableError, 4)),
         ([(3, b"no json")], True, (UnreachableError, 4)),
         ([(3, b"null")], True, (UnreachableError, 4)),
+        (cut(3, b"[" * 100_000), True, (UnreachableError, 4)),
         ([(7, b"?"), (255, b"\x01"), (3, b'{"status": "Success"}')], True, 0),
     ],
 )

@@ -17,6 +17,7 @@ from kij_train.cluster.apierrors import (
     ConflictError,
     GoneError,
     TakenError,
+    json_of,
     refusal,
     unlike_kubernetes,
 )
@@ -266,10 +267,7 @@ class Cluster:
         return self._object(self._request(method, path, action, **how).data)
 
     def _object(self, content: bytes) -> dict[str, Any]:
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
+        answer = json_of(content)
         if not isinstance(answer, dict):
             raise unlike_kubernetes(self.host, content)
         return answer

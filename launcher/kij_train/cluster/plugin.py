@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kij_train import names
+from kij_train.cluster.apierrors import json_of
 from kij_train.cluster.credentials import Credentials, CredentialsError, Shown, bearer
 from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section
 from kij_train.redaction import keep_secret, redacted
@@ -165,7 +166,8 @@ class Plugin:
             what = "gave a token with a line break, or another character that no token has"
             raise self._failure(what) from None
         self._expires = self._expiry(status.get("expirationTimestamp", ""))
-        pem = f"{certificate.rstrip()}\n{key}".encode() if certificate else b""
+        # JSON can hold what UTF-8 cannot; TLS refuses what then stands there.
+        pem = f"{certificate.rstrip()}\n{key}".encode("utf-8", "replace") if certificate else b""
         return Shown(authorization, pem or self._stated.shown().certificate)
 
     def _expiry(self, text: str) -> float | None:
@@ -217,10 +219,7 @@ def _status(
     section: Section, output: bytes, failure: Callable[[str], CredentialsError]
 ) -> dict[str, str]:
     """The status of an ExecCredential."""
-    try:
-        said = json.loads(output)
-    except ValueError:
-        said = None
+    said = json_of(output)
     if not isinstance(said, dict) or said.get("kind") != "ExecCredential":
         raise failure("gave no ExecCredential")
     version = section.text("apiVersion")
