@@ -292,10 +292,9 @@ def test_json_that_cannot_be_read_is_no_answer_of_kubernetes(
 
 
 def test_a_name_stays_one_part_of_the_path(server: ApiServer) -> None:
-    asked: list[str] = []
-    server.answer = lambda _, path, __: (asked.append(path), (200, b"{}"))[1]
-    server.cluster().get("Job", "a/../b?c")
-    assert asked == ["/apis/batch/v1/namespaces/ns/jobs/a%2F..%2Fb%3Fc"]
+    server.answer = lambda _, path, __: (200, json.dumps({"asked": path}).encode())
+    asked = server.cluster().get("Job", "a/../b?c")["asked"]
+    assert asked == "/apis/batch/v1/namespaces/ns/jobs/a%2F..%2Fb%3Fc"
     for name in ("", ".", ".."):
         with pytest.raises(AssertionError, match="no name of a Job"):
             server.cluster().get("Job", name)
