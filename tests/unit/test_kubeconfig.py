@@ -254,6 +254,33 @@ def test_the_namespace_of_a_context_is_checked_as_that_of_the_flag(
     assert f"context here: namespace {namespace!r} is no namespace name" in text
 
 
+@pytest.mark.parametrize(
+    "value", ["https://", "https:///", "http://:6443", f"https://ada:{SECRET}@", "https:///path"]
+)
+def test_a_server_without_a_host_is_said_to_have_none(
+    server: ApiServer, listed: Callable[..., Ran], value: str
+) -> None:
+    code, text = listed(config_of(server, {}, server=value))
+    assert (code, "server has no host" in text, SECRET in text) == (4, True, False), text
+
+
+@pytest.mark.parametrize(
+    "name", [".x", "a..b", "x" * 300, ".".join(["x" * 60] * 5), "a b", "a\r\nX: y", "a/b"]
+)
+def test_a_server_name_that_is_none_is_named_with_its_key(
+    server: ApiServer, listed: Callable[..., Ran], name: str
+) -> None:
+    code, text = listed(config_of(server, {}, **{"tls-server-name": name}))
+    assert (code, "cluster lab: tls-server-name is no name" in text) == (4, True), text
+
+
+@pytest.mark.parametrize("name", ["lab.test", "10.0.0.1", "::1", "a_b.lab", "bücher.test"])
+def test_other_server_names_are_taken(
+    server: ApiServer, listed: Callable[..., Ran], name: str
+) -> None:
+    assert listed(config_of(server, {}, **{"tls-server-name": name}))[0] == 0
+
+
 # --- several files --------------------------------------------------------------------------------
 
 
