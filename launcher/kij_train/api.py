@@ -133,6 +133,7 @@ def attach(
     kubeconfig: str | None = None,
 ) -> Run:
     """A job that is on a cluster already. Raises UnreachableError where there is none."""
+    jobs.check_name(name)
     given = {"namespace": namespace, "context": context, "kubeconfig": kubeconfig}
     cluster = runs.connect(job(**{key: value for key, value in given.items() if value}))
     jobs.get(cluster, name)

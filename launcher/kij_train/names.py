@@ -95,6 +95,17 @@ _SECRET_VALUES = tuple(
         r"://(?<=[a-z0-9+.-]://)[^/\s:@]+:[^/\s@]+@",
     )
 )
+# What clusters, clouds and identity providers give to those who log in.
+_TOKENS = (
+    r"ey[AJ][-\w]{16}",  # a JWT: its header is JSON
+    r"k8s-aws-v1\.",
+    r"ASIA[A-Z0-9]{16}",
+    r"ya29\.",
+    r"sha256~",
+    r"hv[sbr]\.[-\w]{16}",
+    r"(?i:bearer)\s{1,9}[-\w.~+/=]{16}",
+)
+_SECRETS = re.compile(rf"(?:{'|'.join((*(each.pattern for each in _SECRET_VALUES), *_TOKENS))})\S*")
 
 
 def check_job_name(name: str, nodes: int = 1) -> str:
@@ -225,3 +236,8 @@ def looks_secret(name: str, value: str) -> bool:
     if _SECRET_NAME.search(name) is not None:
         return True
     return any(pattern.search(value) is not None for pattern in _SECRET_VALUES)
+
+
+def hide_secrets(text: str) -> str:
+    """Words of a stranger without what has the form of a token or a key."""
+    return _SECRETS.sub("***", text)

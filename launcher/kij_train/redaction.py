@@ -7,6 +7,7 @@ written: exceptions of libraries, tracebacks, what a credential plugin or a prox
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 SHORTEST = 6
 """Shorter ones would be found in words that say nothing."""
@@ -16,13 +17,19 @@ _USER_OF_URL = re.compile(r"(?<=://)[^/?#\s'\"@]+@")
 
 def keep_secret(*values: str) -> None:
     """From now on, `redacted` replaces these values and each of their lines."""
-    for value in values:
-        parts = {value, value.strip(), *value.split("\n")}
-        _known.update(part for part in parts if len(part) >= SHORTEST)
+    _known.update(_parts(values))
 
 
-def redacted(text: str) -> str:
-    """The text without what is known to be secret, and without user and password of any URL."""
-    for secret in sorted(_known, key=len, reverse=True):
+def _parts(values: Iterable[str]) -> set[str]:
+    parts = {part for value in values for part in (value, value.strip(), *value.split("\n"))}
+    return {part for part in parts if len(part) >= SHORTEST}
+
+
+def redacted(text: str, *also: str) -> str:
+    """The text without what is known to be secret, and without user and password of any URL.
+
+    `also` is secret in this text alone.
+    """
+    for secret in sorted(_known | _parts(also), key=len, reverse=True):
         text = text.replace(secret, "***")
     return _USER_OF_URL.sub("***@", text)

@@ -45,3 +45,9 @@ def test_launch_takes_a_job_and_says_how_to_make_one() -> None:
     with pytest.raises(RequestError, match=r"launch takes a job, not str 'train\.py'") as caught:
         kij_train.launch("train.py", local=True)  # type: ignore[arg-type]
     assert 'kij_train.job("train.py"' in caught.value.hints[0]
+
+
+@pytest.mark.parametrize("name", ["", ".", "one/status"])
+def test_what_is_no_job_name_is_not_asked_for(name: str) -> None:
+    with pytest.raises(RequestError, match="is no job name"):
+        kij_train.attach(name)

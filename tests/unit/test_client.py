@@ -12,12 +12,15 @@ from typing import Any, cast
 import pytest
 import urllib3
 from kij_train import lines as lines_module
+from kij_train import names
 from kij_train.cluster import Observation, Submission, await_a_pod, connection, submit, watch
 from kij_train.cluster import logs as logs_module
 from kij_train.cluster.apierrors import Action, refusal
 from kij_train.cluster.client import CONFLICT_ATTEMPTS, Cluster
 from kij_train.cluster.connection import Connection
-from kij_train.errors import RefusedError, UnreachableError
+from kij_train.cluster.follow import end_if_decided
+from kij_train.errors import KijError, RefusedError, UnreachableError
+from kij_train.pod import gang
 
 Answer = tuple[int, bytes]
 
@@ -276,6 +279,48 @@ def test_a_service_that_stays_is_somebody_elses(
     with pytest.raises(RefusedError, match="has a service a already"):
         submit.submit(cluster, [SERVICE, JOB])
     cluster.close()
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"9" * 10_000, b'{"a":' * 100_000])
+def test_json_that_cannot_be_read_is_no_answer_of_kubernetes(
+    server: ApiServer, body: bytes
+) -> None:
+    for status, words in ((200, "does not answer like a Kubernetes"), (400, "refuses to list")):
+        server.answer = lambda *_, status=status: (status, body)
+        with pytest.raises(KijError, match=words):
+            server.cluster().list("Job")
+
+
+def test_a_name_stays_one_part_of_the_path(server: ApiServer) -> None:
+    server.answer = lambda _, path, __: (200, json.dumps({"asked": path}).encode())
+    asked = server.cluster().get("Job", "a/../b?c")["asked"]
+    assert asked == "/apis/batch/v1/namespaces/ns/jobs/a%2F..%2Fb%3Fc"
+    for name in ("", ".", ".."):
+        with pytest.raises(AssertionError, match="no name of a Job"):
+            server.cluster().get("Job", name)
+
+
+@pytest.mark.parametrize(
+    ("status", "decided"), [(200, True), (404, True), (403, True), (401, False), (503, False)]
+)
+def test_of_a_job_that_is_gone_no_end_is_asked_for_again(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch, status: int, decided: bool
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    said_403 = said(403, "Forbidden", 'User "ada" cannot patch resource "jobs"')
+    server.answer = lambda *_: said_403 if status == 403 else (status, b"{}")
+    record = {"message": {"message": "x"}, "kij": {"rank": 0, "final": True}}
+    ended = {"exitCode": 1, "message": json.dumps(record)}
+    pod = {
+        "metadata": {"name": "j-0", "labels": {names.COMPLETION_INDEX: "0"}},
+        "status": {
+            "containerStatuses": [{"name": names.CONTAINER, "state": {"terminated": ended}}]
+        },
+    }
+    ours = {"name": names.CONTAINER, "env": [{"name": gang.ENV_GANG, "value": "{}"}]}
+    template = {"spec": {"containers": [ours]}}
+    job = {"metadata": {"name": "j", "uid": "1"}, "spec": {"template": template}}
+    assert end_if_decided(server.cluster(), job, [pod]) is decided
 
 
 # --- detaching ------------------------------------------------------------------------------------

@@ -6,12 +6,16 @@ import base64
 import hashlib
 import http.server
 import json
+import os
+import shlex
+import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +399,11 @@ def gives(token: str, **status: Any) -> str:
     return f"printf %s '{json.dumps(said)}'"
 
 
+def python(program: str) -> str:
+    """The shell line of a Python program."""
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+
+
 def at(seconds: float) -> str:
     moment = datetime.now(timezone.utc) + timedelta(seconds=seconds)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
@@ -476,12 +485,17 @@ def test_a_plugin_may_give_a_certificate_and_is_told_of_the_cluster(
     ("answer", "words"),
     [
         ("echo hello", "gave no ExecCredential"),
+        (python("print('[' * 200_000)"), "gave no ExecCredential"),
+        (python("print('{\"a\":' * 200_000)"), "gave no ExecCredential"),
+        (python("print('9' * 10_000)"), "gave no ExecCredential"),
+        (python("print('{\"kind\": ' + '9' * 10_000 + '}')"), "gave no ExecCredential"),
+        ("printf '\\377\\376\\000'", "gave no ExecCredential"),
+        ("echo NaN", "gave no ExecCredential"),
         (gives("t").replace("/v1", "/v1beta1"), "gave another apiVersion than the client.auth"),
         (gives(""), "gave neither a token nor a certificate"),
         (gives("", clientKeyData="k"), "gave a certificate without a key, or a key alone"),
         (gives("t", expirationTimestamp="soon"), "an expirationTimestamp that is no time"),
         (gives("a\x07b"), "gave a token with a line break"),
-        ("kill -9 $$", "failed with exit code"),
     ],
 )
 def test_what_a_plugin_must_not_answer_is_said(
@@ -490,6 +504,96 @@ def test_what_a_plugin_must_not_answer_is_said(
     with pytest.raises(CredentialsError, match=words) as caught:
         connect(login(answer))
     assert "kubectl auth whoami --context here --kubeconfig" in caught.value.hints[0]
+
+
+def test_what_a_plugin_leaves_running_is_not_waited_for(
+    api: Api, connect: Callable[..., Cluster], login: Callable[..., Any], tmp_path: Path
+) -> None:
+    writes = "while :; do echo more >&2; done"
+    for left in ("exec sleep 600", writes):
+        (tmp_path / "runs").unlink(missing_ok=True)
+        last = gives("a" * 200_000)  # more than a pipe holds
+        connect(login(f"({left}) & echo $! > left\n{last}"))
+        pid = int((tmp_path / "left").read_text())
+        os.kill(pid, signal.SIGKILL)  # it was there still
+
+
+HIDDEN = "hunter2-hunter3"
+JWT = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    ("complaint", "shown"),
+    [
+        ("no login with $KEYRING_WORD today", "no login with *** today"),
+        ("no login with $TWO_LINES", "no login with ***"),
+        ("bad --client-secret: $2", "bad --client-secret: ***"),
+        ("bad flag $1", "bad flag --pass-through-token=***"),
+        (f"refused {JWT} for ada", "refused *** for ada"),
+        ("refused Bearer abcdefghijklmnop.qrst for ada", "refused *** for ada"),
+        ("refused hf_abcdefghijklmnopqrstuvw for ada", "refused *** for ada"),
+        (f"refused k8s-aws-v1.{HIDDEN}", "refused ***"),
+        (f"see https://ada:{HIDDEN}@lab.test/", "see https://***@lab.test/"),
+        ("profile dev-of-ada has expired", "profile dev-of-ada has expired"),
+    ],
+)
+def test_what_a_plugin_complains_of_is_shown_without_secrets(
+    connect: Callable[..., Cluster],
+    login: Callable[..., Any],
+    tmp_path: Path,
+    complaint: str,
+    shown: str,
+) -> None:
+    user = login("")
+    program = f'#!/bin/sh\nshift; set -- "$1" "$3"\necho "{complaint}" >&2\nexit 1\n'
+    (tmp_path / "login").write_text(program)
+    user["exec"] |= {
+        "env": [
+            {"name": "KEYRING_WORD", "value": HIDDEN},
+            {"name": "TWO_LINES", "value": f"{HIDDEN[:7]}\n{HIDDEN[8:]}"},
+        ],
+        "args": ["get", f"--pass-through-token={HIDDEN}", "--client-secret", HIDDEN],
+    }
+    with pytest.raises(CredentialsError) as caught:
+        connect(user)
+    assert caught.value.message.endswith(f"failed with exit code 1: {shown}")
+    assert HIDDEN[:7] not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["KILL", "SEGV", "TERM"])
+def test_a_plugin_that_a_signal_ends_is_told_by_its_name(
+    connect: Callable[..., Cluster], login: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    user = login("")
+    (tmp_path / "login").write_text(f"#!/bin/sh\nkill -{name} $$\n")
+    with pytest.raises(CredentialsError, match=f"was ended by SIG{name}"):
+        connect(user)
+
+
+def test_a_plugin_is_told_of_the_cluster_what_json_can_hold(
+    api: Api, connect: Callable[..., Cluster], login: Callable[..., Any], tmp_path: Path
+) -> None:
+    user = login(f'echo "$KUBERNETES_EXEC_INFO" > info\n{gives("t")}')
+    user["exec"]["provideClusterInfo"] = True
+    day = date(2026, 1, 2)
+    extension: dict[str, Any] = {
+        "name": "client.authentication.k8s.io/exec",
+        "extension": {"since": day},
+    }
+    connect(user, extensions=[extension])
+    told = json.loads((tmp_path / "info").read_text())["spec"]["cluster"]["config"]
+    assert told == {"since": "2026-01-02"}
+    extension = {**extension, "extension": {day: 1}}
+    with pytest.raises(UnreachableError, match=r"extensions .* holds what JSON cannot"):
+        connect(user, extensions=[extension])
+
+
+def test_a_plugins_certificate_may_hold_anything(
+    connect: Callable[..., Cluster], login: Callable[..., Any]
+) -> None:
+    answer = gives("", clientCertificateData="\ud800", clientKeyData="k")
+    with pytest.raises(CredentialsError, match="cannot be used: no PEM"):
+        connect(login(answer))
 
 
 class Issuer(http.server.BaseHTTPRequestHandler):
@@ -573,6 +677,7 @@ def cut(channel: int, data: bytes) -> Parts:
         ([(1, b"half")], False, (UnreachableError, 4)),
         ([(3, b"no json")], True, (UnreachableError, 4)),
         ([(3, b"null")], True, (UnreachableError, 4)),
+        (cut(3, b"[" * 100_000), True, (UnreachableError, 4)),
         ([(7, b"?"), (255, b"\x01"), (3, b'{"status": "Success"}')], True, 0),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from kij_train.diagnosis import (
     Failure,
+    accounts_at_the_end,
     failures_of_pods,
     first_failure,
     parse_record,
@@ -85,6 +86,13 @@ def test_what_a_job_survived_is_not_its_cause() -> None:
     record = '{"message": {"message": "x"}, "kij": {"rank": 1, "final": true}}'
     found = parse_record(record, index=1)
     assert found is not None and found.final
+
+
+def test_a_termination_message_may_hold_anything() -> None:
+    for text in ("[" * 4000, "9" * 4096):
+        ended = pod(0, exitCode=1, message=text)
+        assert failures_of_pods([ended])[0].exit_code == 1
+        assert accounts_at_the_end([ended]) is None
 
 
 def pod(index: int, **terminated: object) -> dict[str, Any]:

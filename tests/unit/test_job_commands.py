@@ -258,6 +258,45 @@ def test_delete_finished_takes_those_that_have_ended_by_themselves(
     assert server.changes == ["DELETE"] * len(jobs)
 
 
+NO_NAMES = [
+    "",
+    " ",
+    ".",
+    "..",
+    "job/status",
+    "../jobs/job",
+    "job?a",
+    "job#a",
+    "job%2Fa",
+    "a\nb",
+    "-",
+]
+ON_A_JOB = """status NAME | status -w NAME | logs NAME | logs -f NAME | events NAME | why NAME
+    | wait NAME | stacks NAME | exec NAME -- true | shell NAME | attach NAME | cancel NAME
+    | resume NAME | scale NAME 2 | delete NAME | delete job NAME | launch --again NAME"""
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+@pytest.mark.parametrize("line", [line.split() for line in ON_A_JOB.split("|")], ids=" ".join)
+def test_what_is_no_job_name_is_refused_before_anything_is_asked(
+    server: OneJob, capsys: pytest.CaptureFixture[str], line: list[str]
+) -> None:
+    for name in NO_NAMES:
+        code, _, err = run(capsys, *(name if word == "NAME" else word for word in line))
+        assert (code, server.asked) == (2, []), (name, err)
+        assert f"{name!r} is no job name" in err
+        assert "kij-train list" in err
+        assert ("is a variable empty or not set?" in err) == (not name)
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_a_job_of_others_may_have_dots_in_its_name(
+    server: OneJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.job["metadata"]["name"] = "1.of-others"
+    assert run(capsys, "why", "1.of-others", "-o", "json")[0] == 0
+
+
 @pytest.mark.parametrize("server", ["succeeded"], indirect=True)
 @pytest.mark.parametrize(
     ("line", "message", "hint"),

@@ -243,6 +243,44 @@ def test_a_user_without_credentials_asks_without_and_a_refusal_says_so(
     assert (code, "user ada has no credentials" in text) == (3, True), text
 
 
+@pytest.mark.parametrize("namespace", ["A/B..", "a b\r\nX: y", "..", "-", "n" * 64])
+def test_the_namespace_of_a_context_is_checked_as_that_of_the_flag(
+    server: ApiServer, listed: Callable[..., Ran], namespace: str
+) -> None:
+    config = config_of(server, {"token": SECRET})
+    config["contexts"][0]["context"]["namespace"] = namespace
+    code, text = listed(config)
+    assert code == 4
+    assert f"context here: namespace {namespace!r} is no namespace name" in text
+
+
+@pytest.mark.parametrize(
+    "value", ["https://", "https:///", "http://:6443", f"https://ada:{SECRET}@", "https:///path"]
+)
+def test_a_server_without_a_host_is_said_to_have_none(
+    server: ApiServer, listed: Callable[..., Ran], value: str
+) -> None:
+    code, text = listed(config_of(server, {}, server=value))
+    assert (code, "server has no host" in text, SECRET in text) == (4, True, False), text
+
+
+@pytest.mark.parametrize(
+    "name", [".x", "a..b", "x" * 300, ".".join(["x" * 60] * 5), "a b", "a\r\nX: y", "a/b"]
+)
+def test_a_server_name_that_is_none_is_named_with_its_key(
+    server: ApiServer, listed: Callable[..., Ran], name: str
+) -> None:
+    code, text = listed(config_of(server, {}, **{"tls-server-name": name}))
+    assert (code, "cluster lab: tls-server-name is no name" in text) == (4, True), text
+
+
+@pytest.mark.parametrize("name", ["lab.test", "10.0.0.1", "::1", "a_b.lab", "bücher.test"])
+def test_other_server_names_are_taken(
+    server: ApiServer, listed: Callable[..., Ran], name: str
+) -> None:
+    assert listed(config_of(server, {}, **{"tls-server-name": name}))[0] == 0
+
+
 # --- several files --------------------------------------------------------------------------------
 
 
@@ -291,6 +329,14 @@ def test_of_several_files_the_first_wins_and_paths_stand_beside_the_file_that_na
             {"exec": {**PLUGIN, "args": ["-c", "echo $API_TOKEN >&2; exit 1"]}},
             "failed with exit code 1: ***",
         ),
+        (
+            {"exec": {**PLUGIN, "env": [{"name": f"A={SECRET}", "value": "v"}]}},
+            "user ada, exec, env, entry 1: name holds '='",
+        ),
+        ({"exec": {**PLUGIN, "env": [{"value": SECRET}]}}, "env, entry 1: name is missing"),
+        ({"exec": {**PLUGIN, "args": [f"{SECRET}\0"]}}, "args has a text that holds a NUL byte"),
+        ({"exec": {**PLUGIN, "args": [f"{SECRET}\ud800"]}}, "args has a text that is no UTF-8"),
+        ({"token": f"{SECRET}\ud800"}, "user ada: token is no UTF-8"),
         ({"auth-provider": {"name": "gcp"}}, "auth provider gcp of user ada is not known"),
         ({"auth-provider": {"name": "oidc", "config": {}}}, "lacks idp-issuer-url or client-id"),
         ({"auth-provider": OIDC}, "was not renewed: http://127.0.0.1:9/"),

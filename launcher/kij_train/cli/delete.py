@@ -14,6 +14,7 @@ from kij_train.cli.onjob import (
     chosen_labels,
     complete,
     connect,
+    job_name,
     output_option,
     where_options,
 )
@@ -25,7 +26,7 @@ FINISHED = (JobState.SUCCEEDED, JobState.FAILED)
 
 
 @click.command("delete")
-@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete)
+@click.argument("names", metavar="[NAME]...", nargs=-1, callback=job_name, shell_complete=complete)
 @where_options
 @click.option("--finished", is_flag=True, help="All jobs that have succeeded or failed.")
 @choice_options

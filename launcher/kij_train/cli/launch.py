@@ -22,7 +22,7 @@ from kij_train.cli.attach import (
     sigterm_as_interrupt,
     stay,
 )
-from kij_train.cli.onjob import complete
+from kij_train.cli.onjob import complete, job_name
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     Group.COMMAND,
     "--again",
     metavar="JOB",
+    callback=job_name,
     shell_complete=complete,
     help="As this job was launched; flags go on top. The code is that of now. With --replace, in "
     "its place.",

@@ -37,8 +37,16 @@ def where_options(function: Function) -> Function:
 
 def job_argument(function: Function) -> Function:
     """Add the argument NAME, completed from the jobs that there are, and where_options."""
-    argument = click.argument("name", metavar="NAME", shell_complete=complete)
+    argument = click.argument("name", metavar="NAME", callback=job_name, shell_complete=complete)
     return argument(where_options(function))
+
+
+def job_name(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """The name of a job, names, or None, checked: a callback of click. Raises RequestError."""
+    del ctx, param
+    for name in (value,) if isinstance(value, str) else value or ():
+        jobs.check_name(name)
+    return value
 
 
 def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

@@ -110,13 +110,18 @@ def refusal(status: int, body: bytes, action: Action) -> KijError:
     return RefusedError(f"the cluster refuses to {action} ({status} {reason}): {message}")
 
 
+def json_of(text: bytes | str) -> Any:
+    """What others say in JSON; None for what is none, or too deep, or too long a number."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _parse(body: bytes) -> tuple[str, str, dict[str, Any]]:
     """Reason, message and details of a metav1.Status; the text where it is none."""
     text = body.decode("utf-8", "replace").strip()
-    try:
-        status = json.loads(text)
-    except ValueError:
-        return "", text[:500], {}
+    status = json_of(text)
     if not isinstance(status, dict):
         return "", text[:500], {}
     details = status.get("details")

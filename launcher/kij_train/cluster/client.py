@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from kij_train import lines, names
 from kij_train.cluster.apierrors import (
@@ -17,6 +17,7 @@ from kij_train.cluster.apierrors import (
     ConflictError,
     GoneError,
     TakenError,
+    json_of,
     refusal,
     unlike_kubernetes,
 )
@@ -130,7 +131,7 @@ class Cluster:
         kind, version = str(body["kind"]), str(body["apiVersion"])
         group, resource = version.rpartition("/")[0], f"{kind.lower()}s"
         path = self._path(kind) if kind in PATHS else ""
-        path = path or f"/apis/{version}/namespaces/{self.namespace}/{resource}"
+        path = path or f"/apis/{version}{self._within}/{resource}"
         rbac = PATHS[kind][2] if kind in PATHS else f"{resource}.{group}"
         name = str(body.get("metadata", {}).get("name", ""))
         action = Action("create", rbac, name, self.namespace)
@@ -247,20 +248,26 @@ class Cluster:
             return set()
         return {str(one["version"]) for one in found}
 
-    def _path(self, kind: str, name: str = "", *, everywhere: bool = False) -> str:
+    def _path(self, kind: str, name: str | None = None, *, everywhere: bool = False) -> str:
+        """Of an object, or of the collection where no name is given."""
         api, resource, _ = PATHS[kind]
-        within = "" if everywhere or kind in WITHOUT_NAMESPACE else f"/namespaces/{self.namespace}"
+        within = "" if everywhere or kind in WITHOUT_NAMESPACE else self._within
         path = f"{api}{within}/{resource}"
-        return f"{path}/{name}" if name else path
+        if name is None:
+            return path
+        # An empty name, or one of dots, would be the path of something else.
+        assert name.strip("."), f"{name!r} is no name of a {kind}"
+        return f"{path}/{quote(name, safe='')}"
+
+    @property
+    def _within(self) -> str:
+        return f"/namespaces/{quote(self.namespace, safe='')}"
 
     def _json(self, method: str, path: str, action: Action, **how: Any) -> dict[str, Any]:
         return self._object(self._request(method, path, action, **how).data)
 
     def _object(self, content: bytes) -> dict[str, Any]:
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
+        answer = json_of(content)
         if not isinstance(answer, dict):
             raise unlike_kubernetes(self.host, content)
         return answer

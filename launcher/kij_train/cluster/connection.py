@@ -8,6 +8,7 @@ and websocket raise becomes an error of ours here, and nowhere else.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import ssl
 import threading
@@ -42,6 +43,7 @@ from kij_train.errors import UnreachableError
 from kij_train.redaction import keep_secret
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_HOST = re.compile(r"[-\w.:]{1,253}", re.ASCII)
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
 
@@ -325,7 +327,7 @@ def _of_context(chosen: Chosen) -> Connection:
         what = "and a certificate-authority exclude each other: leave one out"
         raise settings.wrong("insecure-skip-tls-verify", what)
     where = f"kubeconfig {settings.file}: certificate-authority of cluster {chosen.cluster}"
-    trust = Trust(authority, insecure, settings.text("tls-server-name") or None, where)
+    trust = Trust(authority, insecure, _server_name(settings), where)
     named = settings.text("proxy-url")
     origin = f"proxy-url of cluster {chosen.cluster} in {settings.file}"
     proxy = proxy_of(named, origin) if named else proxy_from_environment(host)
@@ -343,11 +345,24 @@ def _of_context(chosen: Chosen) -> Connection:
     )
 
 
+def _server_name(settings: Section) -> str | None:
+    """The name that the server's certificate has, where it is not the host of its URL."""
+    name = settings.text("tls-server-name")
+    try:
+        ascii_name = name.encode("idna").decode()
+    except UnicodeError:  # a part that is empty, or longer than 63
+        ascii_name = "."
+    if name and (ascii_name.startswith(".") or _HOST.fullmatch(ascii_name) is None):
+        raise settings.wrong("tls-server-name", "is no name of a host, and no address")
+    return name or None
+
+
 def _server_of(chosen: Chosen) -> tuple[str, str]:
     """URL of the server, and the Authorization that stands in it, which Go takes from there."""
     settings, cluster = chosen.settings, chosen.cluster
-    server = settings.text("server").rstrip("/")
-    if not server.startswith(("http://", "https://")):
+    whole = settings.text("server")
+    server = whole.rstrip("/")
+    if not whole.startswith(("http://", "https://")):
         _, _, place = server.rpartition("@")
         raise KubeconfigError(
             f"kubeconfig {settings.file}: server {place!r} of cluster {cluster} has no scheme",
@@ -357,6 +372,8 @@ def _server_of(chosen: Chosen) -> tuple[str, str]:
             ),
         )
     parts = split_url(server)
+    if re.match(r"https?://([^/@]*@)?(:\d*)?(/|$)", whole):
+        raise settings.wrong("server", "has no host: it is to be such as https://HOST:6443")
     if parts is None:
         raise settings.wrong("server", "is no URL such as https://HOST:6443")
     host, port = parts.hostname or "", parts.port

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kij_train import names
+from kij_train.cluster.apierrors import json_of
 from kij_train.cluster.client import CHANNELS, OPENING_S, Cluster
 from kij_train.errors import CommandNotRunError, KijError, RefusedError, UnreachableError
 
@@ -125,7 +126,7 @@ class Session:
         Raises CommandNotRunError where it never ran, RefusedError, UnreachableError.
         """
         try:
-            said = json.loads(self._result)
+            said = json_of(self._result)
             causes = (said.get("details") or {}).get("causes") or []
             if said["status"] == "Success":
                 return 0

@@ -123,10 +123,10 @@ def end_if_decided(
     body = {"metadata": {"uid": job["metadata"]["uid"]}, "spec": {"backoffLimit": 0}}
     try:
         cluster.patch("Job", str(job["metadata"]["name"]), body)
-    except (UnreachableError, NotAcceptedError):
-        return False  # to be tried again
     except (NotPermittedError, GoneError):
         pass  # without the right to, it takes as long as the Job's own counting
+    except (UnreachableError, NotAcceptedError):
+        return False  # to be tried again
     return True
 
 

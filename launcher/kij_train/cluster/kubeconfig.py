@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from kij_train.errors import UnreachableError
+from kij_train.names import check_namespace, check_text
 
 LISTS = {"clusters": "cluster", "users": "user", "contexts": "context"}
 """Key of a list → the key that holds what an entry says."""
@@ -45,9 +46,10 @@ class Section:
             return ""
         if not isinstance(found, str):
             raise self.wrong(key, f"must be text, and is {_type_of(found)}: put it into quotes")
-        if "\0" in found:
-            raise self.wrong(key, "holds a NUL byte")
-        return found
+        try:
+            return check_text(found)
+        except ValueError as error:
+            raise self.wrong(key, str(error)) from None
 
     def flag(self, key: str) -> bool:
         found = self.value.get(key)
@@ -66,9 +68,12 @@ class Section:
 
     def texts(self, key: str) -> list[str]:
         found = self._list(key)
-        if not all(isinstance(one, str) and "\0" not in one for one in found):
-            raise self.wrong(key, "must be a list of texts without NUL: put each into quotes")
-        return found
+        if not all(isinstance(one, str) for one in found):
+            raise self.wrong(key, "must be a list of texts: put each into quotes")
+        try:
+            return [check_text(one) for one in found]
+        except ValueError as error:
+            raise self.wrong(key, f"has a text that {error}") from None
 
     def sections(self, key: str) -> Iterator[Section]:
         """The mappings of a list."""
@@ -159,6 +164,10 @@ def read(path: str, context: str | None) -> Chosen:
         raise _missing(path, name, "user", user, sorted(named["users"]))
     credentials = named["users"].get(user)
     namespace = found.text("namespace") or "default"
+    try:
+        check_namespace(namespace)
+    except ValueError as error:
+        raise found.wrong(f"namespace {namespace!r}", str(error)) from None
     return Chosen(path, name, namespace, cluster, settings, user, credentials)
 
 

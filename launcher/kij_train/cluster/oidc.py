@@ -152,5 +152,5 @@ def _expiry(token: str) -> float:
         payload = token.split(".")[1]
         said = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return float(said["exp"])
-    except (LookupError, ValueError, TypeError):
+    except (LookupError, ValueError, TypeError, OverflowError, RecursionError):
         return 0.0

@@ -10,24 +10,32 @@ import base64
 import json
 import os
 import re
+import selectors
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from kij_train import names
+from kij_train.cluster.apierrors import json_of
 from kij_train.cluster.credentials import Credentials, CredentialsError, Shown, bearer
 from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section
 from kij_train.redaction import keep_secret, redacted
 
 PAUSE_S = 30.0
 """Between two runs that were not asked for by an expiry: after a failure, after a 401."""
+LOOK_S = 0.05
+"""Between two looks whether a plugin has ended that keeps its output open."""
+DRAIN_S = 0.5
+"""How long others that write on into its output are listened to, when it has ended."""
 EXTENSION = "client.authentication.k8s.io/exec"
 MODES = ("", "Never", "IfAvailable", "Always")
 
@@ -81,35 +89,36 @@ class Plugin:
 
     def _run(self) -> bytes:
         """What it writes to stdout."""
-        section = self._section
-        command = [self._program(), *section.texts("args")]
-        environ = dict(os.environ)
-        for one in section.sections("env"):
+        args, given = self._section.texts("args"), self._variables()
+        command = [self._program(), *args]
+        interactive = self._interactive()
+        environ = {**os.environ, **given, "KUBERNETES_EXEC_INFO": self._info(interactive)}
+        try:
+            code, out, err = _heard(command, environ, interactive=interactive)
+        except OSError as error:
+            raise self._failure(f"cannot be run: {error.strerror}") from None
+        if code:
+            # Not secret elsewhere: variables hold a region or a profile, as a rule.
+            said = redacted(err.decode("utf-8", "replace"), *given.values(), *_secrets_of(args))
+            said = names.hide_secrets(said)
+            # Cut last: half a secret would not be found.
+            first = (said.strip().splitlines() or [""])[0][:300]
+            raise self._failure(f"{_how(code)}: {first}" if first else _how(code))
+        return out
+
+    def _variables(self) -> dict[str, str]:
+        """What the kubeconfig adds to its environment."""
+        given = {}
+        for one in self._section.sections("env"):
             name, value = one.text("name"), one.text("value")
             if names.looks_secret(name, value):
                 keep_secret(value)
-            environ[name] = value
-        interactive = self._interactive()
-        environ["KUBERNETES_EXEC_INFO"] = json.dumps(self._request(interactive))
-        try:
-            done = subprocess.run(
-                command,
-                env=environ,
-                stdin=None if interactive else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                # It may ask its user to open a page, and wait.
-                stderr=None if sys.stderr.isatty() else subprocess.PIPE,
-                check=False,
-            )
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "a NUL byte in its arguments"
-            raise self._failure(f"cannot be run: {why}") from None
-        if done.returncode:
-            said = (done.stderr or b"").decode("utf-8", "replace").strip().splitlines()
-            # Cut last: half a secret would not be found.
-            first = f": {redacted(said[0])[:300]}" if said else ""
-            raise self._failure(f"failed with exit code {done.returncode}{first}")
-        return done.stdout
+            if not name:
+                raise one.wrong("name", "is missing")
+            if "=" in name:  # not quoted: what stands behind it may be secret
+                raise one.wrong("name", "holds '=': put what is behind it into value")
+            given[name] = value
+        return given
 
     def _program(self) -> str:
         command = self._section.text("command")
@@ -140,7 +149,7 @@ class Plugin:
             raise self._failure("asks its user something, and there is no terminal")
         return terminal and mode != "Never"
 
-    def _request(self, interactive: bool) -> dict[str, Any]:
+    def _info(self, interactive: bool) -> str:
         """KUBERNETES_EXEC_INFO."""
         version = self._section.text("apiVersion")
         if not version:
@@ -148,7 +157,12 @@ class Plugin:
         spec: dict[str, Any] = {"interactive": interactive}
         if self._section.flag("provideClusterInfo"):
             spec["cluster"] = _cluster_info(self._chosen.settings)
-        return {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
+        request = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
+        try:
+            return json.dumps(request, default=str)  # YAML has dates
+        except (TypeError, ValueError, RecursionError):
+            what = f"of {EXTENSION} holds what JSON cannot"
+            raise self._chosen.settings.wrong("extensions", what) from None
 
     def _taken(self, status: dict[str, str]) -> Shown:
         """From now on, this is shown. Raises CredentialsError for what cannot be."""
@@ -165,7 +179,8 @@ class Plugin:
             what = "gave a token with a line break, or another character that no token has"
             raise self._failure(what) from None
         self._expires = self._expiry(status.get("expirationTimestamp", ""))
-        pem = f"{certificate.rstrip()}\n{key}".encode() if certificate else b""
+        # JSON can hold what UTF-8 cannot; TLS refuses what then stands there.
+        pem = f"{certificate.rstrip()}\n{key}".encode("utf-8", "replace") if certificate else b""
         return Shown(authorization, pem or self._stated.shown().certificate)
 
     def _expiry(self, text: str) -> float | None:
@@ -189,6 +204,68 @@ class Plugin:
             f"kubeconfig {chosen.path}: {self.said} {what}",
             hints=(*steps, "or name another context: --context NAME"),
         )
+
+
+def _heard(
+    command: list[str], environ: dict[str, str], *, interactive: bool
+) -> tuple[int, bytes, bytes]:
+    """Run it: exit code, stdout and stderr; this is empty where it goes to a terminal.
+
+    What it has started and left behind may hold the pipes for hours, and is not waited for.
+    """
+    out, err = bytearray(), bytearray()
+    # stderr: it may ask its user to open a page, and wait.
+    with (
+        selectors.DefaultSelector() as pipes,
+        subprocess.Popen(
+            command,
+            env=environ,
+            stdin=None if interactive else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None if sys.stderr.isatty() else subprocess.PIPE,
+        ) as process,
+    ):
+        for pipe, said in ((process.stdout, out), (process.stderr, err)):
+            if pipe is not None:
+                pipes.register(pipe, selectors.EVENT_READ, said)
+        ended_at: float | None = None
+        try:
+            while pipes.get_map():
+                if ended_at is None and process.poll() is not None:
+                    ended_at = time.monotonic()
+                ready = pipes.select(LOOK_S)
+                for key, _ in ready:
+                    chunk = os.read(key.fd, 2**16)
+                    key.data.extend(chunk)
+                    if not chunk:
+                        pipes.unregister(key.fileobj)
+                if ended_at is not None and (not ready or time.monotonic() - ended_at > DRAIN_S):
+                    break
+            return process.wait(), bytes(out), bytes(err)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _how(code: int) -> str:
+    """How it ended, from its exit code as Python has it: negative for a signal."""
+    if code > 0:
+        return f"failed with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:  # one of those for real time
+        return f"was ended by signal {-code}"
+
+
+def _secrets_of(args: list[str]) -> list[str]:
+    """Values of flags such as --client-secret."""
+    found = []
+    for one, following in pairwise([*args, ""]):
+        flag, has_value, value = one.partition("=")
+        value = value if has_value else following
+        if flag.startswith("-") and names.looks_secret(flag.strip("-").replace("-", "_"), value):
+            found.append(value)
+    return found
 
 
 def is_kubectls(path: str) -> bool:
@@ -217,10 +294,7 @@ def _status(
     section: Section, output: bytes, failure: Callable[[str], CredentialsError]
 ) -> dict[str, str]:
     """The status of an ExecCredential."""
-    try:
-        said = json.loads(output)
-    except ValueError:
-        said = None
+    said = json_of(output)
     if not isinstance(said, dict) or said.get("kind") != "ExecCredential":
         raise failure("gave no ExecCredential")
     version = section.text("apiVersion")

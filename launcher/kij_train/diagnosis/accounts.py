@@ -22,7 +22,7 @@ def accounts_now(said: str, now: float) -> History | None:
         attribute = f"{news['state']}_s"
         setattr(history, attribute, getattr(history, attribute) + spent)
         history.again_s += float(news.get("again_s", 0.0))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return history
 
@@ -35,7 +35,7 @@ def accounts_at_the_end(pods: Iterable[Object]) -> History | None:
             text = (container.get("state", {}).get("terminated") or {}).get("message") or ""
             try:
                 found.append(History(json.loads(text)["kij"]["accounts"]))
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
     return max(found, key=lambda history: history.rounds, default=None)
 

@@ -63,7 +63,7 @@ def parse_record(text: str, *, index: int, pod: str | None = None) -> Failure | 
     """A failure from the text of a termination message; None where it holds no record."""
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict):
         return None

@@ -25,7 +25,7 @@ def missing_file(message: str, left_out: str | None, code_dir: str = CODE_DIR) -
     """
     try:
         paths = [str(path) for path in json.loads(left_out or "[]")]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     for sought in _sought(message, code_dir):
         for path in paths:

@@ -186,6 +186,17 @@ def _gpus_per_node(job: Object) -> int:
 # --- asking ---------------------------------------------------------------------------------------
 
 
+def check_name(name: str) -> str:
+    """The name of a job that somebody asks about, of whoever made it. Raises RequestError."""
+    try:
+        return names.check_object_name(name)
+    except ValueError:
+        unset = () if name else ("is a variable empty or not set?",)
+        raise RequestError(
+            f"{name!r} is no job name", hints=(*unset, "see what there is: kij-train list")
+        ) from None
+
+
 def get(cluster: Cluster, name: str) -> Object:
     """The Job. Raises UnreachableError when there is none."""
     from kij_train.cluster.apierrors import GoneError

@@ -164,7 +164,7 @@ def _ranks_in(answer: Answer, node: Node) -> list[RankStack]:
             said = json.loads(line)
             threads = threads_of(str(said["stack"]))
             rank = int(said["rank"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
         found.append(RankStack(rank, node.index, answer.pod, threads, str(said.get("state", ""))))
     return found
