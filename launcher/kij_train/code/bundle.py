@@ -18,14 +18,12 @@ from pathlib import Path, PurePosixPath
 
 from kij_train.code import leftout
 from kij_train.code.leftout import LeftOut
-from kij_train.code.listing import Listing, list_files, unreadable
+from kij_train.code.listing import MAX_UNPACKED_BYTES, Listing, list_files, unreadable
 from kij_train.errors import RequestError
 from kij_train.units import format_bytes
 
 MAX_PACKED_BYTES = 8 * 2**20
 """What nine ConfigMaps hold; every node of the cluster that runs a pod fetches all of it."""
-MAX_UNPACKED_BYTES = 64 * 2**20
-"""Above this nothing is compressed to find out: code is smaller."""
 MAX_FILES = 20_000
 XZ_PRESET = 0
 """Of 12 MiB of Python it makes 2.6 MB in 0.4 s, where preset 6 makes 1.9 MB in 5 s."""

@@ -36,8 +36,12 @@ MAX_LISTED = 200_000
 """Files and folders of a tree that is too large to ship; what comes after is not looked at."""
 MAX_MEASURED = 50_000
 """Of what is left out, which is counted only to be told."""
+MAX_UNPACKED_BYTES = 64 * 2**20
+"""Above this nothing ships: code is smaller. So nothing more is searched for credentials."""
 MAX_SEARCHED_BYTES = 2**20
-"""Of a file that is searched for credentials; those that people write are smaller."""
+"""Of the beginning of a file, and of its end; files that people write are smaller."""
+NEVER = frozenset({".git", ".hg", ".svn", ".bzr", ".jj"})
+"""Histories, with the addresses and logins of where they came from."""
 
 
 @dataclass
@@ -91,6 +95,7 @@ class _Walk:
         self.listing = listing
         self.folder = listing.folder
         self.leaving: list[tuple[str, str]] = []
+        self.shipped_bytes = 0
         root = repository.root_of(self.folder)
         self.above = ""
         if root is not None and root != self.folder:
@@ -167,7 +172,7 @@ class _Walk:
             if len(self.listing.files) >= MAX_LISTED:
                 self.listing.is_cut = True
                 return
-            if entry.name != ".git":
+            if entry.name not in NEVER:
                 with contextlib.suppress(FileNotFoundError):  # removed since
                     info = entry.stat(follow_symlinks=False)
                     self._take(inside + entry.name, info, state)
@@ -233,6 +238,7 @@ class _Walk:
         if released and (holds is not None or credentials.is_by_name(path)):
             self._tell_released(path, holds)
         self.listing.files[path] = info
+        self.shipped_bytes += info.st_size
         if rules.may_be_checkpoint(path) and word is None and not state.tracks(full):
             self.listing.checkpoints.append(path)
 
@@ -243,13 +249,22 @@ class _Walk:
         )
 
     def _credential_in(self, path: str, info: os.stat_result) -> str | None:
-        if info.st_size > MAX_SEARCHED_BYTES:
+        if self.shipped_bytes + info.st_size > MAX_UNPACKED_BYTES:
             return None
         try:
-            content = (self.folder / path).read_bytes()
+            with (self.folder / path).open("rb") as file:
+                beginning = file.read(credentials.SNIFFED_BYTES)
+                if not credentials.is_text(beginning):
+                    return None
+                content = beginning + file.read(MAX_SEARCHED_BYTES - len(beginning))
+                if info.st_size > len(content):
+                    file.seek(max(len(content), info.st_size - MAX_SEARCHED_BYTES))
+                    # What lies on the border of both is found where both are one.
+                    between = b"" if file.tell() == len(content) else b"\n"
+                    content += between + file.read(MAX_SEARCHED_BYTES)
         except OSError as error:
             raise unreadable(self.folder, path, error) from None
-        return None if b"\0" in content[:1024] else credentials.found_in(content)
+        return credentials.found_in(content)
 
     def _take_link(self, path: str, info: os.stat_result) -> None:
         target = (self.folder / path).readlink()

@@ -22,8 +22,9 @@ SMALL_CHECKPOINT_BYTES = 64 * 1024
 
 _CACHES = """
 __pycache__ *.py[co] .DS_Store .ipynb_checkpoints .mypy_cache .pytest_cache .ruff_cache .hypothesis
-.tox .nox node_modules
+.tox .nox node_modules *~ *.swp .*.sw[a-p] .#* #*#
 """
+"""And what editors keep beside a file."""
 _OUTPUT_FOLDERS = "lightning_logs tb_logs mlruns wandb checkpoint-[0-9]* ray_results"
 _OUTPUT_AT_THE_TOP = "outputs multirun runs"
 """Of Hydra and TensorBoard: names that a package of the code may have as well."""
