@@ -7,6 +7,7 @@ the pod contract live in bootstrap.py, which must stand alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from kij_train import tokens
@@ -81,6 +82,10 @@ _SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET)_?KEY)(_|$)",
     re.IGNORECASE,
 )
+# A path and Kubernetes' $(NAME) are no secrets, and --pad-token has a word.
+_PASSWORD = re.compile(r"[^\s/$<][^\s/]{3,}")
+_OPAQUE = re.compile(r"(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])[\w+=~-]{8,}")
+_SWITCHES = frozenset({"true", "false", "none", "null", "yes", "no"})
 
 
 def check_job_name(name: str, nodes: int = 1) -> str:
@@ -183,3 +188,28 @@ def looks_secret(name: str, value: str) -> bool:
     if _SECRET_NAME.search(name) is not None:
         return True
     return tokens.is_in_value(value)
+
+
+def looks_secret_beside(name: str, value: str) -> bool:
+    """The same of an option, label or annotation, whose names speak of tokens that are words."""
+    if tokens.is_in_value(value):
+        return True
+    found = _SECRET_NAME.search(re.sub(r"[-./]", "_", name))
+    if found is None or value.lower() in _SWITCHES:
+        return False
+    form = _PASSWORD if found[2].upper().startswith("PASS") else _OPAQUE
+    return form.fullmatch(value) is not None
+
+
+def secret_arguments(arguments: Sequence[str]) -> dict[int, str]:
+    """Which of a program's arguments look like credentials; with what to call each."""
+    found: dict[int, str] = {}
+    option = ""
+    for index, argument in enumerate(arguments):
+        before, equals, after = argument.partition("=")
+        name, value = (before, after) if equals else (option, argument)
+        if looks_secret_beside(name, value) or tokens.is_in_value(argument):
+            shown = name if name and not tokens.is_in_value(name) else f"argument {index + 1}"
+            found[index] = shown
+        option = argument if argument.startswith("-") and not equals else ""
+    return found

@@ -346,6 +346,26 @@ def test_a_literal_secret_is_warned_about_and_config_hides_it(
     assert value not in out + err
 
 
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ("train.py --token {}", "command line: --token"),
+        ("train.py --lr 1 {}", "command line: argument 3"),
+        ("--annotation example.com/note={} train.py", "--annotation example.com/note"),
+        ("--label note={} train.py", "--label note"),
+    ],
+)
+def test_secrets_in_arguments_labels_and_annotations_are_warned_about_and_hidden(
+    capsys: pytest.CaptureFixture[str], line: str, where: str
+) -> None:
+    token = "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH"
+    code, out, err = run(capsys, "config", *line.format(token).split())
+    assert code == 0
+    assert f"warning: {where}: its value looks like a secret" in err
+    assert "--env-from-secret" in err
+    assert token not in out + err
+
+
 def test_our_flags_behind_the_script_are_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "render", "train.py", "--nodes", "4")
     assert code == 0
