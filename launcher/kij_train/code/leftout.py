@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import enum
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kij_train.code import gitignore
+from kij_train.ignorefile import adding
 from kij_train.units import format_bytes
 
 MOST_NAMED = 5
@@ -30,6 +30,7 @@ class Why(enum.Enum):
     GITIGNORE = ".gitignore"
     SECRET = "it looks like a secret"  # noqa: S105 - a reason
     OUTPUT = "output of earlier runs"
+    LINK = "an ignore file that is a link"
     SPECIAL = "a socket, pipe or device"
     CACHE = "a cache or virtual environment"
 
@@ -108,7 +109,7 @@ def record(left_out: Sequence[LeftOut]) -> str | None:
 
     Names of what looks like a secret are not in it.
     """
-    told = [left for left in left_out if left.why not in (Why.SECRET, Why.SPECIAL)]
+    told = [left for left in left_out if left.why not in (Why.SECRET, Why.LINK, Why.SPECIAL)]
     told = sorted(told, key=lambda left: -left.size_bytes)[:MOST_RECORDED]
     paths: list[str] = []
     for left in told:
@@ -127,21 +128,6 @@ def _amount(left_out: Sequence[LeftOut]) -> str:
     cut = "at least " if any(left.is_cut for left in left_out) else ""
     size = format_bytes(sum(left.size_bytes for left in left_out))
     return f"{cut}{files:,} file{'' if files == 1 else 's'}, {size}"
-
-
-# --- commands that can be pasted ------------------------------------------------------------------
-
-
-def ignore_file(folder: Path) -> str:
-    """The folder's .kijignore, as a shell in the current folder knows it."""
-    file, here = folder / ".kijignore", Path.cwd()
-    return shlex.quote(str(file.relative_to(here) if file.is_relative_to(here) else file))
-
-
-def adding(folder: Path, *lines: str) -> str:
-    """The command that adds lines to .kijignore."""
-    write = "echo" if len(lines) == 1 else "printf '%s\\n'"
-    return f"{write} {' '.join(map(shlex.quote, lines))} >> {ignore_file(folder)}"
 
 
 def bring_back(folder: Path, *paths: str) -> str:

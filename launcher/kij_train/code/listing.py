@@ -26,9 +26,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kij_train.code import credentials, gitignore, repository, rules
-from kij_train.code.leftout import LeftOut, Why, adding
+from kij_train.code.leftout import LeftOut, Why
 from kij_train.code.rules import State
 from kij_train.errors import RequestError
+from kij_train.ignorefile import adding
 
 MOST_LINKS = 3
 """Of one folder, that are named one by one."""
@@ -267,6 +268,11 @@ class _Walk:
         return credentials.found_in(content)
 
     def _take_link(self, path: str, info: os.stat_result) -> None:
+        if path.rpartition("/")[2] in rules.IGNORE_FILES:
+            self._leave_out(path, Why.LINK, info)
+            if path.endswith(rules.GITIGNORE):
+                self.listing.notes.append(f"{path} does not count: it is a link, which git ignores")
+            return
         target = (self.folder / path).readlink()
         beside = (self.folder / path).parent
         where = os.path.normpath(beside / target)

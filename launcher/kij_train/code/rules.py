@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from kij_train import ignorefile
 from kij_train.code import gitignore, repository
 from kij_train.code.leftout import Why
 from kij_train.errors import RequestError
 
-KIJIGNORE, TORCHXIGNORE = ".kijignore", ".torchxignore"
+KIJIGNORE, TORCHXIGNORE, GITIGNORE = ignorefile.NAME, ".torchxignore", ".gitignore"
+IGNORE_FILES = (KIJIGNORE, TORCHXIGNORE, GITIGNORE)
 SMALL_CHECKPOINT_BYTES = 64 * 1024
 """A tensor of this size may well be part of the code."""
 
@@ -122,7 +124,7 @@ class State:
 
     def with_gitignore(self, root: Path, where: str) -> State:
         """With the .gitignore of a folder, by its path from the repository's root."""
-        file = root / where / ".gitignore"
+        file = root / where / GITIGNORE
         if file.is_symlink():  # git does not follow it
             return self
         patterns = _read(file, self.known.ignore_case)
