@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+from kij_train.paths import shown
+
 NAME = ".kijignore"
 
 
@@ -18,16 +20,16 @@ def adding(folder: Path, *lines: str) -> str:
     file = folder / NAME
     why_not = _why_not(file)
     if why_not is not None:
-        return f"put into {_shown(file)}, which {why_not}, the line{'s'[: len(lines) - 1]} {quoted}"
+        return f"put into {_place(file)}, which {why_not}, the line{'s'[: len(lines) - 1]} {quoted}"
     # Of some shells, echo reads a backslash.
     write = "echo" if len(lines) == 1 and "\\" not in lines[0] else "printf '%s\\n'"
-    return f"{write} {quoted} >> {_shown(file)}"
+    return f"{write} {quoted} >> {_place(file)}"
 
 
 def _why_not(file: Path) -> str | None:
     """Why a line should not be appended to it."""
     if file.is_symlink():
-        return f"is a link to {file.readlink()}"
+        return f"is a link to {shown(str(file.readlink()))}"
     if not os.path.lexists(file):
         return None if os.access(file.parent, os.W_OK) else "you may not make"
     if not file.is_file():
@@ -35,7 +37,7 @@ def _why_not(file: Path) -> str | None:
     return None if os.access(file, os.W_OK) else "you may not write"
 
 
-def _shown(file: Path) -> str:
+def _place(file: Path) -> str:
     """As a shell in the current folder knows it."""
     here = Path.cwd()
     return shlex.quote(str(file.relative_to(here) if file.is_relative_to(here) else file))

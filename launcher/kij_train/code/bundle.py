@@ -20,6 +20,7 @@ from kij_train.code import leftout
 from kij_train.code.leftout import LeftOut
 from kij_train.code.listing import MAX_UNPACKED_BYTES, Listing, list_files, unreadable
 from kij_train.errors import RequestError
+from kij_train.paths import shown
 from kij_train.units import format_bytes
 
 MAX_PACKED_BYTES = 8 * 2**20
@@ -150,7 +151,7 @@ def _heaviest(listing: Listing, by_count: bool) -> list[str]:
                 break
             heavy = first
         many = f" ({counts[heavy]:,} files)" if heavy.endswith("/") else ""
-        lines.append(f"{format_bytes(sizes[heavy]):>9}  {heavy}{many}")
+        lines.append(f"{format_bytes(sizes[heavy]):>9}  {shown(heavy)}{many}")
     return lines
 
 

@@ -30,6 +30,7 @@ from kij_train.code.leftout import LeftOut, Why
 from kij_train.code.rules import State
 from kij_train.errors import RequestError
 from kij_train.ignorefile import adding
+from kij_train.paths import shown
 
 MOST_LINKS = 3
 """Of one folder, that are named one by one."""
@@ -221,7 +222,7 @@ class _Walk:
             inner = replace(known, kij=inner.kij, wanted=inner.wanted, brought_back=named)
         elif state.tracks(full[:-1]) and not self._entries(path):
             self.listing.notes.append(
-                f"the submodule {path} is not checked out: git submodule update --init"
+                f"the submodule {shown(path)} is not checked out: git submodule update --init"
             )
         if word is not None and word.releases and credentials.is_by_name(path[:-1]):
             self._tell_released(path, None)
@@ -246,7 +247,8 @@ class _Walk:
     def _tell_released(self, path: str, holds: str | None) -> None:
         looks = f"holds {holds}" if holds else "looks like a secret"
         self.listing.notes.append(
-            f"ships {path}, which {looks}: who may read the ConfigMaps of the namespace can read it"
+            f"ships {shown(path)}, which {looks}: who may read the ConfigMaps of the namespace can "
+            "read it"
         )
 
     def _credential_in(self, path: str, info: os.stat_result) -> str | None:
@@ -271,7 +273,9 @@ class _Walk:
         if path.rpartition("/")[2] in rules.IGNORE_FILES:
             self._leave_out(path, Why.LINK, info)
             if path.endswith(rules.GITIGNORE):
-                self.listing.notes.append(f"{path} does not count: it is a link, which git ignores")
+                self.listing.notes.append(
+                    f"{shown(path)} does not count: it is a link, which git ignores"
+                )
             return
         target = (self.folder / path).readlink()
         beside = (self.folder / path).parent
@@ -341,7 +345,7 @@ def _leaving_links(folder: Path, links: list[tuple[str, str]]) -> RequestError:
     if not one:
         nowhere = f"it and {len(links) - 1} more would lead nowhere in the pods"
     return RequestError(
-        f"{path} is a link to {target}, outside of {folder}: {nowhere}",
+        f"{shown(path)} is a link to {shown(target)}, outside of {folder}: {nowhere}",
         hints=(
             f"leave {'it' if one else 'them'} out: "
             + adding(folder, *(gitignore.literal(name) for name in names)),
@@ -353,7 +357,7 @@ def _leaving_links(folder: Path, links: list[tuple[str, str]]) -> RequestError:
 def unreadable(folder: Path, path: str, error: OSError) -> RequestError:
     """The error of a file that ships and cannot be read."""
     return RequestError(
-        f"cannot read {path}: {error.strerror}",
+        f"cannot read {shown(path)}: {error.strerror}",
         hints=(f"leave it out: {adding(folder, gitignore.literal(path))}",),
     )
 
@@ -364,5 +368,5 @@ def _links_to_nothing(listing: Listing) -> Iterator[str]:
         place = Path(os.path.realpath(listing.folder / path))
         where = place.relative_to(listing.folder).as_posix()
         if where != "." and where not in listing.files and f"{where}/" not in listing.files:
-            target = (listing.folder / path).readlink()
-            yield f"{path} is a link to {target}, which is not among the shipped files"
+            target = shown(str((listing.folder / path).readlink()))
+            yield f"{shown(path)} is a link to {target}, which is not among the shipped files"

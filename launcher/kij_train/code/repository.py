@@ -17,7 +17,6 @@ from kij_train.code import gitignore
 _OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 
 _GIT_FILE = b"gitdir: "
-MOST_OF_GIT_FILE = 16 * 1024
 _PARTS = ("objects", "refs")
 
 
@@ -47,17 +46,17 @@ class Knowledge:
 def is_root(folder: Path) -> bool:
     """Whether a repository begins here, by git's own test; .git is a file in work trees."""
     there = folder / ".git"
-    if there.is_file():
-        try:
-            text = there.read_bytes()[:MOST_OF_GIT_FILE]
-        except OSError:
-            return False
-        if not text.startswith(_GIT_FILE):
-            return False
-        there = folder / os.fsdecode(text.removeprefix(_GIT_FILE).rstrip(b"\r\n"))
-    common = there
-    if (there / "commondir").is_file():
-        common = there / (there / "commondir").read_text(errors="surrogateescape").rstrip("\r\n")
+    try:
+        if there.is_file():
+            text = there.read_bytes()
+            if not text.startswith(_GIT_FILE):
+                return False
+            there = folder / os.fsdecode(text.removeprefix(_GIT_FILE).rstrip(b"\r\n"))
+        common, elsewhere = there, there / "commondir"
+        if elsewhere.is_file():
+            common = there / os.fsdecode(elsewhere.read_bytes().rstrip(b"\r\n"))
+    except OSError:
+        return False
     return (there / "HEAD").exists() and all((common / part).exists() for part in _PARTS)
 
 
