@@ -60,11 +60,14 @@ _DOCKER = (
 )
 # A word that stands for a password, and a machine that is an example or one's own.
 _PLACEHOLDER = (
-    rb"(?i:[\"'<\[{($%*]|(?:user|username|pass|passwd|password|pw|pwd|secret|token|test|example"
+    rb"(?i:[\"'<\[{($%*]|(?:[a-z_-]{0,20}(?:user|username|pass|passwd|password)|pw|pwd|secret|token|test|example"
     rb"|changeme|postgres|mysql|root|admin|guest|default|my[-_]?\w{0,20}|your[-_]?\w{0,20})@"
     rb"|[^/\s@]{0,100}[{}<>$])"
 )
-_NEAR = rb"(?i:localhost|127\.|0\.0\.0\.0|\[?::1|(?:[\w-]{1,63}\.){0,4}(?:example|test|invalid)\b)"
+_NEAR = (
+    rb"(?i:localhost|127\.|0\.0\.0\.0|\[?::1|(?:[\w-]{1,63}\.){0,4}"
+    rb"(?:example(?:\.(?:com|org|net))?|test|invalid|host|hostname)(?![\w.-]))"
+)
 _URL = (
     rb"(?<=[A-Za-z0-9+.-]://)(?P<user>[^/\s:@\"'<>]{0,100}):(?!(?P=user)@)(?!"
     + _PLACEHOLDER
@@ -78,15 +81,17 @@ _KEY = (
     rb"|[A-Za-z0-9+/=]{1,64}" + _GAP + rb"-----END )"
 )
 # What ends before a token: an escape of JSON or of a URL ends in a letter or digit, too.
-_BEGINS = rb"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf0])|(?<=\\[ux][0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
+_BEGINS = re.compile(
+    rb"(?<![A-Za-z0-9])|(?<=\\[nrtbf0])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2})"
+)
+_ANYWHERE = re.compile(rb"")
+# Kind, what is always there, what stands before it, the form behind it. To search for fixed bytes
+# is fast; the rest is tried where they stand.
 _FORMS = [
-    ("a private key", re.compile(rb"-----BEGIN "), re.compile(rb"-----BEGIN " + _KEY)),
-    ("a Docker login", re.compile(rb"\"auths\""), re.compile(rb"\"auths\"" + _DOCKER)),
-    *(
-        (kind, re.compile(prefix), re.compile(_BEGINS + prefix + form))
-        for kind, prefix, form in _TOKENS
-    ),
-    ("a password in a URL", re.compile(rb"://"), re.compile(rb"://" + _URL)),
+    ("a private key", re.compile(rb"-----BEGIN "), _ANYWHERE, re.compile(_KEY)),
+    ("a Docker login", re.compile(rb"\"auths\""), _ANYWHERE, re.compile(_DOCKER)),
+    *((kind, re.compile(prefix), _BEGINS, re.compile(form)) for kind, prefix, form in _TOKENS),
+    ("a password in a URL", re.compile(rb"://"), _ANYWHERE, re.compile(_URL)),
 ]
 _FEWEST_BYTES = 4
 """A placeholder, such as hf_xxxxxxxx, is made of fewer different ones behind its prefix."""
@@ -111,11 +116,14 @@ _SHORT = tuple(
 
 def found_in(content: bytes) -> str | None:
     """What a text holds, such as "a GitHub token"; None where it holds no credential."""
-    for kind, prefix, form in _FORMS:
-        if prefix.search(content) is None:
-            continue
-        for match in form.finditer(content):
-            if len(set(match[0][-20:])) >= _FEWEST_BYTES:
+    for kind, prefix, before, form in _FORMS:
+        for start in prefix.finditer(content):
+            if before.match(content, start.start()) is None:
+                continue
+            found = form.match(content, start.end())
+            if found is None:
+                continue
+            if len(set(content[start.start() : found.end()][-20:])) >= _FEWEST_BYTES:
                 return kind
     return None
 

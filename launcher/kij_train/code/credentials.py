@@ -16,11 +16,11 @@ _NAMES = """
 env.staging env.secret env.secrets .secret .secrets .secrets.* secret.json secret.toml secret.yaml
 secret.yml secret.ini secrets.json secrets.toml secrets.yaml secrets.yml secrets.ini secrets.cfg
 secrets.conf .netrc _netrc netrc .git-credentials .gitcookies .pypirc .npmrc .htpasswd .pgpass
-.my.cnf .mylogin.cnf
-.dockercfg .dockerconfigjson .boto .s3cfg .s3cfg-* .rclone.conf rclone.conf .databrickscfg
+.my.cnf .mylogin.cnf .dockercfg .dockerconfigjson .boto .s3cfg .s3cfg-* .rclone.conf rclone.conf .databrickscfg
 .modal.toml .comet.config kaggle.json credentials.json client_secret*.json access_tokens.db
 application_default_credentials.json credentials.db credentials.tfrc.json .terraformrc terraform.rc
 terraform.tfstate *.tfstate *.tfstate.backup .vault-token .vault_pass* kubeconfig *.kubeconfig
+kubeconfig.yaml kubeconfig.yml
 id_rsa id_dsa id_ecdsa id_ecdsa_sk id_ed25519 id_ed25519_sk *.ppk *.p12 *.pfx *.jks *.keystore
 *.kdbx .bash_history .zsh_history .python_history .psql_history .mysql_history
 """
@@ -44,7 +44,7 @@ _PLACE = re.compile(
 # Of editors, and of people who keep an old one: .env~, #.env#, .env.bak, "kaggle (1).json".
 _BEFORE = re.compile(r"\.?#")
 _BEHIND = re.compile(
-    r"(?:[~#\s]|[-_.](?:bak|old|orig|save|backup|copy|tmp|sw[a-p])\d*|\.~?\d+)+", re.IGNORECASE
+    r"(?:[~#\s]|[-_.](?:bak|old|orig|save|backup|copy|tmp|sw[a-p])\d*|\.~?\d+)+\Z", re.IGNORECASE
 )
 _COUNTED = re.compile(r"(?: (?:- )?copy(?: \d+)?| ?\(\d+\))(?=\.|$)", re.IGNORECASE)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -67,8 +67,8 @@ def _original(name: str) -> str:
     """The name of what a file is a copy of, as far as its own name says it."""
     before = _BEFORE.match(name)
     name = _COUNTED.sub("", name[before.end() :] if before else name)
-    end = next((at for at in range(1, len(name)) if _BEHIND.fullmatch(name, at)), len(name))
-    return name[:end]
+    behind = _BEHIND.search(name, 1)
+    return name[: behind.start()] if behind else name
 
 
 def is_text(beginning: bytes) -> bool:
