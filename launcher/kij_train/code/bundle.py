@@ -117,7 +117,8 @@ def _check_size(listing: Listing) -> None:
 def _too_large(listing: Listing, how: str, *, by_count: bool = False) -> RequestError:
     names = "".join(f"\n  {line}" for line in _heaviest(listing, by_count))
     return RequestError(
-        f"the code in {listing.folder} is too large to ship: {how}. What takes most:{names}",
+        f"the code in {shown(str(listing.folder))} is too large to ship: {how}. What takes most:"
+        f"{names}",
         hints=(
             "leave out what is no code: name it in .kijignore",
             "or put the code into the image: --no-code --image IMAGE",

@@ -16,7 +16,8 @@ _NAMES = """
 env.staging env.secret env.secrets .secret .secrets .secrets.* secret.json secret.toml secret.yaml
 secret.yml secret.ini secrets.json secrets.toml secrets.yaml secrets.yml secrets.ini secrets.cfg
 secrets.conf .netrc _netrc netrc .git-credentials .gitcookies .pypirc .npmrc .htpasswd .pgpass
-.my.cnf .mylogin.cnf .dockercfg .dockerconfigjson .boto .s3cfg .s3cfg-* .rclone.conf rclone.conf .databrickscfg
+.my.cnf .mylogin.cnf .dockercfg .dockerconfigjson
+.boto .s3cfg .s3cfg-* .rclone.conf rclone.conf .databrickscfg
 .modal.toml .comet.config kaggle.json credentials.json client_secret*.json access_tokens.db
 application_default_credentials.json credentials.db credentials.tfrc.json .terraformrc terraform.rc
 terraform.tfstate *.tfstate *.tfstate.backup .vault-token .vault_pass* kubeconfig *.kubeconfig

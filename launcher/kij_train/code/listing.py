@@ -82,7 +82,7 @@ class Listing:
 def list_files(folder: Path) -> Listing:
     """What a folder ships, in sorted order. Raises RequestError."""
     if not folder.is_dir():
-        raise RequestError(f"{folder}: no such folder to ship")
+        raise RequestError(f"{shown(str(folder))}: no such folder to ship")
     listing = Listing(folder.resolve())
     _Walk(listing).run()
     listing.files = dict(sorted(listing.files.items()))
@@ -124,8 +124,8 @@ class _Walk:
         known = repository.ask(folder, root)
         if known.silent is not None:
             self.listing.notes.append(
-                f"git does not tell which files it tracks in {folder} ({known.silent}): those that "
-                "an ignore file names as well are left out"
+                f"git does not tell which files it tracks in {shown(str(folder))} "
+                f"({known.silent}): those that an ignore file names as well are left out"
             )
         return rules.start(known, base, base if folder != self.folder else "")
 
@@ -345,7 +345,7 @@ def _leaving_links(folder: Path, links: list[tuple[str, str]]) -> RequestError:
     if not one:
         nowhere = f"it and {len(links) - 1} more would lead nowhere in the pods"
     return RequestError(
-        f"{shown(path)} is a link to {shown(target)}, outside of {folder}: {nowhere}",
+        f"{shown(path)} is a link to {shown(target)}, outside of {shown(str(folder))}: {nowhere}",
         hints=(
             f"leave {'it' if one else 'them'} out: "
             + adding(folder, *(gitignore.literal(name) for name in names)),

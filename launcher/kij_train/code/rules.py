@@ -16,6 +16,7 @@ from kij_train import ignorefile
 from kij_train.code import gitignore, repository
 from kij_train.code.leftout import Why
 from kij_train.errors import RequestError
+from kij_train.paths import shown
 
 KIJIGNORE, TORCHXIGNORE, GITIGNORE = ignorefile.NAME, ".torchxignore", ".gitignore"
 IGNORE_FILES = (KIJIGNORE, TORCHXIGNORE, GITIGNORE)
@@ -167,4 +168,4 @@ def _read(file: Path, ignore_case: bool) -> list[gitignore.Pattern]:
     try:
         return repository.read(file, ignore_case)
     except OSError as error:
-        raise RequestError(f"cannot read {file}: {error.strerror}") from None
+        raise RequestError(f"cannot read {shown(str(file))}: {error.strerror}") from None
