@@ -7,7 +7,10 @@ the pod contract live in bootstrap.py, which must stand alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
+
+from kij_train import tokens
 
 MANAGER = "kij-train"
 """Field manager, `app.kubernetes.io/managed-by`, and the `name` of every object."""
@@ -79,33 +82,10 @@ _SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET)_?KEY)(_|$)",
     re.IGNORECASE,
 )
-# Each begins with text that is always there, and none can begin inside of a match that failed: the
-# time to search is proportional to the value, which may be as long as the Job.
-_SECRET_VALUES = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"hf_[A-Za-z0-9]{16}",
-        r"gh[pousr]_[A-Za-z0-9]{16}",
-        r"github_pat_\w{16}",
-        r"AKIA[A-Z0-9]{16}",
-        r"sk-[-A-Za-z0-9_]{16}",
-        r"xox[abprs]-[-A-Za-z0-9]{10}",
-        r"glpat-[-A-Za-z0-9_]{16}",
-        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----",
-        r"://(?<=[a-z0-9+.-]://)[^/\s:@]+:[^/\s@]+@",
-    )
-)
-# What clusters, clouds and identity providers give to those who log in.
-_TOKENS = (
-    r"ey[AJ][-\w]{16}",  # a JWT: its header is JSON
-    r"k8s-aws-v1\.",
-    r"ASIA[A-Z0-9]{16}",
-    r"ya29\.",
-    r"sha256~",
-    r"hv[sbr]\.[-\w]{16}",
-    r"(?i:bearer)\s{1,9}[-\w.~+/=]{16}",
-)
-_SECRETS = re.compile(rf"(?:{'|'.join((*(each.pattern for each in _SECRET_VALUES), *_TOKENS))})\S*")
+# A path and Kubernetes' $(NAME) are no secrets, and --pad-token has a word.
+_PASSWORD = re.compile(r"[^\s/$<][^\s/]{3,}")
+_OPAQUE = re.compile(r"(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])[\w+=~-]{8,}")
+_SWITCHES = frozenset({"true", "false", "none", "null", "yes", "no"})
 
 
 def check_job_name(name: str, nodes: int = 1) -> str:
@@ -235,9 +215,29 @@ def looks_secret(name: str, value: str) -> bool:
         return False
     if _SECRET_NAME.search(name) is not None:
         return True
-    return any(pattern.search(value) is not None for pattern in _SECRET_VALUES)
+    return tokens.is_in_value(value)
 
 
-def hide_secrets(text: str) -> str:
-    """Words of a stranger without what has the form of a token or a key."""
-    return _SECRETS.sub("***", text)
+def looks_secret_beside(name: str, value: str) -> bool:
+    """The same of an option, label or annotation, whose names speak of tokens that are words."""
+    if tokens.is_in_value(value):
+        return True
+    found = _SECRET_NAME.search(re.sub(r"[-./]", "_", name))
+    if found is None or value.lower() in _SWITCHES:
+        return False
+    form = _PASSWORD if found[2].upper().startswith("PASS") else _OPAQUE
+    return form.fullmatch(value) is not None
+
+
+def secret_arguments(arguments: Sequence[str]) -> dict[int, str]:
+    """Which of a program's arguments look like credentials; with what to call each."""
+    found: dict[int, str] = {}
+    option = ""
+    for index, argument in enumerate(arguments):
+        before, equals, after = argument.partition("=")
+        name, value = (before, after) if equals else (option, argument)
+        if looks_secret_beside(name, value) or tokens.is_in_value(argument):
+            shown = name if name and not tokens.is_in_value(name) else f"argument {index + 1}"
+            found[index] = shown
+        option = argument if argument.startswith("-") and not equals else ""
+    return found

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kij_train.code import bundle, listing
+from kij_train.code import bundle, leftout, listing
 from kij_train.errors import RequestError
+from kij_train.paths import shown
 from kij_train.pod import bootstrap
 
 
@@ -488,3 +489,43 @@ def test_code_that_was_changed_on_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed[:-8])
     with pytest.raises(bootstrap.Failure, match="cannot read the code"):
         bootstrap.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)
+
+
+# --- names that would steer a terminal ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("a\nb", r'"a\nb"'),
+        ("\x1b[31mred", r'"\033[31mred"'),
+        ('a\t"\\', r'"a\t\"\\"'),
+        ("a\u202eb", r'"a\342\200\256b"'),
+        (os.fsdecode(b"a\xff"), r'"a\377"'),
+        ('é "\\', 'é "\\'),
+    ],
+)
+def test_a_name_is_shown_on_one_line_as_git_quotes_it(name: str, quoted: str) -> None:
+    assert shown(name) == quoted
+
+
+STEERING = ["a\nb", "a\r", "\x1b[2J", "\u202e", os.fsdecode(b"\xff")]
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_no_note_error_or_command_holds_a_name_that_steers_the_terminal(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path, {f"{name}.env": "", f"{name}.ckpt": "", f"{name}.pt": "", f"{name}/.npmrc": ""})
+    (tmp_path / f"{name}.x").symlink_to(f"{name}.none")
+    os.mkfifo(tmp_path / f"{name}.pipe")
+    archive = bundle.pack(tmp_path)
+    notes = [*archive.notes, *map(leftout.describe, archive.left_out)]
+    assert len(notes) == 10
+    (tmp_path / f"{name}.out").symlink_to(f"/{name}")
+    with pytest.raises(RequestError) as caught:
+        bundle.pack(tmp_path)
+    told = "".join([*notes, caught.value.message, *caught.value.hints])
+    assert told.isprintable()
+    subprocess.run(["sh", "-c", caught.value.hints[0].partition(": ")[2]], check=True)
+    assert f"{name}.out" not in shipped(tmp_path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import zipapp
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,6 +293,38 @@ def test_list_code_prints_what_ships_and_why_the_rest_does_not(
     ]
 
 
+def test_list_code_has_a_line_a_file_whatever_its_name(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    (project / "a\nb.py").touch()
+    (project / "a\n.env").touch()
+    code, out, err = run(capsys, "render", "--list-code")
+    assert (code, out.splitlines()) == (0, [r'"a\nb.py"', "train.py"])
+    assert err.splitlines()[0].startswith(r'not shipped: "a\n.env" (')
+
+
+def test_as_shipped_a_full_folder_for_temporary_files_is_named_with_the_way_out(
+    capsys: pytest.CaptureFixture[str],
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (project / "large.py").write_text("#" * 200_000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        code, _, err = run(capsys, "launch", "--local", "--as-shipped", "train.py")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2
+    assert (
+        f"cannot unpack the code below {tmp_path}, the folder for temporary files: File too" in err
+    )
+    assert "TMPDIR=/PATH kij-train launch --local" in err
+    assert sorted(tmp_path.iterdir()) == [project]
+
+
 def test_a_script_that_holds_a_token_is_refused_with_the_better_way(
     capsys: pytest.CaptureFixture[str], project: Path
 ) -> None:
@@ -344,6 +378,26 @@ def test_a_literal_secret_is_warned_about_and_config_hides_it(
     assert f"warning: --env {name}: its value looks like a secret" in err
     assert "--env-from-secret" in err
     assert value not in out + err
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ("train.py --token {}", "command line: --token"),
+        ("train.py --lr 1 {}", "command line: argument 3"),
+        ("--annotation example.com/note={} train.py", "--annotation example.com/note"),
+        ("--label note={} train.py", "--label note"),
+    ],
+)
+def test_secrets_in_arguments_labels_and_annotations_are_warned_about_and_hidden(
+    capsys: pytest.CaptureFixture[str], line: str, where: str
+) -> None:
+    token = "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH"
+    code, out, err = run(capsys, "config", *line.format(token).split())
+    assert code == 0
+    assert f"warning: {where}: its value looks like a secret" in err
+    assert "--env-from-secret" in err
+    assert token not in out + err
 
 
 def test_our_flags_behind_the_script_are_warned_about(capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,6 +231,98 @@ def test_the_users_own_ignore_file_counts(
 
 
 @needs_git
+def test_a_relative_ignore_file_of_the_settings_is_that_of_the_repositorys_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"config": "[core]\nexcludesFile = own\n", "own": "*.py\n"})
+    top = tmp_path / "top"
+    write(
+        top, {"own": "*.log\n", "a.log": "", "sub/own": "*.py\n", "sub/b.log": "", "sub/c.py": ""}
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    git(top, "init", "--quiet")
+    assert kept_by_us(top) == {"own", "sub/own", "sub/c.py"} == kept_by_git(top)
+    assert kept_by_us(top / "sub") == {"own", "c.py"} == kept_by_git(top / "sub")
+
+
+@needs_git
+def test_the_home_of_nobody_in_the_settings_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"config": "[core]\nexcludesFile = ~nobody-here/x\n", "top/a.py": ""})
+    git(tmp_path / "top", "init", "--quiet")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    assert kept_by_us(tmp_path / "top") == {"a.py"}
+
+
+@needs_git
+@pytest.mark.parametrize("text", ["gitdir: /nope", "gitdir: ../nope\n", "hello", "", "gitdir: "])
+def test_a_broken_git_file_begins_no_repository(tmp_path: Path, text: str) -> None:
+    write(tmp_path, {".gitignore": "*.log\n", "in/a.log": "", "in/b.py": "", "in/.git": text})
+    git(tmp_path, "init", "--quiet")
+    assert kept_by_us(tmp_path) == {".gitignore", "in/b.py"} == kept_by_git(tmp_path)
+    assert kept_by_us(tmp_path / "in") == {"b.py"}
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".kijignore", ".torchxignore", "own"])
+def test_a_pipe_or_device_as_an_ignore_file_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It would wait for a writer for ever."""
+    write(tmp_path, {"config": f"[core]\nexcludesFile = {tmp_path}/own\n", "top/a.py": ""})
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    os.mkfifo(tmp_path / name if name == "own" else tmp_path / "top" / name)
+    assert kept_by_us(tmp_path / "top") == {"a.py"}
+
+
+@needs_git
+@pytest.mark.parametrize("target", ["rules", "../outside"])
+def test_ignore_files_that_are_links_do_not_ship(tmp_path: Path, target: str) -> None:
+    top = tmp_path / "top"
+    write(tmp_path, {"outside": "*.log\n", "top/rules": "*.log\n", "top/a.log": "", "top/b.py": ""})
+    git(top, "init", "--quiet")
+    (top / ".kijignore").symlink_to(target)
+    assert kept_by_us(top) == {"rules", "b.py"}
+    (top / ".kijignore").rename(top / ".gitignore")
+    assert kept_by_us(top) == {"rules", "b.py", "a.log"} == kept_by_git(top) - {".gitignore"}
+    assert list_files(top).notes == [".gitignore does not count: it is a link, which git ignores"]
+
+
+def test_no_hint_writes_through_a_link_or_into_what_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"outside": "", "top/.env": "", "top/a.py": ""})
+    top = tmp_path / "top"
+    monkeypatch.chdir(top)
+    told = "left out .env: it looks like a secret; to ship it: "
+    (top / ".kijignore").symlink_to("../outside")
+    link = "put into .kijignore, which is a link to ../outside, the line '!/.env'"
+    assert bundle.pack(top).notes == (told + link,)
+    (top / ".kijignore").unlink()
+    (top / ".kijignore").mkdir()
+    assert (
+        told + "put into .kijignore, which is no file, the line '!/.env'" in bundle.pack(top).notes
+    )
+    (top / ".kijignore").rmdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert bundle.pack(top).notes == (
+        told + "put into .kijignore, which you may not make, the line '!/.env'",
+    )
+    (top / ".kijignore").touch()
+    assert bundle.pack(top).notes == (
+        told + "put into .kijignore, which you may not write, the line '!/.env'",
+    )
+
+
+def test_a_way_out_of_a_name_with_a_backslash_works_in_any_shell(tmp_path: Path) -> None:
+    (tmp_path / r"a\nb*.ckpt").touch()
+    (note,) = bundle.pack(tmp_path).notes
+    subprocess.run(["sh", "-c", note.partition("to ship: ")[2]], check=True)
+    assert kept_by_us(tmp_path) == {".kijignore", r"a\nb*.ckpt"}
+
+
+@needs_git
 def test_a_work_tree_follows_the_exclude_file_of_its_repository(tmp_path: Path) -> None:
     write(tmp_path, {"top/a.py": ""})
     top, other = tmp_path / "top", tmp_path / "other"

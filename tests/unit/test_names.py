@@ -139,3 +139,25 @@ def test_every_image_of_dockers_grammar_is_taken(image: str) -> None:
 def test_what_no_registry_could_have_is_no_image(image: str, why: str) -> None:
     with pytest.raises(ValueError, match=re.escape(why)):
         names.check_image(image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--hf-token", "abc123def456"], {1: "--hf-token"}),
+        (["--lr", "1", "--api-key=a1b2c3d4e5"], {2: "--api-key"}),
+        (["+db.password=correct-horse"], {0: "+db.password"}),
+        (["--db-password", "hunter2"], {1: "--db-password"}),
+        (["hf_abcdefghijklmnopqrstuvw"], {0: "argument 1"}),
+        (["--x", "postgres://me:pw@db/x"], {1: "--x"}),
+        (["--hf_abcdefghijklmnopqrstuvw=1"], {0: "argument 1"}),
+        (["--pad-token", "<pad>", "--eos_token", "<|endoftext|>", "--max-token", "512"], {}),
+        (["--token", "$(HF_TOKEN)", "--password", "$(PW)", "--secret-file", "/run/secret"], {}),
+        (["--use-password", "true", "--token-file", "/etc/token1", "--tokenizer", "gpt2-xl1"], {}),
+        (["--token", "--lr", "1"], {}),
+    ],
+)
+def test_arguments_with_credentials_are_told_from_those_that_only_speak_of_tokens(
+    arguments: list[str], found: dict[int, str]
+) -> None:
+    assert names.secret_arguments(arguments) == found

@@ -56,11 +56,21 @@ def value_rows(resolved: Resolved) -> list[tuple[str, Any, str]]:
         else:
             parts = [((field,), value)]
         for location, part in parts:
-            if field == "env" and value and names.looks_secret(str(location[1]), str(part)):
-                part = "…"
+            part = _without_secrets(location, part)
             name = ".".join(str(step) for step in location)
             rows.append((name, part, resolved.origin(location)))
     return rows
+
+
+def _without_secrets(location: Location, value: Any) -> Any:
+    field, *keys = location
+    if field == "args":
+        secret = names.secret_arguments(value)
+        return ["…" if index in secret else each for index, each in enumerate(value)]
+    looks = {"env": names.looks_secret}.get(str(field), names.looks_secret_beside)
+    if field in ("env", "labels", "annotations") and keys and looks(str(keys[0]), str(value)):
+        return "…"
+    return value
 
 
 def _shown(value: Any) -> str:

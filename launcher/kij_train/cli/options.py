@@ -239,6 +239,16 @@ def warn_without_gang(spec: JobSpec) -> None:
         )
 
 
+def _public_secrets(resolved: Resolved) -> Iterator[str]:
+    """Where credentials stand in what describes the job, but for the environment."""
+    for name in names.secret_arguments(resolved.spec.args).values():
+        yield f"{resolved.origin(('args',))}: {name}"
+    for field in ("labels", "annotations"):
+        for name, value in getattr(resolved.spec, field).items():
+            if names.looks_secret_beside(name, value):
+                yield f"{resolved.origin((field, name))} {name}"
+
+
 def warn_about(resolved: Resolved) -> None:
     """Say what is allowed and probably not meant."""
     spec = resolved.spec
@@ -252,6 +262,15 @@ def warn_about(resolved: Resolved) -> None:
                     "and use it: --env-from-secret NAME",
                 ),
             )
+    for where in _public_secrets(resolved):
+        output.warning(
+            f"{where}: its value looks like a secret, and everybody can read it who may read the "
+            "Job",
+            (
+                "make a Secret: kubectl create secret generic NAME --from-literal=KEY=…",
+                "and let the script read it from the environment: --env-from-secret NAME",
+            ),
+        )
     if spec.gpu_kind.startswith("mig-") and (spec.gpus or 0) > 1:
         output.warning(
             f"{spec.gpu_kind}: CUDA gives a process one MIG slice, and NCCL has no path between "

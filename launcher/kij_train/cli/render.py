@@ -18,6 +18,7 @@ from kij_train.cli.options import (
 from kij_train.code import leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
+from kij_train.paths import shown
 from kij_train.specfile import Resolved
 
 
@@ -57,7 +58,7 @@ def _print_code(resolved: Resolved) -> None:
     for left in listing.left_out:
         output.status(leftout.describe(left))
     for name in listing.names:
-        output.data(name)
+        output.data(shown(name))
     count, size = len(listing.names), units.format_bytes(listing.size_bytes)
     output.status(f"ships {count:,} file{'' if count == 1 else 's'}, {size}")
 

@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kij_train import names
+from kij_train import names, tokens
 from kij_train.cluster.apierrors import json_of
 from kij_train.cluster.credentials import Credentials, CredentialsError, Shown, bearer
 from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section
@@ -100,7 +100,7 @@ class Plugin:
         if code:
             # Not secret elsewhere: variables hold a region or a profile, as a rule.
             said = redacted(err.decode("utf-8", "replace"), *given.values(), *_secrets_of(args))
-            said = names.hide_secrets(said)
+            said = tokens.hidden(said)
             # Cut last: half a secret would not be found.
             first = (said.strip().splitlines() or [""])[0][:300]
             raise self._failure(f"{_how(code)}: {first}" if first else _how(code))

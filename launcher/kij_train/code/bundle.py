@@ -18,14 +18,13 @@ from pathlib import Path, PurePosixPath
 
 from kij_train.code import leftout
 from kij_train.code.leftout import LeftOut
-from kij_train.code.listing import Listing, list_files, unreadable
+from kij_train.code.listing import MAX_UNPACKED_BYTES, Listing, list_files, unreadable
 from kij_train.errors import RequestError
+from kij_train.paths import shown
 from kij_train.units import format_bytes
 
 MAX_PACKED_BYTES = 8 * 2**20
 """What nine ConfigMaps hold; every node of the cluster that runs a pod fetches all of it."""
-MAX_UNPACKED_BYTES = 64 * 2**20
-"""Above this nothing is compressed to find out: code is smaller."""
 MAX_FILES = 20_000
 XZ_PRESET = 0
 """Of 12 MiB of Python it makes 2.6 MB in 0.4 s, where preset 6 makes 1.9 MB in 5 s."""
@@ -118,7 +117,8 @@ def _check_size(listing: Listing) -> None:
 def _too_large(listing: Listing, how: str, *, by_count: bool = False) -> RequestError:
     names = "".join(f"\n  {line}" for line in _heaviest(listing, by_count))
     return RequestError(
-        f"the code in {listing.folder} is too large to ship: {how}. What takes most:{names}",
+        f"the code in {shown(str(listing.folder))} is too large to ship: {how}. What takes most:"
+        f"{names}",
         hints=(
             "leave out what is no code: name it in .kijignore",
             "or put the code into the image: --no-code --image IMAGE",
@@ -152,7 +152,7 @@ def _heaviest(listing: Listing, by_count: bool) -> list[str]:
                 break
             heavy = first
         many = f" ({counts[heavy]:,} files)" if heavy.endswith("/") else ""
-        lines.append(f"{format_bytes(sizes[heavy]):>9}  {heavy}{many}")
+        lines.append(f"{format_bytes(sizes[heavy]):>9}  {shown(heavy)}{many}")
     return lines
 
 

@@ -12,9 +12,12 @@ Source: https://git-scm.com/docs/gitignore, and the behaviour of git 2.39, which
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from kij_train.paths import steers
 
 _BOM = b"\xef\xbb\xbf"
 _WILD = b"*?[\\"
@@ -113,8 +116,12 @@ def _pattern(line: bytes, ignore_case: bool) -> Pattern | None:
 
 
 def literal(path: str) -> str:
-    """The pattern of a file's folder that means this path and no other."""
-    escaped = re.sub(r"([*?\[\\])", r"\\\1", path)
+    """The pattern of a file's folder that means this path.
+
+    And no other, unless it holds what a line cannot: any byte will do in its place.
+    """
+    plain = re.sub(r"([*?\[\\])", r"\\\1", path)
+    escaped = "".join("?" * len(os.fsencode(char)) if steers(char) else char for char in plain)
     return "/" + (escaped[:-1] + "\\ " if escaped.endswith(" ") else escaped)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import enum
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kij_train.code import gitignore
+from kij_train.ignorefile import adding
+from kij_train.paths import shown, steers
 from kij_train.units import format_bytes
 
 MOST_NAMED = 5
@@ -30,6 +31,7 @@ class Why(enum.Enum):
     GITIGNORE = ".gitignore"
     SECRET = "it looks like a secret"  # noqa: S105 - a reason
     OUTPUT = "output of earlier runs"
+    LINK = "an ignore file that is a link"
     SPECIAL = "a socket, pipe or device"
     CACHE = "a cache or virtual environment"
 
@@ -64,7 +66,8 @@ def notes(folder: Path, left_out: Sequence[LeftOut], checkpoints: Sequence[str])
     secrets = [left for left in left_out if left.why is Why.SECRET]
     for left in secrets[:MOST_NAMED]:
         looks = f"it holds {left.holds}" if left.holds else left.why.value
-        yield f"left out {left.path}: {looks}; to ship it: {bring_back(folder, left.path)}"
+        back = bring_back(folder, left.path)
+        yield f"left out {shown(left.path)}: {looks}; to ship it: {back}"
     if more := secrets[MOST_NAMED:]:
         yield f"left out {len(more)} more that look like secrets: {LIST_COMMAND}"
     outputs = [left for left in left_out if left.why is Why.OUTPUT]
@@ -91,16 +94,17 @@ def kept_back(left_out: Sequence[LeftOut]) -> str | None:
     if not ignored:
         return None
     biggest = max(ignored, key=lambda left: left.biggest_bytes)
+    size = format_bytes(biggest.biggest_bytes)
     return (
-        f"not shipped, since git ignores it: {_amount(ignored)}, the biggest {biggest.biggest} "
-        f"({format_bytes(biggest.biggest_bytes)}); all of it: {LIST_COMMAND}"
+        f"not shipped, since git ignores it: {_amount(ignored)}, the biggest "
+        f"{shown(biggest.biggest)} ({size}); all of it: {LIST_COMMAND}"
     )
 
 
 def describe(left: LeftOut) -> str:
     """One line about one thing."""
     reason = f"it holds {left.holds}" if left.holds else left.why.value
-    return f"not shipped: {left.path} ({_amount([left])}): {reason}"
+    return f"not shipped: {shown(left.path)} ({_amount([left])}): {reason}"
 
 
 def record(left_out: Sequence[LeftOut]) -> str | None:
@@ -108,7 +112,7 @@ def record(left_out: Sequence[LeftOut]) -> str | None:
 
     Names of what looks like a secret are not in it.
     """
-    told = [left for left in left_out if left.why not in (Why.SECRET, Why.SPECIAL)]
+    told = [left for left in left_out if left.why not in (Why.SECRET, Why.LINK, Why.SPECIAL)]
     told = sorted(told, key=lambda left: -left.size_bytes)[:MOST_RECORDED]
     paths: list[str] = []
     for left in told:
@@ -119,7 +123,7 @@ def record(left_out: Sequence[LeftOut]) -> str | None:
 
 def _names(paths: Sequence[str]) -> str:
     more = len(paths) - MOST_NAMED
-    return ", ".join(paths[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(shown, paths[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _amount(left_out: Sequence[LeftOut]) -> str:
@@ -129,21 +133,9 @@ def _amount(left_out: Sequence[LeftOut]) -> str:
     return f"{cut}{files:,} file{'' if files == 1 else 's'}, {size}"
 
 
-# --- commands that can be pasted ------------------------------------------------------------------
-
-
-def ignore_file(folder: Path) -> str:
-    """The folder's .kijignore, as a shell in the current folder knows it."""
-    file, here = folder / ".kijignore", Path.cwd()
-    return shlex.quote(str(file.relative_to(here) if file.is_relative_to(here) else file))
-
-
-def adding(folder: Path, *lines: str) -> str:
-    """The command that adds lines to .kijignore."""
-    write = "echo" if len(lines) == 1 else "printf '%s\\n'"
-    return f"{write} {' '.join(map(shlex.quote, lines))} >> {ignore_file(folder)}"
-
-
 def bring_back(folder: Path, *paths: str) -> str:
     """The command that brings paths back."""
-    return adding(folder, *("!" + gitignore.literal(path) for path in paths))
+    named = [path for path in paths if not any(map(steers, path))]
+    if not named:
+        return "rename it, which no line of an ignore file can name"
+    return adding(folder, *("!" + gitignore.literal(path) for path in named))

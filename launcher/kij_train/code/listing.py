@@ -26,9 +26,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kij_train.code import credentials, gitignore, repository, rules
-from kij_train.code.leftout import LeftOut, Why, adding
+from kij_train.code.leftout import LeftOut, Why
 from kij_train.code.rules import State
 from kij_train.errors import RequestError
+from kij_train.ignorefile import adding
+from kij_train.paths import shown
 
 MOST_LINKS = 3
 """Of one folder, that are named one by one."""
@@ -36,8 +38,12 @@ MAX_LISTED = 200_000
 """Files and folders of a tree that is too large to ship; what comes after is not looked at."""
 MAX_MEASURED = 50_000
 """Of what is left out, which is counted only to be told."""
+MAX_UNPACKED_BYTES = 64 * 2**20
+"""Above this nothing ships: code is smaller. So nothing more is searched for credentials."""
 MAX_SEARCHED_BYTES = 2**20
-"""Of a file that is searched for credentials; those that people write are smaller."""
+"""Of the beginning of a file, and of its end; files that people write are smaller."""
+NEVER = frozenset({".git", ".hg", ".svn", ".bzr", ".jj"})
+"""Histories, with the addresses and logins of where they came from."""
 
 
 @dataclass
@@ -76,7 +82,7 @@ class Listing:
 def list_files(folder: Path) -> Listing:
     """What a folder ships, in sorted order. Raises RequestError."""
     if not folder.is_dir():
-        raise RequestError(f"{folder}: no such folder to ship")
+        raise RequestError(f"{shown(str(folder))}: no such folder to ship")
     listing = Listing(folder.resolve())
     _Walk(listing).run()
     listing.files = dict(sorted(listing.files.items()))
@@ -91,6 +97,7 @@ class _Walk:
         self.listing = listing
         self.folder = listing.folder
         self.leaving: list[tuple[str, str]] = []
+        self.shipped_bytes = 0
         root = repository.root_of(self.folder)
         self.above = ""
         if root is not None and root != self.folder:
@@ -117,8 +124,8 @@ class _Walk:
         known = repository.ask(folder, root)
         if known.silent is not None:
             self.listing.notes.append(
-                f"git does not tell which files it tracks in {folder} ({known.silent}): those that "
-                "an ignore file names as well are left out"
+                f"git does not tell which files it tracks in {shown(str(folder))} "
+                f"({known.silent}): those that an ignore file names as well are left out"
             )
         return rules.start(known, base, base if folder != self.folder else "")
 
@@ -167,7 +174,7 @@ class _Walk:
             if len(self.listing.files) >= MAX_LISTED:
                 self.listing.is_cut = True
                 return
-            if entry.name != ".git":
+            if entry.name not in NEVER:
                 with contextlib.suppress(FileNotFoundError):  # removed since
                     info = entry.stat(follow_symlinks=False)
                     self._take(inside + entry.name, info, state)
@@ -215,7 +222,7 @@ class _Walk:
             inner = replace(known, kij=inner.kij, wanted=inner.wanted, brought_back=named)
         elif state.tracks(full[:-1]) and not self._entries(path):
             self.listing.notes.append(
-                f"the submodule {path} is not checked out: git submodule update --init"
+                f"the submodule {shown(path)} is not checked out: git submodule update --init"
             )
         if word is not None and word.releases and credentials.is_by_name(path[:-1]):
             self._tell_released(path, None)
@@ -233,25 +240,43 @@ class _Walk:
         if released and (holds is not None or credentials.is_by_name(path)):
             self._tell_released(path, holds)
         self.listing.files[path] = info
+        self.shipped_bytes += info.st_size
         if rules.may_be_checkpoint(path) and word is None and not state.tracks(full):
             self.listing.checkpoints.append(path)
 
     def _tell_released(self, path: str, holds: str | None) -> None:
         looks = f"holds {holds}" if holds else "looks like a secret"
         self.listing.notes.append(
-            f"ships {path}, which {looks}: who may read the ConfigMaps of the namespace can read it"
+            f"ships {shown(path)}, which {looks}: who may read the ConfigMaps of the namespace can "
+            "read it"
         )
 
     def _credential_in(self, path: str, info: os.stat_result) -> str | None:
-        if info.st_size > MAX_SEARCHED_BYTES:
+        if self.shipped_bytes + info.st_size > MAX_UNPACKED_BYTES:
             return None
         try:
-            content = (self.folder / path).read_bytes()
+            with (self.folder / path).open("rb") as file:
+                beginning = file.read(credentials.SNIFFED_BYTES)
+                if not credentials.is_text(beginning):
+                    return None
+                content = beginning + file.read(MAX_SEARCHED_BYTES - len(beginning))
+                if info.st_size > len(content):
+                    file.seek(max(len(content), info.st_size - MAX_SEARCHED_BYTES))
+                    # What lies on the border of both is found where both are one.
+                    between = b"" if file.tell() == len(content) else b"\n"
+                    content += between + file.read(MAX_SEARCHED_BYTES)
         except OSError as error:
             raise unreadable(self.folder, path, error) from None
-        return None if b"\0" in content[:1024] else credentials.found_in(content)
+        return credentials.found_in(content)
 
     def _take_link(self, path: str, info: os.stat_result) -> None:
+        if path.rpartition("/")[2] in rules.IGNORE_FILES:
+            self._leave_out(path, Why.LINK, info)
+            if path.endswith(rules.GITIGNORE):
+                self.listing.notes.append(
+                    f"{shown(path)} does not count: it is a link, which git ignores"
+                )
+            return
         target = (self.folder / path).readlink()
         beside = (self.folder / path).parent
         where = os.path.normpath(beside / target)
@@ -320,7 +345,7 @@ def _leaving_links(folder: Path, links: list[tuple[str, str]]) -> RequestError:
     if not one:
         nowhere = f"it and {len(links) - 1} more would lead nowhere in the pods"
     return RequestError(
-        f"{path} is a link to {target}, outside of {folder}: {nowhere}",
+        f"{shown(path)} is a link to {shown(target)}, outside of {shown(str(folder))}: {nowhere}",
         hints=(
             f"leave {'it' if one else 'them'} out: "
             + adding(folder, *(gitignore.literal(name) for name in names)),
@@ -332,7 +357,7 @@ def _leaving_links(folder: Path, links: list[tuple[str, str]]) -> RequestError:
 def unreadable(folder: Path, path: str, error: OSError) -> RequestError:
     """The error of a file that ships and cannot be read."""
     return RequestError(
-        f"cannot read {path}: {error.strerror}",
+        f"cannot read {shown(path)}: {error.strerror}",
         hints=(f"leave it out: {adding(folder, gitignore.literal(path))}",),
     )
 
@@ -343,5 +368,5 @@ def _links_to_nothing(listing: Listing) -> Iterator[str]:
         place = Path(os.path.realpath(listing.folder / path))
         where = place.relative_to(listing.folder).as_posix()
         if where != "." and where not in listing.files and f"{where}/" not in listing.files:
-            target = (listing.folder / path).readlink()
-            yield f"{path} is a link to {target}, which is not among the shipped files"
+            target = shown(str((listing.folder / path).readlink()))
+            yield f"{shown(path)} is a link to {target}, which is not among the shipped files"

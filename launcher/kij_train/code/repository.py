@@ -6,6 +6,7 @@ Where git is not installed, or refuses to read the folder, the ignore files alon
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from kij_train.code import gitignore
 
 # A hook of git, or `git rebase --exec`, points them at another repository or index.
 _OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+
+_GIT_FILE = b"gitdir: "
+_PARTS = ("objects", "refs")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,18 @@ class Knowledge:
 def is_root(folder: Path) -> bool:
     """Whether a repository begins here, by git's own test; .git is a file in work trees."""
     there = folder / ".git"
-    return there.is_file() or all((there / part).exists() for part in ("HEAD", "objects", "refs"))
+    try:
+        if there.is_file():
+            text = there.read_bytes()
+            if not text.startswith(_GIT_FILE):
+                return False
+            there = folder / os.fsdecode(text.removeprefix(_GIT_FILE).rstrip(b"\r\n"))
+        common, elsewhere = there, there / "commondir"
+        if elsewhere.is_file():
+            common = there / os.fsdecode(elsewhere.read_bytes().rstrip(b"\r\n"))
+    except OSError:
+        return False
+    return (there / "HEAD").exists() and all((common / part).exists() for part in _PARTS)
 
 
 def root_of(folder: Path) -> Path | None:
@@ -58,7 +73,8 @@ def ask(folder: Path, root: Path | None) -> Knowledge:
     if own is None:
         config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
         own = f"{config}/git/ignore"
-    files = [Path(own).expanduser()]
+    # git goes to the root of the repository before it reads its settings' paths.
+    files = [(root or folder) / os.path.expanduser(own)]  # noqa: PTH111 - ~nobody stays as it is
     tracked: frozenset[bytes] = frozenset()
     silent = None
     if root is not None:
@@ -76,8 +92,11 @@ def ask(folder: Path, root: Path | None) -> Knowledge:
 def read(file: Path, ignore_case: bool) -> list[gitignore.Pattern]:
     """The patterns of a file; none of one that is not there. Raises OSError when it may not be."""
     try:
+        # A pipe would not end, and neither do some devices.
+        if not stat.S_ISREG(file.stat().st_mode):
+            return []
         return gitignore.parse(file.read_bytes(), ignore_case=ignore_case)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

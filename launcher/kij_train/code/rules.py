@@ -12,18 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from kij_train import ignorefile
 from kij_train.code import gitignore, repository
 from kij_train.code.leftout import Why
 from kij_train.errors import RequestError
+from kij_train.paths import shown
 
-KIJIGNORE, TORCHXIGNORE = ".kijignore", ".torchxignore"
+KIJIGNORE, TORCHXIGNORE, GITIGNORE = ignorefile.NAME, ".torchxignore", ".gitignore"
+IGNORE_FILES = (KIJIGNORE, TORCHXIGNORE, GITIGNORE)
 SMALL_CHECKPOINT_BYTES = 64 * 1024
 """A tensor of this size may well be part of the code."""
 
 _CACHES = """
 __pycache__ .cache *.py[co] .DS_Store .ipynb_checkpoints .mypy_cache .pytest_cache .ruff_cache
-.hypothesis .tox .nox node_modules
+.hypothesis .tox .nox node_modules *~ *.swp .*.sw[a-p] .#* #*#
 """
+"""And what editors keep beside a file."""
 _OUTPUT_FOLDERS = "lightning_logs tb_logs mlruns wandb checkpoint-[0-9]* ray_results"
 _OUTPUT_AT_THE_TOP = "outputs multirun runs"
 """Of Hydra and TensorBoard: names that a package of the code may have as well."""
@@ -121,7 +125,7 @@ class State:
 
     def with_gitignore(self, root: Path, where: str) -> State:
         """With the .gitignore of a folder, by its path from the repository's root."""
-        file = root / where / ".gitignore"
+        file = root / where / GITIGNORE
         if file.is_symlink():  # git does not follow it
             return self
         patterns = _read(file, self.known.ignore_case)
@@ -164,4 +168,4 @@ def _read(file: Path, ignore_case: bool) -> list[gitignore.Pattern]:
     try:
         return repository.read(file, ignore_case)
     except OSError as error:
-        raise RequestError(f"cannot read {file}: {error.strerror}") from None
+        raise RequestError(f"cannot read {shown(str(file))}: {error.strerror}") from None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
+from kij_train.ignorefile import adding
 from kij_train.pod import bootstrap
 
 CODE_DIR = f"{bootstrap.WORK_DIR}/code"
@@ -33,7 +34,7 @@ def missing_file(message: str, left_out: str | None, code_dir: str = CODE_DIR) -
                 line = "!/" + (sought if sought.startswith(path) else path)
                 return (
                     f"{path} was left out of the code at launch. Put data onto a volume: --mount "
-                    f"pvc:NAME:/path; or ship it: echo {shlex.quote(line)} >> .kijignore"
+                    f"pvc:NAME:/path; or ship it: {adding(Path.cwd(), line)}"
                 )
     return None
 

@@ -22,6 +22,7 @@ from kij_train.errors import (
     InterruptedByUserError,
     JobFailedError,
     RefusedError,
+    RequestError,
     TimedOutError,
     UnreachableError,
 )
@@ -46,11 +47,28 @@ def unpacked(plan: Plan) -> Iterator[Plan]:
     if plan.archive is None:
         yield plan
         return
-    with tempfile.TemporaryDirectory(prefix="kij-train-") as scratch:
-        Path(scratch, f"{bootstrap.CODE_PREFIX}000").write_bytes(plan.archive.packed)
-        code_dir = Path(scratch, "code")
-        bootstrap.unpack_code(scratch, str(code_dir), plan.archive.sha256)
+    with contextlib.ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kij-train-"))
+            Path(scratch, f"{bootstrap.CODE_PREFIX}000").write_bytes(plan.archive.packed)
+            code_dir = Path(scratch, "code")
+            bootstrap.unpack_code(scratch, str(code_dir), plan.archive.sha256)
+        except (OSError, bootstrap.Failure) as error:
+            raise _no_room(error) from None
         yield with_changes(plan, code_dir=code_dir)
+
+
+def _no_room(error: OSError | bootstrap.Failure) -> RequestError:
+    """The error of temporary files that cannot be written."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    why = cause.strerror if isinstance(cause, OSError) else str(error)
+    where = ""
+    with contextlib.suppress(FileNotFoundError):  # none can be written, which `why` says of all
+        where = f" below {tempfile.gettempdir()}, the folder for temporary files"
+    return RequestError(
+        f"cannot unpack the code{where}: {why}",
+        hints=("make room there, or name another: TMPDIR=/PATH kij-train launch --local …",),
+    )
 
 
 def run_local(

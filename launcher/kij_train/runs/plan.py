@@ -15,6 +15,7 @@ from kij_train import names, render, scripts, units
 from kij_train.code import bundle, leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
+from kij_train.paths import shown
 from kij_train.pod import bootstrap, preflight
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
@@ -181,7 +182,7 @@ def _check_shipped(spec: JobSpec, archive: bundle.Archive | None, code_dir: Path
     back = f"bring it back: {leftout.bring_back(code_dir, path)}"
     if left is not None and left.holds is not None:
         raise RequestError(
-            f"{kind} {path} holds {left.holds}, which everybody could read who may read the "
+            f"{kind} {shown(path)} holds {left.holds}, which everybody could read who may read the "
             "ConfigMaps of the namespace",
             hints=("keep it in a Secret: --env-from-secret NAME", f"or ship it so: {back}"),
         )
@@ -189,7 +190,7 @@ def _check_shipped(spec: JobSpec, archive: bundle.Archive | None, code_dir: Path
     if left is not None:
         by_file = left.why in (leftout.Why.KIJIGNORE, leftout.Why.GITIGNORE)
         why = f" by {left.why.value}" if by_file else f": {left.why.value}"
-    raise RequestError(f"{kind} {path} is left out of the code{why}", hints=(back,))
+    raise RequestError(f"{kind} {shown(path)} is left out of the code{why}", hints=(back,))
 
 
 def _generated_name(
