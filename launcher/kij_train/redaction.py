@@ -22,7 +22,7 @@ def keep_secret(*values: str) -> None:
 
 def _parts(values: Iterable[str]) -> set[str]:
     parts = {part for value in values for part in (value, value.strip(), *value.split("\n"))}
-    return {part for part in parts if len(part) >= SHORTEST}
+    return {part for part in parts if len(part.strip()) >= SHORTEST}
 
 
 def redacted(text: str, *also: str) -> str:

@@ -90,7 +90,7 @@ def _inside(
 ) -> str:
     if not code_dir.is_dir():
         raise RequestError(
-            f"{resolved.origin(('code_dir',))}: {brief(code_dir)}: no such folder",
+            f"{resolved.origin(('code_dir',))}: {brief(resolved.spec.code_dir)}: no such folder",
             hints=tilde(resolved.spec.code_dir),
         )
     inside = code_dir.resolve()
