@@ -22,20 +22,18 @@ def launch(folder: Path, *argv: str, custom: str = "") -> subprocess.CompletedPr
     """A launch with --preflight, with code that every preflight runs first."""
     (folder / "train.py").write_text(TRAIN)
     (folder / "site").mkdir()
-    guard = "import os, sys\nif 'preflight' in ' '.join(sys.orig_argv):\n    "
+    guard = "import os, sys\nif any(word.endswith('preflight.py') for word in sys.orig_argv):\n    "
     (folder / "site/sitecustomize.py").write_text(guard + (custom or "pass"))
+    soon = ["--env", "KIJ_PREFLIGHT_DEADLINE_S=15"]  # what the shell says of it reaches no run
+    line = [sys.executable, "-m", "kij_train", "launch", "--local", "--preflight", *soon]
     return subprocess.run(
-        [sys.executable, "-m", "kij_train", "launch", "--local", "--preflight", *argv, "train.py"],
+        [*line, *argv, "train.py"],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(folder / "site"),
-            "KIJ_PREFLIGHT_DEADLINE_S": "15",
-        },
+        env={**os.environ, "PYTHONPATH": str(folder / "site")},
     )
 
 

@@ -21,11 +21,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dns(monkeypatch: pytest.MonkeyPatch, error: OSError | None, after_s: float = 0.0) -> None:
-    async def getaddrinfo(*_: object, **__: object) -> list[Any]:
+    async def answer() -> list[Any]:
         await asyncio.sleep(after_s)
         if error is not None:
             raise error
         return []
+
+    def getaddrinfo(*_: object, **__: object) -> asyncio.Future[list[Any]]:
+        return asyncio.ensure_future(answer())  # a coroutine that nobody awaits would warn
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
 
