@@ -306,8 +306,9 @@ def test_rank_0_never_starting_ends_in_a_clear_message(
     with pytest.raises(JobFailedError) as caught:
         run_objects(ns, with_rank0(objects, "exec sleep 600"))
     message = str(caught.value)
-    assert "rank 0 never came: tried job-0.job port 29500 for 1" in message
-    assert "its torchrun does not listen" in message
+    assert re.search(r"rank 0 never came: tried job-0\.job port 29500 for \d\d s", message), message
+    # Refused as a rule; a busy machine may be silent instead.
+    assert re.search(r"its torchrun does not listen|\) does not answer", message), message
     assert "index 1" in message
 
 

@@ -145,8 +145,8 @@ def _answer(name: str) -> str | None:
 
     Not by input(): readline misses a Ctrl-C that comes while it begins to wait.
     """
-    output.question(f"\n{name} is running. [d]etach and let it run, or [c]ancel it [d]: ")
     try:
+        output.question(f"\n{name} is running. [d]etach and let it run, or [c]ancel it [d]: ")
         while True:
             while not select.select([sys.stdin], [], [], LOOK_S)[0]:
                 pass  # Python hears of signals in between
