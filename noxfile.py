@@ -24,5 +24,5 @@ def torchx(session: nox.Session, torchx: str) -> None:
 def floor(session: nox.Session) -> None:
     """The command line and the connection with the oldest versions that pyproject.toml allows."""
     session.install("--resolution=lowest-direct", "-e", ".", "pytest>=8.2", "pytest-timeout>=2.2")
-    session.install("hypothesis>=6", "pytest-xdist>=3", "trustme")
+    session.install("hypothesis>=6", "kubernetes", "pytest-xdist>=3", "trustme")
     session.run("python", "-m", "pytest", *(session.posargs or FLOOR_TESTS))

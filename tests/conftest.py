@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -9,7 +10,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hypothesis
 import pytest
 from kij_train import redaction
 
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 TIERS = ("unit", "local", "api", "node")
-# An example that takes long says more of the machine than of the code.
-hypothesis.settings.register_profile("kij-train", deadline=None)
-hypothesis.settings.load_profile("kij-train")
+with contextlib.suppress(ImportError):  # in an environment for TorchX alone
+    import hypothesis
+
+    # An example that takes long says more of the machine than of the code.
+    hypothesis.settings.register_profile("kij-train", deadline=None)
+    hypothesis.settings.load_profile("kij-train")
 REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 

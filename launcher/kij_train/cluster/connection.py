@@ -138,12 +138,13 @@ class Connection:
         been renewed, too.
         """
         import urllib3
+        from urllib3._collections import HTTPHeaderDict  # public from urllib3 2 on alone
 
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
         for last in (False, True):
             shown = self._credentials.shown()
             pool = self._pool_of(shown)
-            of_request = urllib3.HTTPHeaderDict(headers)
+            of_request = HTTPHeaderDict(headers)
             for name, value in self._shown_headers(shown):
                 of_request.add(name, value)
             try:
