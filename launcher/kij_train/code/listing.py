@@ -61,8 +61,6 @@ class Listing:
     """What might be missed, or not meant, a sentence each."""
     checkpoints: list[str] = field(default_factory=list)
     """Files that ship, and may be what a run on this machine has saved."""
-    is_ignored: bool = False
-    """git ignores the folder itself."""
     is_cut: bool = False
     """There is more than MAX_LISTED."""
     measured: int = 0
@@ -113,7 +111,10 @@ class _Walk:
             word = state.word_of_git(os.fsencode(where + part), True)
             if word is not None and not word.brings_back:
                 state = replace(state, excluded=Why.GITIGNORE)
-                self.listing.is_ignored = True
+                self.listing.notes.append(
+                    "git ignores this folder, so nothing of it ships but what .kijignore names. "
+                    "To ship all: echo '!*' >> .kijignore"
+                )
                 break
             where += f"{part}/"
         self._walk("", state)
