@@ -145,6 +145,18 @@ def until(process: subprocess.Popen[str], words: str) -> list[str]:
     raise AssertionError(f"no {words!r} in {seen}: {process.communicate()}")
 
 
+def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it still says until it ends.
+
+    `communicate` would lose the lines that were read ahead while iterating over stdout.
+    """
+    assert process.stdout is not None
+    out = process.stdout.read()
+    err = process.stderr.read() if process.stderr else ""
+    process.wait(timeout=60)
+    return out, err
+
+
 def state_of(ns: Namespace, project: Path) -> str:
     status = json.loads(ns.kij_train("status", "a", "-o", "json", cwd=project).stdout)
     return str(status["state"])
@@ -191,7 +203,7 @@ def test_following_all_logs_through_an_api_server_restart_shows_each_line_once(
         harness("apiserver", "stop")
         time.sleep(4)
         harness("apiserver", "start")
-        out, err = logs.communicate(timeout=120)
+        out, err = rest_of(logs)
     assert logs.returncode == 0, err
     found = re.findall(r"^(\d)/(\d) \| rank (\d) line (\d+)$", "".join(before) + out, re.MULTILINE)
     for rank in "012":
@@ -231,7 +243,7 @@ def test_the_log_of_a_pod_that_is_replaced_goes_on_with_the_new_one(
         before = until(logs, "line 20")
         (pod,) = ns.core.list_namespaced_pod(ns.name).items
         ns.core.delete_namespaced_pod(pod.metadata.name, ns.name)
-        out, err = logs.communicate(timeout=120)
+        out, err = rest_of(logs)
     assert logs.returncode == 0, err
     said = re.findall(r"^life (\S+) (line|ended) (\d+)$", "".join(before) + out, re.MULTILINE)
     first, second = dict.fromkeys(life for life, *_ in said)
@@ -322,7 +334,7 @@ def test_cancel_gives_the_ranks_time_to_save(ns: Namespace, project: Path, image
         assert cancelled.returncode == 0, cancelled.stderr
         status = json.loads(ns.kij_train("status", "a", "-o", "json", cwd=project).stdout)
         assert set(status["phases"]) <= {"ending", "done", "cancelled"}
-        out, _ = logs.communicate(timeout=60)
+        out, _ = rest_of(logs)
     assert out.count("saved at SIGTERM") == 2
     assert state_of(ns, project) == "cancelled"
     attached = ns.kij_train("attach", "a", cwd=project)
@@ -444,7 +456,7 @@ def test_a_renewed_token_and_a_proxy_lead_to_the_log_the_verdict_exec_and_stacks
                 ran = ns.kij_train(*words, cwd=project, kubeconfig=str(config))
                 assert ran.returncode == (127 if "nvidia-smi" in words else 0), ran.stderr
                 assert said in ran.stdout
-            out, err = logs.communicate(timeout=120)
+            out, err = rest_of(logs)
         waited = ns.kij_train("wait", "a", cwd=project, kubeconfig=str(config))
         assert (logs.returncode, waited.returncode) == (0, 0), (err, waited.stderr)
         found = re.findall(r"^rank 0 line (\d+)$", "".join(seen) + out, re.MULTILINE)
