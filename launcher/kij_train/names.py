@@ -1,7 +1,7 @@
 """Names: DNS labels, label and annotation keys, and what kij-train itself calls things.
 
 Everything that writes or selects a Kubernetes label imports it from here. The environment names of
-the pod contract live in bootstrap.py, which must stand alone.
+the pod contract live in pod/contract.py: what runs in pods must stand alone.
 """
 
 from __future__ import annotations

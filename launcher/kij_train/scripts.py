@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from kij_train import foreign
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap
+from kij_train.pod import programs
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 from kij_train.specfile.explain import brief
@@ -276,7 +276,7 @@ def check_program(path: Path, named: str, *, is_here: bool) -> None:
     quoted = shlex.quote(str(path))
     if not _may_run(path):
         raise RequestError(f"{named}: may not be run", hints=(f"chmod +x {quoted}",))
-    fault = bootstrap.fault_of_program(str(path), is_here)
+    fault = programs.fault_of_program(str(path), is_here)
     if not fault:
         return
     hints = ("name its interpreter: --no-python bash " + quoted,)

@@ -33,7 +33,7 @@ from kij_train.cli.options import (
 )
 from kij_train.cli.render import print_objects, print_offline
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
-from kij_train.pod import bootstrap
+from kij_train.pod import signals
 from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
 
@@ -245,7 +245,7 @@ def signals_to(stop: local.Stop) -> Iterator[None]:
     # stand still.
     teller = threading.Thread(target=tell, name="teller", daemon=True)
     teller.start()
-    before = {signum: signal.signal(signum, handle) for signum in bootstrap.heard_signals()}
+    before = {signum: signal.signal(signum, handle) for signum in signals.heard_signals()}
     try:
         yield
     finally:

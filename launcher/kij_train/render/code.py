@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 from kij_train.render.apply import MOST_BYTES, applied_bytes, text_bytes
 from kij_train.render.metadata import metadata, shared_labels
 from kij_train.spec import JobSpec
@@ -76,7 +76,7 @@ def _shares(sources: Mapping[str, str], code: Code, room: int) -> list[dict[str,
         left -= size
     start = number = 0
     while start < len(code.archive):
-        key = f"{bootstrap.CODE_PREFIX}{number:03d}"
+        key = f"{contract.CODE_PREFIX}{number:03d}"
         chunk = code.archive[start : start + max(0, left - text_bytes({key: ""})) // 4 * 3]
         if len(chunk) < min(LEAST_CHUNK_BYTES, len(code.archive) - start):
             shares.append({})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kij_train import gpus, names, units
-from kij_train.pod import bootstrap, preflight
+from kij_train.pod import contract, preflight
 from kij_train.render.code import PREFLIGHT_KEY
 from kij_train.render.gpus import container_claims, pod_claims
 from kij_train.render.scheduling import SCHEDULER_NAMES, affinity
@@ -69,12 +69,12 @@ def _container(spec: JobSpec, name: str, shape: Shape, code_sha256: str | None) 
     container: dict[str, Any] = {
         "name": names.CONTAINER,
         "image": spec.image,
-        "command": ["python3", "-u", f"{bootstrap.BUNDLE_DIR}/{shape.first_process}"],
+        "command": ["python3", "-u", f"{contract.BUNDLE_DIR}/{shape.first_process}"],
         "args": [literal(argument) for argument in spec.command],
         "env": _environment(spec, name, shape, code_sha256),
         "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
         "securityContext": security,
-        "terminationMessagePath": bootstrap.TERMINATION_LOG,
+        "terminationMessagePath": contract.TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": volume_mounts(spec),
         **shape.probes,
@@ -99,8 +99,8 @@ def literal(text: str) -> str:
 
     It expands $(VAR) and folds $$.
     """
-    parts = text.split(bootstrap.NODE_RANK_REFERENCE)
-    return bootstrap.NODE_RANK_REFERENCE.join(part.replace("$", "$$") for part in parts)
+    parts = text.split(contract.NODE_RANK_REFERENCE)
+    return contract.NODE_RANK_REFERENCE.join(part.replace("$", "$$") for part in parts)
 
 
 def _environment(
@@ -110,38 +110,38 @@ def _environment(
         return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
     fixed = {
-        bootstrap.ENV_JOB: name,
-        bootstrap.ENV_NNODES: str(spec.nodes),
-        bootstrap.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
-        bootstrap.ENV_WORLD_SIZE: str(spec.world_size),
-        bootstrap.ENV_MASTER_ADDR: f"{name}-0.{name}",
-        bootstrap.ENV_MASTER_PORT: str(spec.port or DEFAULT_PORT),
-        bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
-        bootstrap.ENV_ERROR_FILE: bootstrap.TERMINATION_LOG,
+        contract.ENV_JOB: name,
+        contract.ENV_NNODES: str(spec.nodes),
+        contract.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
+        contract.ENV_WORLD_SIZE: str(spec.world_size),
+        contract.ENV_MASTER_ADDR: f"{name}-0.{name}",
+        contract.ENV_MASTER_PORT: str(spec.port or DEFAULT_PORT),
+        contract.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
+        contract.ENV_ERROR_FILE: contract.TERMINATION_LOG,
     }
     if spec.preflight:
-        fixed[bootstrap.ENV_PREFLIGHT] = f"{bootstrap.BUNDLE_DIR}/{PREFLIGHT_KEY}"
-        fixed[bootstrap.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
+        fixed[contract.ENV_PREFLIGHT] = f"{contract.BUNDLE_DIR}/{PREFLIGHT_KEY}"
+        fixed[contract.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
         if spec.shm is not None:
             fixed[preflight.ENV_SHM_BYTES] = str(int(units.quantity_value(spec.shm)))
     if spec.settings_script is not None:
-        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
+        fixed[contract.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
     fixed |= shape.environment
     if code_sha256 is not None:
-        fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
+        fixed[contract.ENV_CODE_SHA256] = code_sha256
     user = {"PYTHONUNBUFFERED": "1", **spec.env}
     if spec.gpus:
         user = {"NCCL_DEBUG": "WARN", **user}
     env = [
         # First, so that later values may use $(NODE_RANK).
-        field(bootstrap.ENV_NODE_RANK, f"metadata.annotations['{names.COMPLETION_INDEX}']"),
-        field(bootstrap.ENV_NODE_NAME, "spec.nodeName"),
+        field(contract.ENV_NODE_RANK, f"metadata.annotations['{names.COMPLETION_INDEX}']"),
+        field(contract.ENV_NODE_NAME, "spec.nodeName"),
         *(field(variable, path) for variable, path in shape.field_references.items()),
         *({"name": key, "value": value} for key, value in fixed.items()),
         *({"name": key, "value": literal(value)} for key, value in sorted(user.items())),
     ]
-    known = [entry["name"] for entry in env if bootstrap.OF_A_RUN.fullmatch(entry["name"])]
-    return [*env, {"name": bootstrap.ENV_NAMES, "value": " ".join(sorted(known))}]
+    known = [entry["name"] for entry in env if contract.OF_A_RUN.fullmatch(entry["name"])]
+    return [*env, {"name": contract.ENV_NAMES, "value": " ".join(sorted(known))}]
 
 
 def _resources(spec: JobSpec) -> dict[str, str]:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from kij_train import names
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 from kij_train.spec import JobSpec
 from kij_train.spec.types import Mount
 from kij_train.units import quantity_value
@@ -45,8 +45,8 @@ def volumes(spec: JobSpec, config_maps: list[str]) -> list[dict[str, Any]]:
 def volume_mounts(spec: JobSpec) -> list[dict[str, Any]]:
     """Where the container sees them."""
     mounts: list[dict[str, Any]] = [
-        {"name": names.CODE_VOLUME, "mountPath": bootstrap.BUNDLE_DIR, "readOnly": True},
-        {"name": "work", "mountPath": bootstrap.WORK_DIR},
+        {"name": names.CODE_VOLUME, "mountPath": contract.BUNDLE_DIR, "readOnly": True},
+        {"name": "work", "mountPath": contract.WORK_DIR},
         {"name": "shm", "mountPath": SHM},
     ]
     for index, mount in enumerate(_distinct(spec)):

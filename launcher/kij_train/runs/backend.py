@@ -26,7 +26,7 @@ from kij_train.errors import (
     TimedOutError,
     UnreachableError,
 )
-from kij_train.pod import bootstrap
+from kij_train.pod import contract, unpack
 from kij_train.runs.plan import Plan
 from kij_train.spec import JobSpec
 
@@ -50,15 +50,15 @@ def unpacked(plan: Plan) -> Iterator[Plan]:
     with contextlib.ExitStack() as stack:
         try:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kij-train-"))
-            Path(scratch, f"{bootstrap.CODE_PREFIX}000").write_bytes(plan.archive.packed)
+            Path(scratch, f"{contract.CODE_PREFIX}000").write_bytes(plan.archive.packed)
             code_dir = Path(scratch, "code")
-            bootstrap.unpack_code(scratch, str(code_dir), plan.archive.sha256)
-        except (OSError, bootstrap.Failure) as error:
+            unpack.unpack_code(scratch, str(code_dir), plan.archive.sha256)
+        except (OSError, contract.Failure) as error:
             raise _no_room(error) from None
         yield with_changes(plan, code_dir=code_dir)
 
 
-def _no_room(error: OSError | bootstrap.Failure) -> RequestError:
+def _no_room(error: OSError | contract.Failure) -> RequestError:
     """The error of temporary files that cannot be written."""
     cause = error if isinstance(error, OSError) else error.__cause__
     why = cause.strerror if isinstance(cause, OSError) else str(error)

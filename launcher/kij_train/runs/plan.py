@@ -16,7 +16,7 @@ from kij_train.code import bundle, leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
 from kij_train.paths import shown
-from kij_train.pod import bootstrap, preflight
+from kij_train.pod import bootstrap, contract, preflight
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 
@@ -132,11 +132,11 @@ def _notes(
         files = archive.files if archive is not None else _local_files(spec, code_dir, for_cluster)
         if files and not any(_names_heartbeat(code_dir / file) for file in files):
             yield Note(
-                f"--hang-timeout waits for {bootstrap.ENV_HEARTBEAT_FILE} to be touched, which no "
+                f"--hang-timeout waits for {contract.ENV_HEARTBEAT_FILE} to be touched, which no "
                 f"file of the code in {code_dir} names: without that no hang is noticed",
                 (
                     "in the script, at every step: "
-                    f'pathlib.Path(os.environ["{bootstrap.ENV_HEARTBEAT_FILE}"]).touch()',
+                    f'pathlib.Path(os.environ["{contract.ENV_HEARTBEAT_FILE}"]).touch()',
                     "or count what it prints: --heartbeat output",
                 ),
             )
@@ -162,7 +162,7 @@ def _names_heartbeat(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return bootstrap.ENV_HEARTBEAT_FILE.encode() in file.read(MOST_READ)
+            return contract.ENV_HEARTBEAT_FILE.encode() in file.read(MOST_READ)
     except OSError:
         return True
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from kij_train import profiles
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap, gang
+from kij_train.pod import contract, gang
 from kij_train.spec import JobSpec, Model
 from kij_train.spec.settings import Fact, Merge, Setting, fields_with, settings_of
 from kij_train.specfile import yaml_text
@@ -34,7 +34,7 @@ STDIN_SHOWN = "standard input"
 NOT_SETTINGS = frozenset(
     {
         value
-        for module in (bootstrap, gang)
+        for module in (contract, gang)
         for name, value in vars(module).items()
         if name.startswith("ENV_")
     }

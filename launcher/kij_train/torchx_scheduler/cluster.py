@@ -21,7 +21,7 @@ from kij_train.diagnosis import JobState, Phase
 from kij_train.diagnosis.tracebacks import first_traceback
 from kij_train.errors import RefusedError, RequestError, UnreachableError
 from kij_train.jobs import change
-from kij_train.pod.bootstrap import WORK_DIR
+from kij_train.pod.contract import WORK_DIR
 from kij_train.render.text import to_yaml
 from kij_train.specfile import Layer, Location, Origin, resolve
 from kij_train.torchx_scheduler import roles
