@@ -1,9 +1,9 @@
 """The items of an array: where they come from, and the key of each.
 
-A list is lines, or JSON lines: those of a file called .jsonl or .ndjson, and of any other one, or of
-standard input, whose first line is an object of JSON. Empty lines are left out. The key of a line is
-the line; of a file its path; of a number its digits; of an object its field `key`, else `id`, else
-all of it as JSON. A key that is longer than MOST_KEY_BYTES is replaced by its SHA-256.
+A list is lines, or JSON lines: those of a file called .jsonl or .ndjson, and of any other one, or
+of standard input, whose first line is an object of JSON. Empty lines are left out. The key of a
+line is the line; of a file its path; of a number its digits; of an object its field `key`, else
+`id`, else all of it as JSON. A key that is longer than MOST_KEY_BYTES is replaced by its SHA-256.
 
 Items stay text: there may be a million of them. Messages name the place that an item came from,
 "todo.jsonl:7".
@@ -259,14 +259,14 @@ def from_glob(pattern: str, root: Path) -> Items:
     source = f"--glob {pattern}"
     if "\0" in pattern:
         raise RequestError(f"--glob {pattern!r}: holds a NUL byte, which no path can")
-    found = glob.glob(pattern, root_dir=root, recursive=True)
-    if not pattern.endswith("/"):
-        found = [path for path in found if not (root / path).is_dir()]
+    matches = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - paths as written
+    folders_are_meant = pattern.endswith("/")
+    found = [path for path in matches if folders_are_meant or not (root / path).is_dir()]
     if not found:
         hints = ["in quotes, or the shell reads the pattern: --glob 'data/**/*.parquet'"]
         if pattern.startswith("~"):
             hints = [f'"~" is the shell\'s, outside of quotes: --glob "$HOME{pattern[1:]}"']
-        elif not pattern.endswith("/") and glob.glob(pattern, root_dir=root, recursive=True):
+        elif matches:
             hints = [f"it matches folders alone; those are meant by: --glob '{pattern}/'"]
         raise RequestError(f"{source} matches no file in {shown(str(root))}", hints=tuple(hints))
     paths = sorted(found, key=os.fsencode)
@@ -345,7 +345,7 @@ def from_values(values: Iterable[Any]) -> Items:
 
 
 def _checked(items: Items) -> Items:
-    """The items. Raises RequestError for one that is too long, and for two that are as good as one."""
+    """The items. Raises RequestError for one that is too long, and two that are hard to tell."""
     texts = items.keys if items.texts is None else items.texts
     for position, text in enumerate(texts):
         if len(text) <= MOST_ITEM_BYTES // 6:  # a character is six at most, as JSON has it
@@ -353,8 +353,8 @@ def _checked(items: Items) -> Items:
         size = len(json.dumps(text if items.texts is None else json.loads(text)))
         if size > MOST_ITEM_BYTES:
             raise RequestError(
-                f"{items.place(position)}: the item has {size:,} bytes as JSON, and a program takes "
-                f"no more than {MOST_ITEM_BYTES:,} in a variable",
+                f"{items.place(position)}: the item has {size:,} bytes as JSON, and "
+                f"{MOST_ITEM_BYTES:,} is the most that a program takes in a variable",
                 hints=("put what is long into files, and list those",),
             )
     _check_distinct(items)
@@ -404,8 +404,8 @@ def _not_distinct(items: Items, first: int, second: int, more: int) -> RequestEr
         differ = "in their form of Unicode"
         where = f"{items.place(second)}: {_quoted(other, ascii_only=True)}"
     return RequestError(
-        f"{where} and {_quoted(one, ascii_only=differ != 'by case')} at {items.place(first)} differ "
-        f"only {differ}, so that files named by them may be one{others}",
+        f"{where} and {_quoted(one, ascii_only=differ != 'by case')} at {items.place(first)} "
+        f"differ only {differ}, so that files named by them may be one{others}",
         hints=('JSON lines with a key each tell them apart: {"key": "1-a", "id": "a"}',),
     )
 

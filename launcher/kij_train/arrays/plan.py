@@ -1,4 +1,4 @@
-"""Which index runs which items: the plan that is pinned for the array, and what of it is too much."""
+"""Which index runs which items: the plan that is pinned, and what of it is too much."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def pin(items: Items, *, chunk: int | None, indexes: int | None, seed: int) -> P
         if total > MOST_WITHOUT_CHUNK:
             per_index = -(-total // MOST_WITHOUT_CHUNK)
             raise RequestError(
-                f"{items.source} has {total:,} items: more than {MOST_WITHOUT_CHUNK:,} do not get an "
-                "index each unless that is said",
+                f"{items.source} has {total:,} items: more than {MOST_WITHOUT_CHUNK:,} do not get "
+                "an index each unless that is said",
                 hints=(
                     f"{per_index:,} items an index: --chunk {per_index}",
                     "or as many indexes as there are machines, say: --indexes 100",
@@ -86,8 +86,8 @@ def check_limits(pinned: Pinned, *, parallelism: int | None, max_failed: int | N
         at_once = pods_at_once(plan.indexes, parallelism)
         if at_once > FEW or max_failed is None or max_failed > FEW:
             raise RequestError(
-                f"{plan.indexes:,} indexes are more than {MANY_INDEXES:,}, with which Kubernetes runs "
-                f"at most {FEW:,} at once, and gives up after at most {FEW:,} failed ones",
+                f"{plan.indexes:,} indexes are more than {MANY_INDEXES:,}, with which Kubernetes "
+                f"runs at most {FEW:,} at once, and gives up after at most {FEW:,} failed ones",
                 hints=(fewer, f"or say so: --parallelism {min(at_once, FEW)} --max-failed {FEW}"),
             )
     if len(pinned.packed) > MOST_PACKED_BYTES:

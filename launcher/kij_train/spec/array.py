@@ -104,8 +104,8 @@ class ArraySpec(Common):
     """List of the items, a line each, or JSON lines; - for standard input. A URL that ends with /,
     such as s3://bucket/folder/, for the files below it (needs fsspec)."""
     glob: Annotated[str | None, Field(min_length=1), Setting(Group.ITEMS, "--glob PATTERN")] = None
-    """The files that match a pattern, from code_dir on, sorted; in quotes. ** is any folders; with /
-    at the end, folders."""
+    """The files that match a pattern, from code_dir on, sorted; in quotes. ** is any folders; with
+    / at the end, folders."""
     range: Annotated[str | None, AfterValidator(_range), Setting(Group.ITEMS, "--range A:B")] = None
     """The whole numbers from A to below B."""
     chunk: Annotated[
