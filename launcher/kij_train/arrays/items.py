@@ -36,6 +36,8 @@ JSON_ENDINGS = (".jsonl", ".ndjson")
 MOST_KEY_BYTES = 1024
 MOST_SHOWN = 80
 """Characters of a key in a message."""
+PARTS = 8
+"""In which many keys are compared."""
 KEY_FIELDS = ("key", "id")
 """Of an object: the first one that it has is its key."""
 _STRING = re.compile(r'"(\\.|[^"\\])*"')
@@ -145,6 +147,7 @@ def from_list(content: bytes, source: str) -> Items:
             f"{source}:{line}: is no UTF-8, from byte {column} of the line on",
             hints=("a list of Latin-1: iconv -f LATIN1 -t UTF-8 LIST",),
         ) from None
+    del content
     rows = text.split("\n")
     del text
     if "\r" in rows[0]:
@@ -369,21 +372,25 @@ def folded(key: str) -> str:
 
 
 def _check_distinct(items: Items) -> None:
-    seen: set[int] = set()  # of hashes: a million keys are many bytes
-    twice = []
-    for position, key in enumerate(items.keys):
-        number = hash(folded(key))
-        if number in seen:
-            twice.append(position)
-        seen.add(number)
-    if not twice:
+    # Of a million keys, a set of them, or of their hashes, is as large as the keys.
+    hashes = array("q", (hash(folded(key)) for key in items.keys))
+    repeated: set[int] = set()
+    for part in range(PARTS):
+        seen: set[int] = set()
+        for number in hashes:
+            if number % PARTS == part:
+                (repeated if number in seen else seen).add(number)
+    if not repeated:
         return
     first_of: dict[str, int] = {}
-    wanted = {folded(items.keys[position]) for position in twice}
+    twice = []
     for position, key in enumerate(items.keys):
-        same = folded(key)
-        if same in wanted and first_of.setdefault(same, position) != position:
-            raise _not_distinct(items, first_of[same], position, len(twice) - 1)
+        if hashes[position] in repeated:
+            first = first_of.setdefault(folded(key), position)
+            if first != position:
+                twice.append((first, position))
+    if twice:
+        raise _not_distinct(items, *twice[0], len(twice) - 1)
 
 
 def _not_distinct(items: Items, first: int, second: int, more: int) -> RequestError:
