@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train.pod import itemplan
-from kij_train.pod.bootstrap import EXIT_CODE, EXIT_CONTRACT, Failure
+from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
 from kij_train.pod.itemplan import ArraySettings, Item, UnknownNameError, fill
 
 VALUES = st.recursive(

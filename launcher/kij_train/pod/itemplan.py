@@ -22,7 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from kij_train.pod.bootstrap import EXIT_CODE, EXIT_CONTRACT, Failure
+from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
 
 FORMAT = 1
 ITEMS_PREFIX = "items.xz."

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
-from kij_train.pod.bootstrap import clipped
+from kij_train.pod.records import clipped
 
 Json = Dict[str, Any]
 
