@@ -1,8 +1,8 @@
 """An array as processes of this machine: some runners, each of which takes index after index.
 
-A runner is what runs in a pod (pod/items.py), with its interpreter kept warm from index to index. It
-writes the records of an index into a folder, and answers when the index is done. One that dies in
-the middle is started again as a pod would be, `retries` times an index.
+A runner is what runs in a pod (pod/items.py), with its interpreter kept warm from index to index.
+It writes the records of an index into a folder, and answers when the index is done. One that dies
+in the middle is started again as a pod would be, `retries` times an index.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def runners_here(spec: ArraySpec, indexes: int, environ: Mapping[str, str]) -> i
         wanted = spec.parallelism or 1
         if wanted > most:
             raise RequestError(
-                f"--local --gpus {spec.gpus} with {wanted} at once needs {wanted * spec.gpus} GPUs, "
-                f"this machine has {have}",
+                f"--local --gpus {spec.gpus} with {wanted} at once needs {wanted * spec.gpus} "
+                f"GPUs, this machine has {have}",
                 hints=(f"fewer at once: --parallelism {most}",) if most else ("without --gpus",),
             )
     elif spec.parallelism is None:
@@ -235,7 +235,7 @@ class _Run:
             self._events.put((runner, _ended(json.loads(line))))
 
         # Not buffered: an answer is to be read when it comes.
-        self.output.add_answers(number, open(answers, "rb", buffering=0), answered)  # noqa: SIM115
+        self.output.add_answers(number, os.fdopen(answers, "rb", buffering=0), answered)
 
         def wait() -> None:
             process.wait()
@@ -339,8 +339,8 @@ class _Run:
 def _ended(answer: Mapping[str, Any]) -> Ended:
     account = answer["account"]
     return Ended(
-        int(answer["number"]),
-        int(answer["exit_code"]),
-        int(account["done"]),
-        int(account["failed"]),
+        index=int(answer["number"]),
+        exit_code=int(answer["exit_code"]),
+        done=int(account["done"]),
+        failed=int(account["failed"]),
     )
