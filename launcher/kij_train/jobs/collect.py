@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kij_train import diagnosis
 from kij_train.arrays import numbers
 from kij_train.arrays.outcomes import State
+from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import Live, items_of
 from kij_train.diagnosis import JobState, Phase
@@ -68,31 +69,6 @@ class _Index:
     def newest(self) -> _Pod | None:
         """The pod that counts."""
         return max(self.pods.values(), key=lambda pod: pod.created, default=None)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an attempt is."""
-
-    items: int
-    done: int
-    failed: int
-    """Items, as far as indexes have ended."""
-    missing: int
-    """Items of indexes that have ended without a word about them."""
-    indexes: int
-    ended: int
-    running: int
-    """Indexes."""
-    failing: tuple[int, ...] = ()
-    """Indexes with failed or missing items, the newest first."""
-    slowest: tuple[int, float] | None = None
-    """The index that runs for the longest time, and since when (epoch seconds)."""
-
-    @property
-    def pending(self) -> int:
-        """Indexes that have no pod which runs, and will have one."""
-        return self.indexes - self.ended - self.running
 
 
 class Collector:
