@@ -114,18 +114,20 @@ def run_array(
     environ: Mapping[str, str],
     streams: Streams,
     stop: Stop,
+    on_begin: Callable[[int], None] = lambda _: None,
     on_end: Callable[[Ended], None] = lambda _: None,
 ) -> ArrayOutcome:
     """Run the indexes in `cwd`; blocks until no process of it is left.
 
-    `streams.emit` gets the index that a line is of, `on_end` how each index ended. Raises
-    RequestError when a runner cannot be started, and what `streams.emit` has raised.
+    `streams.emit` gets the index that a line is of, `on_begin` each index that begins, `on_end` how
+    it ended. Raises RequestError when a runner cannot be started, and what `streams.emit` has
+    raised.
     """
     assert streams.emit is not None
     started = time.monotonic()
     with ExitStack() as stack:
         grace_s = spec.grace or contract.GRACE_S
-        run = _Run(spec, share, cwd, environ, streams, stop, on_end)
+        run = _Run(spec, share, cwd, environ, streams, stop, on_begin, on_end)
         stack.callback(run.output.close, lambda: stop.is_over(grace_s))
         run.scratch = stack.enter_context(
             tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX)
@@ -172,10 +174,12 @@ class _Run:
         environ: Mapping[str, str],
         streams: Streams,
         stop: Stop,
+        on_begin: Callable[[int], None],
         on_end: Callable[[Ended], None],
     ) -> None:
         self._spec, self._share, self._cwd, self._environ = spec, share, cwd, environ
-        self._streams, self._stop, self._on_end = streams, stop, on_end
+        self._streams, self._stop = streams, stop
+        self._on_begin, self._on_end = on_begin, on_end
         self.run_id = f"{os.getpid()}-{uuid.uuid4().hex}"
         self.scratch = ""
         self.runners: list[_Runner] = []
@@ -309,7 +313,10 @@ class _Run:
         self._on_end(ended)
 
     def _next(self, runner: _Runner) -> None:
-        runner.take(self._ahead.popleft() if self._ahead else None)
+        index = self._ahead.popleft() if self._ahead else None
+        runner.take(index)
+        if index is not None:
+            self._on_begin(index)
 
     def _is_replaced(self, runner: _Runner) -> bool:
         """Whether a runner that has ended in the middle of an index comes again for it."""
