@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train.pod import BESIDE, ITEMS, bootstrap, itemplan, results
-from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT
+from kij_train.pod import itemplan, results
 
 from tests.itemrunner import Array, Result, is_running, keys, until
 from tests.mainprogram import CONTAINERS, MODULES, SCRIPTS, make_project, pythons
