@@ -1,8 +1,8 @@
 """An array as processes of this machine: some runners, each of which takes index after index.
 
-A runner is what runs in a pod (pod/items.py), with its interpreter kept warm from index to index. It
-writes the records of an index into a folder, and answers when the index is done. One that dies in
-the middle is started again as a pod would be, `retries` times an index.
+A runner is what runs in a pod (pod/items.py), with its interpreter kept warm from index to index.
+It writes the records of an index into a folder, and answers when the index is done. One that dies
+in the middle is started again as a pod would be, `retries` times an index.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def runners_here(spec: ArraySpec, indexes: int, environ: Mapping[str, str]) -> i
         wanted = spec.parallelism or 1
         if wanted > most:
             raise RequestError(
-                f"--local --gpus {spec.gpus} with {wanted} at once needs {wanted * spec.gpus} GPUs, "
-                f"this machine has {have}",
+                f"--local --gpus {spec.gpus} with {wanted} at once needs {wanted * spec.gpus} "
+                f"GPUs, this machine has {have}",
                 hints=(f"fewer at once: --parallelism {most}",) if most else ("without --gpus",),
             )
     elif spec.parallelism is None:
@@ -114,18 +114,20 @@ def run_array(
     environ: Mapping[str, str],
     streams: Streams,
     stop: Stop,
+    on_begin: Callable[[int], None] = lambda _: None,
     on_end: Callable[[Ended], None] = lambda _: None,
 ) -> ArrayOutcome:
     """Run the indexes in `cwd`; blocks until no process of it is left.
 
-    `streams.emit` gets the index that a line is of, `on_end` how each index ended. Raises
-    RequestError when a runner cannot be started, and what `streams.emit` has raised.
+    `streams.emit` gets the index that a line is of, `on_begin` each index that begins, `on_end` how
+    it ended. Raises RequestError when a runner cannot be started, and what `streams.emit` has
+    raised.
     """
     assert streams.emit is not None
     started = time.monotonic()
     with ExitStack() as stack:
         grace_s = spec.grace or contract.GRACE_S
-        run = _Run(spec, share, cwd, environ, streams, stop, on_end)
+        run = _Run(spec, share, cwd, environ, streams, stop, on_begin, on_end)
         stack.callback(run.output.close, lambda: stop.is_over(grace_s))
         run.scratch = stack.enter_context(
             tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX)
@@ -172,10 +174,12 @@ class _Run:
         environ: Mapping[str, str],
         streams: Streams,
         stop: Stop,
+        on_begin: Callable[[int], None],
         on_end: Callable[[Ended], None],
     ) -> None:
         self._spec, self._share, self._cwd, self._environ = spec, share, cwd, environ
-        self._streams, self._stop, self._on_end = streams, stop, on_end
+        self._streams, self._stop = streams, stop
+        self._on_begin, self._on_end = on_begin, on_end
         self.run_id = f"{os.getpid()}-{uuid.uuid4().hex}"
         self.scratch = ""
         self.runners: list[_Runner] = []
@@ -235,7 +239,7 @@ class _Run:
             self._events.put((runner, _ended(json.loads(line))))
 
         # Not buffered: an answer is to be read when it comes.
-        self.output.add_answers(number, open(answers, "rb", buffering=0), answered)  # noqa: SIM115
+        self.output.add_answers(number, os.fdopen(answers, "rb", buffering=0), answered)
 
         def wait() -> None:
             process.wait()
@@ -309,7 +313,10 @@ class _Run:
         self._on_end(ended)
 
     def _next(self, runner: _Runner) -> None:
-        runner.take(self._ahead.popleft() if self._ahead else None)
+        index = self._ahead.popleft() if self._ahead else None
+        runner.take(index)
+        if index is not None:
+            self._on_begin(index)
 
     def _is_replaced(self, runner: _Runner) -> bool:
         """Whether a runner that has ended in the middle of an index comes again for it."""
@@ -339,8 +346,8 @@ class _Run:
 def _ended(answer: Mapping[str, Any]) -> Ended:
     account = answer["account"]
     return Ended(
-        int(answer["number"]),
-        int(answer["exit_code"]),
-        int(account["done"]),
-        int(account["failed"]),
+        index=int(answer["number"]),
+        exit_code=int(answer["exit_code"]),
+        done=int(account["done"]),
+        failed=int(account["failed"]),
     )

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import stat
 from dataclasses import replace
@@ -15,7 +16,14 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from kij_train.pod import contract, itemplan, results
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
-from kij_train.pod.itemrecords import MOST_FILE_BYTES, Run, failed, item_records, slice_records
+from kij_train.pod.itemrecords import (
+    MOST_FILE_BYTES,
+    Run,
+    dumps,
+    failed,
+    item_records,
+    slice_records,
+)
 from kij_train.pod.itemrun import PROGRAM, RANKS, SCRIPT, Order, Output, Starter, Stop
 from kij_train.pod.records import clipped
 
@@ -50,6 +58,15 @@ class Verdict(NamedTuple):
     account: results.Account
 
 
+class Found(NamedTuple):
+    """What came of one item."""
+
+    lines: List[str]
+    """Its records."""
+    error: str
+    """Empty where it went well."""
+
+
 class Index:
     """The items of one index, on their way."""
 
@@ -74,24 +91,24 @@ class Index:
             f"on {self._tools.machine}"
         )
         self._env = self._environment()
-        held: Dict[int, List[Json]] = {}
+        held: Dict[int, Found] = {}
         """Records of items that failed and are to be tried again."""
         for tries_left in range(self._settings.retries, -1, -1):
             for at, found in self._try(left):
                 held.pop(at, None)
-                if tries_left and any(map(failed, found)):
+                if tries_left and found.error:
                     held[at] = found
                 else:
-                    self._part.add(found)
+                    self._part.add(found.lines)
             left = sorted(held)
             if not left or self._tools.stop.is_set():
                 break
             self._say(f"index {self._index}: trying {len(left)} items again that failed")
         for found in held.values():
-            self._part.add(found)
+            self._part.add(found.lines)
         return self._verdict()
 
-    def _try(self, left: Sequence[int]) -> Iterator[Tuple[int, List[Json]]]:
+    def _try(self, left: Sequence[int]) -> Iterator[Tuple[int, Found]]:
         """Run items, those at these places; gives the records of each that has had its turn."""
         if self._settings.slice and left:
             yield from self._run_slice(left)
@@ -119,7 +136,7 @@ class Index:
 
     # --- one process ------------------------------------------------------------------------------
 
-    def _run_item(self, at: int) -> List[Json]:
+    def _run_item(self, at: int) -> Found:
         key, value = self._items[at]
         seed = itemplan.seed_of(self._settings.seed, key)
         item = Item(key, value, self._index, seed)
@@ -131,53 +148,50 @@ class Index:
         where = f"item {at + 1} of {len(self._items)}, seed {seed}, key {shown(key, KEY_SHOWN)}"
         try:
             argv = [itemplan.fill(argument, item) for argument in self._tools.argv]
+            run, written = self._run(argv, env, where)
         except itemplan.UnknownNameError as error:
-            self._say(f"index {self._index}, {where}: {error}")
-            return item_records(
-                key, replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
-            )
-        run, written = self._run(argv, env, where)
-        found = item_records(key, run, written)
-        said = self._part.too_large(found)
-        if said:
-            found = item_records(key, replace(run, error=f"{said}, by --results"), b"")
-        if any(map(failed, found)):
-            self._say(
-                f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found[0]['error']}"
-            )
+            run, written = replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
+        found = self._kept(key, run, item_records(key, run, written))
+        if found.error:
+            self._say(f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found.error}")
         return found
 
-    def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, List[Json]]]:
+    def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, Found]]:
         with open(self._items_file, "w", encoding="utf-8") as file:
             for key, value in (self._items[at] for at in left):
                 seed = itemplan.seed_of(self._settings.seed, key)
                 file.write(json.dumps({"key": key, "item": value, "seed": seed}) + "\n")
-        argv = self._tools.argv
         env = {
             itemplan.ENV_ITEMS_FILE: self._items_file,
             itemplan.ENV_SEED: str(itemplan.seed_of(self._settings.seed, str(self._index))),
         }
-        run, written = self._run(argv, env, f"{len(left)} items at once")
+        run, written = self._run(self._tools.argv, env, f"{len(left)} items at once")
         keys = [self._items[at][0] for at in left]
-        found, self._error = slice_records(keys, run, written)
-        of_keys: Dict[str, List[Json]] = {key: [] for key in keys}
-        for record in found:
-            of_keys[record["key"]].append(record)
-        for at, key in zip(left, keys):
-            said = self._part.too_large(of_keys[key])
-            if said:
-                of_keys[key] = item_records(key, replace(run, error=f"{said}, by --results"), b"")
-            yield at, of_keys[key]
+        records, self._error = slice_records(keys, run, written)
         if self._error:
             self._say(f"index {self._index} failed: {self._error}")
+        of_keys: Dict[str, List[Json]] = {key: [] for key in keys}
+        for record in records:
+            of_keys[record["key"]].append(record)
+        for at, key in zip(left, keys):
+            yield at, self._kept(key, run, of_keys[key])
+
+    def _kept(self, key: str, run: Run, records: List[Json]) -> Found:
+        """The records of an item; or one that says why they cannot be kept."""
+        lines = [dumps(record) for record in records]
+        said = self._part.too_large(lines)
+        if said:
+            records = item_records(key, replace(run, error=f"{said}: --results"), b"")
+            lines = [dumps(record) for record in records]
+        return Found(lines, next((r["error"] for r in records if failed(r)), ""))
 
     def _run(self, argv: List[str], env: Dict[str, str], where: str) -> Tuple[Run, bytes]:
         """Run a process to its end; what it wrote to its result file."""
         settings = self._settings
         self._say(f"index {self._index}, {where}: {shown(command(argv), COMMAND_SHOWN)}")
+        os.makedirs(self._tools.scratch, exist_ok=True)  # an item before may have emptied /tmp
         for path in (self._result_file, self._error_file):
-            if os.path.lexists(path):
-                os.unlink(path)
+            remove(path)
         order = self._order(argv, dict(self._env, **env))
         ended = self._tools.starter.run(order, settings.item_timeout_s, settings.grace_s)
         if ended.is_told and ended.exit_code:
@@ -233,6 +247,14 @@ def ranks_environment(nproc: int) -> Dict[str, str]:
         contract.ENV_MASTER_ADDR: "127.0.0.1",
         contract.ENV_MASTER_PORT: str(port),
     }
+
+
+def remove(path: str) -> None:
+    """Whatever a script may have made of it."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
 
 
 def read_results(path: str) -> Tuple[bytes, str]:
