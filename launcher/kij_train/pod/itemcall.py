@@ -39,8 +39,8 @@ def call(name: str) -> None:
 def without_our_modules() -> Iterator[None]:
     """Have imports of kij_train find what is installed, and not these files of its.
 
-    A script that calls `kij_train.map` imports it, and images need not have it: there it is a module
-    whose names can be imported, and not be called.
+    A script that calls `kij_train.map` imports it, and images need not have it: there it is a
+    module whose names can be imported, and not be called.
     """
     ours = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
     try:

@@ -13,7 +13,7 @@ import stat
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from kij_train.pod import contract, itemplan, results
+from kij_train.pod import contract, itemcall, itemplan, results
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
 from kij_train.pod.itemrecords import (
@@ -276,6 +276,8 @@ def read_results(path: str) -> Tuple[bytes, str]:
 
 def command(argv: List[str]) -> str:
     """A command as one types it."""
+    if argv[0] == itemcall.FUNCTION:
+        return f"{argv[1]}(item)"
     if argv[0] == "--no-python":
         return " ".join(map(shlex.quote, argv[1:]))
     return " ".join(["python", *map(shlex.quote, argv)])
