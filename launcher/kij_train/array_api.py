@@ -16,9 +16,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from kij_train import runs, scripts
+from kij_train import jobs, runs, scripts
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
 from kij_train.arrays.outcomes import State
@@ -279,6 +280,8 @@ class _Following(_End):
                 on_change=lambda _: self._tell(),
                 on_note=_log.info,
             )
+            if runs.ended_at_deadline(jobs.get(run.cluster, run.name)):
+                raise TimedOutError(f"{run.name} did not end within its timeout")
         except BaseException as error:  # whoever waits gets it
             self._error = error
         with self._changed:
@@ -294,7 +297,7 @@ class _Following(_End):
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._count > self._seen)
             self._seen = self._count
-            if self._ended and self._error is not None:
+            if self._ended and not isinstance(self._error, TimedOutError | NoneType):
                 raise self._error
             return self._ended
 

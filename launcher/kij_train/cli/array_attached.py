@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kij_train import jobs, names, runs
+from kij_train import jobs, runs
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.cli import output
@@ -52,14 +52,9 @@ def stay_on_cluster(run: runs.ClusterRun, folder: ArrayFolder, attempt: Attempt)
         interrupted(run, signal.SIGPIPE)
     else:
         code = finish(folder)
-        if code and _ended_at_deadline(run):
+        if code and runs.ended_at_deadline(jobs.get(run.cluster, run.name)):
             code = TimedOutError.exit_code
         raise click.exceptions.Exit(code)
-
-
-def _ended_at_deadline(run: runs.ClusterRun) -> bool:
-    conditions = (jobs.get(run.cluster, run.name).get("status") or {}).get("conditions") or []
-    return any(each.get("reason") == names.DEADLINE_EXCEEDED for each in conditions)
 
 
 # --- this machine ---------------------------------------------------------------------------------
