@@ -19,7 +19,6 @@ from kij_train.arrays.plan import Pinned
 from kij_train.arrays.store import ArrayFolder, Where
 from kij_train.arrays.view import Live, live_here, outcomes_of
 from kij_train.cli import output
-from kij_train.cli.array_attached import attempt_of
 from kij_train.cli.onarray import array_argument, opened, up_to_date
 from kij_train.cli.options import resolve_options
 from kij_train.cli.rerun import NO_COMMAND, request_layer, unknown_key
@@ -100,7 +99,7 @@ def _run(plan: runs.ArrayPlan, folder: ArrayFolder) -> None:
                 stop(signal.SIGPIPE)
 
     runs.check_here(plan)
-    folder.begin_attempt(attempt_of(plan))
+    folder.begin_attempt(runs.attempt_of(plan))
     streams = local.Streams(emit, merged=output.one_file())
     with suppress(JobFailedError), signals_to(stop, "runners"):
         runs.start_array(plan, folder, stop=stop, streams=streams).follow()

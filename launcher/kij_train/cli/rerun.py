@@ -16,7 +16,7 @@ from kij_train.arrays.selection import Chosen, Wanted, choose
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import Live, items_of, outcomes_of
 from kij_train.cli import grouped, output
-from kij_train.cli.array_attached import attempt_of, run_here, stay_on_cluster
+from kij_train.cli.array_attached import run_here, stay_on_cluster
 from kij_train.cli.onarray import opened, up_to_date
 from kij_train.cli.onjob import job_name
 from kij_train.cli.options import (
@@ -110,13 +110,13 @@ def command(
             raise RequestError(f"--detach is of no use: {name} runs on this machine")
         runs.check_here(plan)
         _say(plan, backend.where(plan.spec), runs.at_once_here(plan))
-        folder.begin_attempt(attempt_of(plan))
+        folder.begin_attempt(runs.attempt_of(plan))
         run_here(plan, folder)
         return
     warn_of_doubts(backend, plan.spec)
     _say(plan, backend.where(plan.spec), plan.spec.parallelism or plan.indexes)
     run = submit(plan, backend)
-    attempt = attempt_of(plan, run.uid)
+    attempt = runs.attempt_of(plan, run.uid)
     _begin(folder, attempt)
     if detach:
         detach_from(run, form)
