@@ -12,6 +12,7 @@ import pytest
 from kij_train import diagnosis, names
 from kij_train.diagnosis import Finding, Phase, Verdict
 from kij_train.pod import gang
+from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0
 
 FOLDER = Path(__file__).parent / "situations"
 
@@ -232,20 +233,20 @@ def test_a_long_silence_is_said_with_the_last_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "hint"),
+    ("attempt", "hint"),
     [
-        ("job-0.job does not resolve (Name or service not known)", "kubectl get service job"),
-        ("10.0.0.1 port 29500: Connection refused", "kij-train logs job -n "),
-        ("10.0.0.1 port 29500: timed out", "NetworkPolicy or firewall"),
+        (Attempt("job-0.job", "not known", False), "kubectl get service job"),
+        (Attempt("10.0.0.1 port 29500", "Connection refused", True), "logs job -n "),
+        (Attempt("10.0.0.1 port 29500", "timed out", True), "NetworkPolicy or firewall"),
     ],
 )
-def test_a_rank_0_that_runs_and_is_not_reached_is_told(reason: str, hint: str) -> None:
+def test_a_rank_0_that_runs_and_is_not_reached_is_told(attempt: Attempt, hint: str) -> None:
     found = situation("running")
-    line = f"kij-train: still waiting for rank 0 after 60 s: {reason}"
+    line = PREFIX + WaitingForRank0(60, attempt).text()
     verdict = verdict_of(found, last_lines={0: (found["now"], "x"), 3: (found["now"], line)})
     (finding,) = verdict.findings
     assert finding.kind == "rank-0-unreachable"
-    assert finding.summary == f"index 3 cannot reach rank 0, which runs: {reason}"
+    assert finding.summary == f"index 3 cannot reach rank 0, which runs: {attempt.text()}"
     assert hint in (finding.hint or "")
     old = {0: (found["now"], "step 9"), 3: (found["now"] - 300, line)}
     assert verdict_of(found, last_lines=old).findings == ()

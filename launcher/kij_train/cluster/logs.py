@@ -27,6 +27,7 @@ from kij_train.cluster.apierrors import (
 from kij_train.cluster.client import Cluster, lines_and_bars_of
 from kij_train.diagnosis import epoch, last_words, own
 from kij_train.errors import RefusedError, UnreachableError
+from kij_train.pod import status
 
 PAUSE_S = 1.0
 ATTEMPTS = 5
@@ -234,7 +235,7 @@ class Reader:
     def _say_without_beginning(self, line: LogLine) -> None:
         """The first words of every pod are the bootstrap's."""
         life = self._life
-        if life is None or self._choice.since_s is not None or line.text.startswith("kij-train: "):
+        if life is None or self._choice.since_s is not None or line.text.startswith(status.PREFIX):
             return
         at = epoch(line.time)
         if at is not None and at - life.started > HEAD_S:

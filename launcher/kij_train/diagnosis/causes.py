@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from kij_train.pod import contract
+from kij_train.pod import contract, status
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ _MESSAGES = [
         Cause("no-python", ENVIRONMENT, "there is no python3 on the PATH of the image"),
     ),
     (
-        r"torch cannot be imported by \S+: No module named",
+        status.NO_TORCH,
         Cause("missing-module", f"take an image that has torch; {ENVIRONMENT}"),
     ),
     (

@@ -20,14 +20,15 @@ from kij_train.diagnosis.phases import (
     restarts_by_itself,
     status_of_condition,
 )
+from kij_train.pod import rank0
+from kij_train.pod.status import WaitingForRank0
 
 STUCK_AFTER_S = 60.0
 SILENT_AFTER_S = 300.0
-STALE_AFTER_S = 60.0
-"""A bootstrap that waits says so every 30 s: an older word is of the past."""
+STALE_AFTER_S = 2 * rank0.STILL_WAITING_S
+"""After which a node that said that it waits for rank 0 waits no more: it would have said it
+again."""
 MOST_NAMED = 5
-# What the bootstrap says every 30 s.
-_WAITS_FOR_RANK_0 = re.compile(r"kij-train: still waiting for rank 0 after \d+ s: (.*)")
 
 LastLines = Mapping[int, tuple[float, str]]
 
@@ -211,24 +212,24 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
 def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[Finding]:
     """All pods run, and some still look for rank 0: a matter of DNS, network or its process."""
     said = [
-        (index, match)
+        (index, text, waiting.last)
         for index, (time, text) in sorted(last_lines.items())
-        if now - time < STALE_AFTER_S and (match := _WAITS_FOR_RANK_0.search(text)) is not None
+        if now - time < STALE_AFTER_S and (waiting := WaitingForRank0.read(text)) is not None
     ]
     if not said:
         return []
-    index, match = said[0]
-    if "does not resolve" in match[1]:
+    index, text, last = said[0]
+    if not last.resolved:
         hint = f"a NetworkPolicy may block DNS, or the Service is gone: kubectl get service {flags}"
-    elif "refused" in match[1].lower():
+    elif last.refused:
         hint = f"rank 0 does not listen: kij-train logs {flags} --index 0 --tail 50"
     else:
         hint = f"a NetworkPolicy or firewall may keep pods apart; see kij-train logs {flags} --all"
     return [
         Finding(
             "rank-0-unreachable",
-            f"index {index} cannot reach rank 0, which runs: {match[1]}",
-            (match[0],),
+            f"index {index} cannot reach rank 0, which runs: {last.text()}",
+            (text,),
             hint,
         )
     ]

@@ -5,7 +5,6 @@ Every rank that torchrun starts waits for SIGUSR2, and bootstrap.py in the same 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from kij_train.diagnosis.stacks import RankStack, StackGroup, grouped, threads_o
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError, no_such_index
 from kij_train.jobs.inside import UP
 from kij_train.pod import contract
+from kij_train.pod.stacks import RankNow
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -160,13 +160,10 @@ def _ranks_in(answer: Answer, node: Node) -> list[RankStack]:
     """What a pod said."""
     found = []
     for line in answer.out.splitlines() if answer.code == 0 else ():
-        try:
-            said = json.loads(line)
-            threads = threads_of(str(said["stack"]))
-            rank = int(said["rank"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-        found.append(RankStack(rank, node.index, answer.pod, threads, str(said.get("state", ""))))
+        now = RankNow.read(line)
+        if now is not None:
+            threads = threads_of(now.stack)
+            found.append(RankStack(now.rank, node.index, answer.pod, threads, now.state))
     return found
 
 
