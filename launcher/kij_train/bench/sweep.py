@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kij_train import runs
-from kij_train.bench import reports
+from kij_train.bench import documents, rows
 from kij_train.errors import InterruptedByUserError, JobFailedError, KijError
 from kij_train.pod import collectives
 from kij_train.specfile import Layer, Origin
@@ -39,7 +39,7 @@ class Sinks:
     status: Callable[[str], None]
     follow: Callable[[Submission, Callable[[str], bool]], float]
     """Stays with a job, shows it but for the lines that the function takes; its seconds."""
-    saved: Callable[[reports.Document], None] = field(default=lambda _: None)
+    saved: Callable[[rows.Document], None] = field(default=lambda _: None)
     """Called with the document after every run."""
 
 
@@ -84,7 +84,7 @@ def run_once(
     """
     from kij_train import local
 
-    lines = reports.ReportLines()
+    lines = rows.ReportLines()
 
     def emit(line: str) -> None:
         if not lines.take(line):
@@ -116,7 +116,7 @@ def run_once(
     return seconds, report
 
 
-def _run_in_cluster(plan: runs.Plan, lines: reports.ReportLines, sinks: Sinks) -> float:
+def _run_in_cluster(plan: runs.Plan, lines: rows.ReportLines, sinks: Sinks) -> float:
     cluster = runs.connect(plan.spec)
     submission = runs.submit(plan, cluster)
     try:
@@ -159,7 +159,7 @@ def _remove(submissions: Iterable[Submission]) -> tuple[str, ...]:
 
 
 def sweep(
-    document: reports.Document,
+    document: rows.Document,
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
@@ -176,12 +176,12 @@ def sweep(
             seconds, report = run_once(plan, stop=stop, sinks=sinks)
         except KijError as error:
             return [error]
-        reports.add_run(document, nodes, seconds, report)
+        documents.add_run(document, nodes, seconds, report)
         sinks.saved(document)
     return []
 
 
-def _missing(document: reports.Document, counts: list[int], sinks: Sinks) -> list[int]:
+def _missing(document: rows.Document, counts: list[int], sinks: Sinks) -> list[int]:
     """Numbers of nodes that the document does not have."""
     done = {int(run["nodes"]) for run in document["runs"]}
     for nodes in counts:
@@ -199,7 +199,7 @@ class _Going:
 
     nodes: int
     submission: Submission
-    lines: reports.ReportLines = field(default_factory=reports.ReportLines)
+    lines: rows.ReportLines = field(default_factory=rows.ReportLines)
     table: list[str] = field(default_factory=list)
     """Its output, kept until it ends: lines of several tables would make none."""
     seconds: float = 0.0
@@ -221,7 +221,7 @@ class _Going:
 
 
 def sweep_at_once(
-    document: reports.Document,
+    document: rows.Document,
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
@@ -260,7 +260,7 @@ def sweep_at_once(
     return [errors[nodes] for nodes in sorted(errors)]
 
 
-def _conclude(document: reports.Document, one: _Going, sinks: Sinks) -> KijError | None:
+def _conclude(document: rows.Document, one: _Going, sinks: Sinks) -> KijError | None:
     """Show and keep what a job measured; the error if it measured nothing."""
     for line in one.table:
         sinks.output(line)
@@ -271,7 +271,7 @@ def _conclude(document: reports.Document, one: _Going, sinks: Sinks) -> KijError
         return one.error
     if report is None:
         return JobFailedError(f"{one.submission.name} ended, but its report did not come whole")
-    reports.add_run(document, one.nodes, one.seconds, report)
+    documents.add_run(document, one.nodes, one.seconds, report)
     sinks.saved(document)
     if one.error is None:
         one.submission.delete()
