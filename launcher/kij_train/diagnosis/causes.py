@@ -75,7 +75,7 @@ _MESSAGES = [
         r"|No CUDA GPUs are available|not compiled with CUDA",
         Cause(
             "cuda",
-            "ask for GPUs with --gpus, and take an image whose CUDA the nodes' driver knows",
+            "ask for GPUs with --gpus, and take an image whose CUDA the machines' driver knows",
             here="install a torch whose CUDA this machine's driver knows: nvidia-smi",
         ),
     ),
@@ -146,7 +146,7 @@ def of_exit(
             "killed",
             "more memory: --memory",
             "killed by SIGKILL; the kernel does that to a process that goes over the pod's memory "
-            f"limit{limit} or takes what its node has left",
+            f"limit{limit} or takes what its machine has left",
             here="where the kernel did it for memory, it says so: dmesg | tail",
         )
     if number == signal.SIGTERM:

@@ -133,7 +133,7 @@ def _image(node: Node, events: Sequence[Object]) -> Finding | None:
     if node.reason == "ErrImageNeverPull":
         return Finding(
             "image-pull",
-            f"{what}: it is not on the node, and --image-pull-policy is Never",
+            f"{what}: it is not on the machine, and --image-pull-policy is Never",
             _quoted(said),
             "--image-pull-policy IfNotPresent",
         )
@@ -159,7 +159,7 @@ def _image(node: Node, events: Sequence[Object]) -> Finding | None:
             "check --image",
         )
     return Finding(
-        "image-pull", what, _quoted(said), "check --image, and that the nodes reach the registry"
+        "image-pull", what, _quoted(said), "check --image, and that the machines reach the registry"
     )
 
 
@@ -208,7 +208,7 @@ def _mount(node: Node, events: Sequence[Object], job: Object) -> Finding | None:
         return _missing_volume(missing[1], missing[2], said, job)
     path = re.search(r"hostPath type check failed: (\S+)", said)
     if path:
-        return Finding("mount", f"the host path {path[1]} is not on its node", _quoted(said))
+        return Finding("mount", f"the host path {path[1]} is not on its machine", _quoted(said))
     return Finding("mount", "a volume cannot be mounted", _quoted(said), "check --mount")
 
 
@@ -247,9 +247,9 @@ def _sandbox(node: Node, events: Sequence[Object]) -> Finding | None:
         return None
     return Finding(
         "sandbox",
-        "the pod's network or sandbox cannot be made on its node",
+        "the pod's network or sandbox cannot be made on its machine",
         _quoted(said),
-        "another node: --node-selector; an admin must look at this one",
+        "another machine: --node-selector; an admin must look at this one",
     )
 
 
@@ -277,7 +277,7 @@ def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Find
         said = (message,) if message else ()
         return Finding(
             "unschedulable",
-            "no node fits" if message else "the scheduler has found no node yet",
+            "no machine fits" if message else "the scheduler has found no machine yet",
             said,
         )
     reasons = _REASON.findall(message[total.end() :].partition(" preemption:")[0])

@@ -23,7 +23,7 @@ class Phase(str, enum.Enum):
     PENDING = "pending"
     """No pod yet, or no place for it."""
     STARTING = "starting"
-    """On a node, which prepares its network and volumes."""
+    """On a machine, which prepares its network and volumes."""
     PULLING = "pulling"
     """Its network and volumes are ready; what is left is the image."""
     WAITING = "waiting for rank 0"

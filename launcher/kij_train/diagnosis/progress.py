@@ -166,7 +166,7 @@ def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
     longest = max(now - (node.since or now) for node in waiting)
     if longest < STUCK_AFTER_S:
         return []
-    at = f" on node {first.node}" if first.node else ""
+    at = f" on {first.node}" if first.node else ""
     return [
         Finding(
             "waiting-for-rank-0",
@@ -198,7 +198,7 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
                 f"its log: kubectl logs {oldest.pod} -c {oldest.held_by}",
             )
         ]
-    at = f" on node {oldest.node}" if oldest.node else ""
+    at = f" on {oldest.node}" if oldest.node else ""
     return [
         Finding(
             "slow-start",

@@ -168,7 +168,7 @@ def _losses(job: Object, pods: Sequence[Object]) -> list[Finding]:
 
 def _where(failure: Failure, pod: Object) -> str:
     machine = pod.get("spec", {}).get("nodeName")
-    return f"index {failure.index}, pod {failure.pod}" + (f", node {machine}" if machine else "")
+    return f"index {failure.index}, pod {failure.pod}" + (f", machine {machine}" if machine else "")
 
 
 def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failure]) -> Finding:
@@ -253,9 +253,9 @@ _DISRUPTIONS = {
         "a job of higher priority took its place",
         "--priority-class",
     ),
-    "DeletionByTaintManager": ("node-lost", "its node was lost or tainted", None),
-    "EvictionByEvictionAPI": ("evicted", "it was evicted, as by a drain of its node", None),
-    "DeletionByPodGC": ("node-lost", "its node is gone from the cluster", None),
+    "DeletionByTaintManager": ("node-lost", "its machine was lost or tainted", None),
+    "EvictionByEvictionAPI": ("evicted", "it was evicted, as by a drain of its machine", None),
+    "DeletionByPodGC": ("node-lost", "its machine is gone from the cluster", None),
 }
 
 
@@ -269,10 +269,12 @@ def _disruption(pod: Object) -> Finding | None:
             hint = "write to a mount: --mount pvc:NAME:/path"
         elif "memory" in said:
             hint = "ask for the memory it takes: --memory"
-        return Finding("evicted", "its node evicted it", (said,) if said else (), hint)
+        return Finding("evicted", "its machine evicted it", (said,) if said else (), hint)
     if status.get("reason") in ("Terminated", "NodeShutdown", "Shutdown"):
         return Finding(
-            "node-shutdown", "its node was shut down, as spot machines are", (said,) if said else ()
+            "node-shutdown",
+            "its machine was shut down, as spot machines are",
+            (said,) if said else (),
         )
     if status.get("reason") in (
         "NodeLost",
@@ -283,7 +285,9 @@ def _disruption(pod: Object) -> Finding | None:
         "OutOfpods",
     ):
         return Finding(
-            "node-refused", f"its node did not take it: {status['reason']}", (said,) if said else ()
+            "node-refused",
+            f"its machine did not take it: {status['reason']}",
+            (said,) if said else (),
         )
     disrupted = condition(pod, "DisruptionTarget")
     if disrupted is None:
@@ -292,9 +296,9 @@ def _disruption(pod: Object) -> Finding | None:
     if disrupted.get("reason") == "TerminationByKubelet":
         shutdown = "shutdown" in words.lower()
         kind, summary = (
-            ("node-shutdown", "its node was shut down")
+            ("node-shutdown", "its machine was shut down")
             if shutdown
-            else ("evicted", "its node ended it")
+            else ("evicted", "its machine ended it")
         )
         return Finding(kind, summary, (words,) if words else ())
     known = _DISRUPTIONS.get(str(disrupted.get("reason")))
@@ -309,9 +313,9 @@ def _disruption(pod: Object) -> Finding | None:
 
 _EVENTS = {
     "Preempted": ("preempted", "a pod of higher priority took its place"),
-    "TaintManagerEviction": ("node-lost", "its node was lost or tainted"),
-    "NodeNotReady": ("node-lost", "its node was lost"),
-    "Evicted": ("evicted", "its node evicted it"),
+    "TaintManagerEviction": ("node-lost", "its machine was lost or tainted"),
+    "NodeNotReady": ("node-lost", "its machine was lost"),
+    "Evicted": ("evicted", "its machine evicted it"),
 }
 
 
@@ -327,7 +331,7 @@ def _without_pods(ended: Object, events: Sequence[Object]) -> list[Finding]:
         return [
             Finding(
                 "pods-gone",
-                "a pod failed, and it is gone: deleted, or its node was",
+                "a pod failed, and it is gone: deleted, or its machine was",
                 (said,) if said else (),
             )
         ]
