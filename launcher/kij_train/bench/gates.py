@@ -29,7 +29,7 @@ def parse_gate(text: str) -> tuple[int, float]:
 
 
 def matches(size: int, asked: int) -> bool:
-    """Whether a measured size is the one asked for, but for what does not divide into parts."""
+    """Whether a measured size is the one asked for, which may be rounded down to whole parts."""
     return asked * (1 - SIZE_SLACK) <= size <= asked
 
 
@@ -99,9 +99,9 @@ class Comparison:
 
 
 def compare(old: Document, new: Document, tolerance: float) -> list[Comparison]:
-    """Every row of `old` against its like in `new`. Raises RequestError when none has one.
+    """Every row of `old` against the same row of `new`. Raises RequestError when no row is in both.
 
-    By algbw, which one rank has as well, and which has the same ratio as busbw.
+    By algbw: one rank alone has it too, and its ratio is that of busbw.
     """
     newer = {row.key: row for row in all_rows(new)}
     found = []

@@ -15,7 +15,7 @@ class Fit:
 
     latency_us: float
     bandwidth: float
-    """Of the bus, for messages without end; infinite where time does not grow with size."""
+    """Of the bus, for very large messages, GB/s; infinite where time does not grow with size."""
     residual: float
     """Root mean square of the relative errors: 0.1 is 10 %."""
 
@@ -24,7 +24,7 @@ def fit(sizes: list[int], times_us: list[float], factor: float) -> Fit | None:
     """Least squares of the relative errors; None with fewer than three sizes.
 
     Relative, since sizes span decades: absolute errors would let the largest size decide alone.
-    `factor` is busbw / algbw. A negative latency, or cost a byte, is none.
+    `factor` is busbw / algbw. A latency that comes out negative is 0, a time for each byte as well.
     """
     if len(set(sizes)) < 3:
         return None
@@ -60,7 +60,7 @@ class Scaling:
     """The largest that all runs have; the run's own largest where they share none."""
     busbw: float
     efficiency: float | None
-    """busbw / that of the smallest run of more than one rank; None where there is no such."""
+    """busbw, divided by that of the smallest run with several ranks; None without such a run."""
     latency_us: float | None
     bandwidth: float | None
     """Of the fit; None without a fit, or where time does not grow with size."""

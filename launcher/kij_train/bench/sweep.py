@@ -52,7 +52,7 @@ def shipped_payload() -> Iterator[Path]:
 
 
 def command_layer(folder: Path, arguments: list[str], nodes: int, name: str | None) -> Layer:
-    """What a benchmark fixes, whatever files and variables say."""
+    """The values that a benchmark sets itself, above files and variables."""
     values: dict[str, Any] = {
         "script": SCRIPT,
         "args": [*arguments, "-J", "-"],
@@ -143,7 +143,7 @@ def _interrupted(
 
 
 def _remove(submissions: Iterable[Submission]) -> tuple[str, ...]:
-    """Remove jobs, each whatever becomes of the others; what may be left."""
+    """Remove every job, even if another one cannot be removed; gives what may be left."""
     from kij_train.cluster.apierrors import GoneError
 
     left = []
@@ -227,10 +227,10 @@ def sweep_at_once(
     *,
     sinks: Sinks,
 ) -> list[KijError]:
-    """Submit all that the document lacks, then follow it all; what went wrong, if anything.
+    """Submit a job for all that the document lacks, then follow them all; gives the errors.
 
     A job that fails, or is refused, leaves the others alone. An interruption removes all that run.
-    `sinks.follow` is called by a thread a job, the other sinks by the caller's.
+    `sinks.follow` is called in one thread for each job, the other sinks in the caller's.
     """
     going: dict[int, _Going] = {}
     errors: dict[int, KijError] = {}

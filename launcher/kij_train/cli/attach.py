@@ -94,7 +94,7 @@ def stay(
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends what is going on as Ctrl-C does, with its number; not where it is ignored."""
+    """Make SIGTERM end what goes on, as Ctrl-C does; where it is ignored, it stays so."""
 
     def handle(signum: int, frame: object) -> None:
         del frame
@@ -110,7 +110,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def signum_of(interrupt: KeyboardInterrupt) -> int:
-    """The signal that it stands for."""
+    """The number of the signal that an interrupt stands for."""
     return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 

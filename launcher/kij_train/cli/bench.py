@@ -152,7 +152,7 @@ def _follow(submission: Submission, take: Callable[[str], bool]) -> float:
 
 
 def _follow_beside(submission: Submission, take: Callable[[str], bool]) -> float:
-    """Show one of several jobs: a line a change, since a live table has the terminal for itself."""
+    """Show one of several jobs, a line for each change: only one live table fits on a terminal."""
     from kij_train.cli.view import PlainView
 
     shown = PlainView(submission.name)
@@ -167,7 +167,7 @@ def _follow_beside(submission: Submission, take: Callable[[str], bool]) -> float
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
-    """The payload's arguments, checked by its own parser; what it makes of them."""
+    """The arguments of the script that measures, and what its own parser makes of them."""
     arguments = ["--collective", collective]
     for flags, _, _ in PASSED_ON:
         given = params.pop(_parameter(flags))
@@ -193,7 +193,7 @@ def _check_gates(limits: list[tuple[int, float]], args: Any) -> None:
 def _check_ranks(
     spec: JobSpec, most_nodes: int, args: Any, limits: list[tuple[int, float]]
 ) -> None:
-    """What hangs on how many ranks there are, and of which kind."""
+    """Refuse what does not fit the number of ranks, or the device that they run on."""
     if limits and most_nodes * spec.ranks_per_node == 1:
         raise RequestError(
             "--min-busbw judges nothing here: one rank alone has no busbw",
@@ -310,7 +310,7 @@ def _fail(errors: list[KijError], json_file: str | None) -> None:
 
 
 def _under_mean(document: Document) -> list[str]:
-    """Runs that --min-bw refuses."""
+    """Runs whose mean busbw is under --min-bw."""
     return [
         f"{run['nodes']} nodes: mean busbw "
         f"{run['report']['average_bus_bandwidth']['bandwidth']:.3g} GB/s is under 0.9 of --min-bw"

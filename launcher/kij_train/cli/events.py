@@ -50,6 +50,6 @@ def command(name: str, form: str, **params: Any) -> None:
 
 
 def _of_readiness(event: Mapping[str, Any]) -> bool:
-    """Of a job that restarts, ready is who trains: a pod that is not is no reason for alarm."""
+    """Whether an event only says that a pod is not ready: in a job that restarts, it stands by."""
     said = str(event.get("message", ""))
     return event.get("reason") == "Unhealthy" and said.startswith("Readiness probe failed")

@@ -30,7 +30,7 @@ GOING_ON = (JobState.PENDING, JobState.RUNNING)
 def command(states: tuple[str, ...], everywhere: bool, form: str, **params: Any) -> None:
     """List the jobs that kij-train made, newest first.
 
-    NODES counts spares behind a plus. READY is how many nodes run; of a job that restarts, train.
+    NODES counts spares behind a plus. READY counts the nodes that run; with --restart, that train.
     """
     cluster = connect(params)
     found = jobs.list_jobs(cluster, everywhere=everywhere, labels=chosen_labels(params))

@@ -174,7 +174,7 @@ def flags_layer(params: dict[str, Any]) -> Layer:
 
 
 def _refuse_empty(flag: str, given: object) -> None:
-    """Quietly launched without, the job would be another one than was meant."""
+    """Refuse an option with an empty value: without it, another job would be launched."""
     if given == "":
         raise RequestError(
             f"{flag} is empty: is a variable unset?", hints=("leave it out for the default",)
@@ -212,7 +212,7 @@ def warn_about_plan(plan: runs.Plan) -> None:
 
 
 def warn_of_what_nobody_has(spec: JobSpec, cluster: Cluster) -> None:
-    """Say which of the resources that are asked for no machine has, as far as one may know."""
+    """Warn of a resource that no machine has, as far as the user may read machines."""
     for resource, advice in runs.which_nobody_has(spec, cluster).items():
         output.warning(
             f"no machine of the cluster has {resource}: the pods wait until one comes that has it",
@@ -221,7 +221,7 @@ def warn_of_what_nobody_has(spec: JobSpec, cluster: Cluster) -> None:
 
 
 def warn_without_gang(spec: JobSpec) -> None:
-    """Say that nothing starts the pods of several nodes together, where they hold what is scarce.
+    """Warn that nothing starts the pods of a job together, where some would hold GPUs and wait.
 
     `--scheduler default` says that this is meant.
     """

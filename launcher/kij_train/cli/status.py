@@ -28,7 +28,7 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
     """Show the phase of every node of a job, and the verdict.
 
     FOR is how long the phase has lasted, AGE how old the pod is. Of a job of more than 64 nodes,
-    those that do not run as the rest do; -o json has all.
+    only those in trouble are shown; -o json has all.
     """
     cluster = connect(params)
     if watch:

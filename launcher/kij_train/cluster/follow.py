@@ -114,9 +114,10 @@ def _lasted(job: Mapping[str, Any], unknown_s: float) -> float:
 def end_if_decided(
     cluster: Cluster, job: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]
 ) -> bool:
-    """Let a Job fail whose nodes have given up; whether they have.
+    """Whether the nodes have given up; if so, make the Job fail now.
 
-    A Job cannot tell their verdict from lost pods, which it replaces until it has counted enough.
+    To the Job, pods whose nodes have given up look like lost ones: by itself it would replace them
+    until its backoff limit is reached.
     """
     if not restarts_by_itself(job) or not any(each.final for each in failures_of_pods(pods)):
         return False
@@ -134,8 +135,8 @@ def await_a_pod(submission: Submission) -> None:
     """Return once the job has a pod, or waits in a queue; after NO_PODS_AFTER_S at the latest.
 
     One request, a watch of the Job, whose status counts its pods; without a pod another one, for
-    the reason. Raises RefusedError when no pod can be created; then the job is removed. That nobody
-    answers, or may answer, is no error: the job is submitted.
+    the reason. Raises RefusedError when no pod can be created; then the job is removed. A server
+    that does not answer, or refuses to, is no error here: the job is submitted.
     """
     query = {
         "fieldSelector": f"metadata.name={submission.name}",

@@ -1,7 +1,7 @@
 """What the objects of a job say: phases of its nodes, why it failed, waits or hangs.
 
-Pure functions from dicts, as the API server gives them, to verdicts. Nothing here asks anybody, and
-nothing guesses: what is not known is said as it was seen.
+Pure functions from dicts, as the API server gives them, to verdicts. Nothing here reads
+a cluster, and nothing guesses: what has no known cause is quoted as it was seen.
 """
 
 from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now

@@ -1,4 +1,4 @@
-"""What an ending means: exceptions by their words, exit codes and signals by name, what to try."""
+"""Causes of failure: known by an exception's text, an exit code or a signal, with what to try."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ def of_exit(
 ) -> Cause | None:
     """The cause that an exit code names; negative for a rank that a signal ended.
 
-    `own`: the command has chosen it, as a shell does that tells how a command of its own ended.
+    `own`: the process ended with this code itself and by no signal, as a shell whose command was
+    killed ends with 128 + N.
     """
     if code is None:
         return None

@@ -1,8 +1,8 @@
-"""Jobs that have done their work while containers of somebody else's keep their pods.
+"""Jobs that have ended, but for containers of others that keep their pods.
 
 A policy of the cluster may add containers to every pod: meshes, log shippers, agents. A Job's pod
 ends when the last of its containers has, so a pod with one that never ends stays, and with it the
-Job and the GPUs. What the Job then says is no verdict: ours is made of what our containers did.
+Job and the GPUs. The Job then has no verdict yet: ours is made from how our containers ended.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ def _sandbox(node: Node, events: Sequence[Object]) -> Finding | None:
 
 
 def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Finding:
-    """The scheduler's sentence, read: what is short on how many machines, which taints."""
+    """The scheduler's message in other words: what is short on how many machines, which taints."""
     claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
     if claim:
         return Finding(

@@ -30,7 +30,7 @@ class Phase(str, enum.Enum):
     """Runs, while the pod of index 0 does not: the bootstrap waits for it."""
     RUNNING = "running"
     STANDBY = "standby"
-    """Of a job that restarts: runs, and trains not; a spare, or too few others are there."""
+    """Of a job that restarts: runs, but does not train; a spare, or too few others are there."""
     ENDING = "ending"
     """Runs, and was told to end: its pod is being deleted, or its job was cancelled."""
     DONE = "done"
@@ -59,7 +59,7 @@ class JobState(str, enum.Enum):
 
     @property
     def ended(self) -> bool:
-        """Whether it stays so. A cancelled job can be resumed, but nothing of it runs."""
+        """Whether nothing of the job runs any more. A cancelled one can be resumed."""
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -86,7 +86,7 @@ class Node:
 
     @property
     def troubled(self) -> bool:
-        """Whether it will not go on by itself."""
+        """Whether the node has failed, or is kept by something that does not pass by itself."""
         return self.phase is Phase.FAILED or self.reason in TROUBLES or self.held_up
 
     @property
@@ -186,7 +186,7 @@ def job_state(job: Object) -> JobState:
 
 
 def own(containers: Iterable[Object] | None) -> Object:
-    """Ours among containers or their statuses: policies add others, before it or behind it.
+    """Our container among others, or its status: policies add containers before and behind it.
 
     The first one of a pod that is not ours; {} where there is none.
     """
@@ -244,7 +244,7 @@ def index_of(pod: Object) -> int:
 
 
 def node_of(pod: Object) -> Node:
-    """The node that this pod is, as if it were alone: WAITING takes the knowledge of index 0."""
+    """A pod as a node. Only `nodes_of_job`, which sees index 0 too, tells who waits for rank 0."""
     status = pod.get("status", {})
     phase, since, reason, code = _phase(pod)
     held_by = _held_by(pod, phase)
@@ -324,7 +324,7 @@ def _phase(pod: Object) -> tuple[Phase, float | None, str | None, int | None]:
 
 
 def _waits_for(state: Object) -> str | None:
-    """What keeps a container that waits; None where that is as usual."""
+    """Why a container waits; None where it is being made, as every container is at first."""
     reason = (state.get("waiting") or {}).get("reason")
     return None if reason in ("ContainerCreating", "PodInitializing") else reason
 

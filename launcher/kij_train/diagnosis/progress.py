@@ -1,4 +1,4 @@
-"""Why a job that has not ended is not further: pods that wait, machines that are gone, silence."""
+"""What keeps a job from going on: pods that wait, machines that are gone, silence."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _not_replaced(nodes: Sequence[Node], events: Sequence[Object]) -> list[Findi
 
 
 def _half_gang(nodes: Sequence[Node]) -> list[Finding]:
-    """Some have a place and hold it, for others that have none."""
+    """Some nodes hold their machines and wait for others that find no place."""
     hold = [node for node in nodes if node.phase in (Phase.RUNNING, Phase.WAITING)]
     if not hold:
         return []
@@ -158,7 +158,7 @@ def _named(nodes: Sequence[Node]) -> str:
 
 
 def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
-    """Others run and wait for index 0, which takes long."""
+    """Nodes run and wait for index 0, which takes long to start."""
     waiting = [node for node in nodes if node.phase is Phase.WAITING]
     first = next((node for node in nodes if node.index == 0), None)
     if not waiting or first is None:
@@ -236,7 +236,7 @@ def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[
 
 
 def _silent(flags: str, speaker: int, last_lines: LastLines, now: float) -> list[Finding]:
-    """Rank 0 is the one that prints as a rule: its silence counts, others' words are evidence."""
+    """Silence of rank 0, which prints as a rule; the last lines of the others are evidence."""
     first = last_lines.get(speaker)
     if first is None or now - first[0] < SILENT_AFTER_S:
         return []
