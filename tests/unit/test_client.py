@@ -374,7 +374,7 @@ def test_with_a_pod_or_in_a_queue_detaching_takes_one_request(
     ("message", "said"),
     [
         ('pods "a-0" is forbidden: exceeded quota: team', "no quota left: exceeded quota: team"),
-        ("violates PodSecurity: runAsNonRoot != true", "the pod violates PodSecurity"),
+        ("violates PodSecurity: runAsNonRoot != true", "Pod Security level: violates PodSecurity"),
         (WEBHOOK + "no owner", f"refuses the pods of a: Error creating: {WEBHOOK}no owner"),
         ("pods are full", "refuses the pods of a: Error creating: pods are full"),
     ],

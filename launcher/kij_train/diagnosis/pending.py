@@ -13,6 +13,7 @@ from kij_train import gpus, names
 from kij_train.diagnosis import capacity, causes
 from kij_train.diagnosis.capacity import FREE
 from kij_train.diagnosis.phases import Node, Object, Phase, own_container
+from kij_train.diagnosis.refusals import refusal_in
 
 
 @dataclass(frozen=True)
@@ -63,43 +64,16 @@ def of_nodes(
 
 def of_creation(events: Iterable[Object]) -> list[Finding]:
     """Why the Job controller could not create pods, from its events; the newest word counts."""
-    messages = [
-        str(e.get("message", ""))
-        for e in sorted_events(events)
-        if e.get("reason") == "FailedCreate"
-    ]
-    if not messages:
+    failed = [e for e in sorted_events(events) if e.get("reason") == "FailedCreate"]
+    if not failed:
         return []
-    message = messages[-1].partition("is forbidden: ")[2] or messages[-1]
-    if "exceeded quota" in message:
-        return [
-            Finding(
-                "quota",
-                "the namespace has no quota left for its pods",
-                (message,),
-                "ask for less, or wait; what is left: kij-train doctor",
-            )
-        ]
-    if "must specify" in message:
-        return [
-            Finding(
-                "quota",
-                "the namespace's quota asks for numbers",
-                (message,),
-                "give them: --cpu 4 --memory 16Gi",
-            )
-        ]
-    if "violates PodSecurity" in message:
-        hint = "--run-as-user 1000" if "runAsNonRoot" in message else None
-        return [
-            Finding(
-                "pod-security",
-                "the namespace's Pod Security level refuses its pods",
-                (message,),
-                hint,
-            )
-        ]
-    return [Finding("refused", "the cluster refuses to create its pods", (message,))]
+    message = str(failed[-1].get("message", ""))
+    namespace = (failed[-1].get("involvedObject") or {}).get("namespace")
+    known = refusal_in(message, "its pods", f"-n {namespace}" if namespace else "")
+    if known is not None:
+        return [Finding(known.kind, f"the namespace {known.clause}", (known.said,), known.hint)]
+    said = message.partition("is forbidden: ")[2] or message
+    return [Finding("refused", "the cluster refuses to create its pods", (said,))]
 
 
 def _of_node(
