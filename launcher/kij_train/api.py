@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import diagnosis, jobs, runs, scripts
+from kij_train import jobs, runs, scripts
 from kij_train.diagnosis import JobState
 from kij_train.errors import (
     InterruptedByUserError,
@@ -165,7 +165,7 @@ class _ClusterRun(Run):
         return (Line(line.index, line.text) for line in lines)
 
     def status(self) -> JobState:
-        return diagnosis.job_state(jobs.get(self._cluster, self.name))
+        return jobs.get(self._cluster, self.name).state
 
     def why(self) -> str:
         return jobs.why(self._cluster, self.name).text()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import diagnosis, jobs, runs, units
+from kij_train import runs, units
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument
+from kij_train.diagnosis import JobView
 from kij_train.errors import InterruptedByUserError, JobFailedError
 from kij_train.jobs import change
 
@@ -47,7 +48,7 @@ def command(name: str, tail: int, **params: Any) -> None:
     submission, job = change.submission_of(cluster, name)
     stay(
         submission,
-        pods=jobs.summary_of(job).nodes if diagnosis.restarts_by_itself(job) else 1,
+        pods=job.completions if job.restarts_by_itself else 1,
         log_choice=LogChoice(tail=tail),
         found=job,
     )
@@ -58,7 +59,7 @@ def stay(
     *,
     pods: int,
     log_choice: LogChoice | None = None,
-    found: Mapping[str, Any] | None = None,
+    found: JobView | None = None,
 ) -> None:
     """Show a job until it ends, or until the user has enough of it.
 

@@ -14,6 +14,7 @@ import contextlib
 import copy
 import time
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
@@ -46,7 +47,7 @@ COLLECTOR_S = 10.0
 class Submission:
     """A job that was created."""
 
-    def __init__(self, cluster: Cluster, job: dict[str, Any], queue: str | None = None) -> None:
+    def __init__(self, cluster: Cluster, job: Mapping[str, Any], queue: str | None = None) -> None:
         self.cluster = cluster
         self.name = str(job["metadata"]["name"])
         self.uid = str(job["metadata"]["uid"])
@@ -299,7 +300,7 @@ def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
 
 
 def _create_owned(
-    cluster: Cluster, body: dict[str, Any], owner: dict[str, Any], job: dict[str, Any]
+    cluster: Cluster, body: dict[str, Any], owner: Mapping[str, Any], job: dict[str, Any]
 ) -> None:
     """Create a Service or ConfigMap that goes with the Job.
 
