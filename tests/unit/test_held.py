@@ -98,6 +98,24 @@ def test_a_container_that_fails_after_the_training_is_blamed(place: int) -> None
     assert "no route" in verdict.text()
 
 
+def test_a_job_whose_pods_are_held_up_is_running_and_ends_when_the_others_had_their_time() -> None:
+    found = with_proxy("succeeded", 0)
+    pods = list(map(diagnosis.trimmed, found["pods"]))
+    job = JobView(found["job"])
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    assert job.state is JobState.PENDING
+    assert diagnosis.state_with(job, nodes) is JobState.RUNNING
+    ended = max(node.since or 0.0 for node in nodes)
+    assert diagnosis.end_while_held(job, nodes, pods, now=ended + 10) is None
+    late = ended + diagnosis.HELD_S
+    assert diagnosis.end_while_held(job, nodes, pods, now=late) is JobState.SUCCEEDED
+
+
+def test_a_job_that_waits_for_a_place_stays_pending() -> None:
+    job = JobView(situation("asks-for-9-gpus")["job"])
+    assert diagnosis.state_with(job, [diagnosis.Node(0, Phase.PENDING)]) is JobState.PENDING
+
+
 def test_gpus_and_arguments_are_those_of_our_container() -> None:
     found = with_proxy("asks-for-9-gpus", 0, {"terminated": ENDED})
     job = JobView(found["job"])

@@ -15,7 +15,7 @@ from kij_train.diagnosis.failures import (
     parse_record,
     verdict,
 )
-from kij_train.diagnosis.held import HELD_S, own_end
+from kij_train.diagnosis.held import HELD_S, end_while_held, own_end, state_with
 from kij_train.diagnosis.jobview import JobState, JobView, Object, epoch, own
 from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding, sorted_events
@@ -46,6 +46,7 @@ __all__ = [
     "accounts_at_the_end",
     "accounts_now",
     "as_json",
+    "end_while_held",
     "epoch",
     "failures_of_pods",
     "first_failure",
@@ -61,6 +62,7 @@ __all__ = [
     "parse_record",
     "phases",
     "sorted_events",
+    "state_with",
     "trimmed",
     "verdict",
     "which_nobody_has",

@@ -34,6 +34,20 @@ def own_end(job: JobView, nodes: Sequence[Node], pods: Iterable[Object]) -> JobS
     return JobState.SUCCEEDED if done >= job.needed else None
 
 
+def end_while_held(
+    job: JobView, nodes: Sequence[Node], pods: Iterable[Object], *, now: float
+) -> JobState | None:
+    """The same, once the others have had their time to end by themselves."""
+    since = max((node.since or now for node in nodes if node.held_up), default=now)
+    return own_end(job, nodes, pods) if now - since >= HELD_S else None
+
+
+def state_with(job: JobView, nodes: Iterable[Node]) -> JobState:
+    """The state of a job: to it, pods that are held up are not ready, as those that never ran."""
+    held = job.state is JobState.PENDING and any(node.held_up for node in nodes)
+    return JobState.RUNNING if held else job.state
+
+
 def of_held(job: JobView, nodes: Iterable[Node], *, now: float) -> list[Finding]:
     """The containers that keep pods from ending, and how to be rid of them."""
     every = list(nodes)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from kij_train import units
 from kij_train.diagnosis import pending
+from kij_train.diagnosis.held import state_with
 from kij_train.diagnosis.jobview import JobView, Object, epoch
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
@@ -52,7 +53,7 @@ def going_on(
     waiting = without + pending.of_nodes(nodes, job, events, machines)
     if any(each.kind == "unschedulable" for each in waiting):
         waiting += _half_gang(nodes)
-    headline = f"{job.name} is {job.state.value}, {age} after its start: {counted}"
+    headline = f"{job.name} is {state_with(job, nodes).value}, {age} after its start: {counted}"
     if waiting or lost:
         return headline, lost + waiting
     behind = [n for n in nodes if n.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING)]

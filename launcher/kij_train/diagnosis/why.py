@@ -17,7 +17,7 @@ from kij_train.diagnosis.failures import (
     shortened,
     traceback_tail,
 )
-from kij_train.diagnosis.held import of_held, own_end
+from kij_train.diagnosis.held import of_held, own_end, state_with
 from kij_train.diagnosis.jobview import JobState, JobView, Object, condition
 from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding
@@ -107,9 +107,7 @@ def why(
     headline, findings = going_on(
         job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines or {}
     )
-    if held:
-        state = JobState.RUNNING  # to the Job its pods are not ready, as those that never ran
-    return Verdict(state, headline, (*held, *findings))
+    return Verdict(state_with(job, nodes), headline, (*held, *findings))
 
 
 # --- failed ---------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class JobStatus:
     job: JobView
     nodes: list[Node]
     """Every completion index."""
-    restarts: Mapping[int, int]
+    replaced: Mapping[int, int]
     """Pods that an index had before its newest, as far as they are still there."""
     verdict: Verdict
 
@@ -43,9 +43,8 @@ class JobStatus:
 
     def as_json(self) -> dict[str, Any]:
         """The stable form of `status -o json`; times are RFC 3339, as Kubernetes has them."""
-        summary = summary_of(self.job)
         return {
-            **summary.as_json(),
+            **replace(summary_of(self.job), state=self.state).as_json(),
             "ranksPerNode": self.job.ranks_per_node,
             "phases": {phase.value: count for phase, count in diagnosis.phases(self.nodes).items()},
             "indexes": [
@@ -58,7 +57,7 @@ class JobStatus:
                     "exitCode": node.exit_code,
                     "created": _rfc3339(node.created),
                     "since": _rfc3339(node.since),
-                    "restarts": self.restarts.get(node.index, 0),
+                    "restarts": self.replaced.get(node.index, 0),
                 }
                 for node in self.nodes
             ],
@@ -83,8 +82,8 @@ def status(cluster: Cluster, name: str) -> JobStatus:
     job = get(cluster, name)
     pods = pods_of(cluster, name)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
-    restarts = {i: n - 1 for i, n in Counter(map(diagnosis.index_of, pods)).items()}
-    return JobStatus(job, nodes, restarts, verdict_on(cluster, job, pods))
+    replaced = {i: n - 1 for i, n in Counter(map(diagnosis.index_of, pods)).items()}
+    return JobStatus(job, nodes, replaced, verdict_on(cluster, job, pods))
 
 
 def verdict_on(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis
@@ -34,7 +34,8 @@ class JobEnd:
 
     def as_json(self) -> dict[str, Any]:
         """What `status -o json` says of the Job and its verdict; its pods are left out."""
-        return {**summary_of(self.job).as_json(), "verdict": diagnosis.as_json(self.verdict)}
+        summary = replace(summary_of(self.job), state=self.state)
+        return {**summary.as_json(), "verdict": diagnosis.as_json(self.verdict)}
 
 
 def wait(

@@ -179,22 +179,28 @@ class KijTrainScheduler(BaseScheduler):
     def _described(
         self, app_id: str, cluster: Cluster, found: list[JobView]
     ) -> DescribeAppResponse:
+        pods = {
+            job.uid: jobs.pods_of(cluster, job.name)
+            for job in found
+            if job.completions <= MOST_REPLICAS
+        }
+        states = [_state_of(job, pods.get(job.uid, ())) for job in found]
         response = DescribeAppResponse(
             app_id=app_id,
-            state=state_of_app([job.state for job in found]),
+            state=state_of_app(states),
             num_restarts=sum(jobs.summary_of(job).restarts for job in found),
             msg="",
             roles=[roles.role_of(job) for job in found],
         )
-        for job in found:
-            name, state = job.name, job.state
+        for job, state in zip(found, states, strict=True):
+            name = job.name
             if state is JobState.FAILED:
                 response.msg = jobs.why(cluster, name).text() + _traceback(cluster, name)
                 response.msg += f"\n\n  log: kij-train logs {name} -n {cluster.namespace} --all"
             elif response.state is AppState.FAILED and not state.ended:
                 response.msg += f"\n  it goes on: kij-train cancel {name} -n {cluster.namespace}"
-            if job.completions <= MOST_REPLICAS:
-                replicas = _replicas(job, jobs.pods_of(cluster, name))
+            if job.uid in pods:
+                replicas = _replicas(job, pods[job.uid])
                 response.roles_statuses.append(RoleStatus(roles.role_name_of(job), replicas))
         return response
 
@@ -277,6 +283,13 @@ def _traceback(cluster: Cluster, name: str) -> str:
     except (RefusedError, UnreachableError):
         return ""
     return "".join(f"\n    {line}" for line in ["", *found]) if found else ""
+
+
+def _state_of(job: JobView, pods: Sequence[dict[str, Any]]) -> JobState:
+    """Of a job whose pods are held up by containers of somebody else's: what ours have decided."""
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    end = diagnosis.end_while_held(job, nodes, pods, now=time.time())
+    return end or diagnosis.state_with(job, nodes)
 
 
 def _replicas(job: JobView, pods: list[dict[str, Any]]) -> list[ReplicaStatus]:
