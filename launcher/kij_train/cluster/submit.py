@@ -47,15 +47,10 @@ COLLECTOR_S = 10.0
 class Submission:
     """A job that was created."""
 
-    def __init__(self, cluster: Cluster, job: Mapping[str, Any], queue: str | None = None) -> None:
+    def __init__(self, cluster: Cluster, job: Mapping[str, Any]) -> None:
         self.cluster = cluster
         self.name = str(job["metadata"]["name"])
         self.uid = str(job["metadata"]["uid"])
-        self._queue = queue
-
-    def cancel(self) -> None:
-        """End the pods; the Job stays, suspended and marked as cancelled."""
-        cancel(self.cluster, self.name, self.uid, self._queue)
 
     def delete(self) -> None:
         """Remove the job with all that it owns."""
@@ -168,7 +163,7 @@ def submit(
     name = str(job["metadata"]["name"])
     try:
         created = _create_job(cluster, job, replace)
-        submission = Submission(cluster, created, queue)
+        submission = Submission(cluster, created)
     except (RefusedError, GoneError, NotSentError):
         raise  # there is no Job
     except BaseException:

@@ -40,11 +40,11 @@ def _ours(
 
 
 def submission_of(cluster: Cluster, name: str) -> tuple[Submission, JobView]:
-    """A job that is there, as `submit` gives one, to follow or to cancel; and the Job."""
+    """A job that is there, as `submit` gives one, to follow; and the Job."""
     from kij_train.cluster import Submission
 
     job = _ours(cluster, name, "follow", "logs -f job/{}")
-    return Submission(cluster, job.raw, job.queue), job
+    return Submission(cluster, job.raw), job
 
 
 def cancel(
