@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from kij_train.cluster import Cluster, Submission
 
 
-def _ours(
-    cluster: Cluster, name: str, what: str, instead: str, uid: str | None = None
-) -> JobView:
+def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None = None) -> JobView:
     """The Job, which must be one of ours; `instead` is what kubectl does to it all the same.
 
     With `uid` it must be that one: a name can be taken again.
