@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from kij_train import names, pod, render, runs
 from kij_train.cluster import Cluster
-from kij_train.cluster.submit import submit
 from kij_train.errors import JobFailedError
 from kij_train.pod import bootstrap, contract
 from kij_train.spec import JobSpec
@@ -236,8 +235,7 @@ def run_objects(ns: Namespace, objects: list[dict[str, Any]]) -> tuple[str, list
     cluster = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
     lines: list[str] = []
     said: list[str] = []
-    runs.follow(
-        submit(cluster, objects),
+    runs.OnCluster().submit(cluster, objects, None).follow(
         on_line=lambda line: lines.append(line.text),
         on_change=lambda observed: None,
         on_note=said.append,

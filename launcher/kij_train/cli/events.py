@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import diagnosis, jobs
+from kij_train import jobs
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 
@@ -24,7 +24,7 @@ STANDS_BY = {
 def command(name: str, form: str, **params: Any) -> None:
     """Show the events about a job and its pods, oldest first; clusters keep them for an hour."""
     cluster = connect(params)
-    restarts = diagnosis.restarts_by_itself(jobs.get(cluster, name))
+    restarts = jobs.get(cluster, name).restarts_by_itself
     rows = []
     for event in jobs.events_of(cluster, name):
         about = event["involvedObject"]

@@ -7,6 +7,7 @@ yet: `kubectl apply` makes objects that nobody owns.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
@@ -16,7 +17,7 @@ from kij_train.errors import KijError
 if TYPE_CHECKING:
     from kij_train.cluster.client import Cluster
 
-Object = dict[str, Any]
+Object = Mapping[str, Any]
 
 
 def owner_reference(job: Object) -> Object:

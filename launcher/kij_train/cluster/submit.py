@@ -15,6 +15,7 @@ import contextlib
 import copy
 import time
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
@@ -47,15 +48,10 @@ COLLECTOR_S = 10.0
 class Submission:
     """A job that was created."""
 
-    def __init__(self, cluster: Cluster, job: dict[str, Any], queue: str | None = None) -> None:
+    def __init__(self, cluster: Cluster, job: Mapping[str, Any]) -> None:
         self.cluster = cluster
         self.name = str(job["metadata"]["name"])
         self.uid = str(job["metadata"]["uid"])
-        self._queue = queue
-
-    def cancel(self) -> None:
-        """End the pods; the Job stays, suspended and marked as cancelled."""
-        cancel(self.cluster, self.name, self.uid, self._queue)
 
     def delete(self) -> None:
         """Remove the job with all that it owns."""
@@ -169,7 +165,7 @@ def submit(
     name = str(job["metadata"]["name"])
     try:
         created = _create_job(cluster, job, replace)
-        submission = Submission(cluster, created, queue)
+        submission = Submission(cluster, created)
     except (RefusedError, GoneError, NotSentError):
         raise  # there is no Job
     except BaseException:
@@ -302,7 +298,7 @@ def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
 
 
 def _create_owned(
-    cluster: Cluster, body: dict[str, Any], owner: dict[str, Any], job: dict[str, Any]
+    cluster: Cluster, body: dict[str, Any], owner: Mapping[str, Any], job: dict[str, Any]
 ) -> None:
     """Create a Service or ConfigMap that goes with the Job.
 

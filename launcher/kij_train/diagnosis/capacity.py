@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from kij_train import gpus
-from kij_train.diagnosis.phases import Object
+from kij_train.diagnosis.jobview import Object
 from kij_train.units import quantity_value
 
 FREE = "kij-train/free"

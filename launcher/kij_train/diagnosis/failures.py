@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kij_train.diagnosis.phases import epoch, foreign, index_of, own
+from kij_train.diagnosis.jobview import epoch, own
+from kij_train.diagnosis.phases import foreign, index_of
 from kij_train.pod.gang import SECONDARY
 
 TRACEBACK_LINES = 12

@@ -36,6 +36,7 @@ def pod_spec(
         "terminationGracePeriodSeconds": spec.grace,
         "schedulingGroup": {"podGroupName": name} if spec.scheduler == "native" else None,
         "priorityClassName": spec.priority_class,
+        "dnsPolicy": spec.dns_policy,
         "serviceAccountName": spec.service_account,
         "imagePullSecrets": [{"name": secret} for secret in dict.fromkeys(spec.image_pull_secrets)],
     }
