@@ -219,7 +219,7 @@ def _gpus(cluster: Cluster) -> Check:
             if gpus.of_resource(resource) or "gpu" in resource.rpartition("/")[2]:
                 kinds[(resource, str(count))] += count != "0"
     found = [f"{n} × {count} {resource}" for (resource, count), n in sorted(kinds.items()) if n]
-    of_all = f"{len(machines)} nodes"
+    of_all = f"{len(machines)} machine{'' if len(machines) == 1 else 's'}"
     if not found:
         hint = "train on CPUs: --profile cpu-gloo"
         return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs", hint)

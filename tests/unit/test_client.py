@@ -19,6 +19,7 @@ from kij_train.cluster.apierrors import Action, refusal
 from kij_train.cluster.client import CONFLICT_ATTEMPTS, Cluster
 from kij_train.cluster.connection import Connection
 from kij_train.cluster.follow import end_if_decided
+from kij_train.diagnosis import JobView
 from kij_train.errors import KijError, RefusedError, UnreachableError
 from kij_train.pod import gang
 
@@ -320,7 +321,7 @@ def test_of_a_job_that_is_gone_no_end_is_asked_for_again(
     ours = {"name": names.CONTAINER, "env": [{"name": gang.ENV_GANG, "value": "{}"}]}
     template = {"spec": {"containers": [ours]}}
     job = {"metadata": {"name": "j", "uid": "1"}, "spec": {"template": template}}
-    assert end_if_decided(server.cluster(), job, [pod]) is decided
+    assert end_if_decided(server.cluster(), JobView(job), [pod]) is decided
 
 
 # --- detaching ------------------------------------------------------------------------------------
@@ -374,7 +375,7 @@ def test_with_a_pod_or_in_a_queue_detaching_takes_one_request(
     ("message", "said"),
     [
         ('pods "a-0" is forbidden: exceeded quota: team', "no quota left: exceeded quota: team"),
-        ("violates PodSecurity: runAsNonRoot != true", "the pod violates PodSecurity"),
+        ("violates PodSecurity: runAsNonRoot != true", "Pod Security level: violates PodSecurity"),
         (WEBHOOK + "no owner", f"refuses the pods of a: Error creating: {WEBHOOK}no owner"),
         ("pods are full", "refuses the pods of a: Error creating: pods are full"),
     ],
@@ -621,11 +622,13 @@ def test_a_pod_that_is_gone_leaves_its_last_words() -> None:
 
 def test_a_job_that_has_ended_has_not_said_all_before_its_pods_are_known() -> None:
     seen = Observation(cast(Cluster, None), "a")
-    seen.job = {
-        "metadata": {"name": "a"},
-        "spec": {"completions": 1},
-        "status": {"conditions": [{"type": "Complete", "status": "True"}]},
-    }
+    seen.job = JobView(
+        {
+            "metadata": {"name": "a"},
+            "spec": {"completions": 1},
+            "status": {"conditions": [{"type": "Complete", "status": "True"}]},
+        }
+    )
     assert not seen._all_said()
     seen._synced = True
     assert seen._all_said()

@@ -149,7 +149,7 @@ job_options(command)
 
 
 def _check_whose_help(params: dict[str, Any]) -> None:
-    """Nobody starts pods to read a script's help, as `launch train.py --help` would."""
+    """Refuse `launch train.py --help`: nobody means to start pods to read a script's help."""
     if params["args"] not in (("--help",), ("-h",)):
         return
     script, word = params["script"], params["args"][0]
@@ -223,7 +223,7 @@ def _may_read() -> bool:
 
 @contextmanager
 def signals_to(stop: local.Stop) -> Iterator[None]:
-    """What asks a process to end asks for the end; the second time for the end at once.
+    """Call `stop` for every signal that asks this process to end; the second one ends it at once.
 
     What nohup, or a shell for its background, has ignored stays ignored.
     """

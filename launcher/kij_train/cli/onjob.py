@@ -122,7 +122,7 @@ def where_layer(params: dict[str, Any]) -> Layer:
         given = params.get(field, params.get(f"spec_{field}"))  # launch calls it so
         if given is not None:
             layer.values[field] = given
-            layer.origins[(field,)] = Origin(flags[0], names_value=True)
+            layer.origins[(field,)] = Origin(flags[0], names_value=True, in_command=True)
     return layer
 
 

@@ -1,8 +1,7 @@
 """What the API server refuses, and why it cannot be reached, as errors with a way out.
 
 A 403 is told apart: missing permission (RBAC), quota, admission (Pod Security, webhooks). The
-server's own words are quoted. What a webhook says comes first: it may be about anything, in the
-words of any other refusal and with any status.
+server's own words are quoted. A webhook may refuse anything, with any status.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kij_train.diagnosis.refusals import refusal_in
 from kij_train.errors import KijError, RefusedError, UnreachableError
-
-_DENIED = re.compile(r"admission webhook .* denied the request|AdmissionPolicy .* denied request")
-_QUOTA = re.compile(r"\b(exceeded|failed) quota: ")
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,10 @@ def refusal(status: int, body: bytes, action: Action) -> KijError:
     """The error for an HTTP status above 299."""
     reason, message, details = _parse(body)
     where = f"namespace {action.namespace}"
-    if _DENIED.search(message):
-        return _denied(message, f"this {action.resource}", action.namespace)
+    what = "the pods" if action.resource == "pods" else f"this {action.resource}"
+    known = admission_refusal(message, what, action.namespace)
+    if known is not None:
+        return known
     if status == 403:
         return _forbidden(message, action)
     if status == 404:
@@ -134,9 +133,6 @@ def _parse(body: bytes) -> tuple[str, str, dict[str, Any]]:
 
 def _forbidden(message: str, action: Action) -> RefusedError:
     where = f"namespace {action.namespace}" if action.namespace else "the cluster"
-    known = admission_refusal(message, "the pods", action.namespace)
-    if known is not None:
-        return known
     if "being terminated" in message:
         return RefusedError(f"{where} is being deleted", hints=("name another: --namespace NAME",))
     found = re.search(r'User "([^"]+)" cannot (\w+) ', message)
@@ -173,48 +169,13 @@ def _role_hints(user: str, action: Action) -> tuple[str, ...]:
 
 def admission_refusal(message: str, what: str, namespace: str) -> RefusedError | None:
     """The error for what a webhook, a quota or Pod Security says; None for anybody else."""
-    if _DENIED.search(message):
-        return _denied(message, what, namespace)
-    if _QUOTA.search(message):
-        return _quota_refusal(message, namespace)
-    if "violates PodSecurity" in message:
-        return _pod_security_refusal(message, namespace)
-    return None
-
-
-def _denied(message: str, what: str, namespace: str) -> RefusedError:
-    """A rule of the cluster's admins, in their words."""
-    return RefusedError(
-        f"namespace {namespace} refuses {what}: {message}",
-        hints=(
-            "it is a rule of this cluster's admins. What it asks for may be a flag: "
-            "--label KEY=VALUE, --annotation KEY=VALUE",
-            "see what is sent: the same command with --dry-run=client",
-        ),
-    )
-
-
-def _quota_refusal(message: str, namespace: str) -> RefusedError:
-    """A ResourceQuota is used up, or wants numbers that the request does not give."""
-    text = message.partition("is forbidden: ")[2] or message
-    if "failed quota: " in message:
-        return RefusedError(
-            f"namespace {namespace} has a quota that asks for numbers: {text}",
-            hints=("give them: --cpu 4 --memory 16Gi",),
-        )
-    return RefusedError(
-        f"namespace {namespace} has no quota left: {text}",
-        hints=(f"ask for less, or wait; what is used: kij-train doctor -n {namespace}",),
-    )
-
-
-def _pod_security_refusal(message: str, namespace: str) -> RefusedError:
-    """Pod Security admission does not take the pods."""
-    text = "violates PodSecurity" + message.partition("violates PodSecurity")[2]
-    hints: tuple[str, ...] = ()
-    if "runAsNonRoot" in text:
-        hints = ("run as a user other than root: --run-as-user 1000",)
-    return RefusedError(f"namespace {namespace} refuses the pods: the pod {text}", hints=hints)
+    known = refusal_in(message, what, f"-n {namespace}")
+    if known is None:
+        return None
+    hints = [] if known.hint is None else [known.hint]
+    if known.kind == "refused":
+        hints.append("see what is sent: the same command with --dry-run=client")
+    return RefusedError(f"namespace {namespace} {known.clause}: {known.said}", hints=tuple(hints))
 
 
 def unreachable(host: str, error: Exception, proxy: object = None) -> UnreachableError:

@@ -73,7 +73,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whom TLS believes."""
+    """Which certificates TLS trusts."""
 
     authority: bytes | None = None
     """PEM; None: the authorities of this machine."""

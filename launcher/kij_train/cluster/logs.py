@@ -233,7 +233,7 @@ class Reader:
         )
 
     def _say_without_beginning(self, line: LogLine) -> None:
-        """The first words of every pod are the bootstrap's."""
+        """Note a log whose first line is not the bootstrap's: its beginning is missing."""
         life = self._life
         if life is None or self._choice.since_s is not None or line.text.startswith(status.PREFIX):
             return
@@ -245,7 +245,7 @@ class Reader:
             )
 
     def _say_nothing_left(self, before: str) -> None:
-        """The newest file has not a line, where one was shown or must have been written."""
+        """Note that the newest file is empty, where lines were shown or must have been written."""
         silent = not before and self._life is not None and self._life.ended
         if silent and self._choice.since_s is None:
             self._note(

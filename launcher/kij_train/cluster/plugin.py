@@ -209,9 +209,9 @@ class Plugin:
 def _heard(
     command: list[str], environ: dict[str, str], *, interactive: bool
 ) -> tuple[int, bytes, bytes]:
-    """Run it: exit code, stdout and stderr; this is empty where it goes to a terminal.
+    """Run it: exit code, stdout and stderr, which is empty where the terminal has it.
 
-    What it has started and left behind may hold the pipes for hours, and is not waited for.
+    Processes that the plugin leaves behind may keep the pipes open: they are not waited for.
     """
     out, err = bytearray(), bytearray()
     # stderr: it may ask its user to open a page, and wait.

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from kij_train import gpus
-from kij_train.diagnosis.phases import Object
+from kij_train.diagnosis.jobview import Object
 from kij_train.units import quantity_value
 
 FREE = "kij-train/free"
@@ -15,7 +15,7 @@ FREE = "kij-train/free"
 
 
 def which_nobody_has(resources: Iterable[str], machines: Iterable[Object]) -> list[str]:
-    """Those that no machine can give any of; it looks at no more machines than it takes to know."""
+    """The resources that no machine has at all. `machines` is read only as far as needed."""
     missing = list(dict.fromkeys(resources))
     for machine in machines:
         there = machine.get("status", {}).get("allocatable") or {}

@@ -1,4 +1,4 @@
-"""What an ending means: exceptions by their words, exit codes and signals by name, what to try."""
+"""Causes of failure: known by an exception's text, an exit code or a signal, with what to try."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _MESSAGES = [
         r"|No CUDA GPUs are available|not compiled with CUDA",
         Cause(
             "cuda",
-            "ask for GPUs with --gpus, and take an image whose CUDA the nodes' driver knows",
+            "ask for GPUs with --gpus, and take an image whose CUDA the machines' driver knows",
             here="install a torch whose CUDA this machine's driver knows: nvidia-smi",
         ),
     ),
@@ -126,7 +126,8 @@ def of_exit(
 ) -> Cause | None:
     """The cause that an exit code names; negative for a rank that a signal ended.
 
-    `own`: the command has chosen it, as a shell does that tells how a command of its own ended.
+    `own`: the process ended with this code itself and by no signal, as a shell whose command was
+    killed ends with 128 + N.
     """
     if code is None:
         return None
@@ -146,7 +147,7 @@ def of_exit(
             "killed",
             "more memory: --memory",
             "killed by SIGKILL; the kernel does that to a process that goes over the pod's memory "
-            f"limit{limit} or takes what its node has left",
+            f"limit{limit} or takes what its machine has left",
             here="where the kernel did it for memory, it says so: dmesg | tail",
         )
     if number == signal.SIGTERM:

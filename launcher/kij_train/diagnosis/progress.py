@@ -1,4 +1,4 @@
-"""Why a job that has not ended is not further: pods that wait, machines that are gone, silence."""
+"""What keeps a job from going on: pods that wait, machines that are gone, silence."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import replace
 
 from kij_train import units
 from kij_train.diagnosis import pending
+from kij_train.diagnosis.held import state_with
+from kij_train.diagnosis.jobview import JobView, Object, epoch
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
     Node,
-    Object,
     Phase,
-    epoch,
     is_out_of_touch,
-    job_state,
     phases,
-    restarts_by_itself,
     status_of_condition,
 )
 from kij_train.pod import rank0
@@ -34,7 +32,7 @@ LastLines = Mapping[int, tuple[float, str]]
 
 
 def going_on(
-    job: Object,
+    job: JobView,
     nodes: Sequence[Node],
     pods: Sequence[Object],
     events: Sequence[Object],
@@ -44,21 +42,18 @@ def going_on(
     last_lines: LastLines,
 ) -> tuple[str, list[Finding]]:
     """Headline and findings of a job that has not ended."""
-    name, state = str(job["metadata"]["name"]), job_state(job)
-    flags = f"{name} -n {job['metadata'].get('namespace')}"
-    start = epoch(job.get("status", {}).get("startTime")) or epoch(
-        job["metadata"].get("creationTimestamp")
-    )
+    flags = f"{job.name} -n {job.namespace}"
+    start = epoch(job.started or job.created)
     age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
     counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
     lost = _on_lost_machines(flags, nodes, pods, events, machines)
     without = _not_created(nodes, events)
-    if restarts_by_itself(job):
+    if job.restarts_by_itself:
         without = without or _not_replaced(nodes, events)
     waiting = without + pending.of_nodes(nodes, job, events, machines)
     if any(each.kind == "unschedulable" for each in waiting):
         waiting += _half_gang(nodes)
-    headline = f"{name} is {state.value}, {age} after its start: {counted}"
+    headline = f"{job.name} is {state_with(job, nodes).value}, {age} after its start: {counted}"
     if waiting or lost:
         return headline, lost + waiting
     behind = [n for n in nodes if n.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING)]
@@ -67,10 +62,10 @@ def going_on(
         return headline, slow
     apart = _cannot_reach_rank_0(flags, last_lines, now)
     speaker = 0
-    if restarts_by_itself(job) and last_lines:
+    if job.restarts_by_itself and last_lines:
         speaker = max(last_lines, key=lambda index: last_lines[index])
     if all(node.phase in (Phase.DONE, Phase.FAILED) for node in nodes):
-        headline = f"{name} has ended, {age} after its start: {counted}"
+        headline = f"{job.name} has ended, {age} after its start: {counted}"
     return headline, apart or _silent(flags, speaker, last_lines, now)
 
 
@@ -98,7 +93,7 @@ def _not_replaced(nodes: Sequence[Node], events: Sequence[Object]) -> list[Findi
 
 
 def _half_gang(nodes: Sequence[Node]) -> list[Finding]:
-    """Some have a place and hold it, for others that have none."""
+    """Some nodes hold their machines and wait for others that find no place."""
     hold = [node for node in nodes if node.phase in (Phase.RUNNING, Phase.WAITING)]
     if not hold:
         return []
@@ -158,7 +153,7 @@ def _named(nodes: Sequence[Node]) -> str:
 
 
 def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
-    """Others run and wait for index 0, which takes long."""
+    """Nodes run and wait for index 0, which takes long to start."""
     waiting = [node for node in nodes if node.phase is Phase.WAITING]
     first = next((node for node in nodes if node.index == 0), None)
     if not waiting or first is None:
@@ -166,7 +161,7 @@ def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
     longest = max(now - (node.since or now) for node in waiting)
     if longest < STUCK_AFTER_S:
         return []
-    at = f" on node {first.node}" if first.node else ""
+    at = f" on {first.node}" if first.node else ""
     return [
         Finding(
             "waiting-for-rank-0",
@@ -198,7 +193,7 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
                 f"its log: kubectl logs {oldest.pod} -c {oldest.held_by}",
             )
         ]
-    at = f" on node {oldest.node}" if oldest.node else ""
+    at = f" on {oldest.node}" if oldest.node else ""
     return [
         Finding(
             "slow-start",
@@ -236,7 +231,7 @@ def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[
 
 
 def _silent(flags: str, speaker: int, last_lines: LastLines, now: float) -> list[Finding]:
-    """Rank 0 is the one that prints as a rule: its silence counts, others' words are evidence."""
+    """Silence of rank 0, which prints as a rule; the last lines of the others are evidence."""
     first = last_lines.get(speaker)
     if first is None or now - first[0] < SILENT_AFTER_S:
         return []

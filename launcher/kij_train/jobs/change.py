@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kij_train import diagnosis, jobs, names, units
-from kij_train.diagnosis import JobState
+from kij_train import jobs, names, units
+from kij_train.diagnosis import JobState, JobView
 from kij_train.errors import KijError, RefusedError, RequestError
-from kij_train.jobs import JobSummary, Object
+from kij_train.jobs import JobSummary
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, Submission
 
 
-def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None = None) -> Object:
+def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None = None) -> JobView:
     """The Job, which must be one of ours; `instead` is what kubectl does to it all the same.
 
     With `uid` it must be that one: a name can be taken again.
@@ -26,9 +26,9 @@ def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None 
     from kij_train.cluster.apierrors import GoneError
 
     job = jobs.get(cluster, name)
-    if uid is not None and job["metadata"]["uid"] != uid:
+    if uid is not None and job.uid != uid:
         raise GoneError(f"job {name} is gone: another one of that name has taken its place")
-    if (job["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) != names.MANAGER:
+    if not job.is_ours:
         line = f"kubectl {instead.format(name)} -n {cluster.namespace}"
         raise RefusedError(
             f"job {name} in namespace {cluster.namespace} was not made by kij-train",
@@ -37,12 +37,12 @@ def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None 
     return job
 
 
-def submission_of(cluster: Cluster, name: str) -> tuple[Submission, Object]:
-    """A job that is there, as `submit` gives one, to follow or to cancel; and the Job."""
+def submission_of(cluster: Cluster, name: str) -> tuple[Submission, JobView]:
+    """A job that is there, as `submit` gives one, to follow; and the Job."""
     from kij_train.cluster import Submission
 
     job = _ours(cluster, name, "follow", "logs -f job/{}")
-    return Submission(cluster, job, _queue_of(job)), job
+    return Submission(cluster, job.raw), job
 
 
 def cancel(
@@ -59,7 +59,7 @@ def cancel(
     before = jobs.summary_of(job)
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         return before
-    own_s = diagnosis.grace_s(job)
+    own_s = job.grace_s
     if grace_s is not None and grace_s > own_s:
         own = units.format_seconds(own_s)
         raise RequestError(
@@ -71,7 +71,7 @@ def cancel(
             ),
         )
     if before.state is not JobState.CANCELLED:
-        cancel(cluster, name, before.uid, _queue_of(job))
+        cancel(cluster, name, before.uid, job.queue)
     if grace_s is not None:
         try:
             hasten(cluster, name, before.uid, grace_s)
@@ -79,10 +79,6 @@ def cancel(
             own = f"{name} is cancelled, with its own grace period of {units.format_seconds(own_s)}"
             raise type(error)(f"{own}: {error.message}", hints=error.hints) from error
     return before
-
-
-def _queue_of(job: Object) -> str | None:
-    return (job["metadata"].get("labels") or {}).get(names.QUEUE)
 
 
 @dataclass(frozen=True)
@@ -111,13 +107,12 @@ def resume(cluster: Cluster, name: str) -> Resumed:
             f"{name} is not suspended: it is {before.state.value}",
             hints=(f"see: kij-train status {name} -n {cluster.namespace}",),
         )
-    waits_in = _queue_of(job)
-    if waits_in is not None:
+    if job.queue is not None:
         raise RequestError(
-            f"{name} waits in queue {waits_in}, which starts it when it is admitted",
+            f"{name} waits in queue {job.queue}, which starts it when it is admitted",
             hints=(f"what it waits for: kij-train why {name} -n {cluster.namespace}",),
         )
-    queue = (job["metadata"].get("annotations") or {}).get(names.CANCELLED_QUEUE)
+    queue = job.annotations.get(names.CANCELLED_QUEUE)
     resume(cluster, name, before.uid, queue)
     return Resumed(before, queue)
 
@@ -143,14 +138,14 @@ def scale(cluster: Cluster, name: str, nodes: int) -> JobSummary:
     return before
 
 
-def _range_of(job: Object) -> tuple[int, int]:
+def _range_of(job: JobView) -> tuple[int, int]:
     """Nodes that an elastic job takes, at least and at most. Raises RequestError."""
-    name, settings = str(job["metadata"]["name"]), diagnosis.gang_settings(job)
+    settings = job.gang_settings
     if settings is not None and settings.low < settings.high:
         return settings.low, settings.pods
-    nodes = int(job["spec"].get("completions") or 1) if settings is None else settings.high
+    nodes = job.completions if settings is None else settings.high
     raise RequestError(
-        f"{name} was not launched with a range of nodes: it always trains on {nodes} nodes",
+        f"{job.name} was not launched with a range of nodes: it always trains on {nodes} nodes",
         hints=("a job that scales: kij-train launch --restart elastic --nodes MIN:MAX …",),
     )
 
@@ -163,7 +158,7 @@ def delete(cluster: Cluster, name: str, *, uid: str | None = None) -> JobSummary
     from kij_train.cluster.adopt import adopt_applied
 
     job = _ours(cluster, name, "delete", "delete job {}", uid)
-    adopt_applied(cluster, job)
+    adopt_applied(cluster, job.raw)
     before = jobs.summary_of(job)
     cluster.delete("Job", name, uid=before.uid)
     return before

@@ -25,7 +25,7 @@ from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice, LogLine, Observation, Submission
-    from kij_train.diagnosis import JobState
+    from kij_train.diagnosis import JobState, JobView
 
 _log = logging.getLogger(__name__)
 
@@ -217,9 +217,9 @@ class ClusterRun(Run):
         return (Line(line.index, line.text) for line in lines)
 
     def status(self) -> JobState:
-        from kij_train import diagnosis, jobs
+        from kij_train import jobs
 
-        return diagnosis.job_state(jobs.get(self.cluster, self.name))
+        return jobs.get(self.cluster, self.name).state
 
     def why(self) -> str:
         from kij_train import jobs
@@ -246,7 +246,7 @@ class ClusterRun(Run):
             raise
 
 
-def attached(cluster: Cluster, name: str) -> tuple[ClusterRun, dict[str, Any]]:
+def attached(cluster: Cluster, name: str) -> tuple[ClusterRun, JobView]:
     """A job that is there, to stay with; and its Job. Raises RefusedError for somebody else's."""
     from kij_train.jobs import change
 
