@@ -37,7 +37,25 @@ def test_a_dry_run_shows_which_index_has_which_items(
     argv = ["--dry-run", "plan", "--range", "0:10", "--chunk", "4", "a.py", "{item}"]
     code, out, err = run(capsys, *argv)
     assert code == 0
-    assert out.split() == ["INDEX", "ITEMS", "KEYS", "0", "4", "0", "…", "3", "1", "4", "4", "…", "7", "2", "2", "8", "9"]
+    assert out.split() == [
+        "INDEX",
+        "ITEMS",
+        "KEYS",
+        "0",
+        "4",
+        "0",
+        "…",
+        "3",
+        "1",
+        "4",
+        "4",
+        "…",
+        "7",
+        "2",
+        "2",
+        "8",
+        "9",
+    ]
     assert "10 items in 3 indexes; nothing was created" in err
     code, out, _ = run(capsys, "-o", "json", *argv)
     assert json.loads(out)[2] == {"index": 2, "keys": ["8", "9"]}
