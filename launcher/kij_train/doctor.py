@@ -102,7 +102,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("quota", _quotas),
             ("gpus", _gpus),
             ("gang scheduler", partial(_gang, resolved)),
-            ("arrays", _arrays),
+            ("arrays", arrays),
         ):
             yield _guarded(doing, check, cluster)
     except KijError as error:
@@ -249,7 +249,7 @@ def _gang(resolved: Resolved, cluster: Cluster) -> Check:
     return Check("gang scheduler", Result.WARNING, none + refused, hint or None)
 
 
-def _arrays(cluster: Cluster) -> Check:
+def arrays(cluster: Cluster) -> Check:
     """Whether the server counts retries an index, from 1.33 on always: asked with a dry run."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "item.py").touch()
