@@ -49,6 +49,7 @@ GOLDENS = {
     "--mount hostpath:/mnt/nvme:/nvme --mount emptydir:10Gi:/cache "
     "--node-selector pool=h100 --toleration dedicated=ml:NoSchedule --toleration spot "
     "--priority-class high --service-account trainer --label team=vision --annotation note=a,b "
+    "--dns-policy ClusterFirstWithHostNet "
     "--port 29600 --timeout 2h --ttl 1d --backoff 8 --profile tcp -m package.train --resume",
 }
 
@@ -61,7 +62,7 @@ def render_golden(name: str) -> list[dict[str, Any]]:
     context = command.make_context("render", shlex.split(GOLDENS[name]))
     params = context.params
     resolved = resolve(flags_layer(params), environ={}, cwd=folder, profile=params["profile"])
-    objects = runs.plan(resolved, cwd=folder).objects()
+    objects = runs.plan(resolved, cwd=folder, place=runs.OnCluster()).objects()
     return [body for body in objects if name == "hello" or body["kind"] != "ConfigMap"]
 
 

@@ -171,7 +171,8 @@ def _rights(cluster: Cluster) -> Check:
         if not _allowed(cluster, group, resource, verb)
     ]
     if missing:
-        hint = f"an admin can grant it: kubectl apply -n {cluster.namespace} -f manifests/role.yaml"
+        grant = cluster.address.kubectl("apply", "-f", "manifests/role.yaml")
+        hint = f"an admin can grant it: {grant}"
         return Check("permissions", Result.FAILED, f"missing: {', '.join(missing)}", hint)
     return Check("permissions", Result.OK, "all that kij-train uses")
 
@@ -219,7 +220,7 @@ def _gpus(cluster: Cluster) -> Check:
             if gpus.of_resource(resource) or "gpu" in resource.rpartition("/")[2]:
                 kinds[(resource, str(count))] += count != "0"
     found = [f"{n} × {count} {resource}" for (resource, count), n in sorted(kinds.items()) if n]
-    of_all = f"{len(machines)} nodes"
+    of_all = f"{len(machines)} machine{'' if len(machines) == 1 else 's'}"
     if not found:
         hint = "train on CPUs: --profile cpu-gloo"
         return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs", hint)
@@ -260,4 +261,5 @@ def _try_job(cluster: Cluster, resolved: Resolved, **fields: object) -> None:
         (Path(folder) / "train.py").touch()
         fields |= {"script": "train.py", "code_dir": ".", "name": f"{names.MANAGER}-doctor"}
         spec = resolved.spec.model_copy(update=fields)
-        runs.dry_run(runs.plan(Resolved(spec, {}), cwd=Path(folder)), cluster)
+        plan = runs.plan(Resolved(spec, {}), cwd=Path(folder), place=runs.OnCluster(cluster))
+        runs.dry_run(plan, cluster)

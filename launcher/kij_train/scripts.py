@@ -22,9 +22,6 @@ from kij_train.specfile import Resolved
 from kij_train.specfile.explain import brief
 from kij_train.specfile.paths import check_path, tilde
 
-FROM_FLAGS = "script"
-"""Origin of a script that was given on the command line, and is relative to where that runs."""
-
 SHELL_ENDINGS = (".sh", ".bash", ".zsh", ".ksh", ".csh", ".fish")
 SPEC_ENDINGS = (".yaml", ".yml")
 MAIN = "__main__.py"
@@ -33,16 +30,17 @@ _POLYGLOT = b"'''exec' "
 """Second line of a script that is both sh and Python, as installers write them."""
 
 
-def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) -> str | None:
+def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, is_here: bool) -> str | None:
     """The script as a path relative to the code folder; None where a module or program is run.
 
-    Raises RequestError for what is not there or cannot be run.
+    `is_here`: it runs on this machine, with its files and its Python; else in an image. Raises
+    RequestError for what is not there or cannot be run.
     """
     spec = resolved.spec
     if spec.code:
         check_path(code_dir, f"{resolved.origin(('code_dir',))} {brief(code_dir)}")
     if spec.module is not None or spec.program is not None:
-        _check_without_script(resolved, cwd, code_dir, for_cluster)
+        _check_without_script(resolved, cwd, code_dir, is_here)
         return None
     if spec.script is None:
         file = f"{resolved.spec_file}: " if resolved.spec_file else ""
@@ -50,7 +48,7 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) 
             f"{file}nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
             hints=("kij-train launch --nodes 2 train.py",),
         )
-    from_here = resolved.origin(("script",)) == FROM_FLAGS
+    from_here = resolved.in_command(("script",))
     named = f"script {brief(spec.script)}"
     if not from_here:
         named = f"{resolved.origin(('script',))}: {named}"
@@ -62,7 +60,7 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) 
     # One that is there, as installed: /usr/bin/python3.
     if not found or PurePosixPath(spec.script).parent.name == "bin":
         _refuse_launcher(resolved, spec.script)
-    if not spec.code and for_cluster:  # the image has it
+    if not spec.code and not is_here:  # the image has it
         check_script(None, spec.script, named, resolved)
         return spec.script
     if not found and not (spec.code and not code_dir.is_dir()):
@@ -70,23 +68,23 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) 
     if not spec.code:
         check_script(found[0], spec.script, named, resolved)
         return spec.script
-    return _inside(found, named, code_dir, resolved, for_cluster)
+    return _inside(found, named, code_dir, resolved, is_here)
 
 
-def _check_without_script(resolved: Resolved, cwd: Path, code_dir: Path, for_cluster: bool) -> None:
+def _check_without_script(resolved: Resolved, cwd: Path, code_dir: Path, is_here: bool) -> None:
     spec = resolved.spec
     if spec.module is not None:
         _refuse_launcher(resolved, "-m", spec.module)
-        if spec.code or not for_cluster:
+        if spec.code or is_here:
             _check_module(resolved, spec.module, code_dir if spec.code else cwd)
     if spec.program is not None and spec.code:
         _check_shell_script(spec, code_dir)
-        if for_cluster:
+        if not is_here:
             _check_program_of_code(spec.program, code_dir)
 
 
 def _inside(
-    found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved, for_cluster: bool
+    found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved, is_here: bool
 ) -> str:
     if not code_dir.is_dir():
         raise RequestError(
@@ -100,7 +98,7 @@ def _inside(
         if absolute.is_relative_to(inside):
             relative = absolute.relative_to(inside).as_posix()
             check_script(place, relative, named, resolved)
-            if is_compiled(place) and not for_cluster:
+            if is_compiled(place) and is_here:
                 _check_compiled(place, named)
             return relative
     raise RequestError(

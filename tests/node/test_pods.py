@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from kij_train import names, pod, render, runs
 from kij_train.cluster import Cluster
-from kij_train.cluster.submit import submit
 from kij_train.errors import JobFailedError
 from kij_train.pod import bootstrap, contract
 from kij_train.spec import JobSpec
@@ -120,7 +119,7 @@ def test_a_failing_rank_is_named_with_its_traceback(
     code, _, err = launch(ns, project, image, "--nodes", "4", "train.py")
     assert code == 1
     verdict = err.partition("failed after ")[2]
-    assert re.search(r"rank 3 \(index 3, pod train-\w+-3-\w+, node \S+\) was first", err)
+    assert re.search(r"rank 3 \(index 3, pod train-\w+-3-\w+, machine \S+\) was first", err)
     assert "ValueError: bad batch" in verdict
     assert re.search(r"[123] other nodes? failed after it", verdict)
     assert err.rstrip().splitlines()[-1].strip().startswith("log: kij-train logs train-")
@@ -236,8 +235,7 @@ def run_objects(ns: Namespace, objects: list[dict[str, Any]]) -> tuple[str, list
     cluster = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
     lines: list[str] = []
     said: list[str] = []
-    runs.follow(
-        submit(cluster, objects),
+    runs.OnCluster().submit(cluster, objects, None).follow(
         on_line=lambda line: lines.append(line.text),
         on_change=lambda observed: None,
         on_note=said.append,

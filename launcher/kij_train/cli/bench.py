@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kij_train import runs
-from kij_train.bench import plots, reports, sweep
+from kij_train.bench import documents, gates, plots, scaling, sweep
+from kij_train.bench.rows import Document, size_text
 from kij_train.cli import grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
 from kij_train.cli.launch import signals_to
@@ -21,8 +22,7 @@ from kij_train.cli.options import (
     flags_layer,
     spec_options,
     warn_about,
-    warn_of_what_nobody_has,
-    warn_without_gang,
+    warn_of_doubts,
 )
 from kij_train.errors import KijError, RequestError
 from kij_train.pod import collectives
@@ -31,7 +31,7 @@ from kij_train.spec.settings import Fact
 from kij_train.specfile import Layer, Resolved, resolve
 
 if TYPE_CHECKING:
-    from kij_train.cluster import LogLine, Submission
+    from kij_train.cluster import LogLine
 
 COMMANDS = {name.replace("_", ""): name for name in collectives.COLLECTIVES}
 PASSED_ON = (
@@ -74,9 +74,9 @@ def _run(
     min_busbw: tuple[str, ...],
     **params: Any,
 ) -> None:
-    gates = [reports.parse_gate(text) for text in min_busbw]
+    limits = [gates.parse_gate(text) for text in min_busbw]
     arguments, args = _payload_arguments(collective, params)
-    _check_gates(gates, args)
+    _check_gates(limits, args)
     if parallel and is_local:
         raise RequestError(
             "--parallel does not go with --local: the runs would share this machine",
@@ -86,16 +86,16 @@ def _run(
         raise RequestError("--resume needs the file: --json FILE")
     if plot is not None:
         plots.require()
-    spec = runs.with_ranks(_resolve(params, Layer({})), for_cluster=not is_local)
+    where = _on_machine() if is_local else _on_cluster(parallel)
+    spec = where.backend.with_ranks(_resolve(params, Layer({})))
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
-    _check_ranks(spec, max(counts), args, gates)
+    _check_ranks(spec, max(counts), args, limits)
     arguments += ["--device", "cuda" if spec.gpus else "cpu"]
     settings = {
         "arguments": arguments,
         "ranks_per_node": spec.ranks_per_node,
         "gpus": spec.gpus,
-        "where": "this machine" if is_local else "cluster",
-        "image": None if is_local else spec.image,
+        **where.backend.recorded(spec),
         "profile": params["profile"],
     }
     with ExitStack() as stack:
@@ -105,68 +105,92 @@ def _run(
             name = f"{spec.name}-n{count}" if spec.name else None
             fixed = sweep.command_layer(folder, arguments, count, name)
             resolved = _resolve(params, fixed)
-            return runs.plan(resolved, cwd=folder, for_cluster=not is_local, random_name=True)
+            return runs.plan(resolved, cwd=folder, place=where.backend, random_name=True)
 
-        def save(done: reports.Document) -> None:
+        def save(done: Document) -> None:
             if json_file is not None:
                 _write(Path(json_file), done)
 
         # A wrong request is refused before anything runs, or a file is written.
         largest = plan_for(max(counts))
         document = _start(json_file, resume, settings)
-        sinks = sweep.Sinks(output.workload, output.status, _follow, save)
-        if is_local:
-            stop = stack.enter_context(_stop())
-            errors = sweep.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
-        else:
-            warn_without_gang(largest.spec)
-            if runs.extended_resources(largest.spec):
-                warn_of_what_nobody_has(largest.spec, runs.connect(largest.spec))
-            stack.enter_context(sigterm_as_interrupt())
-            if parallel:
-                sinks = replace(sinks, follow=_follow_beside)
-                errors = sweep.sweep_at_once(document, counts, plan_for, sinks=sinks)
-            else:
-                errors = sweep.sweep(document, counts, plan_for, stop=None, sinks=sinks)
+        sinks = sweep.Sinks(output.workload, output.status, where.follow, save)
+        warn_of_doubts(where.backend, largest.spec)
+        stack.enter_context(where.signals)
+        errors = where.sweep(document, counts, plan_for, backend=where.backend, sinks=sinks)
     _report(document, json_file, plot)
     if errors:
         _fail(errors, json_file)
-    problems = reports.below(document, gates) + _under_mean(document)
+    problems = gates.below(document, limits) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
         raise click.exceptions.Exit(1)
 
 
-def _follow(submission: Submission, take: Callable[[str], bool]) -> float:
+@dataclass(frozen=True)
+class _Where:
+    """Where a benchmark runs, and how it is shown there."""
+
+    backend: runs.Backend
+    follow: sweep.Follow
+    signals: AbstractContextManager[None]
+    """In which it runs, so that signals end it."""
+    sweep: Callable[..., list[KijError]] = sweep.sweep
+
+
+def _on_machine() -> _Where:
+    from kij_train import local
+
+    def follow(run: runs.LocalRun, take: Callable[[str], bool]) -> float:
+        def on_line(line: runs.Line) -> None:
+            if line.is_error:
+                output.status(f"node {line.index} | {line.text}")
+            elif not take(line.text):
+                output.workload(line.text)
+
+        return run.follow(on_line)
+
+    stop = local.Stop()
+    return _Where(runs.OnMachine(stop=stop, merged=False), follow, signals_to(stop))
+
+
+def _on_cluster(parallel: bool) -> _Where:
+    if parallel:
+        sweeps = sweep.sweep_at_once
+        return _Where(runs.OnCluster(), _follow_beside, sigterm_as_interrupt(), sweeps)
+    return _Where(runs.OnCluster(), _follow, sigterm_as_interrupt())
+
+
+def _follow(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
     """Show the job as launch does, but for the lines of the report."""
     from kij_train.cli.view import view
 
-    with view(submission.name) as shown:
+    with view(run.name) as shown:
 
         def on_line(line: LogLine) -> None:
             if not take(line.text):
                 shown.line(line)
 
-        return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=shown.note)
+        return run.follow(on_line=on_line, on_change=shown.change, on_note=shown.note)
 
 
-def _follow_beside(submission: Submission, take: Callable[[str], bool]) -> float:
-    """Show one of several jobs: a line a change, since a live table has the terminal for itself."""
+def _follow_beside(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
+    """Show one of several jobs, a line for each change: only one live table fits on a terminal."""
     from kij_train.cli.view import PlainView
 
-    shown = PlainView(submission.name)
+    shown = PlainView(run.name)
 
     def on_line(line: LogLine) -> None:
         take(line.text)
 
     def on_note(text: str) -> None:
-        shown.note(f"{submission.name}  {text}")
+        shown.note(f"{run.name}  {text}")
 
-    return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=on_note)
+    return run.follow(on_line=on_line, on_change=shown.change, on_note=on_note)
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
-    """The payload's arguments, checked by its own parser; what it makes of them."""
+    """The arguments of the script that measures, and what its own parser makes of them."""
     arguments = ["--collective", collective]
     for flags, _, _ in PASSED_ON:
         given = params.pop(_parameter(flags))
@@ -178,20 +202,22 @@ def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[st
         raise RequestError(str(error)) from None
 
 
-def _check_gates(gates: list[tuple[int, float]], args: Any) -> None:
+def _check_gates(limits: list[tuple[int, float]], args: Any) -> None:
     sizes = collectives.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
-    for asked, _ in gates:
+    for asked, _ in limits:
         if asked not in sizes:
-            shown = ", ".join(reports.size_text(size) for size in sizes[:12])
+            shown = ", ".join(size_text(size) for size in sizes[:12])
             raise RequestError(
-                f"--min-busbw: {reports.size_text(asked)} is not among the sizes",
+                f"--min-busbw: {size_text(asked)} is not among the sizes",
                 hints=(f"sizes: {shown}{', …' if len(sizes) > 12 else ''}",),
             )
 
 
-def _check_ranks(spec: JobSpec, most_nodes: int, args: Any, gates: list[tuple[int, float]]) -> None:
-    """What hangs on how many ranks there are, and of which kind."""
-    if gates and most_nodes * spec.ranks_per_node == 1:
+def _check_ranks(
+    spec: JobSpec, most_nodes: int, args: Any, limits: list[tuple[int, float]]
+) -> None:
+    """Refuse what does not fit the number of ranks, or the device that they run on."""
+    if limits and most_nodes * spec.ranks_per_node == 1:
         raise RequestError(
             "--min-busbw judges nothing here: one rank alone has no busbw",
             hints=("give it a peer: --nodes 2, or --nproc-per-node 2",),
@@ -236,20 +262,20 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
     return resolved
 
 
-def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> reports.Document:
+def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> Document:
     if json_file is None:
-        return reports.new_document(settings)
+        return documents.new_document(settings)
     path = Path(json_file)
     if resume and path.exists():
         document = _read(json_file)
-        reports.check_resumable(document, settings, json_file)
+        documents.check_resumable(document, settings, json_file)
         return document
-    document = reports.new_document(settings)
+    document = documents.new_document(settings)
     _write(path, document)  # whether it can be written is known before the first job
     return document
 
 
-def _write(path: Path, document: reports.Document) -> None:
+def _write(path: Path, document: Document) -> None:
     """Replace the file as a whole, so that an interruption leaves the old or the new."""
     import json
 
@@ -261,29 +287,20 @@ def _write(path: Path, document: reports.Document) -> None:
         raise RequestError(f"--json {path}: cannot be written: {error.strerror}") from None
 
 
-def _read(path: str) -> reports.Document:
+def _read(path: str) -> Document:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text in UTF-8"
         raise RequestError(f"cannot read {path}: {reason}") from None
-    return reports.parse_document(text, path)
+    return documents.parse_document(text, path)
 
 
-@contextmanager
-def _stop() -> Iterator[Any]:
-    from kij_train import local
-
-    stop = local.Stop()
-    with signals_to(stop):
-        yield stop
-
-
-def _report(document: reports.Document, json_file: str | None, plot: str | None) -> None:
+def _report(document: Document, json_file: str | None, plot: str | None) -> None:
     if not document["runs"]:
         return
     output.data("")
-    output.table(*reports.summary_table(reports.summarize(document)))
+    output.table(*scaling.summary_table(scaling.summarize(document)))
     written = [json_file] if json_file else []
     if plot is None and json_file is not None:
         plot = str(Path(json_file).with_suffix(""))
@@ -306,8 +323,8 @@ def _fail(errors: list[KijError], json_file: str | None) -> None:
     raise click.exceptions.Exit(errors[0].exit_code)
 
 
-def _under_mean(document: reports.Document) -> list[str]:
-    """Runs that --min-bw refuses."""
+def _under_mean(document: Document) -> list[str]:
+    """Runs whose mean busbw is under --min-bw."""
     return [
         f"{run['nodes']} nodes: mean busbw "
         f"{run['report']['average_bus_bandwidth']['bandwidth']:.3g} GB/s is under 0.9 of --min-bw"
@@ -325,9 +342,9 @@ def compare(old: str, new: str, tolerance: str) -> None:
 
     Rows that are missing and results that are wrong count as worse.
     """
-    allowed = reports.parse_tolerance(tolerance)
+    allowed = gates.parse_tolerance(tolerance)
     newer = _read(new)
-    rows = reports.compare(_read(old), newer, allowed)
+    rows = gates.compare(_read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (
@@ -341,7 +358,7 @@ def compare(old: str, new: str, tolerance: str) -> None:
             for one in rows
         ),
     )
-    wrong = reports.wrong_rows(newer)
+    wrong = gates.wrong_rows(newer)
     problems = [one.problem for one in rows if one.problem is not None] + wrong
     found = Counter(one.change for one in rows)
     counts = {

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -18,13 +18,10 @@ from kij_train import names, runs
 from kij_train.cli import grouped, output
 from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
-from kij_train.scripts import FROM_FLAGS, launcher_of
+from kij_train.scripts import launcher_of
 from kij_train.spec import JobSpec, Model
 from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
-
-if TYPE_CHECKING:
-    from kij_train.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class SpecOption:
     def value(self, given: Any, layer: Layer) -> Any:
         """The field's value; origins of what it holds go into the layer."""
         flag = self.flags[0]
-        origin = Origin(flag, names_value=True)
+        origin = Origin(flag, names_value=True, in_command=True)
         if self.switch is not None:
             if self.field in layer.values:
                 other = layer.origins[(self.field,)].where
@@ -168,13 +165,13 @@ def flags_layer(params: dict[str, Any]) -> Layer:
             continue
         _refuse_empty(option.flags[0], given)
         layer.values[option.field] = option.value(given, layer)
-        layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True)
+        layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True, in_command=True)
     _add_command(layer, params)
     return layer
 
 
 def _refuse_empty(flag: str, given: object) -> None:
-    """Quietly launched without, the job would be another one than was meant."""
+    """Refuse an option with an empty value: without it, another job would be launched."""
     if given == "":
         raise RequestError(
             f"{flag} is empty: is a variable unset?", hints=("leave it out for the default",)
@@ -192,8 +189,8 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
         return
     kind = "module" if params["as_module"] else "program" if params["as_program"] else "script"
     layer.values |= {kind: script, "args": list(params["args"])}
-    layer.origins[(kind,)] = Origin(FROM_FLAGS, names_value=True)
-    layer.origins[("args",)] = Origin("command line")
+    layer.origins[(kind,)] = Origin("script", names_value=True, in_command=True)
+    layer.origins[("args",)] = Origin("command line", in_command=True)
 
 
 def warn_of_what_is_left_out(archive: bundle.Archive | None) -> None:
@@ -211,32 +208,10 @@ def warn_about_plan(plan: runs.Plan) -> None:
         output.warning(note.text, note.hints)
 
 
-def warn_of_what_nobody_has(spec: JobSpec, cluster: Cluster) -> None:
-    """Say which of the resources that are asked for no machine has, as far as one may know."""
-    for resource, advice in runs.which_nobody_has(spec, cluster).items():
-        output.warning(
-            f"no machine of the cluster has {resource}: the pods wait until one comes that has it",
-            (advice,),
-        )
-
-
-def warn_without_gang(spec: JobSpec) -> None:
-    """Say that nothing starts the pods of several nodes together, where they hold what is scarce.
-
-    `--scheduler default` says that this is meant.
-    """
-    scarce = spec.gpus is not None or spec.resources
-    if scarce and spec.nodes > 1 and spec.queue is None and spec.scheduler is None:
-        output.warning(
-            f"no gang scheduling: the {spec.nodes} pods start one by one, and those that run wait "
-            "for the others with all they hold",
-            (
-                "where the cluster has it: --queue NAME, or "
-                "--scheduler volcano|coscheduling|native",
-                "where it has not, and you know: --scheduler default, or in kij-train.toml "
-                'scheduler = "default"',
-            ),
-        )
+def warn_of_doubts(backend: runs.Backend, spec: JobSpec) -> None:
+    """Say what may keep the job from running, as far as the cluster tells."""
+    for note in backend.doubts(spec):
+        output.warning(note.text, note.hints)
 
 
 def _public_secrets(resolved: Resolved) -> Iterator[str]:
@@ -277,7 +252,7 @@ def warn_about(resolved: Resolved) -> None:
             "slices of one GPU",
             ("one slice a pod: --gpus 1, and more --nodes",),
         )
-    if resolved.origin(("args",)) == "command line" and launcher_of(spec) is None:
+    if resolved.in_command(("args",)) and launcher_of(spec) is None:
         for argument in spec.args:
             flag = argument.partition("=")[0]
             if flag in OUR_FLAGS_AFTER_SCRIPT:

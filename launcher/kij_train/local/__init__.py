@@ -1,4 +1,4 @@
-"""A job as processes of this machine: one bootstrap a node, the same contract as in pods."""
+"""A job as processes of this machine: a bootstrap for each node, the same contract as in pods."""
 
 from kij_train.local.machine import LOCAL_IGNORES, check_machine, with_counted_ranks
 from kij_train.local.nodes import Outcome, Stop, Streams, run_nodes

@@ -59,7 +59,7 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
 
 
 def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
-    """A program or module that is not there is said once, before every node does."""
+    """Refuse a program or module that is missing: once, before every node says the same."""
     if spec.program is not None:
         named, at = f"program {spec.program}", cwd / spec.program
         found = _find_program(spec, environ, cwd) or (str(at) if at.is_file() else None)

@@ -53,7 +53,7 @@ def scheduling_metadata(spec: JobSpec, name: str) -> SchedulingMetadata:
 
 
 def pod_groups(spec: JobSpec, name: str) -> list[dict[str, Any]]:
-    """The PodGroup, where the user and not the scheduler makes it."""
+    """The PodGroup of schedulers that do not make one by themselves."""
     shared = {"kind": "PodGroup", "metadata": metadata(spec, name, job_labels(spec, name))}
     if spec.scheduler == "coscheduling":
         gang: dict[str, Any] = {

@@ -321,6 +321,16 @@ class Placement(Model):
         Setting(Group.PLACEMENT, "--priority-class NAME", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = None
     """PriorityClass of the pods."""
+    dns_policy: Annotated[
+        Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default"] | None,
+        Setting(
+            Group.PLACEMENT,
+            "--dns-policy ClusterFirst|ClusterFirstWithHostNet|Default",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+        ),
+    ] = None
+    """DNS policy of the pods; on their machines' network (hostNetwork) they need
+    ClusterFirstWithHostNet."""
 
     @property
     def kueue(self) -> str | None:
