@@ -77,7 +77,7 @@ class Command(Model):
     name: Annotated[
         str | None, Field(examples=["train-x3k9"]), Setting(Group.COMMAND, "--name NAME")
     ] = None
-    """Name of the Job and its Service; made from the script's name when not given."""
+    """Name of the Job and what belongs to it; made from the script's name when not given."""
     script: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
     """Python script to run, a path inside code_dir."""
     module: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
@@ -142,7 +142,7 @@ class Where(Model):
         AfterValidator(names.check_image),
         Setting(Group.WHERE, "--image IMAGE", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = DEFAULT_IMAGE
-    """Container image; it needs python3 and torch."""
+    """Container image; it needs python3, and torch for ranks."""
     image_pull_policy: Annotated[
         Literal["Always", "IfNotPresent", "Never"] | None,
         Setting(
