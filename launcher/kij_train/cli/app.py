@@ -25,6 +25,8 @@ COMMANDS = {
     "why": "Say why a job failed, waits or hangs, and what to do.",
     "stacks": "Show where every rank is right now: its Python stack.",
     "wait": "Wait until a job has ended.",
+    "rerun": "Run items of an array again: those that failed, or some.",
+    "replay": "Run one item of an array on this machine.",
     "results": "Print what the items of an array have left.",
     "report": "Say what became of an array: text, Markdown, JSON, JUnit, HTML.",
     "list": "List the jobs that kij-train made.",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kij_train.arrays.store import ArrayFolder, Attempt
-from kij_train.arrays.view import items_of
+from kij_train.arrays.view import indexes_of, items_of
 from kij_train.jobs.collect import ENDS, Collector
 from kij_train.pod import results
 
@@ -30,14 +30,13 @@ class Labels:
     def __init__(self, folder: ArrayFolder, attempt: Attempt) -> None:
         self._plan = folder.plan()
         self._positions = items_of(attempt, self._plan)
-        chosen = attempt.selection
-        self._numbers = None if chosen is None else [index for index, _ in chosen]
+        self._numbers = indexes_of(attempt, self._plan)
         self._keys: dict[str, str] = {}
         """Pod → key of its item."""
 
     def index_of(self, number: int) -> int:
         """The index of the first attempt that a completion index of this one stands for."""
-        return number if self._numbers is None else self._numbers[number]
+        return self._numbers[number]
 
     def key_of(self, pod: str, number: int, text: str) -> str:
         """The key of the item that a line is of; empty where none has started.
