@@ -39,11 +39,16 @@ def command(name: str, tail: int, **params: Any) -> None:
     """Stay with a job as launch does: the live table, the log of index 0, and the verdict.
 
     The exit code is the job's, 0 or 1. Ctrl-C asks whether to detach or to cancel. Of a job that
-    restarts, the logs of 32 indexes at most.
+    restarts, and of an array, the logs of 32 indexes at most.
     """
     from kij_train.cluster import LogChoice
 
     run, job = runs.attached(connect(params), name)
+    if job.array is not None:
+        from kij_train.cli.array_attached import attach_array
+
+        attach_array(run, job, params, LogChoice(tail=tail))
+        return
     stay(
         run,
         pods=job.completions if job.restarts_by_itself else 1,

@@ -101,8 +101,7 @@ def command(
         _check_local(detach, dry_run)
     elif as_shipped:
         raise RequestError("--as-shipped goes with --local: pods always run what ships")
-    if not is_local:
-        check_whose_help("map", params)
+    check_whose_help("map", params)
     resolved = resolve_options(params, model=ArraySpec)
     items = read_items(resolved)
     if is_local:
