@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kij_train.cli.bench import COMMANDS
 from kij_train.pod import collectives
 
 SMALL = ["-b", "1K", "-e", "16K", "-f", "4", "-n", "3"]
@@ -24,16 +25,20 @@ def bench(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "nproc", "more"),
-    [
-        ("allreduce", 2, ["-d", "bfloat16"]),
-        ("allgather", 3, []),
-        ("reducescatter", 3, ["-o", "max", "-d", "int8"]),
-        ("broadcast", 2, []),
-        ("alltoall", 3, ["-d", "int64"]),
-    ],
-)
+RUNS: list[tuple[str, int, list[str]]] = [
+    ("allreduce", 2, ["-d", "bfloat16"]),
+    ("allgather", 3, []),
+    ("reducescatter", 3, ["-o", "max", "-d", "int8"]),
+    ("broadcast", 2, []),
+    ("alltoall", 3, ["-d", "int64"]),
+]
+
+
+def test_every_collective_is_run() -> None:
+    assert {command for command, _, _ in RUNS} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "nproc", "more"), RUNS)
 def test_every_collective_gives_right_results(
     tmp_path: Path, command: str, nproc: int, more: list[str]
 ) -> None:

@@ -51,17 +51,21 @@ def document(*runs: tuple[int, dict[str, Any]]) -> rows.Document:
 # --- the conventions of nccl-tests ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("collective", "ranks", "factor"),
-    [
-        ("all_reduce", 8, 1.75),
-        ("all_reduce", 1, 0),
-        ("all_gather", 4, 0.75),
-        ("reduce_scatter", 4, 0.75),
-        ("alltoall", 2, 0.5),
-        ("broadcast", 8, 1),
-    ],
-)
+FACTORS = [
+    ("all_reduce", 8, 1.75),
+    ("all_reduce", 1, 0),
+    ("all_gather", 4, 0.75),
+    ("reduce_scatter", 4, 0.75),
+    ("alltoall", 2, 0.5),
+    ("broadcast", 8, 1),
+]
+
+
+def test_every_collective_has_a_factor_to_compare_with() -> None:
+    assert {collective for collective, _, _ in FACTORS} == set(collectives.COLLECTIVES)
+
+
+@pytest.mark.parametrize(("collective", "ranks", "factor"), FACTORS)
 def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     collective: str, ranks: int, factor: float
 ) -> None:
