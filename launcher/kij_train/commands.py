@@ -7,6 +7,7 @@ An `Address` builds them. What has no cluster, as the diagnosis, which is pure, 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class Address:
     """--context and --kubeconfig, unless kij-train finds them by itself where it is called."""
     kubectl_flags: tuple[str, ...] = ()
     """The same for kubectl, which reads no KIJ_* and no project file."""
+    kubectl_program: tuple[str, ...] = ("kubectl",)
+    """With what stands in front of it."""
 
     @classmethod
     def of(
@@ -35,7 +38,10 @@ class Address:
         given = {"context": context, "kubeconfig": kubeconfig}
         said = {field: value for field, value in given.items() if value}
         ours = {field: value for field, value in said.items() if field not in implied}
-        return cls(flags=_flags(ours), kubectl_flags=_flags(said))
+        program: tuple[str, ...] = ("kubectl",)
+        if os.pathsep in said.get("kubeconfig", ""):  # several files, which its flag does not take
+            program = ("env", f"KUBECONFIG={said.pop('kubeconfig')}", "kubectl")
+        return cls("", _flags(ours), _flags(said), program)
 
     def on_job(self, verb: str, name: str, *words: str) -> str:
         """`kij-train VERB NAME`, and more words of it."""
@@ -47,11 +53,11 @@ class Address:
 
     def kubectl(self, *words: str) -> str:
         """`kubectl WORDS` in the namespace."""
-        return shlex.join(["kubectl", *words, *self._namespace, *self.kubectl_flags])
+        return shlex.join([*self.kubectl_program, *words, *self._namespace, *self.kubectl_flags])
 
     def kubectl_of_cluster(self, *words: str) -> str:
         """`kubectl WORDS` that is about no namespace."""
-        return shlex.join(["kubectl", *words, *self.kubectl_flags])
+        return shlex.join([*self.kubectl_program, *words, *self.kubectl_flags])
 
     @property
     def _namespace(self) -> list[str]:

@@ -171,7 +171,8 @@ def _rights(cluster: Cluster) -> Check:
         if not _allowed(cluster, group, resource, verb)
     ]
     if missing:
-        hint = f"an admin can grant it: kubectl apply -n {cluster.namespace} -f manifests/role.yaml"
+        grant = cluster.address.kubectl("apply", "-f", "manifests/role.yaml")
+        hint = f"an admin can grant it: {grant}"
         return Check("permissions", Result.FAILED, f"missing: {', '.join(missing)}", hint)
     return Check("permissions", Result.OK, "all that kij-train uses")
 

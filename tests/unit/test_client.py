@@ -19,6 +19,7 @@ from kij_train.cluster.apierrors import Action, refusal
 from kij_train.cluster.client import CONFLICT_ATTEMPTS, Cluster
 from kij_train.cluster.connection import Connection
 from kij_train.cluster.follow import end_if_decided
+from kij_train.commands import Address
 from kij_train.diagnosis import JobView
 from kij_train.errors import KijError, RefusedError, UnreachableError
 from kij_train.pod import gang
@@ -169,7 +170,7 @@ def test_a_taken_name_is_not_asked_for_again(server: ApiServer) -> None:
     cluster.close()
 
 
-ACTION = Action("create", "jobs.batch", "a", "ml")
+ACTION = Action("create", "jobs.batch", "a", Address("ml"))
 WEBHOOK = 'admission webhook "rules.example.com" denied the request: '
 
 
@@ -229,13 +230,13 @@ def test_a_403_is_told_apart_by_its_words(words: str, message: str, hint: str) -
 
 def test_of_several_verbs_that_a_request_takes_the_missing_one_is_named() -> None:
     words = 'pods "a" is forbidden: User "bob" cannot get resource "pods/exec" in API group ""'
-    error = refusal(403, said(403, "", words)[1], Action("create", "pods/exec", "a", "ml"))
+    error = refusal(403, said(403, "", words)[1], Action("create", "pods/exec", "a", Address("ml")))
     assert str(error) == "namespace ml refuses: bob may not get pods/exec"
 
 
 def test_without_a_namespace_the_right_is_one_on_the_whole_cluster() -> None:
     words = 'jobs.batch is forbidden: User "bob" cannot list resource "jobs" at the cluster scope'
-    error = refusal(403, said(403, "", words)[1], Action("list", "jobs.batch", "", ""))
+    error = refusal(403, said(403, "", words)[1], Action("list", "jobs.batch", "", Address()))
     assert str(error) == "the cluster refuses: bob may not list jobs.batch"
     assert error.hints[0] == "check: kubectl auth can-i list jobs.batch -A"
     assert "kubectl create clusterrole kij-train-list-jobs-batch --verb=list" in error.hints[1]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from kij_train.cluster.apierrors import Action, refusal
+from kij_train.commands import Address
 from kij_train.diagnosis.pending import of_creation
 
 NO_QUOTA = "exceeded quota: team, requested: pods=1, used: pods=0, limited: pods=0"
@@ -45,9 +46,9 @@ def test_a_refusal_reads_the_same_in_an_event_and_in_an_answer(
     assert finding.kind == kind
     assert clause in finding.summary
     assert finding.evidence[0].endswith(words)
-    assert hint in (finding.hint or "")
+    assert hint in Address("ml").fill(finding.hint or "")
     answer = json.dumps({"kind": "Status", "reason": "Forbidden", "message": message}).encode()
-    error = refusal(403, answer, Action("create", "pods", "job-0", "ml"))
+    error = refusal(403, answer, Action("create", "pods", "job-0", Address("ml")))
     assert str(error).startswith("namespace ml ")
     assert clause in str(error)
     assert str(error).endswith(words)

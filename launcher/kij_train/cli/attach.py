@@ -126,7 +126,7 @@ def _interrupted(run: runs.ClusterRun, signum: int) -> None:
             f"{name} is cancelled: its pods end, the Job stays, suspended",
             signum=signum,
             hints=(
-                f"start it again: kij-train resume {name} -n {run.cluster.namespace}",
+                f"start it again: {run.cluster.address.on_job('resume', name)}",
                 f"remove it: {commands['remove']}",
             ),
         )
@@ -159,10 +159,5 @@ def _answer(name: str) -> str | None:
 
 def next_commands(run: runs.ClusterRun) -> dict[str, str]:
     """What a user who is not attached may want to do."""
-    of_job = f"{run.name} -n {run.cluster.namespace}"
-    return {
-        "attach": f"kij-train attach {of_job}",
-        "state": f"kij-train status {of_job}",
-        "cancel": f"kij-train cancel {of_job}",
-        "remove": f"kij-train delete {of_job}",
-    }
+    verbs = {"attach": "attach", "state": "status", "cancel": "cancel", "remove": "delete"}
+    return {what: run.cluster.address.on_job(verb, run.name) for what, verb in verbs.items()}

@@ -77,11 +77,12 @@ def command(
     job = jobs.get(cluster, name)
     nproc, anywhere = job.ranks_per_node, job.restarts_by_itself
     if anywhere and ranks:
+        where = cluster.address.on_job("stacks", name, "--rank", str(ranks[0]))
         raise RequestError(
             f"--rank {ranks[0]}: ranks of {name} move between nodes when it restarts",
             hints=(
-                f"of every node: kij-train logs {name} --all",
-                f"where a rank is now: kij-train stacks {name} --rank {ranks[0]}",
+                f"of every node: {cluster.address.on_job('logs', name, '--all')}",
+                f"where a rank is now: {where}",
             ),
         )
     chosen = _indexes(job, nproc, indexes, ranks)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 
 from kij_train import jobs, names, runs, units
 from kij_train.cli import output
+from kij_train.commands import Address
 from kij_train.errors import KijError, RequestError, UnreachableError
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import settings_of
@@ -112,6 +114,12 @@ def connect(params: dict[str, Any]) -> Cluster:
 
 def _resolved(params: dict[str, Any]) -> Resolved:
     return resolve(where_layer(params), environ=os.environ, cwd=Path.cwd())
+
+
+def address(params: dict[str, Any]) -> Address:
+    """How commands name the cluster of these flags, before anybody has connected to it."""
+    spec = _resolved(params).spec
+    return replace(runs.address_of(spec), namespace=spec.namespace or "")
 
 
 def where_layer(params: dict[str, Any]) -> Layer:

@@ -36,7 +36,7 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
         if form == "json":
             raise RequestError(
                 "--watch does not go with -o json",
-                hints=(f"the end as JSON: kij-train wait {name} -o json",),
+                hints=(f"the end as JSON: {cluster.address.on_job('wait', name, '-o', 'json')}",),
             )
         _watch(cluster, name)
     found = jobs.status(cluster, name)

@@ -54,10 +54,10 @@ def adopt_applied(cluster: Cluster, job: Object) -> None:
     except KijError as error:
         left += [(f"configmap/{name}", error) for name in code_of(job)]
     if left and is_applied(job):
-        objects = " ".join(each for each, _ in left)
+        remove = cluster.address.kubectl("delete", *(each for each, _ in left))
         cluster.warnings.append(
             f"what was applied with {job['metadata']['name']} is left ({left[0][1]}); remove it: "
-            f"kubectl delete -n {cluster.namespace} {objects}"
+            f"{remove}"
         )
 
 

@@ -154,7 +154,7 @@ def _raise_if_refused(submission: Submission) -> None:
         return
     message = str(events[-1].get("message", ""))
     namespace = submission.cluster.namespace
-    error = admission_refusal(message, f"the pods of {submission.name}", namespace)
+    error = admission_refusal(message, f"the pods of {submission.name}", submission.cluster.address)
     submission.delete()
     raise error or RefusedError(
         f"namespace {namespace} refuses the pods of {submission.name}: {message}"

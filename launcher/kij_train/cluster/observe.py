@@ -205,7 +205,7 @@ class Observation:
         deleted = isinstance(event, Changed) and event.deleted
         found = event.objects if isinstance(event, Synced) else [event.object]
         namespace = self._cluster.namespace
-        hints = (f"see what there is: kij-train list -n {namespace}",)
+        hints = (f"see what there is: {self._cluster.address.command('list')}",)
         if deleted or not found:
             if self.job is None and self._uid is None:
                 raise GoneError(f"namespace {namespace} has no job {self.name}", hints=hints)
@@ -215,7 +215,7 @@ class Observation:
         if job.uid != self._uid:
             raise GoneError(
                 f"job {self.name} was replaced by another of that name while we watched",
-                hints=(f"watch that one: kij-train attach {self.name} -n {namespace}",),
+                hints=(f"watch that one: {self._cluster.address.on_job('attach', self.name)}",),
             )
         self.job = job
 

@@ -21,13 +21,12 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from kij_train import names, tokens
 from kij_train.cluster.apierrors import json_of
 from kij_train.cluster.credentials import Credentials, CredentialsError, Shown, bearer
-from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section
+from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section, address_of
 from kij_train.redaction import keep_secret, redacted
 
 PAUSE_S = 30.0
@@ -195,10 +194,8 @@ class Plugin:
 
     def _failure(self, what: str, hint: str = "") -> CredentialsError:
         chosen = self._chosen
-        flags = ["--context", chosen.context]
-        if not is_kubectls(chosen.path):
-            flags += ["--kubeconfig", chosen.path]
-        see = f"see all that it says: kubectl auth whoami {shlex.join(flags)}"
+        whoami = address_of(chosen.path, chosen.context).kubectl_of_cluster("auth", "whoami")
+        see = f"see all that it says: {whoami}"
         steps = (hint,) if hint else (see, "then log in again, as it or your cluster's admin says")
         return CredentialsError(
             f"kubeconfig {chosen.path}: {self.said} {what}",
@@ -266,11 +263,6 @@ def _secrets_of(args: list[str]) -> list[str]:
         if flag.startswith("-") and names.looks_secret(flag.strip("-").replace("-", "_"), value):
             found.append(value)
     return found
-
-
-def is_kubectls(path: str) -> bool:
-    """Whether kubectl reads a kubeconfig without being told."""
-    return path == (os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser()))
 
 
 def _cluster_info(settings: Section) -> dict[str, Any]:

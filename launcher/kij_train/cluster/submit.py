@@ -107,7 +107,7 @@ def hasten(cluster: Cluster, name: str, uid: str, grace_s: int) -> None:
         if time.monotonic() > deadline:
             raise TimedOutError(
                 f"{len(waiting)} pods of {name} are not being ended after {SUSPENDED_S:.0f} s",
-                hints=(f"see: kubectl get job,pods -n {cluster.namespace}",),
+                hints=(f"see: {cluster.address.kubectl('get', 'job,pods')}",),
             )
         time.sleep(0.2)
 
@@ -253,7 +253,7 @@ def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[st
     except TakenError:
         raise RefusedError(
             f"somebody else created a job {name} in namespace {cluster.namespace} meanwhile",
-            hints=(f"look at it: kubectl get job {name} -n {cluster.namespace}",),
+            hints=(f"look at it: {cluster.address.kubectl('get', 'job', name)}",),
         ) from None
 
 
@@ -277,7 +277,7 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
             if time.monotonic() > deadline:
                 raise TimedOutError(
                     f"--replace: the old job {name} is still there after {REPLACE_TIMEOUT_S:.0f} s",
-                    hints=(f"see why: kubectl get job,pods -n {cluster.namespace}",),
+                    hints=(f"see why: {cluster.address.kubectl('get', 'job,pods')}",),
                 )
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 2.0)
@@ -288,7 +288,7 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
 def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
     """An object of this name, which is not ours, is there."""
     kind, name = str(body["kind"]).lower(), body["metadata"]["name"]
-    remove = f"or remove it: kubectl delete -n {cluster.namespace} {kind} {name}"
+    remove = f"or remove it: {cluster.address.kubectl('delete', kind, name)}"
     if kind == "job":
         remove = "or replace it, with its pods and logs: --replace"
     return RefusedError(
@@ -356,6 +356,6 @@ def _remove(cluster: Cluster, name: str, token: str) -> None:
     except KijError as error:
         # The first error is the one to report; this one tells what it could not clean.
         cluster.warnings.append(
-            f"job {name} may be left, suspended: kubectl delete job {name} "
-            f"-n {cluster.namespace} ({error})"
+            f"job {name} may be left, suspended: {cluster.address.kubectl('delete', 'job', name)} "
+            f"({error})"
         )

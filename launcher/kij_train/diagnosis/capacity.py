@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from kij_train import gpus
+from kij_train import commands, gpus
 from kij_train.diagnosis.jobview import Object
 from kij_train.units import quantity_value
 
@@ -26,7 +26,7 @@ def which_nobody_has(resources: Iterable[str], machines: Iterable[Object]) -> li
 
 
 def without(resource: str, machines: Iterable[Object]) -> str:
-    """What to do about a resource that no machine has."""
+    """What to do about a resource that no machine has; a command in it is a mark."""
     there = {
         name
         for machine in machines
@@ -37,7 +37,7 @@ def without(resource: str, machines: Iterable[Object]) -> str:
     if others and gpus.of_resource(resource) is not None:
         flags = " or ".join(kind.flags for kind in others.values())
         return f"their GPUs are {', '.join(others)}: {flags}"
-    return "what the machines have: kij-train doctor"
+    return f"what the machines have: {commands.command('doctor')}"
 
 
 def with_free(machines: Sequence[Object], pods: Iterable[Object]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
+from kij_train import commands
 from kij_train.pod import contract, status
 
 
@@ -59,7 +60,7 @@ _MESSAGES = [
         r"Watchdog caught collective operation timeout|collective operation timeout",
         Cause(
             "nccl-timeout",
-            "find the rank that did not come: kij-train logs NAME --all --tail 20",
+            f"find the rank that did not come: {commands.on_job('logs', '--all', '--tail', '20')}",
         ),
     ),
     (
@@ -161,7 +162,7 @@ def of_exit(
     if number == signal.SIGABRT:
         return Cause(
             "aborted",
-            "its last words: kij-train logs NAME --all --tail 50",
+            f"its last words: {commands.on_job('logs', '--all', '--tail', '50')}",
             "ended by SIGABRT, as by a failed assertion in C++ or by NCCL's watchdog, which aborts "
             "ranks whose collective has timed out",
         )

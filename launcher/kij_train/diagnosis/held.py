@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kij_train import units
+from kij_train import commands, units
 from kij_train.diagnosis.failures import failures_of_pods
 from kij_train.diagnosis.jobview import JobState, JobView, Object
 from kij_train.diagnosis.pending import Finding
@@ -48,7 +48,7 @@ def state_with(job: JobView, nodes: Iterable[Node]) -> JobState:
     return JobState.RUNNING if held else job.state
 
 
-def of_held(job: JobView, nodes: Iterable[Node], *, now: float) -> list[Finding]:
+def of_held(nodes: Iterable[Node], *, now: float) -> list[Finding]:
     """The containers that keep pods from ending, and how to be rid of them."""
     every = list(nodes)
     held = [node for node in every if node.held_up]
@@ -63,9 +63,9 @@ def of_held(job: JobView, nodes: Iterable[Node], *, now: float) -> list[Finding]
             f"the training has ended on {len(held)} of {len(every)} nodes, and their pods go on, "
             f"with all that they hold: {containers} in them is not kij-train's and has not ended",
             (f"pod {first.pod}: container {first.held_by} goes on since the training, {ago}",),
-            f"when you have the logs, free the machines: kij-train delete {job.name} "
-            f"-n {job.namespace}; for the next launch, keep it out of the pods (Istio: --label "
-            "sidecar.istio.io/inject=false), or have it injected as an initContainer with "
-            "restartPolicy Always, which ends with the others",
+            f"when you have the logs, free the machines: {commands.on_job('delete')}; for the next "
+            "launch, keep it out of the pods (Istio: --label sidecar.istio.io/inject=false), or "
+            "have it injected as an initContainer with restartPolicy Always, which ends with the "
+            "others",
         )
     ]

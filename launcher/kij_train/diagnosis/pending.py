@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from kij_train import gpus, names
+from kij_train import commands, gpus, names
 from kij_train.diagnosis import capacity, causes
 from kij_train.diagnosis.capacity import FREE
 from kij_train.diagnosis.jobview import JobView, Object
@@ -69,8 +69,7 @@ def of_creation(events: Iterable[Object]) -> list[Finding]:
     if not failed:
         return []
     message = str(failed[-1].get("message", ""))
-    namespace = (failed[-1].get("involvedObject") or {}).get("namespace")
-    known = refusal_in(message, "its pods", f"-n {namespace}" if namespace else "")
+    known = refusal_in(message, "its pods")
     if known is not None:
         return [Finding(known.kind, f"the namespace {known.clause}", (known.said,), known.hint)]
     said = message.partition("is forbidden: ")[2] or message
@@ -149,12 +148,12 @@ def _config(node: Node, events: Sequence[Object]) -> Finding | None:
     missing = re.search(r'(secret|configmap) "([^"]+)" not found', said)
     if missing:
         kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing[1]]
+        what = ("secret", "generic") if kind == "Secret" else ("configmap",)
         return Finding(
             "missing-object",
             f"{kind} {missing[2]} does not exist in the namespace",
             _quoted(said),
-            f"create it: kubectl create {missing[1]} "
-            f"{'generic ' if kind == 'Secret' else ''}{missing[2]} …",
+            f"create it: {commands.kubectl('create', *what, missing[2])} …",
         )
     key = re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S+/(\S+)", said)
     if key:
@@ -198,8 +197,8 @@ def _missing_volume(kind: str, name: str, said: str, job: JobView) -> Finding:
             "missing-code",
             f"{what}, which carries its code, does not exist in the namespace",
             _quoted(said),
-            "launch it again, with --replace; where it was applied, apply all that "
-            "kij-train render prints: kubectl apply --server-side -f -",
+            "launch it again, with --replace; where it was applied, apply all that kij-train "
+            f"render prints: {commands.kubectl('apply', '--server-side', '-f', '-')}",
         )
     if by:
         return Finding(
@@ -243,7 +242,7 @@ def unschedulable(message: str, job: JobView, machines: Sequence[Object]) -> Fin
             "volume-unbound",
             "a PersistentVolumeClaim has no volume yet",
             (message,),
-            "it needs a volume or a storage class: kubectl get pvc,storageclass",
+            f"it needs a volume or a storage class: {commands.kubectl('get', 'pvc,storageclass')}",
         )
     if "gated" in message.lower() and "scheduling gate" in message.lower():
         return Finding("gated", "it has a scheduling gate that somebody must lift", (message,))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kij_train import units
+from kij_train import commands, units
 from kij_train.diagnosis import pending
 from kij_train.diagnosis.held import state_with
 from kij_train.diagnosis.jobview import JobView, Object, epoch
@@ -42,11 +42,10 @@ def going_on(
     last_lines: LastLines,
 ) -> tuple[str, list[Finding]]:
     """Headline and findings of a job that has not ended."""
-    flags = f"{job.name} -n {job.namespace}"
     start = epoch(job.started or job.created)
     age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
     counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
-    lost = _on_lost_machines(flags, nodes, pods, events, machines)
+    lost = _on_lost_machines(nodes, pods, events, machines)
     without = _not_created(nodes, events)
     if job.restarts_by_itself:
         without = without or _not_replaced(nodes, events)
@@ -60,13 +59,13 @@ def going_on(
     if behind:
         slow = _without_rank_0(nodes, now) or _slow(behind, now)
         return headline, slow
-    apart = _cannot_reach_rank_0(flags, last_lines, now)
+    apart = _cannot_reach_rank_0(job.name, last_lines, now)
     speaker = 0
     if job.restarts_by_itself and last_lines:
         speaker = max(last_lines, key=lambda index: last_lines[index])
     if all(node.phase in (Phase.DONE, Phase.FAILED) for node in nodes):
         headline = f"{job.name} has ended, {age} after its start: {counted}"
-    return headline, apart or _silent(flags, speaker, last_lines, now)
+    return headline, apart or _silent(speaker, last_lines, now)
 
 
 def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
@@ -108,7 +107,6 @@ def _half_gang(nodes: Sequence[Node]) -> list[Finding]:
 
 
 def _on_lost_machines(
-    flags: str,
     nodes: Sequence[Node],
     pods: Sequence[Object],
     events: Sequence[Object],
@@ -141,7 +139,7 @@ def _on_lost_machines(
             f"{_named(found)} on a machine that does not answer: {where}",
             tuple(said[-1:]),
             "Kubernetes gives its pods up after their toleration, 300 s as a rule; to end the job "
-            f"now: kij-train cancel {flags}",
+            f"now: {commands.on_job('cancel')}",
         )
     ]
 
@@ -190,7 +188,7 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
                 f"container {oldest.held_by}, which is not kij-train's and runs before the "
                 f"training, has not ended for {units.format_seconds(waited)}",
                 (f"pod {oldest.pod}",),
-                f"its log: kubectl logs {oldest.pod} -c {oldest.held_by}",
+                f"its log: {commands.kubectl('logs', str(oldest.pod), '-c', oldest.held_by)}",
             )
         ]
     at = f" on {oldest.node}" if oldest.node else ""
@@ -204,7 +202,7 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
     ]
 
 
-def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[Finding]:
+def _cannot_reach_rank_0(name: str, last_lines: LastLines, now: float) -> list[Finding]:
     """All pods run, and some still look for rank 0: a matter of DNS, network or its process."""
     said = [
         (index, text, waiting.last)
@@ -215,11 +213,14 @@ def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[
         return []
     index, text, last = said[0]
     if not last.resolved:
-        hint = f"a NetworkPolicy may block DNS, or the Service is gone: kubectl get service {flags}"
+        service = commands.kubectl("get", "service", name)
+        hint = f"a NetworkPolicy may block DNS, or the Service is gone: {service}"
     elif last.refused:
-        hint = f"rank 0 does not listen: kij-train logs {flags} --index 0 --tail 50"
+        its_log = commands.on_job("logs", "--index", "0", "--tail", "50")
+        hint = f"rank 0 does not listen: {its_log}"
     else:
-        hint = f"a NetworkPolicy or firewall may keep pods apart; see kij-train logs {flags} --all"
+        logs = commands.on_job("logs", "--all")
+        hint = f"a NetworkPolicy or firewall may keep pods apart; see {logs}"
     return [
         Finding(
             "rank-0-unreachable",
@@ -230,7 +231,7 @@ def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[
     ]
 
 
-def _silent(flags: str, speaker: int, last_lines: LastLines, now: float) -> list[Finding]:
+def _silent(speaker: int, last_lines: LastLines, now: float) -> list[Finding]:
     """Silence of rank 0, which prints as a rule; the last lines of the others are evidence."""
     first = last_lines.get(speaker)
     if first is None or now - first[0] < SILENT_AFTER_S:
@@ -245,6 +246,6 @@ def _silent(flags: str, speaker: int, last_lines: LastLines, now: float) -> list
             "silent",
             f"index {speaker} has printed nothing for {units.format_seconds(now - first[0])}",
             tuple(said),
-            f"compare the ranks: kij-train logs {flags} --all --tail 5",
+            f"compare the ranks: {commands.on_job('logs', '--all', '--tail', '5')}",
         )
     ]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from kij_train import commands
+
 _DENIED = re.compile(r"admission webhook .* denied the request|AdmissionPolicy .* denied request")
 _QUOTA = re.compile(r"\b(exceeded|failed) quota: ")
 _POD_SECURITY = "violates PodSecurity"
@@ -26,13 +28,14 @@ class Refusal:
     said: str
     """The cluster's own words, as far as they are about that."""
     hint: str | None
+    """A command in it is a mark."""
 
 
-def refusal_in(message: str, what: str, flags: str = "") -> Refusal | None:
+def refusal_in(message: str, what: str) -> Refusal | None:
     """The refusal that a message of the API server is; None for words of anybody else.
 
-    `what` is refused, such as "the pods"; `flags` are those of a command in the hint. A webhook's
-    refusal is looked for first: it may be about anything, in the words of any other one.
+    `what` is refused, such as "the pods". A webhook's refusal is looked for first: it may be about
+    anything, in the words of any other one.
     """
     if _DENIED.search(message):
         return Refusal(
@@ -48,7 +51,7 @@ def refusal_in(message: str, what: str, flags: str = "") -> Refusal | None:
         hint = "give them: --cpu 4 --memory 16Gi"
         return Refusal("quota", "has a quota that asks for numbers", said, hint)
     if quota is not None:
-        hint = f"ask for less, or wait; what is used: kij-train doctor {flags}".rstrip()
+        hint = f"ask for less, or wait; what is used: {commands.command('doctor')}"
         return Refusal("quota", "has no quota left", said, hint)
     if _POD_SECURITY in message:
         as_root = "runAsNonRoot" in message

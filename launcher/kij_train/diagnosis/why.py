@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kij_train import names, units
+from kij_train import commands, names, units
+from kij_train.commands import Address
 from kij_train.diagnosis import causes, pending
 from kij_train.diagnosis.accounts import accounts_as_json
 from kij_train.diagnosis.failures import (
@@ -71,16 +72,46 @@ def why(
     machines: Sequence[Object] = (),
     last_lines: Mapping[int, tuple[float, str]] | None = None,
     end: JobState | None = None,
+    at: Address | None = None,
 ) -> Verdict:
     """The verdict, from a Job, its pods (oldest first), the events about them, and the time.
 
     `machines` are Node objects, for what they have in all; `last_lines` are time and text of the
     newest log line of some indexes. Both may be left out, and then nothing is said of them. `end`
-    is what `own_end` has made of a Job that other containers hold up.
+    is what `own_end` has made of a Job that other containers hold up. `at` is where the job is, for
+    the commands in its hints.
     """
+    verdict = _why(job, pods, events, now, machines, last_lines or {}, end)
+    at = at or Address(job.namespace)
+
+    def filled(text: str) -> str:
+        return at.fill(text, job.name)
+
+    findings = (
+        replace(
+            each,
+            summary=filled(each.summary),
+            evidence=tuple(map(filled, each.evidence)),
+            hint=each.hint and filled(each.hint),
+        )
+        for each in verdict.findings
+    )
+    return replace(verdict, findings=tuple(findings))
+
+
+def _why(
+    job: JobView,
+    pods: Sequence[Object],
+    events: Sequence[Object],
+    now: float,
+    machines: Sequence[Object],
+    last_lines: Mapping[int, tuple[float, str]],
+    end: JobState | None,
+) -> Verdict:
+    """The verdict, with marks in place of commands."""
     state, name = end or job.state, job.name
     nodes = nodes_of_job(job, map(node_of, pods))
-    held = of_held(job, nodes, now=now) if not job.state.ended else []
+    held = of_held(nodes, now=now) if not job.state.ended else []
     if state is JobState.FAILED:
         failed = _failed(job, pods, events)
         return replace(failed, findings=(*failed.findings, *held))
@@ -92,7 +123,7 @@ def why(
             "cancelled",
             "it can start again; indexes that have completed do not run again",
             (),
-            f"start it again: kij-train resume {name} -n {job.namespace}",
+            f"start it again: {commands.on_job('resume')}",
         )
         going = any(node.phase is Phase.ENDING for node in nodes)
         pods_now = "its pods are ending" if going else "its pods have ended"
@@ -105,7 +136,7 @@ def why(
         headline = f"{failed.headline} · its pods go on"
         return Verdict(JobState.RUNNING, headline, (*failed.findings, *held))
     headline, findings = going_on(
-        job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines or {}
+        job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines
     )
     return Verdict(state_with(job, nodes), headline, (*held, *findings))
 
@@ -177,35 +208,29 @@ def _finding(cause: Failure, pod: Object, job: JobView, failures: Sequence[Failu
         ):
             known = by_exit
         known = known or causes.Cause("exception" if cause.callstack else "exit-code")
-        message = "\n".join(shortened(cause.message, f"all of it: {_logs(cause, job)}"))
+        message = "\n".join(shortened(cause.message, f"all of it: {_logs(cause)}"))
         summary = f"{known.summary}" if known.summary else message
         evidence = [message] if known.summary and cause.message else []
         stack = traceback_tail(cause.callstack, cause.message)
         if stack:
             evidence.append("\n".join(stack))
-        hint = (
-            known.hint.replace("NAME", job.name, 1)
-            if known.hint and "logs NAME" in known.hint
-            else known.hint
-        )
         left_out = missing_file(cause.message, job.annotations.get(names.LEFT_OUT))
         if left_out is not None:
             finding = Finding("left-out", summary, tuple(evidence), left_out)
         else:
-            finding = Finding(known.kind, summary, tuple(evidence), hint)
+            finding = Finding(known.kind, summary, tuple(evidence), known.hint)
     followed = followers(cause, failures)
     return replace(finding, evidence=(*finding.evidence, followed)) if followed else finding
 
 
-def _logs(cause: Failure, job: JobView) -> str:
+def _logs(cause: Failure) -> str:
     """The command that shows what a node printed."""
-    return f"kij-train logs {job.name} -n {job.namespace} --index {cause.index} --tail 100"
+    return commands.on_job("logs", "--index", str(cause.index), "--tail", "100")
 
 
 def _foreign(cause: Failure, pod: Object) -> Finding:
     """A container that a policy has added has failed, and with it the pod."""
-    about = pod["metadata"]
-    everything = f"kubectl logs {about['name']} -n {about.get('namespace')} -c {cause.container}"
+    everything = commands.kubectl("logs", str(pod["metadata"]["name"]), "-c", str(cause.container))
     trained = "ended well" if node_of(pod).phase is Phase.DONE else "did not begin"
     return Finding(
         "foreign-container",
@@ -333,16 +358,15 @@ def _suspended(job: JobView, events: Sequence[Object]) -> Verdict:
             "queued",
             f"queue {job.queue} has not admitted it yet",
             tuple(said[-1:]),
-            f"what it waits for: kubectl get workloads -n {job.namespace}",
+            f"what it waits for: {commands.kubectl('get', 'workloads')}",
         )
         headline = f"{job.name} is suspended: it waits in a queue"
         return Verdict(JobState.SUSPENDED, headline, (finding,))
-    resume = f"kij-train resume {job.name} -n {job.namespace}"
     finding = Finding(
         "suspended",
         "somebody suspended it, or its submission did not end",
         (),
-        f"resume it: {resume}",
+        f"resume it: {commands.on_job('resume')}",
     )
     return Verdict(JobState.SUSPENDED, f"{job.name} is suspended", (finding,))
 

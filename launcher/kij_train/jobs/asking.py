@@ -37,11 +37,10 @@ def get(cluster: Cluster, name: str) -> JobView:
     try:
         return JobView(cluster.get("Job", name))
     except GoneError:
-        flags = f" -n {cluster.namespace}"
         raise GoneError(
             f"namespace {cluster.namespace} has no job {name}",
             hints=(
-                f"see what there is: kij-train list{flags}, or -A for all namespaces",
+                f"see what there is: {cluster.address.command('list')}, or -A for all namespaces",
                 ABOUT_LOCAL,
             ),
         ) from None

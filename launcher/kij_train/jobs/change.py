@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from kij_train.cluster import Cluster, Submission
 
 
-def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None = None) -> JobView:
-    """The Job, which must be one of ours; `instead` is what kubectl does to it all the same.
+DELETE = ("delete", "job", "{}")
+
+
+def _ours(
+    cluster: Cluster, name: str, what: str, instead: tuple[str, ...], uid: str | None = None
+) -> JobView:
+    """The Job, which must be one of ours; `instead` is what kubectl does to it all the
+    same, with {} for the name.
 
     With `uid` it must be that one: a name can be taken again.
     """
@@ -29,7 +35,7 @@ def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None 
     if uid is not None and job.uid != uid:
         raise GoneError(f"job {name} is gone: another one of that name has taken its place")
     if not job.is_ours:
-        line = f"kubectl {instead.format(name)} -n {cluster.namespace}"
+        line = cluster.address.kubectl(*(word.format(name) for word in instead))
         raise RefusedError(
             f"job {name} in namespace {cluster.namespace} was not made by kij-train",
             hints=(f"{what} it all the same: {line}",),
@@ -41,7 +47,7 @@ def submission_of(cluster: Cluster, name: str) -> tuple[Submission, JobView]:
     """A job that is there, as `submit` gives one, to follow; and the Job."""
     from kij_train.cluster import Submission
 
-    job = _ours(cluster, name, "follow", "logs -f job/{}")
+    job = _ours(cluster, name, "follow", ("logs", "-f", "job/{}"))
     return Submission(cluster, job.raw), job
 
 
@@ -55,7 +61,7 @@ def cancel(
     """
     from kij_train.cluster.submit import cancel, hasten
 
-    job = _ours(cluster, name, "delete", "delete job {}", uid)
+    job = _ours(cluster, name, "delete", DELETE, uid)
     before = jobs.summary_of(job)
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         return before
@@ -66,7 +72,7 @@ def cancel(
             f"{name} was launched with a grace period of {own}, which Kubernetes lets one shorten "
             "only; nothing was done",
             hints=(
-                f"with that one: kij-train cancel {name} -n {cluster.namespace}",
+                f"with that one: {cluster.address.on_job('cancel', name)}",
                 f"the next launch with a longer one: --grace {grace_s}s",
             ),
         )
@@ -94,23 +100,23 @@ def resume(cluster: Cluster, name: str) -> Resumed:
     """Let a cancelled or suspended job go on. Raises RequestError for any other one."""
     from kij_train.cluster.submit import resume
 
-    patch = """patch job {} -p '{{"spec":{{"suspend":false}}}}'"""
+    patch = ("patch", "job", "{}", "-p", '{{"spec":{{"suspend":false}}}}')
     job = _ours(cluster, name, "resume", patch)
     before = jobs.summary_of(job)
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         raise RequestError(
             f"{name} has ended ({before.state.value}), and a Job that has ended never goes on",
-            hints=(f"again: kij-train launch --again {name} --replace -n {cluster.namespace}",),
+            hints=(f"again: {cluster.address.command('launch', '--again', name, '--replace')}",),
         )
     if before.state not in (JobState.CANCELLED, JobState.SUSPENDED):
         raise RequestError(
             f"{name} is not suspended: it is {before.state.value}",
-            hints=(f"see: kij-train status {name} -n {cluster.namespace}",),
+            hints=(f"see: {cluster.address.on_job('status', name)}",),
         )
     if job.queue is not None:
         raise RequestError(
             f"{name} waits in queue {job.queue}, which starts it when it is admitted",
-            hints=(f"what it waits for: kij-train why {name} -n {cluster.namespace}",),
+            hints=(f"what it waits for: {cluster.address.on_job('why', name)}",),
         )
     queue = job.annotations.get(names.CANCELLED_QUEUE)
     resume(cluster, name, before.uid, queue)
@@ -122,7 +128,7 @@ def scale(cluster: Cluster, name: str, nodes: int) -> JobSummary:
 
     Raises RequestError for a job that is not elastic, and for a number that it does not take.
     """
-    job = _ours(cluster, name, "scale", "get job {}")
+    job = _ours(cluster, name, "scale", ("get", "job", "{}"))
     before = jobs.summary_of(job)
     low, high = _range_of(job)
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
@@ -157,7 +163,7 @@ def delete(cluster: Cluster, name: str, *, uid: str | None = None) -> JobSummary
     """
     from kij_train.cluster.adopt import adopt_applied
 
-    job = _ours(cluster, name, "delete", "delete job {}", uid)
+    job = _ours(cluster, name, "delete", DELETE, uid)
     adopt_applied(cluster, job.raw)
     before = jobs.summary_of(job)
     cluster.delete("Job", name, uid=before.uid)

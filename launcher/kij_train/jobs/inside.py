@@ -66,8 +66,8 @@ def execute(
         raise RequestError(
             f"index {index} of {name} does not run: {is_now}",
             hints=(
-                f"why: kij-train why {name} -n {cluster.namespace}",
-                f"what it said: kij-train logs {name} --index {index} -n {cluster.namespace}",
+                f"why: {cluster.address.on_job('why', name)}",
+                f"what it said: {cluster.address.on_job('logs', name, '--index', str(index))}",
             ),
         )
     command = become(f"{contract.WORK_DIR}/code", choices)

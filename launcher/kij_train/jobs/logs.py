@@ -65,5 +65,5 @@ def logs(
             by_name[chosen[-1][1]] = pods[-1]
         elif indexes is not None or previous:
             what = "no earlier pod" if previous else "no pod any more, or none yet"
-            note(f"index {index} has {what}: kij-train why {name} -n {cluster.namespace}")
+            note(f"index {index} has {what}: {cluster.address.on_job('why', name)}")
     yield from merged(cluster, chosen, choice, note, by_name)

@@ -100,7 +100,7 @@ def stacks(
         which = f"no pod of {name} runs" if index is None else f"index {index} of {name} is not up"
         raise RequestError(
             f"{which}: {nodes[0].phase.value}",
-            hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
+            hints=(f"why: {cluster.address.on_job('why', name)}",),
         )
     found, errors = [], list[KijError]()
     for answer in ask(cluster, list(by_pod), COMMAND, timeout_s=ANSWER_S):
@@ -119,7 +119,7 @@ def stacks(
         which = name if rank is None else f"rank {rank} of {name}"
         raise UnreachableError(
             f"{which} cannot say where it is: {next(iter(silent.values()), 'it does not run now')}",
-            hints=(f"see: kij-train status {name} -n {cluster.namespace}",),
+            hints=(f"see: {cluster.address.on_job('status', name)}",),
         )
     return Stacks(job, found, silent)
 

@@ -113,18 +113,18 @@ def _accounts_now(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) ->
 def _cause(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:
     state, now = job.state, time.time()
     if state in (JobState.SUCCEEDED, JobState.CANCELLED):
-        return diagnosis.why(job, pods, (), now=now)
+        return diagnosis.why(job, pods, (), now=now, at=cluster.address)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
     well = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and not any(
         map(diagnosis.is_out_of_touch, pods)
     )
     if state is not JobState.FAILED and well:
         lines = _last_lines(cluster, nodes)
-        return diagnosis.why(job, pods, (), now=now, last_lines=lines)
+        return diagnosis.why(job, pods, (), now=now, last_lines=lines, at=cluster.address)
     events = events_of(cluster, job.name)
     unfit = any(event.get("reason") == "FailedScheduling" for event in events)
     machines = _machines(cluster) if unfit else ()
-    return diagnosis.why(job, pods, events, now=now, machines=machines)
+    return diagnosis.why(job, pods, events, now=now, machines=machines, at=cluster.address)
 
 
 def _machines(cluster: Cluster) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def wait(
             if deadline is not None and time.monotonic() > deadline:
                 raise TimedOutError(
                     f"{name} has not ended within {timeout_s:.0f} s; it goes on",
-                    hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
+                    hints=(f"why: {cluster.address.on_job('why', name)}",),
                 )
         job = observed.job
     assert job is not None
@@ -97,7 +97,8 @@ class _Held:
         nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
         own = diagnosis.own_end(job, nodes, pods)
         if own is not None and self._is_held:
-            return JobEnd(job, diagnosis.why(job, pods, (), now=time.time(), end=own))
+            at = self._cluster.address
+            return JobEnd(job, diagnosis.why(job, pods, (), now=time.time(), end=own, at=at))
         self._is_held = own is not None
         if self._is_held:
             self._look_at = time.monotonic() + diagnosis.HELD_S

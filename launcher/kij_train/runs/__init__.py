@@ -4,6 +4,7 @@ from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.on_cluster import (
     ClusterRun,
     OnCluster,
+    address_of,
     attached,
     connect,
     dry_run,
@@ -25,6 +26,7 @@ __all__ = [
     "Place",
     "Plan",
     "Run",
+    "address_of",
     "attached",
     "connect",
     "dry_run",

@@ -195,9 +195,10 @@ class KijTrainScheduler(BaseScheduler):
             name = job.name
             if state is JobState.FAILED:
                 response.msg = jobs.why(cluster, name).text() + _traceback(cluster, name)
-                response.msg += f"\n\n  log: kij-train logs {name} -n {cluster.namespace} --all"
+                log = cluster.address.on_job("logs", name, "--all")
+                response.msg += f"\n\n  log: {log}"
             elif response.state is AppState.FAILED and not state.ended:
-                response.msg += f"\n  it goes on: kij-train cancel {name} -n {cluster.namespace}"
+                response.msg += f"\n  it goes on: {cluster.address.on_job('cancel', name)}"
             if job.uid in pods:
                 replicas = _replicas(job, pods[job.uid])
                 response.roles_statuses.append(RoleStatus(roles.role_name_of(job), replicas))
