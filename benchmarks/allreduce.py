@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from kij_train.pod import collectives
+from kij_train.pod.collectives import arguments, measuring, table
 
 ROOT = Path(__file__).parent.parent
 sys.path[0] = str(ROOT)
@@ -171,8 +172,8 @@ def with_code(folder: Path) -> Path:
     """A folder with what the ranks run."""
     code = folder / "code"
     code.mkdir()
-    for file in (collectives.__file__, turns.__file__):
-        shutil.copy(file, code)
+    shutil.copy(turns.__file__, code)
+    shutil.copytree(Path(collectives.__file__).parent, code / "collectives")
     return code
 
 
@@ -229,10 +230,10 @@ def as_rank(rounds: int) -> None:
     import torch
     import torch.distributed as dist
 
-    args = collectives.parse_args([*turns.SIZES, *LOOPED, "--device", "cpu"])
-    run = collectives.Run(args)
+    args = arguments.parse_args([*turns.SIZES, *LOOPED, "--device", "cpu"])
+    run = measuring.Run(args)
     sides: list[dict[int, list[float]]] = [{}, {}]
-    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
+    sizes = arguments.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
 
     def minimal(count: int) -> float:
         tensor = torch.ones(count)
@@ -253,7 +254,7 @@ def as_rank(rounds: int) -> None:
         for round_ in range(rounds * LOOPS_A_ROUND):
             pair = [(0, ours), (1, minimal)]
             for side, function in pair if round_ % 2 else reversed(pair):
-                factor = collectives.COLLECTIVES["all_reduce"].factor(run.ranks)
+                factor = table.COLLECTIVES["all_reduce"].factor(run.ranks)
                 busbw = size / function(size // 4) / 1e9 * factor
                 sides[side].setdefault(size, []).append(busbw)
     if run.rank == 0:

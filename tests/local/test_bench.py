@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from kij_train import pod
 from kij_train.cli.bench import COMMANDS
-from kij_train.pod import collectives
 
 SMALL = ["-b", "1K", "-e", "16K", "-f", "4", "-n", "3"]
 
@@ -82,14 +82,14 @@ def test_no_variable_but_those_of_the_backends_reaches_the_report(tmp_path: Path
 def test_one_wrong_element_of_one_rank_is_counted(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "import sys\n"
-        f"sys.path.insert(0, {str(Path(collectives.__file__).parent)!r})\n"
-        "import collectives\n"
-        "right = collectives.Run.call\n"
+        f"sys.path.insert(0, {str(Path(pod.__file__).parent)!r})\n"
+        "from collectives import __main__, measuring\n"
+        "right = measuring.Run.call\n"
         "def wrong(self, send, receive):\n"
         "    right(self, send, receive)\n"
         "    if self.rank == 1: receive[3] += 1\n"
-        "collectives.Run.call = wrong\n"
-        "sys.exit(collectives.main(sys.argv[1:]))\n"
+        "measuring.Run.call = wrong\n"
+        "sys.exit(__main__.main(sys.argv[1:]))\n"
     )
     line = [sys.executable, "-m", "kij_train", "launch", "--local", "--nproc-per-node", "2"]
     result = subprocess.run(

@@ -25,7 +25,8 @@ from kij_train.cli.options import (
     warn_of_doubts,
 )
 from kij_train.errors import KijError, RequestError
-from kij_train.pod import collectives
+from kij_train.pod.collectives import table
+from kij_train.pod.collectives.arguments import message_sizes, parse_args
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import Fact
 from kij_train.specfile import Layer, Resolved, resolve
@@ -33,7 +34,7 @@ from kij_train.specfile import Layer, Resolved, resolve
 if TYPE_CHECKING:
     from kij_train.cluster import LogLine
 
-COMMANDS = {name.replace("_", ""): name for name in collectives.COLLECTIVES}
+COMMANDS = {name.replace("_", ""): name for name in table.COLLECTIVES}
 PASSED_ON = (
     (("-b", "--minbytes"), "SIZE", "Smallest message; 32M, or -e."),
     (("-e", "--maxbytes"), "SIZE", "Largest message; 32M, or -b."),
@@ -41,8 +42,8 @@ PASSED_ON = (
     (("-i", "--stepbytes"), "SIZE", "Or bytes from size to size."),
     (("-n", "--iters"), "N", "Timed calls a size; 20."),
     (("-w", "--warmup_iters"), "N", "Calls before them; 1."),
-    (("-d", "--datatype"), "TYPE", f"{', '.join(collectives.DTYPES)}; float."),
-    (("-o", "--op"), "OP", f"{', '.join(collectives.REDOPS)}; sum."),
+    (("-d", "--datatype"), "TYPE", f"{', '.join(table.DTYPES)}; float."),
+    (("-o", "--op"), "OP", f"{', '.join(table.REDOPS)}; sum."),
     (("-c", "--check"), "0|1", "Check the results; 1."),
     (("-z", "--blocking"), "0|1", "Wait for every call; 0."),
     (("--min-bw",), "GBPS", "Fail when the mean busbw of a run is under 0.9 of this."),
@@ -197,13 +198,13 @@ def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[st
         if given is not None:
             arguments += [flags[0], given]
     try:
-        return arguments, collectives.parse_args(arguments)
+        return arguments, parse_args(arguments)
     except ValueError as error:
         raise RequestError(str(error)) from None
 
 
 def _check_gates(limits: list[tuple[int, float]], args: Any) -> None:
-    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
+    sizes = message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
     for asked, _ in limits:
         if asked not in sizes:
             shown = ", ".join(size_text(size) for size in sizes[:12])
