@@ -9,11 +9,7 @@ from typing import NoReturn
 from .table import COLLECTIVES, DTYPES, REDOPS
 
 LARGEST_SIZE = 1 << 44
-
-
 MOST_SIZES = 1000
-
-
 MOST_CALLS = 1 << 31
 
 

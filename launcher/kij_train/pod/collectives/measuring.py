@@ -13,8 +13,6 @@ from .table import COLLECTIVES, DTYPES, REDOPS, elements
 
 PERIOD = 251
 """Test data repeats after so many elements: a prime, so that no shift by a block goes unseen."""
-
-
 CHECK_ELEMENTS = 1 << 22
 """How many elements are checked at a time, which bounds the memory that takes."""
 

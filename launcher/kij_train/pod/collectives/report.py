@@ -14,12 +14,8 @@ from .ranks import versions
 from .rows import figures_of
 
 VERSION = 1
-
-
 ENVIRONMENT = ("NCCL_", "TORCH_NCCL_", "GLOO_", "CUDA_VISIBLE_DEVICES")
 """Beginnings of the variables that a report may show: settings, never credentials."""
-
-
 JSON_PIECE_CHARS = 4000
 """Container runtimes cut lines of logs at 16 KiB."""
 

@@ -15,8 +15,6 @@ DTYPES = {
     "double": ("float64", 8),
 }
 """Names of nccl-tests: torch's name, and bytes an element."""
-
-
 REDOPS = {"sum": "SUM", "prod": "PRODUCT", "min": "MIN", "max": "MAX", "avg": "AVG"}
 
 
