@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train import runs
-from kij_train.bench import documents, gates, plots, rows, scaling, sweep
+from kij_train.bench import documents, files, gates, plots, rows, scaling, sweep
 from kij_train.bench.rows import ReportLines
 from kij_train.cli import main
 from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
@@ -412,6 +412,48 @@ def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(backend: Any) -
     assert error.exit_code == 143
     assert all(job.deleted for job in backend.made.values())
     assert [run["nodes"] for run in made["runs"]] == [1]
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_a_report_is_replaced_by_a_new_measurement_and_not_before(tmp_path: Path) -> None:
+    path, said = tmp_path / "out.json", list[str]()
+    old = document((1, report()), (2, report()))
+    files.write(path, old)
+    new = files.start(str(path), False, {}, warn=lambda text, hints: said.extend((text, *hints)))
+    assert said == [
+        f"--json {path} has measurements of 1, 2 nodes, which new ones replace",
+        "to keep them, and add what is missing: --resume",
+    ]
+    assert new["runs"] == []
+    assert files.read(str(path)) == json.loads(json.dumps(old))
+    assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.parametrize("what", ["text", "json", "folder"])
+def test_what_is_no_report_is_never_replaced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "out.json"
+    if what == "folder":
+        path.mkdir()
+    else:
+        path.write_text("notes" if what == "text" else '{"lr": 1}')
+    code, _, err = run(capsys, "allreduce", "--local", "--json", str(path))
+    assert code == 2
+    assert f"--json {path}: is there, and is no " in err
+    assert path.is_dir() or path.read_text() in ("notes", '{"lr": 1}')
+
+
+def test_an_empty_file_may_be_written(tmp_path: Path) -> None:
+    (tmp_path / "out.json").touch()  # as mktemp makes one
+    assert (
+        files.start(
+            str(tmp_path / "out.json"), False, {}, warn=lambda *said: pytest.fail(str(said))
+        )["runs"]
+        == []
+    )
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -529,3 +529,30 @@ def test_no_note_error_or_command_holds_a_name_that_steers_the_terminal(
     assert told.isprintable()
     subprocess.run(["sh", "-c", caught.value.hints[0].partition(": ")[2]], check=True)
     assert f"{name}.out" not in shipped(tmp_path)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_home_folder_ships_only_where_it_says_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: bool
+) -> None:
+    home = tmp_path / "ada"
+    write(home / "project", {"train.py": ""})
+    monkeypatch.setenv("HOME", str(home))
+    folder = tmp_path if above else home
+    with pytest.raises(RequestError, match="your home folder") as caught:
+        bundle.pack(folder)
+    assert f"it is meant so: touch {folder}/.kijignore" in caught.value.hints[2]
+    assert shipped(home / "project") == ["train.py"]
+    (folder / ".kijignore").touch()
+    assert "project/train.py" in "".join(shipped(folder))
+
+
+def test_without_a_home_every_folder_is_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    write(tmp_path, {"train.py": ""})
+    assert shipped(tmp_path) == ["train.py"]

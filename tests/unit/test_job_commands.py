@@ -355,7 +355,7 @@ def test_ctrl_c_in_a_command_that_follows_is_no_error(
 def test_status_that_stays_has_no_json(server: OneJob, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "status", "-w", "job", "-o", "json")
     assert code == 2
-    assert "kij-train wait job -o json" in err
+    assert "kij-train wait job -n default -o json" in err
 
 
 @pytest.mark.parametrize("server", ["exception-on-one-rank"], indirect=True)

@@ -31,7 +31,7 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "no-gpu-driver": ("cuda", ("Found no NVIDIA driver", "--gpus")),
     "cuda-out-of-memory": ("cuda-out-of-memory", ("Tried to allocate 2.00 GiB", "smaller batch")),
     "nccl-error": ("nccl", ("ncclSystemError", "NCCL_DEBUG=INFO")),
-    "nccl-timeout": ("nccl-timeout", ("Watchdog caught", "kij-train logs job --all")),
+    "nccl-timeout": ("nccl-timeout", ("Watchdog caught", " --all --tail 20")),
     "missing-program": ("code", ("no-such-program: no such program",)),
     "image-without-python": ("no-python", ("ENTRYPOINT", "--env PATH=/opt/venv/bin:")),
     "image-without-torch": ("missing-module", ("torch cannot be imported", "ENTRYPOINT")),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import runs
-from kij_train.bench import documents, gates, plots, scaling, sweep
+from kij_train.bench import files, gates, plots, scaling, sweep
 from kij_train.bench.rows import Document, size_text
 from kij_train.cli import grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
@@ -110,18 +110,18 @@ def _run(
 
         def save(done: Document) -> None:
             if json_file is not None:
-                _write(Path(json_file), done)
+                files.write(Path(json_file), done)
 
         # A wrong request is refused before anything runs, or a file is written.
         largest = plan_for(max(counts))
-        document = _start(json_file, resume, settings)
+        document = files.start(json_file, resume, settings, warn=output.warning)
         sinks = sweep.Sinks(output.workload, output.status, where.follow, save)
         warn_of_doubts(where.backend, largest.spec)
         stack.enter_context(where.signals)
         errors = where.sweep(document, counts, plan_for, backend=where.backend, sinks=sinks)
     _report(document, json_file, plot)
     if errors:
-        _fail(errors, json_file)
+        _fail(errors, json_file if document["runs"] else None)
     problems = gates.below(document, limits) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
@@ -263,40 +263,6 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
     return resolved
 
 
-def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> Document:
-    if json_file is None:
-        return documents.new_document(settings)
-    path = Path(json_file)
-    if resume and path.exists():
-        document = _read(json_file)
-        documents.check_resumable(document, settings, json_file)
-        return document
-    document = documents.new_document(settings)
-    _write(path, document)  # whether it can be written is known before the first job
-    return document
-
-
-def _write(path: Path, document: Document) -> None:
-    """Replace the file as a whole, so that an interruption leaves the old or the new."""
-    import json
-
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise RequestError(f"--json {path}: cannot be written: {error.strerror}") from None
-
-
-def _read(path: str) -> Document:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text in UTF-8"
-        raise RequestError(f"cannot read {path}: {reason}") from None
-    return documents.parse_document(text, path)
-
-
 def _report(document: Document, json_file: str | None, plot: str | None) -> None:
     if not document["runs"]:
         return
@@ -317,6 +283,7 @@ def _report(document: Document, json_file: str | None, plot: str | None) -> None
 
 
 def _fail(errors: list[KijError], json_file: str | None) -> None:
+    """`json_file` has what was measured before."""
     for error in errors:
         output.verdict(error.message, error.hints)
     if json_file is not None:
@@ -344,8 +311,8 @@ def compare(old: str, new: str, tolerance: str) -> None:
     Rows that are missing and results that are wrong count as worse.
     """
     allowed = gates.parse_tolerance(tolerance)
-    newer = _read(new)
-    rows = gates.compare(_read(old), newer, allowed)
+    newer = files.read(new)
+    rows = gates.compare(files.read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (

@@ -138,7 +138,7 @@ class _Run:
 
     def has_succeeded(self) -> bool:
         """Whether all nodes that must end well have; spares may be left."""
-        return [each.returncode for each in self.processes].count(0) >= _enough(self.spec)
+        return [each.returncode for each in self.processes].count(0) >= self.spec.least_nodes
 
 
 def run_nodes(
@@ -190,12 +190,8 @@ def run_nodes(
         seconds=time.monotonic() - started,
         stopped_by=stop.signum,
         deadline_exceeded=deadline_exceeded,
-        enough=_enough(spec),
+        enough=spec.least_nodes,
     )
-
-
-def _enough(spec: JobSpec) -> int:
-    return (spec.min_nodes or spec.nodes) if spec.supervised else spec.nodes
 
 
 def _grace_s(spec: JobSpec) -> float:

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from kij_train.diagnosis import JobState
 
 
+LOOK_S = 0.2
+"""Between two looks of who follows: a handler of Python's runs in the main thread, once that wakes,
+and the signal may have come to another one."""
+
+
 class OnMachine(Backend):
     """This machine, in this process and below it: no job outlives it."""
 
@@ -182,7 +187,7 @@ class LocalRun(Run):
         while True:
             with self._changed:
                 while follow and not self._ended and len(self._lines) == shown:
-                    self._changed.wait()
+                    self._changed.wait(LOOK_S)
                 lines, ended = self._lines[shown:], self._ended
             yield from (line for line in lines if index in (None, line.index))
             shown += len(lines)
