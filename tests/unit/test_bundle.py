@@ -335,7 +335,7 @@ def test_data_that_does_not_compress_is_refused_without_trying(
         bundle.pack(tmp_path)
 
 
-@pytest.mark.parametrize("repeats", [3, 40])
+@pytest.mark.parametrize("repeats", [3, 12])  # of 1 MiB, where 8 may ship
 def test_what_is_there_many_times_is_no_reason_to_refuse(tmp_path: Path, repeats: int) -> None:
     (tmp_path / "table").write_bytes(random.Random(1).randbytes(2**20) * repeats)
     assert len(bundle.pack(tmp_path).packed) < bundle.MAX_PACKED_BYTES

@@ -255,6 +255,9 @@ def test_failures_are_counted_and_losses_are_not() -> None:
         stage.decide()
         stage.end(member, 1, message="ValueError: bad")
         stage.decide(JUDGE_S)
+    newest = stage.leader.history.newest_failure
+    assert (newest["index"], newest["pod"]) == (0, "job-0")
+    assert newest["record"]["message"]["message"] == "ValueError: bad"
     assert "(restarted 2 times)" in str(stage.leader.verdict)
 
 

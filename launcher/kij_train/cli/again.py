@@ -6,7 +6,7 @@ from typing import Any
 
 from kij_train import jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import address, connect
+from kij_train.cli.where import address, connect
 from kij_train.errors import RequestError
 from kij_train.names import REQUEST
 from kij_train.spec import values_of

@@ -14,7 +14,8 @@ import click
 
 from kij_train import runs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument
+from kij_train.cli.onjob import job_argument
+from kij_train.cli.where import connect
 from kij_train.diagnosis import JobView
 from kij_train.errors import InterruptedByUserError, JobFailedError
 

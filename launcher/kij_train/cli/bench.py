@@ -15,7 +15,7 @@ import click
 from kij_train import runs
 from kij_train.bench import files, gates, plots, scaling, sweep
 from kij_train.bench.rows import Document, size_text
-from kij_train.cli import grouped, output
+from kij_train.cli import completers, grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
 from kij_train.cli.launch import signals_to
 from kij_train.cli.options import (
@@ -389,7 +389,12 @@ def _collective_command(name: str, collective: str) -> click.Command:
                 help="Exit 1 when busbw at this size is less. Repeatable.",
             ),
             option(["--file", "spec_file"], metavar="FILE", help="Spec file (YAML)."),
-            option(["--profile"], metavar="NAME|FILE", help="Named settings of a fabric."),
+            option(
+                ["--profile"],
+                metavar="NAME|FILE",
+                help="Named settings of a fabric.",
+                shell_complete=completers.profiles,
+            ),
             *_spec_options(),
         ],
     )

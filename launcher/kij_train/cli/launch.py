@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import render, runs, units
-from kij_train.cli import grouped, output
+from kij_train.cli import completers, grouped, output
 from kij_train.cli.again import layer_of
 from kij_train.cli.attach import (
     next_commands,
@@ -22,7 +22,7 @@ from kij_train.cli.attach import (
     sigterm_as_interrupt,
     stay,
 )
-from kij_train.cli.onjob import complete, job_name
+from kij_train.cli.onjob import job_name
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--again",
     metavar="JOB",
     callback=job_name,
-    shell_complete=complete,
+    shell_complete=completers.jobs,
     help="As this job was launched; flags go on top. The code is that of now. With --replace, in "
     "its place.",
 )

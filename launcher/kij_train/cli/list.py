@@ -9,7 +9,8 @@ import click
 
 from kij_train import diagnosis, jobs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import choice_options, chosen_labels, connect, output_option, where_options
+from kij_train.cli.onjob import choice_options, chosen_labels, output_option, where_options
+from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
 
 GOING_ON = (JobState.PENDING, JobState.RUNNING)

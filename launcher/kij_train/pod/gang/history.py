@@ -7,6 +7,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 Json = Dict[str, Any]
 MOST_BLAMED = 5
+MOST_CHARS = 2000
+"""Of a message and of a stack: the history travels with every news."""
 
 
 def span(seconds: float) -> str:
@@ -71,9 +73,28 @@ class History:
         """The highest that the script has said it is at; None where it does not say."""
         self.again_s: float = said.get("again_s", 0.0)
         """Of the time in rounds, what it took to come to that step again."""
+        self.newest_failure: Json = said.get("newest_failure", {})
+        """Of a round: index and pod of the node, and the record that it left."""
 
     def as_json(self) -> Json:
         return dict(vars(self))
+
+    def fail(self, who: Optional[Who], record: Json) -> None:
+        """A round has failed. Of what the node has recorded, what people read is kept."""
+        self.failures += 1
+        message = record.get("message") or {}
+        stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
+        self.newest_failure = {
+            "index": None if who is None else who.node,
+            "pod": None if who is None else who.pod,
+            "record": {
+                "message": {
+                    "message": str(message.get("message", ""))[:MOST_CHARS],
+                    "extraInfo": {"py_callstack": stack[-MOST_CHARS:]},
+                },
+                "kij": record.get("kij") or {},
+            },
+        }
 
     def reach(self, step: Optional[int]) -> None:
         """The script was at this step."""
@@ -92,8 +113,8 @@ class History:
         return self.training_s / whole if whole else 0.0
 
     def brief(self) -> Json:
-        """With the worst machines alone, for a record that must be short."""
-        return dict(self.as_json(), blame=dict(self.worst()))
+        """With the worst machines alone, for a record that must be short and has its failure."""
+        return dict(self.as_json(), blame=dict(self.worst()), newest_failure={})
 
     def worst(self) -> List[Tuple[str, List[float]]]:
         """The machines that cost most: name, restarts and seconds."""

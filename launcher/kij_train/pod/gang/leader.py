@@ -315,9 +315,9 @@ class Leader:
         for member in self.members.values():
             member.told_news = False
         if current.failure is not None:
-            self.history.failures += 1
+            culprit, what, record = current.failure
+            self.history.fail(culprit, record)
             if self.history.failures > self.settings.max_restarts:
-                culprit, what, record = current.failure
                 again = self.history.failures - 1
                 times = f" (restarted {again} time{'' if again == 1 else 's'})" if again else ""
                 self._end_with_failure(culprit, record, what + times)
