@@ -71,6 +71,10 @@ class History:
         """The highest that the script has said it is at; None where it does not say."""
         self.again_s: float = said.get("again_s", 0.0)
         """Of the time in rounds, what it took to come to that step again."""
+        self.trained: List[int] = said.get("trained", [])
+        """Indexes of the last round."""
+        self.highest: int = said.get("highest", 0)
+        """Index that was ever there: those below it were, too."""
 
     def as_json(self) -> Json:
         return dict(vars(self))
@@ -81,8 +85,9 @@ class History:
             self.step = max(step, self.step or 0)
 
     def learn(self, other: "History") -> None:
-        """Take over what another node has seen of the script."""
+        """Take over what another node has seen of the script, and of the other indexes."""
         self.heard = self.heard or other.heard
+        self.highest = max(self.highest, other.highest)
         self.reach(other.step)
 
     @property
@@ -93,7 +98,7 @@ class History:
 
     def brief(self) -> Json:
         """With the worst machines alone, for a record that must be short."""
-        return dict(self.as_json(), blame=dict(self.worst()))
+        return dict(self.as_json(), blame=dict(self.worst()), trained=[])
 
     def worst(self) -> List[Tuple[str, List[float]]]:
         """The machines that cost most: name, restarts and seconds."""
