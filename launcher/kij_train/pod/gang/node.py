@@ -406,24 +406,28 @@ class Supervisor:
         status.say(f"the job failed: {verdict['failed']}. It {verdict['summary']}")
         if verdict["stays"] == self.me.uid:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._until_all_are_told(), TOMBSTONE_S)
+                highest = History(verdict["history"]).highest
+                await asyncio.wait_for(self._until_all_are_told(highest), TOMBSTONE_S)
         return contract.EXIT_FAILED
 
-    async def _until_all_are_told(self) -> None:
+    async def _until_all_are_told(self, highest: int) -> None:
         """Tell the verdict to those that the Job makes still, until it has counted enough failures.
 
-        From the reserve they come one index after the other: with the last one that it allows to
-        fail, and this node, it is over. A lost index may come back any number of times.
+        From the reserve it makes one index after the other, from the `highest` on that was there.
+        With the last one that it allows to fail, and this node, it is over. A lost index that comes
+        back may do so any number of times.
         """
         last = self.settings.backoff_limit
-        coming = set(range(self.history.highest + 1, last + 1))
-        while self.signalled is None and not (self.settings.reserve and coming <= self._told):
-            self._changed.clear()
-            if last in self._told:  # one of the others may have ended before it could ask
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), FAREWELL_S)
+        coming = set(range(highest + 1, last + 1))
+        give_up_at = float("inf")
+        while self.signalled is None and time.monotonic() < give_up_at:
+            if self.settings.reserve and coming <= self._told:
                 return
-            await self._changed.wait()
+            if last in self._told:  # one of the others may have ended before it could ask
+                give_up_at = min(give_up_at, time.monotonic() + FAREWELL_S)
+            self._changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), FAREWELL_S)
 
     def _write_verdict(self, verdict: Json, mine: bool) -> None:
         record = verdict["record"]
