@@ -209,7 +209,12 @@ def test_a_node_more_than_the_reserve_that_is_lost_ends_the_job(
     launch: Callable[..., Launch], tmp_path: Path
 ) -> None:
     job = launch(
-        "--nodes", "1", "--restart", "gang", "--max-restarts", "1",
+        "--nodes",
+        "1",
+        "--restart",
+        "gang",
+        "--max-restarts",
+        "1",
         script=(str(tmp_path / "state"), "100000"),
     )
     job.wait_for(r"node 0 .*step 3 of round 0")

@@ -5,8 +5,9 @@ the Job, resumed, or put into its queue, whose controller resumes it when there 
 process dies in between, the Job owns all that exists, and a suspended Job has no pods.
 
 Some jobs take more requests: one for each further ConfigMap of large code, one for a pod group, one
-for a claim template; one to ask which version of Kubernetes' own pod group the server has, or, for a
-job that restarts, which version it is; and one to make this Job an owner of code that another job has brought already.
+for a claim template; one to ask which version of Kubernetes' own pod group the server has, or, for
+a job that restarts, which version the server is; and one to make this Job an owner of code that
+another job has brought already.
 """
 
 from __future__ import annotations

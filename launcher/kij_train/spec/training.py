@@ -18,6 +18,7 @@ DEFAULT_PORT = 29500
 SUPERVISOR_PORT = 2
 """Added to the port. The next one is the preflight's, the one behind it shows who trains."""
 MAX_NODES = 100_000
+MOST_RESTARTS = 1000
 
 
 CONTRACT_ENV = frozenset(
@@ -141,7 +142,7 @@ class JobSpec(Common):
     """Pods that wait, each with a node's resources, ready to take the place of a lost one."""
     max_restarts: Annotated[
         int,
-        Field(ge=0, le=1000),
+        Field(ge=0, le=MOST_RESTARTS),
         NotBool,
         Setting(Group.RESTART, "--max-restarts N", Fact.NOT_IN_BENCH),
     ] = 3

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 Json = Dict[str, Any]
 MOST_BLAMED = 5
+MOST_PLACES = 5
 
 
 def span(seconds: float) -> str:
@@ -16,6 +17,11 @@ def span(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def place_taken(lost: int, by: int) -> str:
+    """Who trains for whom."""
+    return f"index {by} took the place of index {lost}"
 
 
 class Who(NamedTuple):
@@ -73,6 +79,8 @@ class History:
         """Of the time in rounds, what it took to come to that step again."""
         self.trained: List[int] = said.get("trained", [])
         """Indexes of the last round."""
+        self.taken: List[List[int]] = said.get("taken", [])
+        """Of the last losses: the index that was lost, and the one that trains in its place."""
         self.highest: int = said.get("highest", 0)
         """Index that was ever there: those below it were, too."""
 
@@ -83,6 +91,19 @@ class History:
         """The script was at this step."""
         if step is not None:
             self.step = max(step, self.step or 0)
+
+    def train(self, indexes: List[int]) -> List[List[int]]:
+        """A round of these indexes begins; gives those of the last one whose places were taken.
+
+        None where the number of nodes varies: no index is in the place of another then.
+        """
+        gone, new = (
+            sorted(set(a) - set(b)) for a, b in ((self.trained, indexes), (indexes, self.trained))
+        )
+        places = [[lost, by] for lost, by in zip(gone, new)] if len(gone) == len(new) else []
+        self.trained = indexes
+        self.taken = (self.taken + places)[-MOST_PLACES:]
+        return places
 
     def learn(self, other: "History") -> None:
         """Take over what another node has seen of the script, and of the other indexes."""
@@ -121,6 +142,8 @@ class History:
                 f", restarted {restarts} time{'' if restarts == 1 else 's'} in "
                 f"{span(self.restarting_s)}"
             )
+        for lost, by in self.taken:
+            text += f"; {place_taken(lost, by)}"
         for machine, (count, seconds) in self.worst():
             text += (
                 f"; {machine} cost {count:.0f} restart{'' if count == 1 else 's'}, {span(seconds)}"

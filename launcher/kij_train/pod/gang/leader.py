@@ -12,7 +12,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from kij_train.pod.gang.hang import compare
-from kij_train.pod.gang.history import History, Who, span
+from kij_train.pod.gang.history import History, Who, place_taken, span
 from kij_train.pod.gang.settings import Settings
 
 Json = Dict[str, Any]
@@ -243,14 +243,13 @@ class Leader:
         if self._restart_since is not None:
             after = f", {span(now - self._restart_since)} after round {history.rounds - 1}"
         spares = len(self.members) - len(chosen)
-        now_train = [member.who.node for member in chosen]
+        places = history.train([member.who.node for member in chosen])
         self._say(
             f"round {history.rounds}: indexes {indexes} train{after}"
-            + _new_places(history.trained, now_train)
+            + "".join(f"; {place_taken(lost, by)}" for lost, by in places)
             + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
             + _told_of(self.settings.shared)
         )
-        history.trained = now_train
         for rank, member in enumerate(chosen):
             member.silent = False
             place = {"node_rank": rank, "nnodes": len(chosen), "address": chosen[0].who.ip}
@@ -463,14 +462,6 @@ class Leader:
             "history": self.history.as_json(),
             "stays": stays.who.uid if stays and self._would_be_replaced() else "",
         }
-
-
-def _new_places(before: List[int], now: List[int]) -> str:
-    """Which indexes took the places of which; nothing where the number of nodes varies."""
-    gone, new = (sorted(set(a) - set(b)) for a, b in ((before, now), (now, before)))
-    if len(gone) != len(new):
-        return ""
-    return "".join(f"; index {n} took the place of index {g}" for g, n in zip(gone, new))
 
 
 def _told_of(shared: Optional[List[str]]) -> str:

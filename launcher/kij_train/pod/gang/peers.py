@@ -163,9 +163,7 @@ class Peers:
         """Whether it is a lower index, which will lead, or find the leader."""
         return said["role"] in ("looking", "following") and said["index"] < self._me.node
 
-    async def _answers_of_all(
-        self, indexes: Sequence[int], asked: Set[str]
-    ) -> AsyncIterator[Json]:
+    async def _answers_of_all(self, indexes: Sequence[int], asked: Set[str]) -> AsyncIterator[Json]:
         """What these say, and then those of the reserve that are there.
 
         No name in DNS is asked for before there is a pod: one look-up of the name that all pods
