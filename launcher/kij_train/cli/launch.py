@@ -142,7 +142,8 @@ def command(
     if detach:
         _detach(run, form)
     else:
-        stay(run, pods=plan.spec.pods if plan.spec.supervised else 1)
+        spec = plan.spec
+        stay(run, indexes=runs.followed(spec.pods, spec.indexes) if spec.supervised else {0})
 
 
 job_options(command)

@@ -51,6 +51,9 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
     )
     counts = diagnosis.phases(found.nodes)
     output.data("  ".join(f"{phase.value} {count}" for phase, count in counts.items()))
+    if found.job.reserve:
+        left = f"{found.job.reserve_left} of {found.job.reserve}"
+        output.data(f"in reserve, for pods that may be lost: {left} indexes")
     output.data("")
     output.data(found.verdict.text())
 

@@ -31,6 +31,8 @@ from kij_train.pod import status
 from kij_train.pod.gang import History
 
 MOST_LOSSES = 3
+TOO_MANY_LOST = ("BackoffLimitExceeded", "MaxFailedIndexesExceeded", "FailedIndexes")
+"""Why a Job says that it has failed where more pods have than may."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> V
         return _deadline(job, events)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
     settings = job.gang_settings
-    exhausted = settings is not None and ended.get("reason") == "BackoffLimitExceeded"
+    exhausted = settings is not None and ended.get("reason") in TOO_MANY_LOST
     if settings is not None and exhausted and not any(failure.final for failure in failures):
         limit = f"more pods were lost than --max-restarts {settings.max_restarts} allows"
         losses = _losses(job, pods) or _without_pods(ended, events)
@@ -352,7 +354,7 @@ def _without_pods(ended: Object, events: Sequence[Object]) -> list[Finding]:
             kind, summary = _EVENTS[str(event["reason"])]
             about = event.get("involvedObject", {}).get("name")
             return [Finding(kind, f"pod {about}: {summary}", (str(event.get("message", "")),))]
-    if ended.get("reason") == "BackoffLimitExceeded":
+    if ended.get("reason") in TOO_MANY_LOST:
         return [
             Finding(
                 "pods-gone",

@@ -138,8 +138,9 @@ def scale(cluster: Cluster, name: str, nodes: int) -> JobSummary:
             f"{name} takes {low} to {high} nodes, as it was launched: {nodes} is out of that range"
         )
     if nodes != before.nodes:
-        # Both at once, or the server refuses.
-        spec = {"completions": nodes, "parallelism": nodes}
+        spec = {"parallelism": nodes}
+        if not job.reserve:  # both at once, or the server refuses
+            spec["completions"] = nodes
         cluster.patch("Job", name, {"metadata": {"uid": before.uid}, "spec": spec})
     return before
 
@@ -149,7 +150,7 @@ def _range_of(job: JobView) -> tuple[int, int]:
     settings = job.gang_settings
     if settings is not None and settings.low < settings.high:
         return settings.low, settings.pods
-    nodes = job.completions if settings is None else settings.high
+    nodes = job.size if settings is None else settings.high
     raise RequestError(
         f"{job.name} was not launched with a range of nodes: it always trains on {nodes} nodes",
         hints=("a job that scales: kij-train launch --restart elastic --nodes MIN:MAX …",),

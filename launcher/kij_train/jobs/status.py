@@ -34,7 +34,7 @@ class JobStatus:
 
     job: JobView
     nodes: list[Node]
-    """Every completion index."""
+    """Every index, but for a reserve that is not needed."""
     replaced: Mapping[int, int]
     """Pods that an index had before its newest, as far as they are still there."""
     verdict: Verdict
@@ -122,7 +122,7 @@ def _cause(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdic
     if state in (JobState.SUCCEEDED, JobState.CANCELLED):
         return diagnosis.why(job, pods, (), now=now, at=cluster.address)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
-    well = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and not any(
+    well = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE, Phase.LOST} and not any(
         map(diagnosis.is_out_of_touch, pods)
     )
     if state is not JobState.FAILED and well:

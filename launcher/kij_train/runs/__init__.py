@@ -8,6 +8,7 @@ from kij_train.runs.on_cluster import (
     attached,
     connect,
     dry_run,
+    followed,
     user_of,
     which_nobody_has,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "attached",
     "connect",
     "dry_run",
+    "followed",
     "plan",
     "summary",
     "user_of",

@@ -281,7 +281,7 @@ def _run(plan: Plan, environ: Mapping[str, str], streams: local.Streams, stop: l
         limit = units.format_seconds(float(plan.spec.timeout or 0))
         raise TimedOutError(f"{plan.name} did not end within its --timeout of {limit}")
     failures = list(outcome.failures) or [
-        _unrecorded(index, code) for index, code in enumerate(outcome.exit_codes) if code
+        _unrecorded(index, code) for index, code in outcome.exit_codes.items() if code
     ]
     hints: tuple[str, ...] = ()
     cause = diagnosis.first_failure(failures)

@@ -198,7 +198,7 @@ def _generated_name(
         content = archive.sha256 if archive else ""
         entropy = hashlib.sha256(f"{request} {content}".encode()).digest()
     suffix = base64.b32encode(entropy).decode().lower()[:SUFFIX_CHARS]
-    return names.generated_job_name(stem, suffix, spec.pods)
+    return names.generated_job_name(stem, suffix, spec.indexes)
 
 
 def summary(plan: Plan, *, where: str) -> str:
