@@ -13,7 +13,7 @@ import stat
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from kij_train.pod import contract, itemplan, results
+from kij_train.pod import contract, itemcall, itemplan, results
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
 from kij_train.pod.itemrecords import (
@@ -278,6 +278,8 @@ def read_results(path: str) -> Tuple[bytes, str]:
 
 def command(argv: List[str]) -> str:
     """A command as one types it, on one line."""
+    if argv[0] == itemcall.FUNCTION:
+        return f"{argv[1]}(item)"
     words = argv[1:] if argv[0] == "--no-python" else ["python", *argv]
     return shown(" ".join(map(shlex.quote, words)), COMMAND_SHOWN)
 
