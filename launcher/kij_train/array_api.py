@@ -19,12 +19,12 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from kij_train import jobs, runs, scripts
+from kij_train import jobs, runs
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.report import counted
-from kij_train.arrays.store import ArrayFolder, Where, check_free
+from kij_train.arrays.store import ArrayFolder, Where, check_free, prepare
 from kij_train.arrays.summary import summary_of
 from kij_train.arrays.view import outcomes_of
 from kij_train.errors import (
@@ -79,6 +79,7 @@ def map(  # noqa: A001 - kij_train.map, as the map of an executor
         return _start_here(plan, here, replace)
     most = plan.spec.failed_indexes(plan.indexes)
     plans.check_limits(plan.pinned, parallelism=plan.spec.parallelism, max_failed=most)
+    prepare(here)  # before there is a Job whose results nobody could keep
     if not replace:
         check_free(here, plan.array)
     run = place.start(plan)
@@ -105,7 +106,7 @@ def _resolved(
     if isinstance(target, ArraySpec):
         if fields:
             raise RequestError(f"{', '.join(fields)}: a spec has its fields already")
-        return Resolved(target, {("script",): Origin(scripts.FROM_FLAGS)})
+        return Resolved(target, {("script",): Origin("script", in_command=True)})
     values = dict(fields)
     if isinstance(target, str | os.PathLike):
         values["script"] = os.fspath(target)
@@ -115,7 +116,7 @@ def _resolved(
         raise RequestError(f"map takes a script or a function, not {type(target).__name__}")
     origins: dict[Location, Origin] = {(name,): Origin(name, names_value=True) for name in values}
     found = check(Layer(values, origins), ArraySpec)
-    return Resolved(found.spec, {**found.origins, ("script",): Origin(scripts.FROM_FLAGS)})
+    return Resolved(found.spec, {**found.origins, ("script",): Origin("script", in_command=True)})
 
 
 def _name_of(function: Callable[[Any], Any], code_dir: Path) -> str:
@@ -280,7 +281,7 @@ class _Following(_End):
                 on_change=lambda _: self._tell(),
                 on_note=_log.info,
             )
-            if runs.ended_at_deadline(jobs.get(run.cluster, run.name)):
+            if jobs.get(run.cluster, run.name).is_at_deadline:
                 raise TimedOutError(f"{run.name} did not end within its timeout")
         except BaseException as error:  # whoever waits gets it
             self._error = error

@@ -102,7 +102,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("quota", _quotas),
             ("gpus", _gpus),
             ("gang scheduler", partial(_gang, resolved)),
-            ("arrays", _arrays),
+            ("arrays", arrays),
         ):
             yield _guarded(doing, check, cluster)
     except KijError as error:
@@ -145,8 +145,10 @@ def _credentials(entry: Entry | None) -> Check:
 
 
 def _version(cluster: Cluster) -> Check:
+    from kij_train.cluster import served
+
     said = cluster.version()
-    minor = int("".join(filter(str.isdigit, str(said["minor"]))) or 0)
+    minor = served.minor(said)
     by = f", through {cluster.proxy}" if cluster.proxy is not None else ""
     text = f"{said['gitVersion']} at {cluster.host}{by}"
     if minor < OLDEST_MINOR:
@@ -155,6 +157,9 @@ def _version(cluster: Cluster) -> Check:
     if minor > NEWEST_MINOR:
         hint = f"kij-train is tested with 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
         return Check("server", Result.OK, f"{text}, newer than what kij-train is tested with", hint)
+    if minor < served.RESERVE_MINOR:
+        text += f"; before 1.{served.RESERVE_MINOR}, a Job makes another pod for one that "
+        text += "--restart has lost only after 10 s, and 20 s the next time"
     return Check("server", Result.OK, text)
 
 
@@ -173,7 +178,8 @@ def _rights(cluster: Cluster) -> Check:
         if not _allowed(cluster, group, resource, verb)
     ]
     if missing:
-        hint = f"an admin can grant it: kubectl apply -n {cluster.namespace} -f manifests/role.yaml"
+        grant = cluster.address.kubectl("apply", "-f", "manifests/role.yaml")
+        hint = f"an admin can grant it: {grant}"
         return Check("permissions", Result.FAILED, f"missing: {', '.join(missing)}", hint)
     return Check("permissions", Result.OK, "all that kij-train uses")
 
@@ -221,7 +227,7 @@ def _gpus(cluster: Cluster) -> Check:
             if gpus.of_resource(resource) or "gpu" in resource.rpartition("/")[2]:
                 kinds[(resource, str(count))] += count != "0"
     found = [f"{n} × {count} {resource}" for (resource, count), n in sorted(kinds.items()) if n]
-    of_all = f"{len(machines)} nodes"
+    of_all = f"{len(machines)} machine{'' if len(machines) == 1 else 's'}"
     if not found:
         hint = "train on CPUs: --profile cpu-gloo"
         return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs", hint)
@@ -248,7 +254,7 @@ def _gang(resolved: Resolved, cluster: Cluster) -> Check:
     return Check("gang scheduler", Result.WARNING, none + refused, hint or None)
 
 
-def _arrays(cluster: Cluster) -> Check:
+def arrays(cluster: Cluster) -> Check:
     """Whether the server counts retries an index, from 1.33 on always: asked with a dry run."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "item.py").touch()

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train import runs
-from kij_train.bench import plots, reports, sweep
-from kij_train.bench.reports import ReportLines
+from kij_train.bench import documents, files, gates, plots, rows, scaling, sweep
+from kij_train.bench.rows import ReportLines
 from kij_train.cli import main
 from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
-from kij_train.pod import collectives
+from kij_train.pod.collectives import arguments, measuring, table
+from kij_train.pod.collectives.report import number, row_text, write_json
+from kij_train.pod.collectives.rows import make_row
 from kij_train.spec import JobSpec
 
 
@@ -29,9 +31,9 @@ def report(
     **own: Any,
 ) -> dict[str, Any]:
     """What the payload reports for times of 100 us + 1 us per 1000 bytes."""
-    args = collectives.parse_args([])
+    args = arguments.parse_args([])
     rows = [
-        collectives.make_row(args, size, size // 4, [(100e-6 + size * 1e-9) * slower] * ranks, 0)
+        make_row(args, size, size // 4, [(100e-6 + size * 1e-9) * slower] * ranks, 0)
         for size in sizes
     ]
     return {
@@ -41,31 +43,35 @@ def report(
     }
 
 
-def document(*runs: tuple[int, dict[str, Any]]) -> reports.Document:
-    made = reports.new_document({"arguments": ["-b", "1K"]})
+def document(*runs: tuple[int, dict[str, Any]]) -> rows.Document:
+    made = documents.new_document({"arguments": ["-b", "1K"]})
     for nodes, one in runs:
-        reports.add_run(made, nodes, 1.0, one)
+        documents.add_run(made, nodes, 1.0, one)
     return made
 
 
 # --- the conventions of nccl-tests ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("collective", "ranks", "factor"),
-    [
-        ("all_reduce", 8, 1.75),
-        ("all_reduce", 1, 0),
-        ("all_gather", 4, 0.75),
-        ("reduce_scatter", 4, 0.75),
-        ("alltoall", 2, 0.5),
-        ("broadcast", 8, 1),
-    ],
-)
+FACTORS = [
+    ("all_reduce", 8, 1.75),
+    ("all_reduce", 1, 0),
+    ("all_gather", 4, 0.75),
+    ("reduce_scatter", 4, 0.75),
+    ("alltoall", 2, 0.5),
+    ("broadcast", 8, 1),
+]
+
+
+def test_every_collective_has_a_factor_to_compare_with() -> None:
+    assert {collective for collective, _, _ in FACTORS} == set(table.COLLECTIVES)
+
+
+@pytest.mark.parametrize(("collective", "ranks", "factor"), FACTORS)
 def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     collective: str, ranks: int, factor: float
 ) -> None:
-    assert collectives.COLLECTIVES[collective].factor(ranks) == factor
+    assert table.COLLECTIVES[collective].factor(ranks) == factor
 
 
 @pytest.mark.parametrize(
@@ -73,23 +79,23 @@ def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     [("8", 8), ("1K", 1024), ("64k", 65536), ("8M", 2**23), ("1.5G", 3 * 2**29), ("1GiB", 2**30)],
 )
 def test_sizes_are_binary(text: str, size: int) -> None:
-    assert collectives.parse_size(text) == size
+    assert arguments.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1X", "1 M", "1e6", "٣"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
-        collectives.parse_size(text)
+        arguments.parse_size(text)
 
 
 def test_steps_are_by_factor_or_by_bytes() -> None:
-    assert collectives.message_sizes(1024, 20000, 0, 4) == [1024, 4096, 16384]
-    assert collectives.message_sizes(10, 35, 10, 0) == [10, 20, 30]
-    assert collectives.message_sizes(8, 8, 0, 2) == [8]
+    assert arguments.message_sizes(1024, 20000, 0, 4) == [1024, 4096, 16384]
+    assert arguments.message_sizes(10, 35, 10, 0) == [10, 20, 30]
+    assert arguments.message_sizes(8, 8, 0, 2) == [8]
 
 
 @given(
-    st.sampled_from(sorted(collectives.COLLECTIVES)),
+    st.sampled_from(sorted(table.COLLECTIVES)),
     st.integers(0, 10**6),
     st.sampled_from([1, 2, 4, 8]),
     st.integers(1, 100),
@@ -97,25 +103,25 @@ def test_steps_are_by_factor_or_by_bytes() -> None:
 def test_no_buffer_is_larger_than_the_message(
     collective: str, size: int, element_bytes: int, ranks: int
 ) -> None:
-    count, send, receive = collectives.elements(collective, size, element_bytes, ranks)
+    count, send, receive = table.elements(collective, size, element_bytes, ranks)
     assert max(send, receive) * element_bytes <= size
     assert max(send, receive) in (count, count * ranks)
 
 
 def test_columns_are_where_parsers_of_nccl_tests_look() -> None:
-    args = collectives.parse_args([])
-    row = collectives.make_row(args, 8388608, 2097152, [0.001, 0.003], 0)
-    fields = collectives.row_text(row).split()
+    args = arguments.parse_args([])
+    row = make_row(args, 8388608, 2097152, [0.001, 0.003], 0)
+    fields = row_text(row).split()
     assert fields[:5] == ["8388608", "2097152", "float", "sum", "-1"]
     assert fields[5:9] == ["N/A"] * 4
     assert fields[9:] == ["2000.00", "4.19", "4.19", "0"]
     assert row["ranks"] == {"times_us": [1000.0, 3000.0], "slowest": 1, "spread": 1.0}
-    assert len(collectives.row_text(row)) == 52 + 2 * 33
+    assert len(row_text(row)) == 52 + 2 * 33
 
 
 @given(st.floats(0, 1e12), st.sampled_from([6, 7]))
 def test_a_figure_never_breaks_its_column(figure: float, width: int) -> None:
-    text = collectives.number(figure, width)
+    text = number(figure, width)
     assert len(text) <= max(width, 7)
     assert math.isclose(float(text), figure, rel_tol=0.1, abs_tol=0.006)
 
@@ -136,18 +142,18 @@ def test_a_figure_never_breaks_its_column(figure: float, width: int) -> None:
 )
 def test_wrong_flags_are_refused(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        collectives.parse_args(line.split())
+        arguments.parse_args(line.split())
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64])
-@pytest.mark.parametrize("op", collectives.REDOPS)
+@pytest.mark.parametrize("op", table.REDOPS)
 def test_test_data_tells_ranks_and_places_apart(op: str, ranks: int) -> None:
     values = [
-        [collectives.value(op, rank, ranks, r) for r in range(collectives.PERIOD)]
+        [measuring.value(op, rank, ranks, r) for r in range(measuring.PERIOD)]
         for rank in range(ranks)
     ]
     assert len({tuple(row) for row in values}) == ranks
-    results = [collectives.reduced(op, ranks, r) for r in range(collectives.PERIOD)]
+    results = [measuring.reduced(op, ranks, r) for r in range(measuring.PERIOD)]
     assert max(results) <= 6 * ranks
     if op == "sum":
         assert results == [sum(column) for column in zip(*values, strict=True)]
@@ -158,7 +164,7 @@ def test_test_data_tells_ranks_and_places_apart(op: str, ranks: int) -> None:
 
 def test_a_report_survives_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     sent = report(ranks=300, note="a | b\n  c é")
-    collectives.write_json(sent, "-")
+    write_json(sent, "-")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1
     assert max(map(len, lines)) < 16 * 1024
@@ -190,7 +196,7 @@ def test_the_fit_finds_latency_and_bandwidth_of_an_ideal_network(
 ) -> None:
     sizes = [2**power for power in powers]
     times = [latency_us + size / bandwidth / 1000 for size in sizes]
-    model = reports.fit(sizes, times, 1.0)
+    model = scaling.fit(sizes, times, 1.0)
     assert model is not None
     assert model.residual < 1e-4
     for size, time in zip(sizes, times, strict=True):
@@ -200,18 +206,18 @@ def test_the_fit_finds_latency_and_bandwidth_of_an_ideal_network(
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=3, max_size=10))
 def test_no_measurement_gives_a_negative_latency_or_bandwidth(times: list[float]) -> None:
-    model = reports.fit([2**n for n in range(len(times))], times, 1.5)
+    model = scaling.fit([2**n for n in range(len(times))], times, 1.5)
     assert model is not None
     assert model.latency_us >= 0
     assert model.bandwidth > 0
 
 
 def test_two_sizes_are_no_fit() -> None:
-    assert reports.fit([1, 2, 2], [1.0, 2.0, 2.0], 1.0) is None
+    assert scaling.fit([1, 2, 2], [1.0, 2.0, 2.0], 1.0) is None
 
 
 def test_efficiency_is_against_the_smallest_run_that_has_a_peer() -> None:
-    lines = reports.summarize(
+    lines = scaling.summarize(
         document((4, report(ranks=4, slower=2.0)), (1, report(ranks=1)), (2, report(ranks=2)))
     )
     assert [line.nodes for line in lines] == [1, 2, 4]
@@ -221,7 +227,7 @@ def test_efficiency_is_against_the_smallest_run_that_has_a_peer() -> None:
 
 
 def test_runs_are_compared_at_the_largest_size_they_share() -> None:
-    lines = reports.summarize(
+    lines = scaling.summarize(
         document((2, report(sizes=(8, 1024, 4096))), (4, report(ranks=4, sizes=(8, 1024))))
     )
     assert [line.size for line in lines] == [1024, 1024]
@@ -232,21 +238,21 @@ def test_runs_are_compared_at_the_largest_size_they_share() -> None:
 
 def test_a_gate_names_the_rows_that_are_under_it() -> None:
     made = document((2, report()), (4, report(ranks=4, slower=3.0)))
-    assert reports.below(made, [(2**20, 0.6)]) == [
+    assert gates.below(made, [(2**20, 0.6)]) == [
         "all_reduce float 4 nodes 4 ranks 1048576 B: busbw 0.456 GB/s is under 0.6 GB/s"
     ]
-    assert reports.below(made, [(2**20, 0.4)]) == []
+    assert gates.below(made, [(2**20, 0.4)]) == []
 
 
 def test_wrong_results_fail_without_any_gate() -> None:
     bad = report()
     bad["results"][1]["in_place"]["nwrong"] = 7
-    assert "7 elements are wrong" in reports.below(document((2, bad)), [])[0]
+    assert "7 elements are wrong" in gates.below(document((2, bad)), [])[0]
 
 
 def test_a_gate_that_judges_no_row_is_a_problem() -> None:
     alone = document((1, report(ranks=1)))
-    assert reports.below(alone, [(2**20, 0.1)]) == [
+    assert gates.below(alone, [(2**20, 0.1)]) == [
         "no row of 1M and several ranks to judge by its busbw"
     ]
 
@@ -254,9 +260,9 @@ def test_a_gate_that_judges_no_row_is_a_problem() -> None:
 def test_a_bandwidth_of_zero_can_be_compared_with() -> None:
     old = document((2, report(sizes=(1024,))))
     old["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = 0
-    (one,) = reports.compare(old, document((2, report(sizes=(1024,)))), 0.1)
+    (one,) = gates.compare(old, document((2, report(sizes=(1024,)))), 0.1)
     assert (one.ratio, one.change) == (math.inf, "better")
-    (one,) = reports.compare(old, old, 0.1)
+    (one,) = gates.compare(old, old, 0.1)
     assert (one.ratio, one.change) == (1.0, "same")
 
 
@@ -268,22 +274,22 @@ def test_a_row_is_better_worse_or_neither(new: float, change: str) -> None:
     old, newer = document((2, report(sizes=(1024,)))), document((2, report(sizes=(1024,))))
     for one, bandwidth in ((old, 100), (newer, new)):
         one["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = bandwidth
-    (row,) = reports.compare(old, newer, 0.1)
+    (row,) = gates.compare(old, newer, 0.1)
     assert row.change == change
 
 
 @pytest.mark.parametrize("text", ["8M", "8M:", ":3", "8M:-1", "8M:nan", "x:1", "8M:inf", "0:1"])
 def test_what_is_no_gate_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="SIZE:GBPS"):
-        reports.parse_gate(text)
+        gates.parse_gate(text)
 
 
 def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
     old, new = document((2, report())), document((2, report(slower=1.05)))
-    assert not any(one.fell for one in reports.compare(old, new, 0.1))
-    assert all(one.fell for one in reports.compare(old, new, 0.01))
+    assert not any(one.fell for one in gates.compare(old, new, 0.1))
+    assert all(one.fell for one in gates.compare(old, new, 0.01))
     short = document((2, report(sizes=(1024,))))
-    compared = reports.compare(old, short, 0.1)
+    compared = gates.compare(old, short, 0.1)
     assert not any(one.fell for one in compared)
     assert [one.problem for one in compared] == [
         None,
@@ -291,7 +297,7 @@ def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
         "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
     ]
     with pytest.raises(RequestError, match="no row in common"):
-        reports.compare(old, document((8, report(ranks=8))), 0.1)
+        gates.compare(old, document((8, report(ranks=8))), 0.1)
 
 
 # --- all jobs at once -----------------------------------------------------------------------------
@@ -337,8 +343,8 @@ def at_once(
     backend: Any,
     counts: list[int],
     follow: Callable[[Any, Callable[[str], bool]], float],
-    saved: Callable[[reports.Document], None] = lambda _: None,
-) -> tuple[reports.Document, list[str], list[str]]:
+    saved: Callable[[rows.Document], None] = lambda _: None,
+) -> tuple[rows.Document, list[str], list[str]]:
     """The document, the errors and the output of a parallel sweep."""
     made, said = document(), list[str]()
     sinks = sweep.Sinks(said.append, lambda _: None, follow, saved)
@@ -395,7 +401,7 @@ def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(backend: Any) -
         tell(job, take)
         return 1.0
 
-    def saved(_: reports.Document) -> None:
+    def saved(_: rows.Document) -> None:
         raise KeyboardInterrupt(15)
 
     made, said = document(), list[str]()
@@ -406,6 +412,48 @@ def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(backend: Any) -
     assert error.exit_code == 143
     assert all(job.deleted for job in backend.made.values())
     assert [run["nodes"] for run in made["runs"]] == [1]
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_a_report_is_replaced_by_a_new_measurement_and_not_before(tmp_path: Path) -> None:
+    path, said = tmp_path / "out.json", list[str]()
+    old = document((1, report()), (2, report()))
+    files.write(path, old)
+    new = files.start(str(path), False, {}, warn=lambda text, hints: said.extend((text, *hints)))
+    assert said == [
+        f"--json {path} has measurements of 1, 2 nodes, which new ones replace",
+        "to keep them, and add what is missing: --resume",
+    ]
+    assert new["runs"] == []
+    assert files.read(str(path)) == json.loads(json.dumps(old))
+    assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.parametrize("what", ["text", "json", "folder"])
+def test_what_is_no_report_is_never_replaced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "out.json"
+    if what == "folder":
+        path.mkdir()
+    else:
+        path.write_text("notes" if what == "text" else '{"lr": 1}')
+    code, _, err = run(capsys, "allreduce", "--local", "--json", str(path))
+    assert code == 2
+    assert f"--json {path}: is there, and is no " in err
+    assert path.is_dir() or path.read_text() in ("notes", '{"lr": 1}')
+
+
+def test_an_empty_file_may_be_written(tmp_path: Path) -> None:
+    (tmp_path / "out.json").touch()  # as mktemp makes one
+    assert (
+        files.start(
+            str(tmp_path / "out.json"), False, {}, warn=lambda *said: pytest.fail(str(said))
+        )["runs"]
+        == []
+    )
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -575,7 +623,7 @@ def test_the_plot_is_a_png_and_an_svg(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_a_report_of_something_else() -> None:
-    made = reports.new_document({"arguments": ["-b", "1K"], "gpus": None})
-    reports.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": None}, "out.json")
+    made = documents.new_document({"arguments": ["-b", "1K"], "gpus": None})
+    documents.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": None}, "out.json")
     with pytest.raises(RequestError, match="has gpus None, this is gpus 8"):
-        reports.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": 8}, "out.json")
+        documents.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": 8}, "out.json")

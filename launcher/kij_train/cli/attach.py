@@ -5,16 +5,18 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import diagnosis, jobs, runs, units
+from kij_train import runs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument
+from kij_train.cli.onjob import job_argument
+from kij_train.cli.where import connect
+from kij_train.diagnosis import JobView
 from kij_train.errors import InterruptedByUserError, JobFailedError
 
 if TYPE_CHECKING:
@@ -38,14 +40,20 @@ def command(name: str, tail: int, **params: Any) -> None:
     """Stay with a job as launch does: the live table, the log of index 0, and the verdict.
 
     The exit code is the job's, 0 or 1. Ctrl-C asks whether to detach or to cancel. Of a job that
-    restarts, the logs of 32 indexes at most.
+    restarts, the logs of the first 32 indexes, and of those that take the place of lost ones; of an
+    array, those of 32 indexes at once.
     """
     from kij_train.cluster import LogChoice
 
     run, job = runs.attached(connect(params), name)
+    if job.array is not None:
+        from kij_train.cli.array_attached import attach_array
+
+        attach_array(run, job, params, LogChoice(tail=tail))
+        return
     stay(
         run,
-        pods=jobs.summary_of(job).nodes if diagnosis.restarts_by_itself(job) else 1,
+        indexes=runs.followed(job.size, job.completions) if job.restarts_by_itself else {0},
         log_choice=LogChoice(tail=tail),
         found=job,
     )
@@ -54,14 +62,14 @@ def command(name: str, tail: int, **params: Any) -> None:
 def stay(
     run: runs.ClusterRun,
     *,
-    pods: int,
+    indexes: Set[int],
     log_choice: LogChoice | None = None,
-    found: Mapping[str, Any] | None = None,
+    found: JobView | None = None,
 ) -> None:
     """Show a job until it ends, or until the user has enough of it.
 
-    `pods` are the first indexes whose logs are shown: where a job restarts, rank 0 may be anywhere.
-    `found` is the Job, where it was not submitted just now.
+    The logs of `indexes` are shown: where a job restarts, rank 0 may be anywhere. `found` is the
+    Job, where it was not submitted just now.
     """
     from kij_train.cli.view import view
 
@@ -71,9 +79,9 @@ def stay(
     try:
         with sigterm_as_interrupt(), view(run.name, found) as shown:
             seconds = run.follow(
-                pods=pods,
+                indexes=indexes,
                 log_choice=log_choice,
-                on_line=labelled if pods > 1 else shown.line,
+                on_line=labelled if len(indexes) > 1 else shown.line,
                 on_change=shown.change,
                 on_note=shown.note,
             )
@@ -90,7 +98,7 @@ def stay(
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends what is going on as Ctrl-C does, with its number; not where it is ignored."""
+    """Make SIGTERM end what goes on, as Ctrl-C does; where it is ignored, it stays so."""
 
     def handle(signum: int, frame: object) -> None:
         del frame
@@ -106,7 +114,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def signum_of(interrupt: KeyboardInterrupt) -> int:
-    """The signal that it stands for."""
+    """The number of the signal that an interrupt stands for."""
     return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 
@@ -125,7 +133,7 @@ def interrupted(run: runs.ClusterRun, signum: int) -> None:
             f"{name} is cancelled: its pods end, the Job stays, suspended",
             signum=signum,
             hints=(
-                f"start it again: kij-train resume {name} -n {run.cluster.namespace}",
+                f"start it again: {run.cluster.address.on_job('resume', name)}",
                 f"remove it: {commands['remove']}",
             ),
         )
@@ -158,10 +166,5 @@ def _answer(name: str) -> str | None:
 
 def next_commands(run: runs.ClusterRun) -> dict[str, str]:
     """What a user who is not attached may want to do."""
-    of_job = f"{run.name} -n {run.cluster.namespace}"
-    return {
-        "attach": f"kij-train attach {of_job}",
-        "state": f"kij-train status {of_job}",
-        "cancel": f"kij-train cancel {of_job}",
-        "remove": f"kij-train delete {of_job}",
-    }
+    verbs = {"attach": "attach", "state": "status", "cancel": "cancel", "remove": "delete"}
+    return {what: run.cluster.address.on_job(verb, run.name) for what, verb in verbs.items()}

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import runs
-from kij_train.bench import plots, reports, sweep
-from kij_train.cli import grouped, output
+from kij_train.bench import files, gates, plots, scaling, sweep
+from kij_train.bench.rows import Document, size_text
+from kij_train.cli import completers, grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
 from kij_train.cli.options import (
     flags_layer,
@@ -24,7 +25,8 @@ from kij_train.cli.options import (
 )
 from kij_train.cli.submitting import signals_to
 from kij_train.errors import KijError, RequestError
-from kij_train.pod import collectives
+from kij_train.pod.collectives import table
+from kij_train.pod.collectives.arguments import message_sizes, parse_args
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import Fact
 from kij_train.specfile import Layer, Resolved, resolve
@@ -32,7 +34,7 @@ from kij_train.specfile import Layer, Resolved, resolve
 if TYPE_CHECKING:
     from kij_train.cluster import LogLine
 
-COMMANDS = {name.replace("_", ""): name for name in collectives.COLLECTIVES}
+COMMANDS = {name.replace("_", ""): name for name in table.COLLECTIVES}
 PASSED_ON = (
     (("-b", "--minbytes"), "SIZE", "Smallest message; 32M, or -e."),
     (("-e", "--maxbytes"), "SIZE", "Largest message; 32M, or -b."),
@@ -40,8 +42,8 @@ PASSED_ON = (
     (("-i", "--stepbytes"), "SIZE", "Or bytes from size to size."),
     (("-n", "--iters"), "N", "Timed calls a size; 20."),
     (("-w", "--warmup_iters"), "N", "Calls before them; 1."),
-    (("-d", "--datatype"), "TYPE", f"{', '.join(collectives.DTYPES)}; float."),
-    (("-o", "--op"), "OP", f"{', '.join(collectives.REDOPS)}; sum."),
+    (("-d", "--datatype"), "TYPE", f"{', '.join(table.DTYPES)}; float."),
+    (("-o", "--op"), "OP", f"{', '.join(table.REDOPS)}; sum."),
     (("-c", "--check"), "0|1", "Check the results; 1."),
     (("-z", "--blocking"), "0|1", "Wait for every call; 0."),
     (("--min-bw",), "GBPS", "Fail when the mean busbw of a run is under 0.9 of this."),
@@ -73,9 +75,9 @@ def _run(
     min_busbw: tuple[str, ...],
     **params: Any,
 ) -> None:
-    gates = [reports.parse_gate(text) for text in min_busbw]
+    limits = [gates.parse_gate(text) for text in min_busbw]
     arguments, args = _payload_arguments(collective, params)
-    _check_gates(gates, args)
+    _check_gates(limits, args)
     if parallel and is_local:
         raise RequestError(
             "--parallel does not go with --local: the runs would share this machine",
@@ -88,7 +90,7 @@ def _run(
     where = _on_machine() if is_local else _on_cluster(parallel)
     spec = where.backend.with_ranks(_resolve(params, Layer({})))
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
-    _check_ranks(spec, max(counts), args, gates)
+    _check_ranks(spec, max(counts), args, limits)
     arguments += ["--device", "cuda" if spec.gpus else "cpu"]
     settings = {
         "arguments": arguments,
@@ -106,21 +108,21 @@ def _run(
             resolved = _resolve(params, fixed)
             return runs.plan(resolved, cwd=folder, place=where.backend, random_name=True)
 
-        def save(done: reports.Document) -> None:
+        def save(done: Document) -> None:
             if json_file is not None:
-                _write(Path(json_file), done)
+                files.write(Path(json_file), done)
 
         # A wrong request is refused before anything runs, or a file is written.
         largest = plan_for(max(counts))
-        document = _start(json_file, resume, settings)
+        document = files.start(json_file, resume, settings, warn=output.warning)
         sinks = sweep.Sinks(output.workload, output.status, where.follow, save)
         warn_of_doubts(where.backend, largest.spec)
         stack.enter_context(where.signals)
         errors = where.sweep(document, counts, plan_for, backend=where.backend, sinks=sinks)
     _report(document, json_file, plot)
     if errors:
-        _fail(errors, json_file)
-    problems = reports.below(document, gates) + _under_mean(document)
+        _fail(errors, json_file if document["runs"] else None)
+    problems = gates.below(document, limits) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
         raise click.exceptions.Exit(1)
@@ -174,7 +176,7 @@ def _follow(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
 
 
 def _follow_beside(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
-    """Show one of several jobs: a line a change, since a live table has the terminal for itself."""
+    """Show one of several jobs, a line for each change: only one live table fits on a terminal."""
     from kij_train.cli.view import PlainView
 
     shown = PlainView(run.name)
@@ -189,32 +191,34 @@ def _follow_beside(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
-    """The payload's arguments, checked by its own parser; what it makes of them."""
+    """The arguments of the script that measures, and what its own parser makes of them."""
     arguments = ["--collective", collective]
     for flags, _, _ in PASSED_ON:
         given = params.pop(_parameter(flags))
         if given is not None:
             arguments += [flags[0], given]
     try:
-        return arguments, collectives.parse_args(arguments)
+        return arguments, parse_args(arguments)
     except ValueError as error:
         raise RequestError(str(error)) from None
 
 
-def _check_gates(gates: list[tuple[int, float]], args: Any) -> None:
-    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
-    for asked, _ in gates:
+def _check_gates(limits: list[tuple[int, float]], args: Any) -> None:
+    sizes = message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
+    for asked, _ in limits:
         if asked not in sizes:
-            shown = ", ".join(reports.size_text(size) for size in sizes[:12])
+            shown = ", ".join(size_text(size) for size in sizes[:12])
             raise RequestError(
-                f"--min-busbw: {reports.size_text(asked)} is not among the sizes",
+                f"--min-busbw: {size_text(asked)} is not among the sizes",
                 hints=(f"sizes: {shown}{', …' if len(sizes) > 12 else ''}",),
             )
 
 
-def _check_ranks(spec: JobSpec, most_nodes: int, args: Any, gates: list[tuple[int, float]]) -> None:
-    """What hangs on how many ranks there are, and of which kind."""
-    if gates and most_nodes * spec.ranks_per_node == 1:
+def _check_ranks(
+    spec: JobSpec, most_nodes: int, args: Any, limits: list[tuple[int, float]]
+) -> None:
+    """Refuse what does not fit the number of ranks, or the device that they run on."""
+    if limits and most_nodes * spec.ranks_per_node == 1:
         raise RequestError(
             "--min-busbw judges nothing here: one rank alone has no busbw",
             hints=("give it a peer: --nodes 2, or --nproc-per-node 2",),
@@ -259,45 +263,11 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
     return resolved
 
 
-def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> reports.Document:
-    if json_file is None:
-        return reports.new_document(settings)
-    path = Path(json_file)
-    if resume and path.exists():
-        document = _read(json_file)
-        reports.check_resumable(document, settings, json_file)
-        return document
-    document = reports.new_document(settings)
-    _write(path, document)  # whether it can be written is known before the first job
-    return document
-
-
-def _write(path: Path, document: reports.Document) -> None:
-    """Replace the file as a whole, so that an interruption leaves the old or the new."""
-    import json
-
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise RequestError(f"--json {path}: cannot be written: {error.strerror}") from None
-
-
-def _read(path: str) -> reports.Document:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text in UTF-8"
-        raise RequestError(f"cannot read {path}: {reason}") from None
-    return reports.parse_document(text, path)
-
-
-def _report(document: reports.Document, json_file: str | None, plot: str | None) -> None:
+def _report(document: Document, json_file: str | None, plot: str | None) -> None:
     if not document["runs"]:
         return
     output.data("")
-    output.table(*reports.summary_table(reports.summarize(document)))
+    output.table(*scaling.summary_table(scaling.summarize(document)))
     written = [json_file] if json_file else []
     if plot is None and json_file is not None:
         plot = str(Path(json_file).with_suffix(""))
@@ -313,6 +283,7 @@ def _report(document: reports.Document, json_file: str | None, plot: str | None)
 
 
 def _fail(errors: list[KijError], json_file: str | None) -> None:
+    """`json_file` has what was measured before."""
     for error in errors:
         output.verdict(error.message, error.hints)
     if json_file is not None:
@@ -320,8 +291,8 @@ def _fail(errors: list[KijError], json_file: str | None) -> None:
     raise click.exceptions.Exit(errors[0].exit_code)
 
 
-def _under_mean(document: reports.Document) -> list[str]:
-    """Runs that --min-bw refuses."""
+def _under_mean(document: Document) -> list[str]:
+    """Runs whose mean busbw is under --min-bw."""
     return [
         f"{run['nodes']} nodes: mean busbw "
         f"{run['report']['average_bus_bandwidth']['bandwidth']:.3g} GB/s is under 0.9 of --min-bw"
@@ -339,9 +310,9 @@ def compare(old: str, new: str, tolerance: str) -> None:
 
     Rows that are missing and results that are wrong count as worse.
     """
-    allowed = reports.parse_tolerance(tolerance)
-    newer = _read(new)
-    rows = reports.compare(_read(old), newer, allowed)
+    allowed = gates.parse_tolerance(tolerance)
+    newer = files.read(new)
+    rows = gates.compare(files.read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (
@@ -355,7 +326,7 @@ def compare(old: str, new: str, tolerance: str) -> None:
             for one in rows
         ),
     )
-    wrong = reports.wrong_rows(newer)
+    wrong = gates.wrong_rows(newer)
     problems = [one.problem for one in rows if one.problem is not None] + wrong
     found = Counter(one.change for one in rows)
     counts = {
@@ -418,7 +389,12 @@ def _collective_command(name: str, collective: str) -> click.Command:
                 help="Exit 1 when busbw at this size is less. Repeatable.",
             ),
             option(["--file", "spec_file"], metavar="FILE", help="Spec file (YAML)."),
-            option(["--profile"], metavar="NAME|FILE", help="Named settings of a fabric."),
+            option(
+                ["--profile"],
+                metavar="NAME|FILE",
+                help="Named settings of a fabric.",
+                shell_complete=completers.profiles,
+            ),
             *_spec_options(),
         ],
     )

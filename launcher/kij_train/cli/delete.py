@@ -8,16 +8,15 @@ from typing import Any
 import click
 
 from kij_train import jobs
-from kij_train.cli import output
+from kij_train.cli import completers, output
 from kij_train.cli.onjob import (
     choice_options,
     chosen_labels,
-    complete,
-    connect,
     job_name,
     output_option,
     where_options,
 )
+from kij_train.cli.where import address, connect
 from kij_train.diagnosis import JobState
 from kij_train.errors import RequestError
 from kij_train.jobs import change
@@ -26,7 +25,9 @@ FINISHED = (JobState.SUCCEEDED, JobState.FAILED)
 
 
 @click.command("delete")
-@click.argument("names", metavar="[NAME]...", nargs=-1, callback=job_name, shell_complete=complete)
+@click.argument(
+    "names", metavar="[NAME]...", nargs=-1, callback=job_name, shell_complete=completers.jobs
+)
 @where_options
 @click.option("--finished", is_flag=True, help="All jobs that have succeeded or failed.")
 @choice_options
@@ -73,8 +74,15 @@ def _check(names: tuple[str, ...], finished: bool, yes: bool, params: dict[str, 
     if finished and not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RequestError(
             "--finished asks before it deletes, and this is no terminal",
-            hints=("without asking: kij-train delete --finished --yes",),
+            hints=(f"without asking: {_without_asking(params)}",),
         )
+
+
+def _without_asking(params: dict[str, Any]) -> str:
+    """The command as it was given, with --yes."""
+    chosen = [word for label in params["labels"] for word in ("--label", label)]
+    chosen += ["--mine"] if params["mine"] else []
+    return address(params).command("delete", "--finished", *chosen, "--yes")
 
 
 def _agrees(names: tuple[str, ...], namespace: str) -> bool:

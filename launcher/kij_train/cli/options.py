@@ -16,10 +16,10 @@ import click
 from typing_extensions import TypeVar
 
 from kij_train import names, runs
-from kij_train.cli import grouped, output
+from kij_train.cli import completers, grouped, output
 from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
-from kij_train.scripts import FROM_FLAGS, launcher_of
+from kij_train.scripts import launcher_of
 from kij_train.spec import Common, JobSpec, Model
 from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
@@ -57,12 +57,13 @@ class SpecOption:
             multiple=repeatable,
             help=self.help + " Repeatable." * repeatable,
             group=group,
+            shell_complete=completers.OF_FIELDS.get(self.field),
         )
 
     def value(self, given: Any, layer: Layer) -> Any:
         """The field's value; origins of what it holds go into the layer."""
         flag = self.flags[0]
-        origin = Origin(flag, names_value=True)
+        origin = Origin(flag, names_value=True, in_command=True)
         if self.switch is not None:
             if self.field in layer.values:
                 other = layer.origins[(self.field,)].where
@@ -124,6 +125,7 @@ def job_options(command: click.Command, model: type[Common] = JobSpec) -> click.
             ["--profile"],
             group=Group.COMMAND,
             metavar="NAME|FILE",
+            shell_complete=completers.profiles,
             help="Named settings: a built-in profile, one of the project file, or a .toml file.",
         ),
         *(option.option for option in spec_options(model)),
@@ -174,13 +176,13 @@ def flags_layer(params: dict[str, Any], model: type[Common] = JobSpec) -> Layer:
             continue
         _refuse_empty(option.flags[0], given)
         layer.values[option.field] = option.value(given, layer)
-        layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True)
+        layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True, in_command=True)
     _add_command(layer, params)
     return layer
 
 
 def _refuse_empty(flag: str, given: object) -> None:
-    """Quietly launched without, the job would be another one than was meant."""
+    """Refuse an option with an empty value: without it, another job would be launched."""
     if given == "":
         raise RequestError(
             f"{flag} is empty: is a variable unset?", hints=("leave it out for the default",)
@@ -198,8 +200,8 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
         return
     kind = "module" if params["as_module"] else "program" if params["as_program"] else "script"
     layer.values |= {kind: script, "args": list(params["args"])}
-    layer.origins[(kind,)] = Origin(FROM_FLAGS, names_value=True)
-    layer.origins[("args",)] = Origin("command line")
+    layer.origins[(kind,)] = Origin("script", names_value=True, in_command=True)
+    layer.origins[("args",)] = Origin("command line", in_command=True)
 
 
 def warn_of_what_is_left_out(archive: bundle.Archive | None) -> None:
@@ -261,7 +263,7 @@ def warn_about(resolved: Resolved[Common]) -> None:
             "slices of one GPU",
             ("one slice a pod: --gpus 1, and more --nodes",),
         )
-    if resolved.origin(("args",)) == "command line" and launcher_of(spec) is None:
+    if resolved.in_command(("args",)) and launcher_of(spec) is None:
         for argument in spec.args:
             flag = argument.partition("=")[0]
             if flag in OUR_FLAGS_AFTER_SCRIPT:

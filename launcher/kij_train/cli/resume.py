@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.cli.onjob import job_argument, output_option
+from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
 from kij_train.jobs import change
 
@@ -32,4 +33,4 @@ def command(name: str, form: str, **params: Any) -> None:
         output.json_data({**before.identity(), **states})
         return
     what = "starts again" if queue is None else f"waits in queue {queue} again"
-    output.status(f"{name} {what}; attach: kij-train attach {name} -n {cluster.namespace}")
+    output.status(f"{name} {what}; attach: {cluster.address.on_job('attach', name)}")

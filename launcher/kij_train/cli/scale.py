@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.cli.onjob import job_argument, output_option
+from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
 from kij_train.jobs import change
 
@@ -40,4 +41,4 @@ def command(name: str, nodes: int, form: str, **params: Any) -> None:
         changed = f"{name} has {unit} instead of {scaled.was}"
         if scaled.job.state in (JobState.SUSPENDED, JobState.CANCELLED):
             changed += ", once it is resumed"
-        output.status(f"{changed}; see: kij-train status {name} -n {cluster.namespace}")
+        output.status(f"{changed}; see: {cluster.address.on_job('status', name)}")

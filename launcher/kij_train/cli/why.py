@@ -8,7 +8,8 @@ import click
 
 from kij_train import diagnosis, jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.cli.onjob import job_argument, output_option
+from kij_train.cli.where import connect
 
 
 @click.command("why")
@@ -23,5 +24,5 @@ def command(name: str, form: str, **params: Any) -> None:
     else:
         output.data(verdict.text())
         if verdict.state is diagnosis.JobState.RUNNING and not verdict.findings:
-            flags = f"{name} -n {cluster.namespace}"
-            output.status(f"  if it makes no progress: kij-train stacks {flags}")
+            stacks = cluster.address.on_job("stacks", name)
+            output.status(f"  if it makes no progress: {stacks}")

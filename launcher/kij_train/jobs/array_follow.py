@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kij_train import diagnosis
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import indexes_of, items_of
 from kij_train.jobs.collect import ENDS, Collector
@@ -18,8 +17,7 @@ from kij_train.pod import results
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice
-    from kij_train.diagnosis import JobState
-    from kij_train.jobs.read import Object
+    from kij_train.diagnosis import JobState, JobView
 
 MOST_LOGS = 32
 """Pods whose lines are passed on at once."""
@@ -59,7 +57,7 @@ def follow_array(
     folder: ArrayFolder,
     attempt: Attempt,
     *,
-    job: Object | None = None,
+    job: JobView | None = None,
     most_logs: int = MOST_LOGS,
     log_choice: LogChoice | None = None,
     on_line: Callable[[int, str, str], None],
@@ -103,10 +101,10 @@ def follow_array(
                         )
                 else:
                     assert observed.job is not None
-                    collector.take_job(observed.job)
+                    collector.take_job(observed.job.raw)
                     on_change(collector)
         assert observed.job is not None
-        state = diagnosis.job_state(observed.job)
+        state = observed.job.state
         collector.drain(unfinished=True)
         folder.end_attempt(attempt.number, ENDS[state])
         on_change(collector)

@@ -18,9 +18,8 @@ from kij_train.arrays.outcomes import State
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import Live, indexes_of, items_of
-from kij_train.diagnosis import JobState, Phase
+from kij_train.diagnosis import JobState, Object, Phase
 from kij_train.errors import KijError
-from kij_train.jobs.read import Object
 from kij_train.pod import itemplan, itemrecords, results
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class Collector:
 
     def take_job(self, job: Object) -> None:
         """The Job as it is now: indexes of it are given up, or all of them."""
-        ended = diagnosis.job_state(job) in (JobState.SUCCEEDED, JobState.FAILED)
+        ended = diagnosis.JobView(job).state in (JobState.SUCCEEDED, JobState.FAILED)
         text = job.get("status", {}).get("failedIndexes") or ""
         given_up = numbers.parse(text, below=len(self._numbers)) if text and not ended else []
         for number in range(len(self._numbers)) if ended else given_up:
@@ -378,7 +377,7 @@ def _refresh_attempt(
         for page in pages:
             for pod in page.get("items") or []:
                 collector.take(pod)
-        state = diagnosis.job_state(job)
+        state = diagnosis.JobView(job).state
         collector.take_job(job)
         collector.drain(unfinished=partial or state.ended)
         if state.ended:

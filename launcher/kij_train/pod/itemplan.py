@@ -35,6 +35,8 @@ MOST_ITEM_BYTES = 100_000
 
 ENV_ARRAY = "KIJ_ARRAY"
 """Of a runner: ArraySettings as JSON."""
+ENV_JOB_UID = "KIJ_JOB_UID"
+"""Of a runner in a pod: its Job's, which is in the name of the folder of its results."""
 ENV_INDEX = "KIJ_INDEX"
 ENV_COUNT = "KIJ_COUNT"
 ENV_KEY = "KIJ_KEY"
@@ -156,9 +158,12 @@ def encode(
     seed: int,
 ) -> bytes:
     """The text of a plan; an item that is its own key is a string. Raises ValueError for NaN."""
-    lines = [_dumps(item) for item in items]
-    header = _header(len(lines), indexes, chunk, seed)
-    return "\n".join([_dumps(header), *lines, ""]).encode("ascii")
+    total, lines = 0, io.BytesIO()  # which takes less memory than a list of a million lines
+    for item in items:
+        lines.write(_dumps(item).encode("ascii") + b"\n")
+        total += 1
+    header = _dumps(_header(total, indexes, chunk, seed)) + "\n"
+    return b"".join([header.encode("ascii"), lines.getbuffer()])
 
 
 def encode_range(start: int, end: int, *, indexes: int, chunk: Optional[int], seed: int) -> bytes:

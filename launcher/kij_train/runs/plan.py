@@ -113,7 +113,9 @@ def plan(resolved: Resolved, *, cwd: Path, place: Place, random_name: bool = Fal
     archive = bundle.pack(code_dir) if place.ships(spec) else None
     check_shipped(spec, archive, code_dir)
     content = archive.sha256 if archive else ""
-    name = spec.name or generated_name(spec, content, code_dir, spec.pods, random_name=random_name)
+    name = spec.name or generated_name(
+        spec, content, code_dir, spec.indexes, random_name=random_name
+    )
     where = code_dir if spec.code else cwd
     notes = (*_notes_of_code(spec, where, archive), *place.notes(spec))
     return Plan(spec, name, where, archive, notes)

@@ -12,7 +12,7 @@ class Shape:
     """Pieces of the Job, its pods and their container."""
 
     policy: dict[str, Any]
-    """Of the Job: completions, parallelism, and what a pod that fails means."""
+    """Fields of the Job's spec: completions, parallelism, and what follows when a pod fails."""
     first_process: str
     """File in the pods' folder of the code, which is run first."""
     sources: tuple[Path, ...] = ()
@@ -24,6 +24,7 @@ class Shape:
     annotations: dict[str, str] = field(default_factory=dict)
     """Of the Job."""
     environment: dict[str, str] = field(default_factory=dict)
+    """As the kubelet reads it: $(NAME) is the value of a variable that stands in front."""
     field_references: dict[str, str] = field(default_factory=dict)
     """Environment variables, and the fields of the pod that they have their values from."""
     ports: dict[str, int] = field(default_factory=dict)
