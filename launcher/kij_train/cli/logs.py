@@ -90,11 +90,11 @@ def command(
     if job.array is not None:
         asked = array_logs.Asked(frozenset(indexes), frozenset(keys), failed, follow, previous)
         choice = LogChoice(since, tail)
-        for line in array_logs.lines(cluster, job, params, asked, choice):
-            if wanted is None or wanted.search(line.text):
-                text = f"{line.time} {line.text}" if timestamps else line.text
-                shown = array_logs.as_json(line) if form == "json" else text
-                output.log_line(shown, line.label if form == "text" else None, line.index)
+        for one in array_logs.lines(cluster, job, params, asked, choice):
+            if wanted is None or wanted.search(one.text):
+                text = f"{one.time} {one.text}" if timestamps else one.text
+                shown = array_logs.as_json(one) if form == "json" else text
+                output.log_line(shown, one.label if form == "text" else None, one.index)
         return
     if keys or failed:
         flag = "--key" if keys else "--failed"

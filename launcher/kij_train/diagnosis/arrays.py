@@ -11,6 +11,7 @@ from kij_train.diagnosis import causes
 from kij_train.diagnosis.failures import failure_of_pod, last_words
 from kij_train.diagnosis.jobview import JobView, Object, own
 from kij_train.diagnosis.pending import Finding
+from kij_train.diagnosis.phases import index_of
 from kij_train.pod import results
 from kij_train.pod.itemplan import compress_numbers
 
@@ -73,6 +74,13 @@ def account_of_pod(pod: Object) -> results.Account | None:
     """The last word of the runner in a pod; None where it has left none."""
     state = own(pod.get("status", {}).get("containerStatuses")).get("state") or {}
     return results.decode_account(str((state.get("terminated") or {}).get("message") or ""))
+
+
+def items_of(pods: Sequence[Object]) -> tuple[int, int]:
+    """Items that are done, and that have failed, of the indexes whose pods have said so."""
+    newest = {index_of(pod): account_of_pod(pod) for pod in pods}
+    accounts = [account for account in newest.values() if account is not None]
+    return sum(one.done for one in accounts), sum(one.failed for one in accounts)
 
 
 def _finding(cause: _Cause) -> Finding:
