@@ -42,11 +42,21 @@ CANCELLED = "kij-train/cancelled"
 CANCELLED_QUEUE = "kij-train/cancelled-queue"
 """Annotation of a cancelled Job with the queue that it was in."""
 
+ARRAY = "kij-train/array"
+"""Label of the Jobs and pods of an array: its name, which is that of the first Job."""
+ATTEMPT = "kij-train/attempt"
+"""Label beside it: 0 for the first Job, n for the n-th rerun."""
+
 APP = "kij-train/app"
 """Label of a Job with the TorchX app it belongs to."""
 ROLE = "kij-train/role"
 ROLE_INDEX = "kij-train/role-index"
 """Annotations of a Job with the role of that app."""
+
+PER_INDEX = "backoffLimitPerIndex"
+"""Field of a Job that servers before 1.33 may drop."""
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+"""Reason of a Job that did not end in activeDeadlineSeconds."""
 
 CONTAINER = "train"
 CODE_VOLUME = "bundle"
@@ -56,6 +66,8 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 """Label of a Job that waits for Kueue to admit it."""
 KUEUE_REQUIRED_TOPOLOGY = "kueue.x-k8s.io/podset-required-topology"
 KUEUE_PREFERRED_TOPOLOGY = "kueue.x-k8s.io/podset-preferred-topology"
+KUEUE_MIN_PARALLELISM = "kueue.x-k8s.io/job-min-parallelism"
+"""Annotation of a Job that Kueue may admit with fewer pods at once."""
 VOLCANO_MIN_MEMBER = "scheduling.volcano.sh/group-min-member"
 VOLCANO_QUEUE = "scheduling.volcano.sh/queue-name"
 COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"
@@ -114,9 +126,17 @@ def suggest_job_name(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789").rstrip("-")
 
 
-def generated_job_name(stem: str, suffix: str, nodes: int) -> str:
-    """`<stem>-<suffix>`, the stem shortened so that every pod's host name fits."""
-    room = DNS_LABEL_MAX - len(f"-{suffix}-{nodes - 1}")
+def attempt_name(array: str, number: int) -> str:
+    """Name of the Job of an attempt: that of the array, or <array>-r1 of its first rerun."""
+    return array if number == 0 else f"{array}-r{number}"
+
+
+def generated_job_name(stem: str, suffix: str, nodes: int, room: int = 0) -> str:
+    """`<stem>-<suffix>`, the stem shortened so that every pod's host name fits.
+
+    `room` is left for more characters behind the name.
+    """
+    room = DNS_LABEL_MAX - room - len(f"-{suffix}-{nodes - 1}")
     return f"{(suggest_job_name(stem) or 'job')[:room].rstrip('-')}-{suffix}"
 
 

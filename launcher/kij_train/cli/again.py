@@ -26,7 +26,13 @@ def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
                 hints=(f"flags go on top of them: {again}",),
             )
     cluster = connect(params)
-    values = values_of(jobs.get(cluster, name).raw)
+    job = jobs.get(cluster, name)
+    if job.array is not None:
+        raise RequestError(
+            f"{name} is of the array {job.array}, which launch does not make",
+            hints=(f"what failed of it: {cluster.address.on_job('rerun', job.array, '--failed')}",),
+        )
+    values = values_of(job.raw)
     if values is None:
         raise RequestError(
             f"{name} does not say how it was launched: it has no annotation {REQUEST}, which "

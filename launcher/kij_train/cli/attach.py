@@ -40,11 +40,17 @@ def command(name: str, tail: int, **params: Any) -> None:
     """Stay with a job as launch does: the live table, the log of index 0, and the verdict.
 
     The exit code is the job's, 0 or 1. Ctrl-C asks whether to detach or to cancel. Of a job that
-    restarts, the logs of the first 32 indexes, and of those that take the place of lost ones.
+    restarts, the logs of the first 32 indexes, and of those that take the place of lost ones; of an
+    array, the logs of 32 indexes at most.
     """
     from kij_train.cluster import LogChoice
 
     run, job = runs.attached(connect(params), name)
+    if job.array is not None:
+        from kij_train.cli.array_attached import attach_array
+
+        attach_array(run, job, params, LogChoice(tail=tail))
+        return
     stay(
         run,
         indexes=runs.followed(job.size, job.completions) if job.restarts_by_itself else {0},
@@ -80,9 +86,9 @@ def stay(
                 on_note=shown.note,
             )
     except KeyboardInterrupt as interrupt:
-        _interrupted(run, signum_of(interrupt))
+        interrupted(run, signum_of(interrupt))
     except BrokenPipeError:  # the reader of the log has left
-        _interrupted(run, signal.SIGPIPE)
+        interrupted(run, signal.SIGPIPE)
     except JobFailedError as error:
         output.verdict(error.message, error.hints)
         raise click.exceptions.Exit(error.exit_code) from None
@@ -112,7 +118,7 @@ def signum_of(interrupt: KeyboardInterrupt) -> int:
     return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 
-def _interrupted(run: runs.ClusterRun, signum: int) -> None:
+def interrupted(run: runs.ClusterRun, signum: int) -> None:
     """After Ctrl-C on a terminal, ask whether to detach or to cancel; else detach.
 
     Returns when the user chose to detach, which is what was asked for. Raises

@@ -17,13 +17,13 @@ from kij_train.bench import files, gates, plots, scaling, sweep
 from kij_train.bench.rows import Document, size_text
 from kij_train.cli import completers, grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
-from kij_train.cli.launch import signals_to
 from kij_train.cli.options import (
     flags_layer,
     spec_options,
     warn_about,
     warn_of_doubts,
 )
+from kij_train.cli.submitting import signals_to
 from kij_train.errors import KijError, RequestError
 from kij_train.pod.collectives import table
 from kij_train.pod.collectives.arguments import message_sizes, parse_args
@@ -152,7 +152,7 @@ def _on_machine() -> _Where:
         return run.follow(on_line)
 
     stop = local.Stop()
-    return _Where(runs.OnMachine(stop=stop, merged=False), follow, signals_to(stop))
+    return _Where(runs.OnMachine(stop=stop, merged=False), follow, signals_to(stop, "nodes"))
 
 
 def _on_cluster(parallel: bool) -> _Where:

@@ -175,6 +175,13 @@ def submit(
         raise
     try:
         _check_kept(job, created)
+        retries = retries_of_all(job, created)
+        if retries is not None:
+            start["spec"] = start.get("spec", {}) | {"backoffLimit": retries}
+            cluster.warnings.append(
+                f"this server drops {names.PER_INDEX}: {retries} retries are counted for all "
+                "indexes together, and then the whole array fails"
+            )
         owner = owner_reference(created)
         for body in objects:
             if body["kind"] != "Job":
@@ -214,6 +221,18 @@ def _check_kept(job: dict[str, Any], created: dict[str, Any]) -> None:
             "GenericWorkload) is off",
             hints=("another gang scheduler, or none: leave --scheduler native out",),
         )
+
+
+def retries_of_all(job: dict[str, Any], created: dict[str, Any]) -> int | None:
+    """The retries of an array on a server, before 1.33, that does not count them by index.
+
+    It drops the rules by which an index fails alone as well, and leaves no limit at all. None where
+    the server has kept what was asked for.
+    """
+    retries = job["spec"].get(names.PER_INDEX)
+    if retries is None or "backoffLimit" in job["spec"] or names.PER_INDEX in created["spec"]:
+        return None
+    return int(retries)
 
 
 def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class JobView:
         """The queue whose controller decides when it runs."""
         return self.labels.get(names.QUEUE)
 
+    @property
+    def array(self) -> str | None:
+        """The array that it is an attempt of."""
+        return self.labels.get(names.ARRAY)
+
     # --- what it asks for -------------------------------------------------------------------------
 
     @property
@@ -91,11 +96,16 @@ class JobView:
         return 0 if self.gang_settings is None else self.gang_settings.reserve
 
     @property
+    def parallelism(self) -> int:
+        """Indexes that may run at once."""
+        return int(self.raw["spec"].get("parallelism") or 0)
+
+    @property
     def size(self) -> int:
         """Nodes that there are when all is well: its completions, without the reserve."""
         if not self.reserve:
             return self.completions
-        return min(int(self.raw["spec"].get("parallelism") or 1), self.completions)
+        return min(self.parallelism or 1, self.completions)
 
     @property
     def needed(self) -> int:
@@ -173,7 +183,7 @@ class JobView:
     @property
     def awaits_rank0(self) -> bool:
         """Whether the other indexes wait for rank 0 before they start: not all commands do."""
-        if self.restarts_by_itself:
+        if self.restarts_by_itself or self.array is not None:
             return False
         first, second = [*self.arguments, "", ""][:2]
         return first != contract.NO_TORCHRUN or second == contract.AWAIT_RANK0
@@ -215,6 +225,11 @@ class JobView:
     def ended(self) -> str | None:
         """When it ended, RFC 3339."""
         return None if self.end is None else self.end.get("lastTransitionTime")
+
+    @property
+    def is_at_deadline(self) -> bool:
+        """Whether it was ended because its --timeout was over."""
+        return self.end is not None and self.end.get("reason") == names.DEADLINE_EXCEEDED
 
     @property
     def lasted_s(self) -> float | None:

@@ -154,7 +154,7 @@ def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> V
     ended = job.end or {}
     took = "" if job.lasted_s is None else f" after {units.format_seconds(job.lasted_s)}"
     head = f"{job.name} failed{took}"
-    if ended.get("reason") == "DeadlineExceeded":
+    if job.is_at_deadline:
         return _deadline(job, events)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
     settings = job.gang_settings

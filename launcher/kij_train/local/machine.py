@@ -20,10 +20,12 @@ from pathlib import Path
 from kij_train import gpus, scripts
 from kij_train.errors import RequestError
 from kij_train.pod import contract, gang, preflight
-from kij_train.spec import JobSpec
+from kij_train.spec import ArraySpec, Common, JobSpec
 from kij_train.spec.settings import Fact, fields_with
 
 LOCAL_IGNORES = fields_with(JobSpec, Fact.CLUSTER_ONLY)
+ARRAYS_IGNORE = fields_with(ArraySpec, Fact.CLUSTER_ONLY)
+"""Fields that mean nothing to a local run of a job, or of an array."""
 
 ENV_RUN_ID = "KIJ_RUN_ID"
 """Marks every process of a run, so that none is left behind."""
@@ -32,7 +34,8 @@ MAX_LOCAL_RANKS = 256
 
 def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
     """Raise RequestError unless this machine can run the job, in `cwd`."""
-    _check_command(spec, environ, cwd)
+    # node_environment puts this Python's folder in front.
+    check_command(spec, environ, cwd, with_own_path=not spec.torchrun)
     if spec.torchrun and importlib.util.find_spec("torch") is None:
         raise RequestError(
             f"--local needs torch, which {sys.executable} does not have",
@@ -58,11 +61,18 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
         )
 
 
-def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
-    """Refuse a program or module that is missing: once, before every node says the same."""
+def check_command(
+    spec: Common, environ: Mapping[str, str], cwd: Path, *, with_own_path: bool
+) -> None:
+    """Refuse a program or module that is missing: once, before every process says the same.
+
+    Raises RequestError. `with_own_path`: programs are looked for beside this Python first.
+    """
     if spec.program is not None:
         named, at = f"program {spec.program}", cwd / spec.program
-        found = _find_program(spec, environ, cwd) or (str(at) if at.is_file() else None)
+        found = _find_program(spec, environ, cwd, with_own_path) or (
+            str(at) if at.is_file() else None
+        )
         if found is None:
             raise RequestError(
                 f"{named}: no such program in {cwd} or on the PATH",
@@ -70,22 +80,26 @@ def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None
             )
         scripts.check_program(Path(found), named, is_here=True)
     # PYTHONPATH among the job's env makes it a search of other folders than ours.
-    if spec.module is not None and "PYTHONPATH" not in spec.env:
-        missing = _missing_module(spec.module, cwd)
+    function = spec.function if isinstance(spec, ArraySpec) else None
+    module = spec.module if function is None else function.partition(":")[0]
+    if module is not None and "PYTHONPATH" not in spec.env:
+        missing = _missing_module(module, cwd)
         if missing is not None:
             raise RequestError(
-                f"module {spec.module}: {sys.executable} finds no {missing} in {cwd} or among its "
+                f"module {module}: {sys.executable} finds no {missing} in {cwd} or among its "
                 "packages",
                 hints=("run a file by its path, without -m",),
             )
 
 
-def _find_program(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> str | None:
+def _find_program(
+    spec: Common, environ: Mapping[str, str], cwd: Path, with_own_path: bool
+) -> str | None:
     assert spec.program is not None
     if os.path.dirname(spec.program):  # noqa: PTH120 - "./a" has one, which Path forgets
         return shutil.which(str(cwd / spec.program))
     path = spec.env.get("PATH", environ.get("PATH", os.defpath))
-    if not spec.torchrun:  # node_environment puts it in front
+    if with_own_path:
         path = os.pathsep.join([str(Path(sys.executable).parent), path])
     return shutil.which(spec.program, path=path)
 

@@ -1,5 +1,15 @@
 """From a resolved request to a running job: the plan, and where it runs."""
 
+from kij_train.runs.array_on_machine import at_once_here, check_here, start_array
+from kij_train.runs.arrays import (
+    ArrayPlan,
+    array_summary,
+    attempt_of,
+    check_placeholders,
+    keep_array,
+    plan_array,
+    plan_rerun,
+)
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.on_cluster import (
     ClusterRun,
@@ -17,6 +27,7 @@ from kij_train.runs.plan import SUFFIX_CHARS, Note, Place, Plan, plan, summary
 
 __all__ = [
     "SUFFIX_CHARS",
+    "ArrayPlan",
     "Backend",
     "ClusterRun",
     "Line",
@@ -28,11 +39,20 @@ __all__ = [
     "Plan",
     "Run",
     "address_of",
+    "array_summary",
+    "at_once_here",
     "attached",
+    "attempt_of",
+    "check_here",
+    "check_placeholders",
     "connect",
     "dry_run",
     "followed",
+    "keep_array",
     "plan",
+    "plan_array",
+    "plan_rerun",
+    "start_array",
     "summary",
     "user_of",
     "which_nobody_has",

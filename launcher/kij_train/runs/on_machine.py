@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace as with_changes
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kij_train import scripts, units
 from kij_train.code import leftout
@@ -26,9 +26,10 @@ from kij_train.errors import (
     no_such_index,
 )
 from kij_train.pod import contract, unpack
+from kij_train.runs.arrays import ArrayPlan
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note, Plan
-from kij_train.spec import JobSpec
+from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.2
 """Between two looks of who follows: a handler of Python's runs in the main thread, once that wakes,
 and the signal may have come to another one."""
+SomePlan = TypeVar("SomePlan", Plan, ArrayPlan)
 
 
 class OnMachine(Backend):
@@ -60,7 +62,7 @@ class OnMachine(Backend):
         self._stop, self._streams = stop, streams
         self._merged, self._as_shipped = merged, as_shipped
 
-    def locate(self, resolved: Resolved, cwd: Path, code_dir: Path) -> str | None:
+    def locate(self, resolved: Resolved[Common], cwd: Path, code_dir: Path) -> str | None:
         return scripts.locate(resolved, cwd, code_dir, is_here=True)
 
     def with_ranks(self, resolved: Resolved) -> JobSpec:
@@ -71,14 +73,14 @@ class OnMachine(Backend):
             return spec
         return local.with_counted_ranks(spec, os.environ)
 
-    def ships(self, spec: JobSpec) -> bool:
+    def ships(self, spec: Common) -> bool:
         return self._as_shipped and spec.code
 
     def notes(self, spec: JobSpec) -> Iterator[Note]:
         del spec
         return iter(())
 
-    def where(self, spec: JobSpec) -> str:
+    def where(self, spec: Common) -> str:
         del spec
         return "this machine"
 
@@ -86,7 +88,7 @@ class OnMachine(Backend):
         del spec
         return {"where": "this machine", "image": None}
 
-    def doubts(self, spec: JobSpec) -> Iterator[Note]:
+    def doubts(self, spec: Common) -> Iterator[Note]:
         del spec
         return iter(())
 
@@ -96,7 +98,7 @@ class OnMachine(Backend):
 
         environ, stop = dict(os.environ), self._stop or local.Stop()
         with contextlib.ExitStack() as stack:
-            here = stack.enter_context(_unpacked(plan))
+            here = stack.enter_context(unpacked(plan))
             # Not in the thread: a request that is wrong is an error of whoever starts it.
             local.check_machine(here.spec, environ, here.code_dir)
             until_the_end = stack.pop_all()
@@ -155,6 +157,12 @@ class LocalRun(Run):
         with self._changed:
             self._lines.append(Line(index, line, is_error=stream == "stderr"))
             self._changed.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has, however."""
+        with self._changed:
+            return self._ended
 
     def follow(self, on_line: Callable[[Line], None] | None = None) -> float:
         """Stay until it ends, passing on the lines that are kept; the seconds it took.
@@ -226,7 +234,7 @@ class LocalRun(Run):
 
 
 @contextlib.contextmanager
-def _unpacked(plan: Plan) -> Iterator[Plan]:
+def unpacked(plan: SomePlan) -> Iterator[SomePlan]:
     """The plan with the code that ships as its folder, unpacked as in pods; removed at the end.
 
     What the script writes into its folder goes with it, as in pods.

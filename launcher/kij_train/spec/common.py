@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import gpus as gpu_kinds
 from kij_train import names, units
-from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
+from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch, fields_with
 from kij_train.spec.types import (
     MOST_PROCESSES,
     Count,
@@ -76,7 +77,7 @@ class Command(Model):
     name: Annotated[
         str | None, Field(examples=["train-x3k9"]), Setting(Group.COMMAND, "--name NAME")
     ] = None
-    """Name of the Job and its Service; made from the script's name when not given."""
+    """Name of the Job and what belongs to it; made from the script's name when not given."""
     script: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
     """Python script to run, a path inside code_dir."""
     module: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
@@ -99,9 +100,26 @@ class Command(Model):
     ] = True
     """Ship code_dir; false when the image carries the code."""
 
+    @property
+    def stem(self) -> str:
+        """What a name that is made for the job begins with; empty where the folder's is meant."""
+        if self.module is not None:
+            return self.module.rpartition(".")[2]
+        return PurePosixPath(self.program or self.script or "job").stem
+
+    @property
+    def command(self) -> list[str]:
+        """The first process' arguments: script, module or program, with the user's arguments."""
+        if self.module is not None:
+            return ["-m", self.module, *self.args]
+        if self.program is not None:
+            return ["--no-python", self.program, *self.args]
+        return [self.script or "", *self.args]
+
     @model_validator(mode="after")
     def _runs_one_thing(self) -> Command:
-        given = [f for f in ("script", "module", "program") if getattr(self, f) is not None]
+        commands = fields_with(type(self), Fact.COMMAND)
+        given = [field for field in commands if getattr(self, field) is not None]
         if len(given) > 1:
             raise SpecConflict(given[1], f"conflicts with {given[0]}: give one of them")
         for field in given:
@@ -124,7 +142,7 @@ class Where(Model):
         AfterValidator(names.check_image),
         Setting(Group.WHERE, "--image IMAGE", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = DEFAULT_IMAGE
-    """Container image; it needs python3 and torch."""
+    """Container image; it needs python3, and torch for ranks."""
     image_pull_policy: Annotated[
         Literal["Always", "IfNotPresent", "Never"] | None,
         Setting(
@@ -167,7 +185,7 @@ class Resources(Model):
         Annotated[int, Field(ge=1, le=MOST_PROCESSES), NotBool] | None,
         Setting(Group.SIZE, "--gpus N"),
     ] = None
-    """GPUs a node."""
+    """GPUs a pod."""
     gpu_kind: Annotated[
         str,
         AfterValidator(_known_gpu_kind),
@@ -176,11 +194,11 @@ class Resources(Model):
     """Kind of GPU: whole (also for MIG's single strategy), a MIG slice (mig-1g.5gb), shared
     (time-sliced or MPS), amd, or dra (a claim of device class gpu.nvidia.com)."""
     cpu: Annotated[Cpu | None, Setting(Group.RESOURCES, "--cpu CORES", Fact.CLUSTER_ONLY)] = None
-    """CPU cores a node, request and limit."""
+    """CPU cores a pod, request and limit."""
     memory: Annotated[
         Memory | None, Setting(Group.RESOURCES, "--memory SIZE", Fact.CLUSTER_ONLY)
     ] = None
-    """Memory a node, request and limit."""
+    """Memory a pod, request and limit."""
     shm: Annotated[
         Memory | None, Setting(Group.RESOURCES, "--shm SIZE", Fact.CLUSTER_ONLY | Fact.TORCHX)
     ] = None
@@ -189,7 +207,7 @@ class Resources(Model):
         dict[Key, Count],
         Setting(Group.RESOURCES, "--resource NAME=N", Fact.CLUSTER_ONLY, merge=Merge.BY_KEY),
     ] = Field(default_factory=dict)
-    """Other extended resources a node, such as vpc.amazonaws.com/efa."""
+    """Other extended resources a pod, such as vpc.amazonaws.com/efa."""
 
     @property
     def gpu_resource(self) -> str | None:

@@ -245,11 +245,7 @@ class JobSpec(Common):
             how = [contract.NO_TORCHRUN]
             if self.port is not None and self.nodes > 1:
                 how.append(contract.AWAIT_RANK0)
-        if self.module is not None:
-            return [*how, "-m", self.module, *self.args]
-        if self.program is not None:
-            return [*how, "--no-python", self.program, *self.args]
-        return [*how, self.script or "", *self.args]
+        return [*how, *super().command]
 
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
