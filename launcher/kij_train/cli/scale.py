@@ -20,8 +20,9 @@ from kij_train.jobs import change
 def command(name: str, nodes: int, form: str, **params: Any) -> None:
     """Give a job of --restart elastic N nodes, from its MIN to its MAX (--nodes MIN:MAX).
 
-    What is more than MAX, up to the number of its spares, stands by. With fewer nodes, the highest
-    indexes end, and the ranks of the others start again at once. With more, they start again when
+    What is more than MAX, up to the number of its spares, stands by. With fewer nodes, those that
+    stand by end first, then those that began to train last, and the ranks of the others start
+    again at once. With more, they start again when
     the new nodes have been there for ten seconds: they get SIGTERM, and the job's --grace (30 s)
     for a checkpoint. A suspended job has N nodes when it is resumed.
 
