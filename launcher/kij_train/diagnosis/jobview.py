@@ -203,7 +203,12 @@ class JobView:
     @property
     def lost(self) -> set[int]:
         """The indexes of a job with a reserve that have had their pod, and get no other."""
-        return _indexes(self.raw.get("status", {}).get("failedIndexes")) if self.reserve else set()
+        return self.failed if self.reserve else set()
+
+    @property
+    def failed(self) -> set[int]:
+        """The indexes that have failed for good."""
+        return _indexes(self.raw.get("status", {}).get("failedIndexes"))
 
     @property
     def reserve_left(self) -> int:
