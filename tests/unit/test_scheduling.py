@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from kij_train import jobs, profiles, render
 from kij_train.cli import main
-from kij_train.cluster.submit import as_served
+from kij_train.cluster.served import as_served
 from kij_train.diagnosis import JobView
 from kij_train.errors import RefusedError
 from kij_train.spec import JobSpec, parse_topology

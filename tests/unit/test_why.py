@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from kij_train import diagnosis, names
-from kij_train.diagnosis import Finding, JobView, Phase, Verdict
+from kij_train.diagnosis import Finding, JobView, Phase, Verdict, causes
 from kij_train.pod import gang
-from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0
+from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0, no_torch
 
 FOLDER = Path(__file__).parent / "situations"
 
@@ -31,7 +31,7 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "no-gpu-driver": ("cuda", ("Found no NVIDIA driver", "--gpus")),
     "cuda-out-of-memory": ("cuda-out-of-memory", ("Tried to allocate 2.00 GiB", "smaller batch")),
     "nccl-error": ("nccl", ("ncclSystemError", "NCCL_DEBUG=INFO")),
-    "nccl-timeout": ("nccl-timeout", ("Watchdog caught", "kij-train logs job --all")),
+    "nccl-timeout": ("nccl-timeout", ("Watchdog caught", " --all --tail 20")),
     "missing-program": ("code", ("no-such-program: no such program",)),
     "image-without-python": ("no-python", ("ENTRYPOINT", "--env PATH=/opt/venv/bin:")),
     "image-without-torch": ("missing-module", ("torch cannot be imported", "ENTRYPOINT")),
@@ -499,6 +499,28 @@ def test_indexes_wait_for_rank_0_where_their_command_does() -> None:
         running = diagnosis.Node(1, Phase.RUNNING)
         phases[" ".join(arguments)] = diagnosis.nodes_of_job(JobView(job), [running])[1].phase
     assert list(phases.values()) == [Phase.WAITING, Phase.WAITING, Phase.RUNNING]
+
+
+MESSAGES = [
+    ('exec: "python3": executable file not found in $PATH', "no-python"),
+    (no_torch("/usr/bin/python3", ImportError("No module named 'torch'")), "missing-module"),
+    (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+        "cuda-out-of-memory",
+    ),
+    ("RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error.", "shared-memory"),
+    ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)", "nccl-timeout"),
+    ("torch.distributed.DistBackendError: NCCL error, ncclSystemError", "nccl"),
+    ("RuntimeError: Found no NVIDIA driver on your system", "cuda"),
+    ("OSError: [Errno 28] No space left on device", "disk-full"),
+    ("ModuleNotFoundError: No module named 'einops'", "missing-module"),
+]
+
+
+def test_every_cause_is_known_by_a_message() -> None:
+    found = [causes.of_message(message) for message, _ in MESSAGES]
+    assert [cause and cause.kind for cause in found] == [kind for _, kind in MESSAGES]
+    assert found == [cause for _, cause in causes._MESSAGES]
 
 
 @pytest.mark.parametrize(

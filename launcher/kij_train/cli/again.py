@@ -6,7 +6,7 @@ from typing import Any
 
 from kij_train import jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import connect
+from kij_train.cli.where import address, connect
 from kij_train.errors import RequestError
 from kij_train.names import REQUEST
 from kij_train.spec import values_of
@@ -20,9 +20,10 @@ def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
     """
     for flag, given in (("--file", params["spec_file"]), ("--profile", params["profile"])):
         if given:
+            again = address(params).command("launch", "--again", name, "--nodes", "4")
             raise RequestError(
                 f"{flag} conflicts with --again: the values of {name} were whole already",
-                hints=("flags go on top of them: kij-train launch --again NAME --nodes 4",),
+                hints=(f"flags go on top of them: {again}",),
             )
     cluster = connect(params)
     job = jobs.get(cluster, name)

@@ -12,7 +12,7 @@ import click
 from kij_train import runs
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
-from kij_train.arrays.store import Where, check_free
+from kij_train.arrays.store import Where, check_free, prepare
 from kij_train.cli import grouped, output
 from kij_train.cli.array_attached import run_here, stay_on_cluster
 from kij_train.cli.options import (
@@ -192,6 +192,7 @@ def _rows(plan: runs.ArrayPlan) -> Iterator[tuple[str, str, str]]:
 def _map_on_cluster(
     plan: runs.ArrayPlan, backend: runs.OnCluster, detach: bool, replace: bool, form: str
 ) -> None:
+    prepare(Path.cwd())  # before there is a Job whose results nobody could keep
     if not replace:
         check_free(Path.cwd(), plan.array)
     at_once = plans.pods_at_once(plan.indexes, plan.spec.parallelism)

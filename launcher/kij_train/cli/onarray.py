@@ -12,7 +12,8 @@ from kij_train.arrays import store
 from kij_train.arrays.store import ArrayFolder, Where
 from kij_train.arrays.view import Live, live_here
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_name, where_options
+from kij_train.cli.onjob import job_name, where_options
+from kij_train.cli.where import connect
 from kij_train.errors import RequestError, UnreachableError
 from kij_train.specfile import WHERE
 

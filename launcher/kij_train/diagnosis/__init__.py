@@ -30,7 +30,7 @@ from kij_train.diagnosis.phases import (
     phases,
     trimmed,
 )
-from kij_train.diagnosis.why import Verdict, as_json, why
+from kij_train.diagnosis.why import Verdict, as_json, of_rounds, why
 
 __all__ = [
     "HELD_S",
@@ -57,6 +57,7 @@ __all__ = [
     "missing_file",
     "node_of",
     "nodes_of_job",
+    "of_rounds",
     "own",
     "own_end",
     "parse_record",

@@ -91,9 +91,21 @@ class JobView:
         return int(self.raw["spec"].get("completions") or 1)
 
     @property
+    def reserve(self) -> int:
+        """Of its completions, those that have no pod before another one is lost, at the start."""
+        return 0 if self.gang_settings is None else self.gang_settings.reserve
+
+    @property
     def parallelism(self) -> int:
         """Indexes that may run at once."""
         return int(self.raw["spec"].get("parallelism") or 0)
+
+    @property
+    def size(self) -> int:
+        """Nodes that there are when all is well: its completions, without the reserve."""
+        if not self.reserve:
+            return self.completions
+        return min(self.parallelism or 1, self.completions)
 
     @property
     def needed(self) -> int:
@@ -162,7 +174,7 @@ class JobView:
         """Whether supervisors in the pods start ranks again: a failed pod is no failed job then."""
         return gang.ENV_GANG in self.environment
 
-    @property
+    @cached_property
     def gang_settings(self) -> gang.Settings | None:
         """What the supervisors in the pods were told; None for a job that has none."""
         said = self.environment.get(gang.ENV_GANG)
@@ -184,13 +196,18 @@ class JobView:
 
     @property
     def completed(self) -> set[int]:
-        """The indexes that have completed: `1,3-5,7` in the Job."""
-        done: set[int] = set()
-        for part in (self.raw.get("status", {}).get("completedIndexes") or "").split(","):
-            low, _, high = part.partition("-")
-            if low:
-                done.update(range(int(low), int(high or low) + 1))
-        return done
+        """The indexes that have completed."""
+        return _indexes(self.raw.get("status", {}).get("completedIndexes"))
+
+    @property
+    def lost(self) -> set[int]:
+        """The indexes of a job with a reserve that have had their pod, and get no other."""
+        return _indexes(self.raw.get("status", {}).get("failedIndexes")) if self.reserve else set()
+
+    @property
+    def reserve_left(self) -> int:
+        """How many more pods may be lost."""
+        return max(self.reserve - len(self.lost), 0)
 
     @property
     def started(self) -> str | None:
@@ -230,6 +247,16 @@ class JobView:
             return JobState.CANCELLED if cancelled else JobState.SUSPENDED
         runs = self.count("ready") or self.count("succeeded")
         return JobState.RUNNING if runs else JobState.PENDING
+
+
+def _indexes(said: str | None) -> set[int]:
+    """`1,3-5,7`, as a Job writes them."""
+    found: set[int] = set()
+    for part in (said or "").split(","):
+        low, _, high = part.partition("-")
+        if low:
+            found.update(range(int(low), int(high or low) + 1))
+    return found
 
 
 def own(containers: Iterable[Object] | None) -> Object:

@@ -37,9 +37,9 @@ def logs(
     wrong = [index for index in indexes or () if not 0 <= index < nodes]
     if wrong:
         raise no_such_index(name, wrong[0], nodes)
-    if len(indexes or range(nodes)) > MOST_STREAMS:
+    if len(indexes or range(job.size)) > MOST_STREAMS:
         raise RequestError(
-            f"{name} has {nodes} nodes; logs of at most {MOST_STREAMS} can be read at once",
+            f"{name} has {job.size} nodes; logs of at most {MOST_STREAMS} can be read at once",
             hints=("choose: --index 0 --index 7",),
         )
     if follow and not job.state.ended:
@@ -56,7 +56,7 @@ def logs(
     by_index: dict[int, list[dict[str, Any]]] = {}
     for pod in pods_of(cluster, name, only):
         by_index.setdefault(diagnosis.index_of(pod), []).append(pod)
-    wanted = sorted(indexes) if indexes is not None else range(nodes)
+    wanted = sorted(indexes) if indexes is not None else sorted(by_index)
     chosen, by_name = [], {}
     for index in wanted:
         pods = by_index.get(index, [])[: -1 if previous else None]
@@ -65,5 +65,7 @@ def logs(
             by_name[chosen[-1][1]] = pods[-1]
         elif indexes is not None or previous:
             what = "no earlier pod" if previous else "no pod any more, or none yet"
+            if not previous and index >= job.size and index not in job.lost:
+                what = "no pod: it is in reserve"
             note(f"index {index} has {what}: {cluster.address.on_job('why', name)}")
     yield from merged(cluster, chosen, choice, note, by_name)
