@@ -90,10 +90,11 @@ class JobView:
     def completions(self) -> int:
         return int(self.raw["spec"].get("completions") or 1)
 
-    @property
+    @cached_property
     def reserve(self) -> int:
         """Of its completions, those that have no pod before another one is lost, at the start."""
-        return 0 if self.gang_settings is None else self.gang_settings.reserve
+        said = self.environment.get(gang.ENV_GANG)
+        return 0 if said is None else int(json.loads(said).get("reserve", 0))
 
     @property
     def parallelism(self) -> int:
@@ -174,7 +175,7 @@ class JobView:
         """Whether supervisors in the pods start ranks again: a failed pod is no failed job then."""
         return gang.ENV_GANG in self.environment
 
-    @cached_property
+    @property
     def gang_settings(self) -> gang.Settings | None:
         """What the supervisors in the pods were told; None for a job that has none."""
         said = self.environment.get(gang.ENV_GANG)
