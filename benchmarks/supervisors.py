@@ -46,7 +46,7 @@ import psutil
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
 
-from kij_train.pod import bootstrap, gang  # noqa: E402 - the repository is no package
+from kij_train.pod import contract, gang  # noqa: E402 - the repository is no package
 from kij_train.pod.gang import peers, ranks  # noqa: E402
 from kij_train.pod.gang.node import Supervisor  # noqa: E402
 
@@ -114,11 +114,11 @@ def our_node(index: int, nodes: int, await_go: Callable[[], None], report: Repor
         lambda reader, writer: channel(Ear(reader, report), writer),  # type: ignore[arg-type]
     )
     os.environ.update({gang.ENV_GANG_ID: "bench", gang.ENV_POD_IP: f"127.0.1.{index + 1}"})
-    os.environ.pop(bootstrap.ENV_PARENT_PID, None)
+    os.environ.pop(contract.ENV_PARENT_PID, None)
     pods = nodes + SPARES
     addresses = [f"127.0.1.{each + 1}:{PORT + 2 * each}" for each in range(pods)]
     settings = gang.Settings(nodes, nodes, SPARES, addresses, max_restarts=20, backoff_limit=20)
-    node = bootstrap.Node(index, pods, 1, "127.0.0.1", 1, 600, index)
+    node = contract.Node(index, pods, 1, "127.0.0.1", 1, 600, index)
     with watched, tempfile.TemporaryDirectory() as scratch:
         await_go()
 

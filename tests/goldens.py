@@ -61,7 +61,7 @@ def render_golden(name: str) -> list[dict[str, Any]]:
     context = command.make_context("render", shlex.split(GOLDENS[name]))
     params = context.params
     resolved = resolve(flags_layer(params), environ={}, cwd=folder, profile=params["profile"])
-    objects = runs.plan(resolved, cwd=folder).objects()
+    objects = runs.plan(resolved, cwd=folder, place=runs.OnCluster()).objects()
     return [body for body in objects if name == "hello" or body["kind"] != "ConfigMap"]
 
 

@@ -16,7 +16,6 @@ from kij_train.cli.app import app
 from kij_train.cli.options import flags_layer
 from kij_train.cli.view import table
 from kij_train.cluster import LogLine, Observation
-from kij_train.jobs import change
 from kij_train.specfile import resolve
 from rich.console import Console
 from rich.text import Text
@@ -41,14 +40,15 @@ def main() -> None:
     assert command is not None
     params = command.make_context("launch", list(words)).params
     folder = ROOT / "train_examples"
-    plan = runs.plan(resolve(flags_layer(params), environ={}, cwd=folder), cwd=folder)
+    resolved = resolve(flags_layer(params), environ={}, cwd=folder)
+    plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     with namespace(state.kubeconfig) as ns:
         from kij_train.cluster import Cluster
 
         cluster = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
-        submission = runs.submit(plan, cluster)
-        with Observation(cluster, submission.name, log_indexes={0}) as observed:
+        run = runs.OnCluster(cluster).start(plan)
+        with Observation(cluster, run.name, log_indexes={0}) as observed:
             steps, began = 0, time.monotonic()
             for event in observed.events():
                 if isinstance(event, LogLine) and not event.text.startswith("[W"):
@@ -56,10 +56,8 @@ def main() -> None:
                     steps += event.text.startswith("step")
                 if steps == STEPS:
                     break
-            console.print(
-                table(submission.name, observed.nodes, time.monotonic() - began, width=WIDTH)
-            )
-        change.delete(cluster, submission.name)
+            console.print(table(run.name, observed.nodes, time.monotonic() - began, width=WIDTH))
+        run.delete()
     FILE.parent.mkdir(exist_ok=True)
     drawn = console.export_svg(title="kij-train launch --nodes 4 char_gpt_ddp.py")
     # Without rich's web font: a picture must not load anything.

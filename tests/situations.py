@@ -291,7 +291,7 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
         assert command is not None
         params = command.make_context("launch", list(words)).params
         resolved = resolve(flags_layer(params), environ={}, cwd=folder)
-        plan = runs.plan(resolved, cwd=folder)
+        plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
         if situation.prepare:
             situation.prepare(ns)
         objects = plan.objects()

@@ -260,4 +260,5 @@ def _try_job(cluster: Cluster, resolved: Resolved, **fields: object) -> None:
         (Path(folder) / "train.py").touch()
         fields |= {"script": "train.py", "code_dir": ".", "name": f"{names.MANAGER}-doctor"}
         spec = resolved.spec.model_copy(update=fields)
-        runs.dry_run(runs.plan(Resolved(spec, {}), cwd=Path(folder)), cluster)
+        plan = runs.plan(Resolved(spec, {}), cwd=Path(folder), place=runs.OnCluster(cluster))
+        runs.dry_run(plan, cluster)

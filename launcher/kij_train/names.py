@@ -1,7 +1,7 @@
 """Names: DNS labels, label and annotation keys, and what kij-train itself calls things.
 
 Everything that writes or selects a Kubernetes label imports it from here. The environment names of
-the pod contract live in bootstrap.py, which must stand alone.
+the pod contract live in pod/contract.py: what runs in pods must stand alone.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ CANCELLED = "kij-train/cancelled"
 CANCELLED_QUEUE = "kij-train/cancelled-queue"
 """Annotation of a cancelled Job with the queue that it was in."""
 
+ARRAY = "kij-train/array"
+"""Label of the Jobs and pods of an array: its name, which is that of the first Job."""
+ATTEMPT = "kij-train/attempt"
+"""Label beside it: 0 for the first Job, n for the n-th rerun."""
+
 APP = "kij-train/app"
 """Label of a Job with the TorchX app it belongs to."""
 ROLE = "kij-train/role"
@@ -56,6 +61,8 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 """Label of a Job that waits for Kueue to admit it."""
 KUEUE_REQUIRED_TOPOLOGY = "kueue.x-k8s.io/podset-required-topology"
 KUEUE_PREFERRED_TOPOLOGY = "kueue.x-k8s.io/podset-preferred-topology"
+KUEUE_MIN_PARALLELISM = "kueue.x-k8s.io/job-min-parallelism"
+"""Annotation of a Job that Kueue may admit with fewer pods at once."""
 VOLCANO_MIN_MEMBER = "scheduling.volcano.sh/group-min-member"
 VOLCANO_QUEUE = "scheduling.volcano.sh/queue-name"
 COSCHEDULING_GROUP = "scheduling.x-k8s.io/pod-group"

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from kij_train import foreign
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap
+from kij_train.pod import programs
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 from kij_train.specfile.explain import brief
@@ -33,16 +33,17 @@ _POLYGLOT = b"'''exec' "
 """Second line of a script that is both sh and Python, as installers write them."""
 
 
-def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) -> str | None:
+def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, is_here: bool) -> str | None:
     """The script as a path relative to the code folder; None where a module or program is run.
 
-    Raises RequestError for what is not there or cannot be run.
+    `is_here`: it runs on this machine, with its files and its Python; else in an image. Raises
+    RequestError for what is not there or cannot be run.
     """
     spec = resolved.spec
     if spec.code:
         check_path(code_dir, f"{resolved.origin(('code_dir',))} {brief(code_dir)}")
     if spec.module is not None or spec.program is not None:
-        _check_without_script(resolved, cwd, code_dir, for_cluster)
+        _check_without_script(resolved, cwd, code_dir, is_here)
         return None
     if spec.script is None:
         file = f"{resolved.spec_file}: " if resolved.spec_file else ""
@@ -62,7 +63,7 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) 
     # One that is there, as installed: /usr/bin/python3.
     if not found or PurePosixPath(spec.script).parent.name == "bin":
         _refuse_launcher(resolved, spec.script)
-    if not spec.code and for_cluster:  # the image has it
+    if not spec.code and not is_here:  # the image has it
         check_script(None, spec.script, named, resolved)
         return spec.script
     if not found and not (spec.code and not code_dir.is_dir()):
@@ -70,23 +71,23 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, for_cluster: bool) 
     if not spec.code:
         check_script(found[0], spec.script, named, resolved)
         return spec.script
-    return _inside(found, named, code_dir, resolved, for_cluster)
+    return _inside(found, named, code_dir, resolved, is_here)
 
 
-def _check_without_script(resolved: Resolved, cwd: Path, code_dir: Path, for_cluster: bool) -> None:
+def _check_without_script(resolved: Resolved, cwd: Path, code_dir: Path, is_here: bool) -> None:
     spec = resolved.spec
     if spec.module is not None:
         _refuse_launcher(resolved, "-m", spec.module)
-        if spec.code or not for_cluster:
+        if spec.code or is_here:
             _check_module(resolved, spec.module, code_dir if spec.code else cwd)
     if spec.program is not None and spec.code:
         _check_shell_script(spec, code_dir)
-        if for_cluster:
+        if not is_here:
             _check_program_of_code(spec.program, code_dir)
 
 
 def _inside(
-    found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved, for_cluster: bool
+    found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved, is_here: bool
 ) -> str:
     if not code_dir.is_dir():
         raise RequestError(
@@ -100,7 +101,7 @@ def _inside(
         if absolute.is_relative_to(inside):
             relative = absolute.relative_to(inside).as_posix()
             check_script(place, relative, named, resolved)
-            if is_compiled(place) and not for_cluster:
+            if is_compiled(place) and is_here:
                 _check_compiled(place, named)
             return relative
     raise RequestError(
@@ -276,7 +277,7 @@ def check_program(path: Path, named: str, *, is_here: bool) -> None:
     quoted = shlex.quote(str(path))
     if not _may_run(path):
         raise RequestError(f"{named}: may not be run", hints=(f"chmod +x {quoted}",))
-    fault = bootstrap.fault_of_program(str(path), is_here)
+    fault = programs.fault_of_program(str(path), is_here)
     if not fault:
         return
     hints = ("name its interpreter: --no-python bash " + quoted,)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from kij_train.local.machine import free_port
-from kij_train.pod import bootstrap
+from kij_train.pod import bootstrap, records
 
 from tests.local.test_local import launch
 from tests.mainprogram import ORPHANS
@@ -123,7 +123,7 @@ def test_a_pods_first_process_reaps_orphans_and_gives_torchruns_exit_code(tmp_pa
         check=False,
     )
     assert (result.returncode, result.stdout) == (1, "zombies 0\n"), result.stderr
-    assert bootstrap.read_record(str(tmp_path / "record"))["kij"]["exit_code"] == 3
+    assert records.read_record(str(tmp_path / "record"))["kij"]["exit_code"] == 3
 
 
 @pytest.mark.skipif(not can_be_pid_1(), reason="makes a process namespace, as root")

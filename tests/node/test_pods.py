@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import names, render, runs
+from kij_train import names, pod, render, runs
 from kij_train.cluster import Cluster
-from kij_train.cluster.submit import submit
 from kij_train.errors import JobFailedError
-from kij_train.pod import bootstrap
+from kij_train.pod import bootstrap, contract
 from kij_train.spec import JobSpec
 
 from tests.kube import ROOT, Namespace
@@ -134,7 +133,7 @@ def test_a_script_in_a_pod_sees_what_python_shows_it(
     (project / "src/train.py").write_text(PROBE)
     (project / "src/helper.py").write_text(HELPER)
     (project / "src/queue.py").touch()
-    rank = f"{bootstrap.BUNDLE_DIR}/worker.py {bootstrap.WORKER}"
+    rank = f"{contract.BUNDLE_DIR}/worker.py {contract.WORKER}"
     line = f"python3 -u src/train.py x && RANK=0 python3 -u {rank} src/train.py x"
     argv = ["--no-torchrun", "--no-python", "sh", "-c", line]
     code, out, err = launch(ns, project, small_image, *argv)
@@ -226,7 +225,7 @@ def objects_of(project: Path, ns: Namespace, image: str, script: str, **fields: 
     archive = bundle.pack(project)
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     spec = JobSpec(script=script, image=image, namespace=ns.name, timeout=240, **fields)
-    beside = {file.name: file.read_text(encoding="utf-8") for file in bootstrap.BESIDE}
+    beside = {file.name: file.read_text(encoding="utf-8") for file in pod.BESIDE}
     code = render.Code(source, archive.packed, archive.sha256, more=beside)
     return render.render(spec, name="job", code=code)
 
@@ -236,8 +235,7 @@ def run_objects(ns: Namespace, objects: list[dict[str, Any]]) -> tuple[str, list
     cluster = Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
     lines: list[str] = []
     said: list[str] = []
-    runs.follow(
-        submit(cluster, objects),
+    runs.OnCluster().submit(cluster, objects, None).follow(
         on_line=lambda line: lines.append(line.text),
         on_change=lambda observed: None,
         on_note=said.append,
@@ -266,7 +264,7 @@ def without_torchrun(project: Path, ns: Namespace, image: str, program: str) -> 
         "class SignalException(Exception): pass\n"
     )
     (package / "run.py").write_text(STUB_TORCHRUN.format(program=program))
-    env = {"PYTHONPATH": f"{bootstrap.WORK_DIR}/code/stub"}
+    env = {"PYTHONPATH": f"{contract.WORK_DIR}/code/stub"}
     return objects_of(project, ns, image, "train.py", env=env)
 
 
@@ -319,7 +317,7 @@ def test_64_pods_that_start_at_once_all_find_rank_0(
     job = objects[-1]["spec"]
     job["completions"] = job["parallelism"] = 64
     for variable in job["template"]["spec"]["containers"][0]["env"]:
-        if variable["name"] in (bootstrap.ENV_NNODES, bootstrap.ENV_WORLD_SIZE):
+        if variable["name"] in (contract.ENV_NNODES, contract.ENV_WORLD_SIZE):
             variable["value"] = "64"
     out, said = run_objects(ns, objects)
     assert "all 64 came" in out, said

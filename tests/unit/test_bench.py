@@ -7,7 +7,6 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from kij_train.bench.reports import ReportLines
 from kij_train.cli import main
 from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
 from kij_train.pod import collectives
+from kij_train.spec import JobSpec
 
 
 def report(
@@ -298,39 +298,43 @@ def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
 
 
 class FakeJob:
-    """A submission that knows whether it is still there."""
+    """A run that knows whether it is still there."""
 
     def __init__(self, nodes: int) -> None:
         self.nodes, self.name = nodes, f"job-n{nodes}"
-        self.cluster = SimpleNamespace(namespace="ml")
         self.deleted = False
 
     def delete(self) -> None:
         self.deleted = True
 
 
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[int, FakeJob]:
-    """Jobs that were submitted, by nodes; 13 nodes are refused."""
-    made: dict[int, FakeJob] = {}
+class FakeBackend:
+    """Starts jobs, and knows them by their nodes; 13 nodes are refused."""
 
-    def submit(plan: Any, cluster: Any) -> FakeJob:
+    def __init__(self) -> None:
+        self.made: dict[int, FakeJob] = {}
+
+    def where(self, spec: JobSpec) -> str:
+        return f"{spec.nodes} fake machines"
+
+    def start(self, plan: runs.Plan) -> FakeJob:
         if plan.spec.nodes == 13:
             raise RefusedError("quota")
-        made[plan.spec.nodes] = FakeJob(plan.spec.nodes)
-        return made[plan.spec.nodes]
-
-    monkeypatch.setattr(runs, "connect", lambda spec: None)
-    monkeypatch.setattr(runs, "submit", submit)
-    monkeypatch.setattr(runs, "summary", lambda plan, where: f"{plan.spec.nodes} nodes")
-    return made
+        self.made[plan.spec.nodes] = FakeJob(plan.spec.nodes)
+        return self.made[plan.spec.nodes]
 
 
-def plan_for(nodes: int) -> Any:
-    return SimpleNamespace(spec=SimpleNamespace(nodes=nodes, image="image"))
+@pytest.fixture
+def backend() -> Any:
+    return FakeBackend()
+
+
+def plan_for(nodes: int) -> runs.Plan:
+    return runs.Plan(JobSpec(script="a.py", nodes=nodes), "job", Path(), None)
 
 
 def at_once(
+    backend: Any,
     counts: list[int],
     follow: Callable[[Any, Callable[[str], bool]], float],
     saved: Callable[[reports.Document], None] = lambda _: None,
@@ -338,7 +342,7 @@ def at_once(
     """The document, the errors and the output of a parallel sweep."""
     made, said = document(), list[str]()
     sinks = sweep.Sinks(said.append, lambda _: None, follow, saved)
-    errors = sweep.sweep_at_once(made, counts, plan_for, sinks=sinks)
+    errors = sweep.sweep_at_once(made, counts, plan_for, backend=backend, sinks=sinks)
     return made, [str(error) for error in errors], said
 
 
@@ -349,7 +353,7 @@ def tell(job: Any, take: Callable[[str], bool]) -> None:
     take(f"#json 1/1 {json.dumps(report(ranks=job.nodes))}")
 
 
-def test_a_parallel_sweep_runs_all_its_jobs_at_the_same_time(jobs: dict[int, FakeJob]) -> None:
+def test_a_parallel_sweep_runs_all_its_jobs_at_the_same_time(backend: Any) -> None:
     meeting = threading.Barrier(3, timeout=20)
 
     def follow(job: Any, take: Callable[[str], bool]) -> float:
@@ -357,7 +361,7 @@ def test_a_parallel_sweep_runs_all_its_jobs_at_the_same_time(jobs: dict[int, Fak
         tell(job, take)
         return 1.0
 
-    made, errors, said = at_once([1, 2, 4], follow)
+    made, errors, said = at_once(backend, [1, 2, 4], follow)
     assert errors == []
     assert [run["nodes"] for run in made["runs"]] == [1, 2, 4]
     assert [line["nodes"] for line in made["summary"]] == [1, 2, 4]
@@ -365,24 +369,24 @@ def test_a_parallel_sweep_runs_all_its_jobs_at_the_same_time(jobs: dict[int, Fak
     assert sorted(zip(said[::2], said[1::2], strict=True)) == [
         (f"# table of {nodes}", f"row of {nodes}") for nodes in (1, 2, 4)
     ]
-    assert all(job.deleted for job in jobs.values())
+    assert all(job.deleted for job in backend.made.values())
 
 
-def test_jobs_that_fail_or_are_refused_leave_the_others_alone(jobs: dict[int, FakeJob]) -> None:
+def test_jobs_that_fail_or_are_refused_leave_the_others_alone(backend: Any) -> None:
     def follow(job: Any, take: Callable[[str], bool]) -> float:
         if job.nodes == 2:
             raise JobFailedError("job-n2 failed")
         tell(job, take)
         return 1.0
 
-    made, errors, _ = at_once([1, 2, 4, 13], follow)
+    made, errors, _ = at_once(backend, [1, 2, 4, 13], follow)
     assert errors == ["job-n2 failed", "quota"]
     assert [run["nodes"] for run in made["runs"]] == [1, 4]
     # A failed job stays, for its logs.
-    assert [job.nodes for job in jobs.values() if not job.deleted] == [2]
+    assert [job.nodes for job in backend.made.values() if not job.deleted] == [2]
 
 
-def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(jobs: dict[int, FakeJob]) -> None:
+def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(backend: Any) -> None:
     stay = threading.Event()
 
     def follow(job: Any, take: Callable[[str], bool]) -> float:
@@ -396,11 +400,11 @@ def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(jobs: dict[int,
 
     made, said = document(), list[str]()
     sinks = sweep.Sinks(said.append, lambda _: None, follow, saved)
-    (error,) = sweep.sweep_at_once(made, [1, 2, 4], plan_for, sinks=sinks)
+    (error,) = sweep.sweep_at_once(made, [1, 2, 4], plan_for, backend=backend, sinks=sinks)
     stay.set()
     assert isinstance(error, InterruptedByUserError)
     assert error.exit_code == 143
-    assert all(job.deleted for job in jobs.values())
+    assert all(job.deleted for job in backend.made.values())
     assert [run["nodes"] for run in made["runs"]] == [1]
 
 

@@ -13,14 +13,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kij_train import pod
 from kij_train.code import bundle
 from kij_train.diagnosis import parse_record
-from kij_train.pod import bootstrap
+from kij_train.pod import bootstrap, contract, environment, gang, programs, rank0, records
 from kij_train.spec import JobSpec
 
 CONTRACT = {
@@ -48,8 +50,8 @@ def run_bootstrap(
 
 
 def test_a_whole_contract_is_taken() -> None:
-    node = bootstrap.read_contract(CONTRACT)
-    assert node == bootstrap.Node(1, 4, 2, "job-0.job", 29500, 600, 1)
+    node = contract.read_contract(CONTRACT)
+    assert node == contract.Node(1, 4, 2, "job-0.job", 29500, 600, 1)
 
 
 OUTSIDE = ("PET_MAX_RESTARTS", "TORCHELASTIC_RUN_ID", "RANK", "LOCAL_WORLD_SIZE", "KIJ_NODES")
@@ -89,13 +91,13 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored: signal.Si
     assert done.stdout == f"{[number == ignored for number in (1, 2, 3, 15)]}\n"
 
 
-@pytest.mark.parametrize("name", bootstrap.CONTRACT)
+@pytest.mark.parametrize("name", contract.CONTRACT)
 @pytest.mark.parametrize("value", ["", None])
 def test_a_missing_or_empty_variable_is_named(name: str, value: str | None) -> None:
     env = {**CONTRACT, name: value}
-    with pytest.raises(bootstrap.Failure, match=f"not set or empty: {name}") as caught:
-        bootstrap.read_contract({k: v for k, v in env.items() if v is not None})
-    assert caught.value.exit_code == bootstrap.EXIT_CONTRACT
+    with pytest.raises(contract.Failure, match=f"not set or empty: {name}") as caught:
+        contract.read_contract({k: v for k, v in env.items() if v is not None})
+    assert caught.value.exit_code == contract.EXIT_CONTRACT
 
 
 @pytest.mark.parametrize(
@@ -110,23 +112,44 @@ def test_a_missing_or_empty_variable_is_named(name: str, value: str | None) -> N
     ],
 )
 def test_a_contract_that_contradicts_itself_is_refused(name: str, value: str, message: str) -> None:
-    with pytest.raises(bootstrap.Failure, match=message):
-        bootstrap.read_contract({**CONTRACT, name: value})
+    with pytest.raises(contract.Failure, match=message):
+        contract.read_contract({**CONTRACT, name: value})
 
 
 def test_it_runs_alone_and_leaves_a_record(tmp_path: Path) -> None:
     record = tmp_path / "record"
     result = run_bootstrap("a.py", env={"TORCHELASTIC_ERROR_FILE": str(record)})
-    assert result.returncode == bootstrap.EXIT_CONTRACT
+    assert result.returncode == contract.EXIT_CONTRACT
     assert "error: not set or empty: NODE_RANK, NNODES" in result.stderr
     failure = parse_record(record.read_text(), index=0)
     assert failure is not None
-    assert failure.exit_code == bootstrap.EXIT_CONTRACT
+    assert failure.exit_code == contract.EXIT_CONTRACT
     assert "NODE_RANK" in failure.message
 
 
-def test_its_syntax_is_that_of_python_3_8() -> None:
-    ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+FILES = (Path(bootstrap.__file__), *pod.BESIDE)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_its_syntax_is_that_of_python_3_8(file: Path) -> None:
+    ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def our_imports(file: Path) -> Iterator[str]:
+    """The files of ours that a file imports, by their names."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("kij_train."):
+            for alias in node.names:
+                words = f"{node.module}.{alias.name}".split(".")
+                yield next(word for word in words if word not in ("kij_train", "pod", "gang"))
+
+
+@pytest.mark.parametrize("files", [FILES, (*FILES, *gang.FILES)], ids=["alone", "with gang"])
+def test_the_files_of_a_pod_need_no_others_and_share_no_name(files: tuple[Path, ...]) -> None:
+    """In a pod they lie in one folder, whichever package they are of here."""
+    names = [file.stem for file in files]
+    assert len(names) == len(set(names))
+    assert {name for file in files for name in our_imports(file)} <= set(names)
 
 
 PYTHON_3_8 = shutil.which("python3.8") or ""
@@ -139,17 +162,24 @@ if not PYTHON_3_8 or "shims" in PYTHON_3_8:  # pyenv's shims stand for versions 
 def test_it_runs_under_python_3_8(tmp_path: Path) -> None:
     env = {**CONTRACT, "TORCHELASTIC_ERROR_FILE": str(tmp_path / "r"), "NODE_RANK": "9"}
     result = run_bootstrap("a.py", env=env, python=PYTHON_3_8)
-    assert result.returncode == bootstrap.EXIT_CONTRACT
+    assert result.returncode == contract.EXIT_CONTRACT
     assert "NODE_RANK='9' is no number from 0 to 3" in result.stderr
 
 
-UNPACK_AND_WAIT = """
-import sys, pathlib
-sys.path.insert(0, sys.argv[1])
-import bootstrap
+AS_IN_A_POD = """
+import sys, types
+for name in ("kij_train", "kij_train.pod"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [sys.argv[1]]
+"""
+"""Before a line that imports files of a folder as those of a pod import each other."""
+
+UNPACK_AND_WAIT = f"""{AS_IN_A_POD}
+import pathlib
+from kij_train.pod import rank0, unpack
 folder = pathlib.Path(sys.argv[2])
-bootstrap.unpack_code(str(folder / "mnt"), str(folder / "out"), sys.argv[3])
-bootstrap.wait_for_rank0("127.0.0.1", int(sys.argv[4]), 30, nnodes=2)
+unpack.unpack_code(str(folder / "mnt"), str(folder / "out"), sys.argv[3])
+rank0.wait_for_rank0("127.0.0.1", int(sys.argv[4]), 30, nnodes=2)
 print((folder / "out/link").read_text())
 """
 
@@ -171,7 +201,7 @@ def test_it_unpacks_the_code_and_finds_rank_0_under_any_python(tmp_path: Path, p
     (tmp_path / "code/sub/a.py").write_text("the code")
     (tmp_path / "code/link").symlink_to("sub/a.py")
     archive = bundle.pack(tmp_path / "code")
-    (tmp_path / f"mnt/{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
+    (tmp_path / f"mnt/{contract.CODE_PREFIX}000").write_bytes(archive.packed)
     with socket.create_server(("127.0.0.1", 0)) as rank0:
         here, port = str(Path(bootstrap.__file__).parent), str(rank0.getsockname()[1])
         result = subprocess.run(
@@ -192,7 +222,7 @@ def test_without_torch_it_says_which_python_lacks_it(tmp_path: Path) -> None:
         "TORCHELASTIC_ERROR_FILE": str(tmp_path / "r"),
     }
     result = run_bootstrap("a.py", env=env)  # -S hides the installed one
-    assert result.returncode == bootstrap.EXIT_CONTRACT
+    assert result.returncode == contract.EXIT_CONTRACT
     assert "torch cannot be imported by" in result.stderr
     assert "index 0 of 4, ranks 0-1 of 8" in result.stderr
 
@@ -219,7 +249,7 @@ def test_a_late_rank_0_is_waited_for() -> None:
     thread = threading.Thread(target=listen)
     thread.start()
     started = time.monotonic()
-    bootstrap.wait_for_rank0("127.0.0.1", port, 30, nnodes=2)
+    rank0.wait_for_rank0("127.0.0.1", port, 30, nnodes=2)
     assert 0.4 < time.monotonic() - started < 10
     thread.join()
     listener.close()
@@ -236,9 +266,9 @@ def test_a_late_rank_0_is_waited_for() -> None:
 def test_at_the_deadline_it_says_what_was_tried_and_the_likely_cause(
     address: str, message: str
 ) -> None:
-    with pytest.raises(bootstrap.Failure) as caught:
-        bootstrap.wait_for_rank0(address, free_port(), 0.3, nnodes=2)
-    assert caught.value.exit_code == bootstrap.EXIT_RENDEZVOUS
+    with pytest.raises(contract.Failure) as caught:
+        rank0.wait_for_rank0(address, free_port(), 0.3, nnodes=2)
+    assert caught.value.exit_code == contract.EXIT_RENDEZVOUS
     assert message in str(caught.value)
     assert f"tried {address} port" in str(caught.value)
 
@@ -251,9 +281,9 @@ def test_a_record_always_fits_and_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, message: str, stack: str
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "record"
-    bootstrap.write_record(str(path), message, stack, index=3, rank=12, exit_code=1)
+    records.write_record(str(path), message, stack, index=3, rank=12, exit_code=1)
     data = path.read_bytes()
-    assert len(data) <= bootstrap.RECORD_BYTES - 64
+    assert len(data) <= records.RECORD_BYTES - 64
     failure = parse_record(data.decode(), index=3)
     assert failure is not None
     assert failure.rank == 12
@@ -292,10 +322,10 @@ def test_a_record_that_is_too_long_keeps_the_last_frame(
     source = "    step()"
     stack = "\n".join(["Traceback (most recent call last):", *map(line, above), line(last), source])
     path = tmp_path_factory.getbasetemp() / "record"
-    bootstrap.write_record(str(path), message, stack + f"\n{message}" * is_ours, rank=1)
-    first = bootstrap.read_record(str(path))["message"]
+    records.write_record(str(path), message, stack + f"\n{message}" * is_ours, rank=1)
+    first = records.read_record(str(path))["message"]
     accounts = {"blame": {machine: [1, 2.0] for machine in machines}}
-    bootstrap.write_record(
+    records.write_record(
         str(path),
         first["message"],
         first["extraInfo"]["py_callstack"],
@@ -305,7 +335,7 @@ def test_a_record_that_is_too_long_keeps_the_last_frame(
         final=True,
         accounts=accounts,
     )
-    assert len(path.read_bytes()) <= bootstrap.RECORD_BYTES - 64
+    assert len(path.read_bytes()) <= records.RECORD_BYTES - 64
     failure = parse_record(path.read_text(), index=1)
     assert failure is not None
     assert f'/train.py", line {last[2]}, in {last[3][:20]}' in failure.callstack
@@ -318,7 +348,7 @@ def test_what_a_record_leaves_out_is_said_and_both_ends_stay(tmp_path: Path) -> 
         'Traceback (most recent call last):\n  File "train.py", line 7, in load\n    model.load()'
     )
     message = f"RuntimeError: missing keys: {keys}."
-    bootstrap.write_record(str(tmp_path / "r"), message, f"{stack}\n{message}\n")
+    records.write_record(str(tmp_path / "r"), message, f"{stack}\n{message}\n")
     failure = parse_record((tmp_path / "r").read_text(), index=0)
     assert failure is not None
     assert failure.callstack == stack
@@ -330,7 +360,7 @@ def test_what_a_record_leaves_out_is_said_and_both_ends_stay(tmp_path: Path) -> 
 def test_a_place_that_cannot_be_written_is_said_and_does_not_raise(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    bootstrap.write_record(str(tmp_path / "no/such/folder"), "m", "")
+    records.write_record(str(tmp_path / "no/such/folder"), "m", "")
     assert "cannot write the failure record" in capsys.readouterr().err
 
 
@@ -343,21 +373,21 @@ def test_of_two_local_ranks_the_one_that_failed_first_is_kept(tmp_path: Path) ->
         def signal_name(self) -> str:
             return "SIGKILL"
 
-    node = bootstrap.Node(1, 2, 2, "a", 1, 1, 1)
+    node = contract.Node(1, 2, 2, "a", 1, 1, 1)
     for rank, moment in ((2, 1700000000.9), (3, 1700000000.2)):
-        bootstrap.write_record(str(tmp_path / str(rank)), f"E{rank}", "", rank=rank, time=moment)
+        records.write_record(str(tmp_path / str(rank)), f"E{rank}", "", rank=rank, time=moment)
     failures = {
         2: ProcessFailure(0, 1, tmp_path / "2"),
         3: ProcessFailure(1, 1, tmp_path / "3"),
     }
-    line = bootstrap.record_failures(str(tmp_path / "out"), node, failures, str(tmp_path))
+    line = records.record_failures(str(tmp_path / "out"), node, failures, str(tmp_path))
     assert line == "rank 3 failed, exit code 1: E3"
     failure = parse_record((tmp_path / "out").read_text(), index=1)
     assert failure is not None
     assert (failure.rank, failure.message, failure.time) == (3, "E3", 1700000000.2)
 
     killed = {2: ProcessFailure(0, -9, tmp_path / "none")}
-    line = bootstrap.record_failures(str(tmp_path / "out"), node, killed, str(tmp_path))
+    line = records.record_failures(str(tmp_path / "out"), node, killed, str(tmp_path))
     assert line == "rank 2 was killed by SIGKILL"
     assert json.loads((tmp_path / "out").read_text())["message"]["message"] == (
         "rank 2 was killed by SIGKILL"
@@ -429,7 +459,7 @@ def test_the_exit_code_of_a_plain_command_is_the_nodes_and_a_signal_is_told(
     result = plain(tmp_path, "--no-python", "sh", "-c", line)
     assert result.returncode == code
     assert f"kij-train: sh {said}\n" in result.stderr
-    assert bool(bootstrap.OWN_EXIT.search(result.stderr)) == ("ended with" in said)
+    assert bool(programs.OWN_EXIT.search(result.stderr)) == ("ended with" in said)
 
 
 def test_sigterm_reaches_a_plain_command(tmp_path: Path) -> None:
@@ -450,18 +480,18 @@ def test_sigterm_reaches_a_plain_command(tmp_path: Path) -> None:
 
 def test_a_plain_command_that_is_not_there_is_named(tmp_path: Path) -> None:
     result = plain(tmp_path, "--no-python", "no-such-program")
-    assert result.returncode == bootstrap.EXIT_CODE
+    assert result.returncode == contract.EXIT_CODE
     assert "error: no-such-program: cannot be run in the code or in the image" in result.stderr
     failure = parse_record((tmp_path / "record").read_text(), index=1)
     assert failure is not None
-    assert failure.exit_code == bootstrap.EXIT_CODE
+    assert failure.exit_code == contract.EXIT_CODE
 
 
 def test_a_plain_command_with_the_ends_of_windows_lines_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "a.sh").write_bytes(b"#!/bin/sh\r\necho hi\r\n")
     (tmp_path / "a.sh").chmod(0o755)
     result = plain(tmp_path, "--no-python", str(tmp_path / "a.sh"))
-    assert result.returncode == bootstrap.EXIT_CODE
+    assert result.returncode == contract.EXIT_CODE
     assert (
         r"its lines end as on Windows, so that it asks for '/bin/sh\r' to run it" in result.stderr
     )
@@ -472,7 +502,7 @@ def test_a_plain_command_waits_for_rank_0_where_it_is_asked_to(tmp_path: Path) -
     env["KIJ_RENDEZVOUS_TIMEOUT_S"] = "1"
     command = ("--await-rank0", "--no-python", "echo", "started")
     late = plain(tmp_path, *command, env=env)
-    assert (late.returncode, late.stdout) == (bootstrap.EXIT_RENDEZVOUS, "")
+    assert (late.returncode, late.stdout) == (contract.EXIT_RENDEZVOUS, "")
     first = plain(tmp_path, *command, env={**env, **RANK_0})
     assert (first.returncode, first.stdout) == (0, "started\n")
 
@@ -507,11 +537,10 @@ def test_orphans_of_a_plain_command_are_reaped_as_a_first_process_must(tmp_path:
 
 # --- images made for root -------------------------------------------------------------------------
 
-HOME_PROBE = """
-import getpass, os, sys, tempfile
-sys.path.insert(0, sys.argv[1])
-import bootstrap
-bootstrap.writable_home(sys.argv[2])
+HOME_PROBE = f"""{AS_IN_A_POD}
+import getpass, os, tempfile
+from kij_train.pod import environment
+environment.writable_home(sys.argv[2])
 open(os.path.expanduser("~/x"), "w").close()
 tempfile.NamedTemporaryFile().close()
 print(os.environ["HOME"], getpass.getuser())
@@ -523,7 +552,8 @@ def test_a_user_without_name_or_home_gets_both(tmp_path_factory: pytest.TempPath
     # Outside of pytest's own folders, which other users may not enter.
     with tempfile.TemporaryDirectory() as scratch:
         os.chmod(scratch, 0o777)  # noqa: PTH101 - a volume of a pod is open to its user
-        shutil.copy(bootstrap.__file__, scratch)
+        for file in pod.BESIDE:
+            shutil.copy(file, scratch)
         result = subprocess.run(
             ["/usr/bin/env", "python3", "-c", HOME_PROBE, scratch, scratch],
             env={"PATH": "/usr/bin:/bin", "HOME": "/root"},
@@ -550,7 +580,7 @@ def test_a_settings_script_fills_in_and_never_overrides(
     monkeypatch.setenv("NCCL_OURS", "ours")
     monkeypatch.delenv("NCCL_TESTED", raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    bootstrap.source_settings(str(script))
+    environment.source_settings(str(script))
     assert (os.environ["NCCL_TESTED"], os.environ["NCCL_OURS"]) == ("a b", "ours")
     assert "NOT_EXPORTED" not in os.environ
     out, err = capfd.readouterr()
@@ -559,10 +589,10 @@ def test_a_settings_script_fills_in_and_never_overrides(
 
 
 def test_a_settings_script_that_fails_ends_the_node(tmp_path: Path) -> None:
-    with pytest.raises(bootstrap.Failure, match="cannot source /none"):
-        bootstrap.source_settings("/none")
+    with pytest.raises(contract.Failure, match="cannot source /none"):
+        environment.source_settings("/none")
 
 
 def test_no_variable_of_the_contract_is_also_a_users_setting() -> None:
-    ours = {value for name, value in vars(bootstrap).items() if name.startswith("ENV_")}
+    ours = {value for name, value in vars(contract).items() if name.startswith("ENV_")}
     assert not ours & {f"KIJ_{field.upper()}" for field in JobSpec.model_fields}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kij_train.code import bundle, leftout, listing
 from kij_train.errors import RequestError
 from kij_train.paths import shown
-from kij_train.pod import bootstrap
+from kij_train.pod import contract, unpack
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -73,9 +73,9 @@ def test_what_is_packed_is_what_the_pod_unpacks(
         (source / "sub" / name).write_bytes(content)
     archive = bundle.pack(source)
     half = len(archive.packed) // 2
-    (mounted / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed[:half])
-    (mounted / f"{bootstrap.CODE_PREFIX}001").write_bytes(archive.packed[half:])
-    bootstrap.unpack_code(str(mounted), str(target / "code"), archive.sha256)
+    (mounted / f"{contract.CODE_PREFIX}000").write_bytes(archive.packed[:half])
+    (mounted / f"{contract.CODE_PREFIX}001").write_bytes(archive.packed[half:])
+    unpack.unpack_code(str(mounted), str(target / "code"), archive.sha256)
     assert {p.name: p.read_bytes() for p in (target / "code/sub").iterdir()} == tree
 
 
@@ -92,8 +92,8 @@ def test_executable_bits_and_links_inside_survive(tmp_path: Path) -> None:
     (tmp_path / "src/link").symlink_to("data/a.txt")
     archive = bundle.pack(tmp_path / "src")
     (tmp_path / "mnt").mkdir()
-    (tmp_path / f"mnt/{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
-    bootstrap.unpack_code(str(tmp_path / "mnt"), str(tmp_path / "out"), archive.sha256)
+    (tmp_path / f"mnt/{contract.CODE_PREFIX}000").write_bytes(archive.packed)
+    unpack.unpack_code(str(tmp_path / "mnt"), str(tmp_path / "out"), archive.sha256)
     assert os.access(tmp_path / "out/run.sh", os.X_OK)
     assert not os.access(tmp_path / "out/data/a.txt", os.X_OK)
     assert (tmp_path / "out/link").readlink() == Path("data/a.txt")
@@ -193,8 +193,8 @@ def test_an_absolute_link_that_stays_inside_leads_there_in_the_pods(tmp_path: Pa
     (tmp_path / "code/by-alias").symlink_to(tmp_path / "alias/data/a.txt")
     (tmp_path / "code/top").symlink_to(tmp_path / "code")
     archive = bundle.pack(tmp_path / "alias")
-    (tmp_path / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
-    bootstrap.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)
+    (tmp_path / f"{contract.CODE_PREFIX}000").write_bytes(archive.packed)
+    unpack.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)
     links = {
         path: str((tmp_path / "out" / path).readlink())
         for path in archive.files[-9:]
@@ -375,8 +375,8 @@ def test_a_tree_of_any_size_is_refused_after_so_many_files(
 def test_files_in_pods_are_not_older_than_zip_knows(tmp_path: Path) -> None:
     write(tmp_path, {"src/sub/a.py": "x"})
     archive = bundle.pack(tmp_path / "src")
-    (tmp_path / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
-    bootstrap.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)
+    (tmp_path / f"{contract.CODE_PREFIX}000").write_bytes(archive.packed)
+    unpack.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)
     with zipfile.ZipFile(tmp_path / "code.zip", "w") as made:
         for path in sorted((tmp_path / "out").rglob("*")):
             made.write(path)
@@ -424,12 +424,12 @@ def test_unpacking_never_leaves_its_folder(
     mounted.mkdir()
     work.mkdir()
     tar = tar_of(*members)
-    (mounted / f"{bootstrap.CODE_PREFIX}000").write_bytes(lzma.compress(tar, preset=0))
+    (mounted / f"{contract.CODE_PREFIX}000").write_bytes(lzma.compress(tar, preset=0))
     before = sorted(top.rglob("*"))
     try:
-        bootstrap.unpack_code(str(mounted), str(work / "code"), hashlib.sha256(tar).hexdigest())
-    except bootstrap.Failure as failure:
-        assert failure.exit_code == bootstrap.EXIT_CODE
+        unpack.unpack_code(str(mounted), str(work / "code"), hashlib.sha256(tar).hexdigest())
+    except contract.Failure as failure:
+        assert failure.exit_code == contract.EXIT_CODE
     inside = work / "code"
     outside = [p for p in sorted(top.rglob("*")) if p != inside and inside not in p.parents]
     assert outside == before
@@ -452,8 +452,8 @@ def test_unpacking_never_leaves_its_folder(
     ],
 )
 def test_members_that_would_leave_are_named(bad: tarfile.TarInfo) -> None:
-    with pytest.raises(bootstrap.Failure, match="would leave its folder"):
-        bootstrap.check_members([bad])
+    with pytest.raises(contract.Failure, match="would leave its folder"):
+        unpack.check_members([bad])
 
 
 @pytest.mark.parametrize(
@@ -472,23 +472,23 @@ def test_members_that_would_leave_are_named(bad: tarfile.TarInfo) -> None:
     ],
 )
 def test_links_are_followed_through_each_other(links: dict[str, str], stays: bool) -> None:
-    assert all(bootstrap.stays_inside(link, links) for link in links) is stays
+    assert all(unpack.stays_inside(link, links) for link in links) is stays
 
 
 def test_a_member_below_a_link_is_refused() -> None:
-    with pytest.raises(bootstrap.Failure, match="d/a"):
-        bootstrap.check_members([member("d", tarfile.SYMTYPE, "e"), member("d/a")])
+    with pytest.raises(contract.Failure, match="d/a"):
+        unpack.check_members([member("d", tarfile.SYMTYPE, "e"), member("d/a")])
 
 
 def test_code_that_was_changed_on_the_way_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"src/a.py": ""})
     archive = bundle.pack(tmp_path / "src")
-    (tmp_path / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed)
-    with pytest.raises(bootstrap.Failure, match="is not what was launched"):
-        bootstrap.unpack_code(str(tmp_path), str(tmp_path / "out"), "0" * 64)
-    (tmp_path / f"{bootstrap.CODE_PREFIX}000").write_bytes(archive.packed[:-8])
-    with pytest.raises(bootstrap.Failure, match="cannot read the code"):
-        bootstrap.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)
+    (tmp_path / f"{contract.CODE_PREFIX}000").write_bytes(archive.packed)
+    with pytest.raises(contract.Failure, match="is not what was launched"):
+        unpack.unpack_code(str(tmp_path), str(tmp_path / "out"), "0" * 64)
+    (tmp_path / f"{contract.CODE_PREFIX}000").write_bytes(archive.packed[:-8])
+    with pytest.raises(contract.Failure, match="cannot read the code"):
+        unpack.unpack_code(str(tmp_path), str(tmp_path / "out"), archive.sha256)
 
 
 # --- names that would steer a terminal ------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train.pod import bootstrap, gang
+from kij_train.pod import contract, gang
 from kij_train.pod.gang import network, peers, processes, ranks
 from kij_train.pod.gang import node as gang_node
 from kij_train.pod.gang.history import Who
@@ -49,7 +49,7 @@ def silent_port() -> Iterator[int]:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "ANSWER_S", ANSWER_S)
     monkeypatch.setattr(gang_node, "OTHER_LEADERS_S", 0.2)
-    monkeypatch.setenv(bootstrap.ENV_PARENT_PID, "1")  # no port of its own for a probe
+    monkeypatch.setenv(contract.ENV_PARENT_PID, "1")  # no port of its own for a probe
 
 
 def free_ports(count: int) -> list[int]:
@@ -63,8 +63,8 @@ def node(
 ) -> Supervisor:
     addresses = [f"{host}:{port}" for port in ports]
     settings = gang.Settings(2, 2, 1, addresses, max_restarts=1, backoff_limit=1)
-    contract = bootstrap.Node(index, 3, 1, "127.0.0.1", 1, 600, index)
-    made = Supervisor(contract, settings, Stub(), str(scratch))
+    node = contract.Node(index, 3, 1, "127.0.0.1", 1, 600, index)
+    made = Supervisor(node, settings, Stub(), str(scratch))
     made.history.rounds = rounds
     made.peers.ips = dict.fromkeys(range(3), "127.0.0.1") if rounds else {}
     return made
@@ -145,7 +145,7 @@ def test_a_node_that_has_not_heard_that_all_is_done_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its connection broke at the end: it asks again, or a pod in its place does."""
-    monkeypatch.setenv(bootstrap.ENV_ERROR_FILE, str(tmp_path / "record"))
+    monkeypatch.setenv(contract.ENV_ERROR_FILE, str(tmp_path / "record"))
 
     async def whole() -> list[int]:
         ports = free_ports(3)
@@ -207,7 +207,7 @@ def test_a_node_that_is_cut_off_ends_with_its_words(
 ) -> None:
     """Index 1 was in a round, and reaches nobody any more, nor DNS, nor the API server."""
     record = tmp_path / "record"
-    monkeypatch.setenv(bootstrap.ENV_ERROR_FILE, str(record))
+    monkeypatch.setenv(contract.ENV_ERROR_FILE, str(record))
     monkeypatch.setattr(network, "LOOK_S", 0.05)
     monkeypatch.setattr(network, "ALONE_S", 0.2)
     monkeypatch.setattr(network, "has_network", lambda _: asyncio.sleep(0, False))
@@ -223,7 +223,7 @@ def test_a_node_that_is_cut_off_ends_with_its_words(
         await running
         return code
 
-    assert asyncio.run(whole()) == bootstrap.EXIT_RENDEZVOUS
+    assert asyncio.run(whole()) == contract.EXIT_RENDEZVOUS
     said = json.loads(record.read_text())["message"]
     assert said["message"].startswith("cut off: other nodes, DNS and the API server were not")
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kij_train import names, render, units
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 from kij_train.spec import JobSpec
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -342,7 +342,7 @@ def test_code_of_any_size_is_cut_into_config_maps_that_kubectl_apply_takes(
     data = dict(ChainMap(*(one.get("data", {}) for one in config_maps)))
     assert data == {"bootstrap.py": "bootstrap", **more}
     chunks = dict(ChainMap(*(one.get("binaryData", {}) for one in config_maps)))
-    assert sorted(chunks) == [f"{bootstrap.CODE_PREFIX}{i:03d}" for i in range(len(chunks))]
+    assert sorted(chunks) == [f"{contract.CODE_PREFIX}{i:03d}" for i in range(len(chunks))]
     assert b"".join(base64.b64decode(chunks[key]) for key in sorted(chunks)) == code.archive
 
 

@@ -13,7 +13,7 @@ import yaml
 from kij_train.cli.app import run as run_app
 from kij_train.errors import RequestError
 from kij_train.local import with_counted_ranks
-from kij_train.pod import bootstrap
+from kij_train.pod import contract, programs, torchrun
 from kij_train.spec import JobSpec
 
 FILES = {
@@ -196,13 +196,13 @@ def test_a_program_that_is_not_shipped_is_told(
     ],
 )
 def test_in_a_pod_a_missing_interpreter_is_named(project: Path, name: str, fault: str) -> None:
-    assert bootstrap.fault_of_program(str(project / name)).startswith(fault)
-    assert bool(bootstrap.fault_of_program(str(project / name))) == bool(fault)
-    node = bootstrap.Node(0, 1, 1, "localhost", 1, 1, 0)
+    assert programs.fault_of_program(str(project / name)).startswith(fault)
+    assert bool(programs.fault_of_program(str(project / name))) == bool(fault)
+    node = contract.Node(0, 1, 1, "localhost", 1, 1, 0)
     if fault:
-        with pytest.raises(bootstrap.Failure, match=r"cannot be run: it") as caught:
-            bootstrap.torchrun_args(node, ["--no-python", str(project / name)], "/logs")
-        assert caught.value.exit_code == bootstrap.EXIT_CODE
+        with pytest.raises(contract.Failure, match=r"cannot be run: it") as caught:
+            torchrun.torchrun_args(node, ["--no-python", str(project / name)], "/logs")
+        assert caught.value.exit_code == contract.EXIT_CODE
 
 
 def environment(rendered: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ def test_the_first_process_of_a_gang_is_a_supervisor_and_has_what_it_imports() -
     shape = render.shape_of(JobSpec(script="a.py", port=4000, **GANG), "job")
     assert shape.first_process in {file.name for file in shape.sources}
     assert all(file.is_file() for file in shape.sources)
-    assert shape.ports == {"supervisor": 4002}
+    assert shape.ports == {"rendezvous": 4000, "supervisor": 4002}
     assert shape.probes["readinessProbe"]["tcpSocket"] == {"port": 4003}
     assert '"job-{}.job:4002"' in shape.environment[gang.ENV_GANG]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap, gang
+from kij_train.pod import contract, gang
 from kij_train.spec import DEFAULT_IMAGE, JobSpec
 from kij_train.specfile import (
     Layer,
@@ -147,7 +147,7 @@ def test_variables_that_set_nothing_are_named() -> None:
     known = {f"KIJ_{name.upper()}": "" for name in JobSpec.model_fields if name != "affinity"}
     nodes_own = {
         value: ""
-        for module in (bootstrap, gang)
+        for module in (contract, gang)
         for name, value in vars(module).items()
         if name.startswith("ENV_")
     }

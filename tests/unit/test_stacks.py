@@ -22,7 +22,7 @@ from kij_train.cluster.execute import Answer
 from kij_train.diagnosis.stacks import RankStack, Thread, grouped, spans, threads_of
 from kij_train.errors import KijError, UnreachableError
 from kij_train.jobs import stacks
-from kij_train.pod import bootstrap, worker
+from kij_train.pod import bootstrap, contract, worker
 
 from tests.unit.test_job_commands import OneJob, run
 
@@ -137,7 +137,7 @@ def rank_running(
 
 
 def told(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> list[dict[str, Any]]:
-    monkeypatch.setattr(bootstrap, "STACKS_DIR", str(folder / "stacks"))
+    monkeypatch.setattr(contract, "STACKS_DIR", str(folder / "stacks"))
     assert bootstrap.main(["--stacks"]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
@@ -174,7 +174,7 @@ def test_every_rank_says_where_it_is_and_goes_on(
 def test_a_stopped_rank_is_told_with_its_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bootstrap, "STACKS_S", 0.3)
+    monkeypatch.setattr("kij_train.pod.stacks.STACKS_S", 0.3)
     with rank_running(tmp_path, SLEEPS, 0) as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
@@ -187,7 +187,7 @@ def test_a_stopped_rank_is_told_with_its_state(
 def test_a_rank_that_would_die_of_the_signal_does_not_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bootstrap, "STACKS_S", 0.3)
+    monkeypatch.setattr("kij_train.pod.stacks.STACKS_S", 0.3)
     script = "import signal\nsignal.signal(signal.SIGUSR2, signal.SIG_DFL)\n" + SLEEPS
     with rank_running(tmp_path, script, 0) as process:
         (only,) = told(tmp_path, monkeypatch, capsys)
@@ -217,7 +217,7 @@ def test_a_local_rank_writes_nothing(tmp_path: Path) -> None:
 def test_an_older_bootstrap_is_not_started(tmp_path: Path) -> None:
     old = tmp_path / "bootstrap.py"
     old.write_text("raise SystemExit('trains')\n")
-    line = [sys.executable, *stacks.COMMAND[1:3], str(old), bootstrap.STACKS]
+    line = [sys.executable, *stacks.COMMAND[1:3], str(old), contract.STACKS]
     assert subprocess.run(line, check=False).returncode == stacks.TOO_OLD
     line[3] = bootstrap.__file__
     done = subprocess.run(line, check=False, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from kij_train.api import job
-from kij_train.pod import bootstrap, gang
+from kij_train.pod import contract, gang
 
 CONTRACT = {
     "NODE_RANK": "2",
@@ -54,7 +54,7 @@ def test_python_3_8_reads_it(file: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"low": 2}', "no json"])
 def test_settings_that_are_not_there_are_named(tmp_path: Path, text: str) -> None:
     done, message = run(tmp_path, **CONTRACT, KIJ_GANG=text)
-    assert done.returncode == bootstrap.EXIT_CONTRACT, done.stderr
+    assert done.returncode == contract.EXIT_CONTRACT, done.stderr
     assert f"KIJ_GANG={text!r} does not say how the job restarts" in message
     assert "Traceback" not in done.stderr
 
@@ -71,7 +71,7 @@ def test_settings_that_are_not_there_are_named(tmp_path: Path, text: str) -> Non
 )
 def test_a_broken_contract_is_named(tmp_path: Path, wrong: dict[str, str], said: str) -> None:
     done, message = run(tmp_path, **{**CONTRACT, **wrong}, KIJ_GANG=json.dumps(SETTINGS._asdict()))
-    assert done.returncode == bootstrap.EXIT_CONTRACT, done.stderr
+    assert done.returncode == contract.EXIT_CONTRACT, done.stderr
     assert said in message
     assert "Traceback" not in done.stderr
 
@@ -82,7 +82,7 @@ def test_the_spare_is_one_more_than_the_nodes(tmp_path: Path) -> None:
     peers = [f"127.0.0.1:{port + each}" for each in range(3)]
     settings = SETTINGS._replace(peers=peers)
     done, message = run(tmp_path, **CONTRACT, KIJ_GANG=json.dumps(settings._asdict()))
-    assert done.returncode == bootstrap.EXIT_CONTRACT, done.stderr
+    assert done.returncode == contract.EXIT_CONTRACT, done.stderr
     assert "index 2 of 2 and 1 spare" in done.stderr
     assert f"torch cannot be imported by {sys.executable}" in message
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import py_compile
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kij_train import pod
 from kij_train.diagnosis import parse_record
-from kij_train.pod import bootstrap, lines, worker
+from kij_train.pod import bootstrap, contract, lines, records, stacks, worker
 
 from tests.mainprogram import HELPER, PROBE
 
@@ -52,7 +52,7 @@ def run_rank(
     env = {"RANK": "3"}
     if record:
         env["TORCHELASTIC_ERROR_FILE"] = str(record)
-    return run(folder, python, "-u", worker.__file__, bootstrap.WORKER, *argv, env=env)
+    return run(folder, python, "-u", worker.__file__, contract.WORKER, *argv, env=env)
 
 
 def run_python(
@@ -131,7 +131,7 @@ def test_a_compiled_script_runs(tmp_path: Path) -> None:
 def test_flags_of_python_hold(project: Path, flags: list[str]) -> None:
     line = (sys.executable, "-u", *flags)
     plain = run(project, *line, "train.py")
-    rank = run(project, *line, worker.__file__, bootstrap.WORKER, "train.py")
+    rank = run(project, *line, worker.__file__, contract.WORKER, "train.py")
     assert (rank.returncode, rank.stdout) == (plain.returncode, plain.stdout)
     assert rank.stderr == plain.stderr
 
@@ -142,7 +142,7 @@ def test_variables_of_python_hold(project: Path, safe: str) -> None:
     env = {safe: "1", "PYTHONPATH": str(project / "elsewhere")}
     plain = run(project, sys.executable, "-u", "sub/train.py", env=env)
     rank = run(
-        project, sys.executable, "-u", worker.__file__, bootstrap.WORKER, "sub/train.py", env=env
+        project, sys.executable, "-u", worker.__file__, contract.WORKER, "sub/train.py", env=env
     )
     assert (rank.stdout, rank.stderr) == (plain.stdout, plain.stderr)
 
@@ -159,7 +159,7 @@ def test_functions_of_the_script_can_be_spawned(tmp_path: Path) -> None:
     )
     for form in (["a.py"], ["-m", "a"]):
         env = {"PYTHONPATH": str(tmp_path), "RANK": "0"}
-        line = [sys.executable, "-u", worker.__file__, bootstrap.WORKER, *form]
+        line = [sys.executable, "-u", worker.__file__, contract.WORKER, *form]
         result = run(tmp_path, *line, env=env)
         assert (result.stdout, result.returncode) == ("__mp_main__\n", 0), result.stderr
 
@@ -268,7 +268,7 @@ def test_a_record_is_there_even_where_python_aborts_after_sys_exit(tmp_path: Pat
         "import sys, os, atexit; atexit.register(os.abort); os.environ.clear(); sys.exit(3)"
     )
     run_rank(tmp_path, "a.py", record=tmp_path / "record")
-    assert bootstrap.read_record(str(tmp_path / "record"))["kij"]["exit_code"] == 3
+    assert records.read_record(str(tmp_path / "record"))["kij"]["exit_code"] == 3
 
 
 ODD_EXCEPTION = """
@@ -433,8 +433,8 @@ step()
 
 def crash(folder: Path, name: str, more: str = "") -> subprocess.CompletedProcess[str]:
     (folder / "a.py").write_text(CRASH.format(name=name, more=more))
-    line = [sys.executable, "-u", worker.__file__, bootstrap.WORKER, "a.py"]
-    env = {"RANK": "3", "LOCAL_RANK": "0", bootstrap.ENV_RANKS_DIR: str(folder)}
+    line = [sys.executable, "-u", worker.__file__, contract.WORKER, "a.py"]
+    env = {"RANK": "3", "LOCAL_RANK": "0", contract.ENV_RANKS_DIR: str(folder)}
     return run(folder, *line, env=env)
 
 
@@ -443,14 +443,14 @@ def test_a_rank_that_crashes_leaves_its_stack(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert crash(tmp_path, name).returncode == -signal.Signals[name]
-    left = bootstrap.crash_file(str(tmp_path), 0)
+    left = stacks.crash_file(str(tmp_path), 0)
     frames = [
         f'  File "{tmp_path}/a.py", line {n}, in {f}' for n, f in [(9, "<module>"), (8, "step")]
     ]
-    assert bootstrap.stack_of_a_crash(left) == "\n".join(
+    assert stacks.stack_of_a_crash(left) == "\n".join(
         [*frames, f'  File "{tmp_path}/a.py", line 6, in kernel']
     )
-    bootstrap.show_crash(left)
+    stacks.show_crash(left)
     said = capsys.readouterr().err
     assert "Fatal Python error" in said
     assert "in kernel" in said
@@ -461,12 +461,12 @@ def test_a_rank_that_crashes_leaves_its_stack(
 def test_a_script_may_use_faulthandler_itself(tmp_path: Path) -> None:
     result = crash(tmp_path, "SIGSEGV", "import faulthandler; faulthandler.enable()")
     assert "in kernel" in result.stderr
-    assert bootstrap.stack_of_a_crash(bootstrap.crash_file(str(tmp_path), 0)) == ""
+    assert stacks.stack_of_a_crash(stacks.crash_file(str(tmp_path), 0)) == ""
 
 
 def test_no_crash_no_stack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bootstrap.stack_of_a_crash(str(tmp_path / "none")) == ""
-    bootstrap.show_crash(str(tmp_path / "none"))
+    assert stacks.stack_of_a_crash(str(tmp_path / "none")) == ""
+    stacks.show_crash(str(tmp_path / "none"))
     assert capsys.readouterr().err == ""
 
 
@@ -573,8 +573,8 @@ def test_a_rank_does_not_wait_for_a_node_that_reads_no_more(tmp_path: Path) -> N
     (tmp_path / "a.py").write_text("print('here')")
     for stream in (1, 2):
         os.mkfifo(lines.pipe_path(str(tmp_path), "0", stream))
-    line = [sys.executable, "-u", worker.__file__, bootstrap.WORKER, "a.py"]
-    env = {"RANK": "0", "LOCAL_RANK": "0", bootstrap.ENV_RANKS_DIR: str(tmp_path)}
+    line = [sys.executable, "-u", worker.__file__, contract.WORKER, "a.py"]
+    env = {"RANK": "0", "LOCAL_RANK": "0", contract.ENV_RANKS_DIR: str(tmp_path)}
     assert run(tmp_path, *line, env=env).stdout == "here\n"
 
 
@@ -595,20 +595,15 @@ def test_ranks_whose_reader_is_gone_end_as_any_program_does(tmp_path: Path) -> N
     assert "ended [1, 1]" in said
 
 
-@pytest.mark.parametrize("file", bootstrap.BESIDE, ids=lambda file: file.name)
-def test_python_3_8_reads_it(file: Path) -> None:
-    ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 8))
-
-
 def test_what_lies_beside_the_bootstrap_is_all_that_it_needs(tmp_path: Path) -> None:
     """As in a pod, where the files are links into one folder, and there is no kij-train."""
     (tmp_path / "..data").mkdir()
-    for file in (Path(bootstrap.__file__), *bootstrap.BESIDE):
+    for file in (Path(bootstrap.__file__), *pod.BESIDE):
         (tmp_path / "..data" / file.name).write_bytes(file.read_bytes())
         (tmp_path / file.name).symlink_to(f"..data/{file.name}")
     (tmp_path / "code").mkdir()
     (tmp_path / "code/a.py").write_text("import sys; print(sys.argv, sys.path)")
     line = [sys.executable, "-S", "-u"]
     plain = run(tmp_path / "code", *line, "a.py")
-    rank = run(tmp_path / "code", *line, str(tmp_path / "worker.py"), bootstrap.WORKER, "a.py")
+    rank = run(tmp_path / "code", *line, str(tmp_path / "worker.py"), contract.WORKER, "a.py")
     assert (rank.stdout, rank.stderr) == (plain.stdout, "")

@@ -5,17 +5,16 @@ Every job is an ordinary launch of pod/collectives.py; its report comes back amo
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kij_train import runs
 from kij_train.bench import reports
@@ -23,10 +22,9 @@ from kij_train.errors import InterruptedByUserError, JobFailedError, KijError
 from kij_train.pod import collectives
 from kij_train.specfile import Layer, Origin
 
-if TYPE_CHECKING:
-    from kij_train import local
-    from kij_train.cluster import Submission
-
+Follow = Callable[[Any, Callable[[str], bool]], float]
+"""Stays with a Run of the backend's kind, shows it but for the lines that the function takes; its
+seconds."""
 SCRIPT = "allreduce.py"
 
 
@@ -37,8 +35,7 @@ class Sinks:
     output: Callable[[str], None]
     """The payload's tables."""
     status: Callable[[str], None]
-    follow: Callable[[Submission, Callable[[str], bool]], float]
-    """Stays with a job, shows it but for the lines that the function takes; its seconds."""
+    follow: Follow
     saved: Callable[[reports.Document], None] = field(default=lambda _: None)
     """Called with the document after every run."""
 
@@ -70,43 +67,23 @@ def command_layer(folder: Path, arguments: list[str], nodes: int, name: str | No
 
 
 def run_once(
-    plan: runs.Plan,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    stop: local.Stop | None,
-    sinks: Sinks,
+    plan: runs.Plan, backend: runs.Backend, follow: Follow
 ) -> tuple[float, dict[str, Any]]:
-    """Run one job, on this machine with `stop`, else on the cluster; its seconds and its report.
+    """Run one job; its seconds and its report.
 
-    A job that measured but found wrong results has a report, and is for the caller to judge. On
-    the cluster the job is removed when it is done, and when the user interrupts it; a failed one
-    stays.
+    A job that measured but found wrong results has a report, and is for the caller to judge. The
+    job is removed when it is done, and when the user interrupts it; a failed one stays.
     """
-    from kij_train import local
-
     lines = reports.ReportLines()
-
-    def emit(line: str) -> None:
-        if not lines.take(line):
-            sinks.output(line)
-
-    def emit_of_node(index: int, stream: str, line: str) -> None:
-        try:
-            if stream == "stdout":
-                emit(line)
-            else:
-                sinks.status(f"node {index} | {line}")
-        except BrokenPipeError:  # as in a local launch
-            if stop is not None and not stop.calls:
-                stop(signal.SIGPIPE)
-
     seconds = 0.0
+    run = backend.start(plan)
     try:
-        if stop is not None:
-            streams = local.Streams(emit_of_node)
-            seconds = runs.run_local(plan, environ=environ, streams=streams, stop=stop)
-        else:
-            seconds = _run_in_cluster(plan, lines, sinks)
+        seconds = follow(run, lines.take)
+        run.delete()
+    except KeyboardInterrupt as interrupt:
+        raise _interrupted([run], interrupt) from None
+    except BrokenPipeError:
+        raise _interrupted([run], KeyboardInterrupt(int(signal.SIGPIPE))) from None
     except JobFailedError:
         if lines.report() is None:
             raise
@@ -116,25 +93,10 @@ def run_once(
     return seconds, report
 
 
-def _run_in_cluster(plan: runs.Plan, lines: reports.ReportLines, sinks: Sinks) -> float:
-    cluster = runs.connect(plan.spec)
-    submission = runs.submit(plan, cluster)
-    try:
-        seconds = sinks.follow(submission, lines.take)
-    except KeyboardInterrupt as interrupt:
-        raise _interrupted([submission], interrupt) from None
-    except BrokenPipeError:
-        raise _interrupted([submission], KeyboardInterrupt(int(signal.SIGPIPE))) from None
-    submission.delete()
-    return seconds
-
-
-def _interrupted(
-    submissions: Iterable[Submission], interrupt: KeyboardInterrupt
-) -> InterruptedByUserError:
+def _interrupted(going: Iterable[runs.Run], interrupt: KeyboardInterrupt) -> InterruptedByUserError:
     """Remove jobs that run; the error that says so."""
-    going = list(submissions)
-    names = ", ".join(submission.name for submission in going) or "the sweep"
+    going = list(going)
+    names = ", ".join(run.name for run in going) or "the sweep"
     return InterruptedByUserError(
         f"{names} {'are' if len(going) > 1 else 'is'} stopped and removed",
         hints=_remove(going),
@@ -142,20 +104,19 @@ def _interrupted(
     )
 
 
-def _remove(submissions: Iterable[Submission]) -> tuple[str, ...]:
-    """Remove jobs, each whatever becomes of the others; what may be left."""
+def _remove(going: Iterable[runs.Run]) -> tuple[str, ...]:
+    """Remove jobs, each whatever becomes of the others; what is to be done about the rest."""
     from kij_train.cluster.apierrors import GoneError
 
-    left = []
-    for submission in submissions:
+    hints: tuple[str, ...] = ()
+    for run in going:
         try:
-            submission.delete()
+            run.delete()
         except GoneError:
             continue
-        except KijError:
-            flags = f"{submission.name} -n {submission.cluster.namespace}"
-            left.append(f"it may be left: kij-train delete {flags}")
-    return tuple(left)
+        except KijError as error:
+            hints += error.hints
+    return hints
 
 
 def sweep(
@@ -163,7 +124,7 @@ def sweep(
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
-    stop: local.Stop | None,
+    backend: runs.Backend,
     sinks: Sinks,
 ) -> list[KijError]:
     """Run what the document does not have yet, in turn; the error that ended it early, if any."""
@@ -171,9 +132,9 @@ def sweep(
     for position, nodes in enumerate(missing, start=1):
         try:
             plan = plan_for(nodes)
-            where = "this machine" if stop is not None else f"image {plan.spec.image}"
-            sinks.status(f"[{position}/{len(missing)}] {runs.summary(plan, where=where)}")
-            seconds, report = run_once(plan, stop=stop, sinks=sinks)
+            about = runs.summary(plan, where=backend.where(plan.spec))
+            sinks.status(f"[{position}/{len(missing)}] {about}")
+            seconds, report = run_once(plan, backend, sinks.follow)
         except KijError as error:
             return [error]
         reports.add_run(document, nodes, seconds, report)
@@ -198,7 +159,7 @@ class _Going:
     """A job of a parallel sweep."""
 
     nodes: int
-    submission: Submission
+    run: runs.Run
     lines: reports.ReportLines = field(default_factory=reports.ReportLines)
     table: list[str] = field(default_factory=list)
     """Its output, kept until it ends: lines of several tables would make none."""
@@ -214,7 +175,7 @@ class _Going:
     def follow(self, sinks: Sinks, ended: queue.SimpleQueue[_Going]) -> None:
         """A thread's work: stay until the job ends."""
         try:
-            self.seconds = sinks.follow(self.submission, self.take)
+            self.seconds = sinks.follow(self.run, self.take)
         except Exception as error:
             self.error = error  # the main thread's to judge
         ended.put(self)
@@ -225,6 +186,7 @@ def sweep_at_once(
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
+    backend: runs.Backend,
     sinks: Sinks,
 ) -> list[KijError]:
     """Submit all that the document lacks, then follow it all; what went wrong, if anything.
@@ -239,8 +201,8 @@ def sweep_at_once(
         for nodes in _missing(document, counts, sinks):
             try:
                 plan = plan_for(nodes)
-                sinks.status(runs.summary(plan, where=f"image {plan.spec.image}"))
-                going[nodes] = _Going(nodes, runs.submit(plan, runs.connect(plan.spec)))
+                sinks.status(runs.summary(plan, where=backend.where(plan.spec)))
+                going[nodes] = _Going(nodes, backend.start(plan))
             except KijError as error:
                 errors[nodes] = error
         for one in going.values():
@@ -253,9 +215,9 @@ def sweep_at_once(
             if problem is not None:
                 errors[one.nodes] = problem
     except KeyboardInterrupt as interrupt:
-        return [_interrupted((one.submission for one in going.values()), interrupt)]
+        return [_interrupted((one.run for one in going.values()), interrupt)]
     except BaseException:
-        _remove(one.submission for one in going.values())
+        _remove(one.run for one in going.values())
         raise
     return [errors[nodes] for nodes in sorted(errors)]
 
@@ -270,9 +232,9 @@ def _conclude(document: reports.Document, one: _Going, sinks: Sinks) -> KijError
     if one.error is not None and (report is None or not isinstance(one.error, JobFailedError)):
         return one.error
     if report is None:
-        return JobFailedError(f"{one.submission.name} ended, but its report did not come whole")
+        return JobFailedError(f"{one.run.name} ended, but its report did not come whole")
     reports.add_run(document, one.nodes, one.seconds, report)
     sinks.saved(document)
     if one.error is None:
-        one.submission.delete()
+        one.run.delete()
     return None

@@ -16,10 +16,9 @@ from kij_train import diagnosis, jobs, runs, units
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument
 from kij_train.errors import InterruptedByUserError, JobFailedError
-from kij_train.jobs import change
 
 if TYPE_CHECKING:
-    from kij_train.cluster import LogChoice, LogLine, Submission
+    from kij_train.cluster import LogChoice, LogLine
 
 TAIL = 10
 LOOK_S = 0.2
@@ -43,10 +42,9 @@ def command(name: str, tail: int, **params: Any) -> None:
     """
     from kij_train.cluster import LogChoice
 
-    cluster = connect(params)
-    submission, job = change.submission_of(cluster, name)
+    run, job = runs.attached(connect(params), name)
     stay(
-        submission,
+        run,
         pods=jobs.summary_of(job).nodes if diagnosis.restarts_by_itself(job) else 1,
         log_choice=LogChoice(tail=tail),
         found=job,
@@ -54,7 +52,7 @@ def command(name: str, tail: int, **params: Any) -> None:
 
 
 def stay(
-    submission: Submission,
+    run: runs.ClusterRun,
     *,
     pods: int,
     log_choice: LogChoice | None = None,
@@ -71,25 +69,23 @@ def stay(
         shown.line(replace(line, text=f"{line.index} | {line.text}"))
 
     try:
-        with sigterm_as_interrupt(), view(submission.name, found) as shown:
-            seconds = runs.follow(
-                submission,
+        with sigterm_as_interrupt(), view(run.name, found) as shown:
+            seconds = run.follow(
                 pods=pods,
                 log_choice=log_choice,
-                submitted_now=found is None,
                 on_line=labelled if pods > 1 else shown.line,
                 on_change=shown.change,
                 on_note=shown.note,
             )
     except KeyboardInterrupt as interrupt:
-        _interrupted(submission, signum_of(interrupt))
+        _interrupted(run, signum_of(interrupt))
     except BrokenPipeError:  # the reader of the log has left
-        _interrupted(submission, signal.SIGPIPE)
+        _interrupted(run, signal.SIGPIPE)
     except JobFailedError as error:
         output.verdict(error.message, error.hints)
         raise click.exceptions.Exit(error.exit_code) from None
     else:
-        output.status(f"{submission.name} succeeded in {units.format_seconds(seconds)}")
+        output.status(f"{run.name} succeeded in {units.format_seconds(seconds)}")
 
 
 @contextmanager
@@ -114,22 +110,22 @@ def signum_of(interrupt: KeyboardInterrupt) -> int:
     return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 
-def _interrupted(submission: Submission, signum: int) -> None:
+def _interrupted(run: runs.ClusterRun, signum: int) -> None:
     """After Ctrl-C on a terminal, ask whether to detach or to cancel; else detach.
 
     Returns when the user chose to detach, which is what was asked for. Raises
     InterruptedByUserError when the job was cancelled, or nothing was chosen.
     """
-    name, commands = submission.name, next_commands(submission)
+    name, commands = run.name, next_commands(run)
     asks = signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
     answer = _answer(name) if asks else None
     if answer == "c":
-        submission.cancel()
+        run.cancel()
         raise InterruptedByUserError(
             f"{name} is cancelled: its pods end, the Job stays, suspended",
             signum=signum,
             hints=(
-                f"start it again: kij-train resume {name} -n {submission.cluster.namespace}",
+                f"start it again: kij-train resume {name} -n {run.cluster.namespace}",
                 f"remove it: {commands['remove']}",
             ),
         )
@@ -160,9 +156,9 @@ def _answer(name: str) -> str | None:
         return None
 
 
-def next_commands(submission: Submission) -> dict[str, str]:
+def next_commands(run: runs.ClusterRun) -> dict[str, str]:
     """What a user who is not attached may want to do."""
-    of_job = f"{submission.name} -n {submission.cluster.namespace}"
+    of_job = f"{run.name} -n {run.cluster.namespace}"
     return {
         "attach": f"kij-train attach {of_job}",
         "state": f"kij-train status {of_job}",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,7 @@ from kij_train.cli.options import (
     flags_layer,
     spec_options,
     warn_about,
-    warn_of_what_nobody_has,
-    warn_without_gang,
+    warn_of_doubts,
 )
 from kij_train.errors import KijError, RequestError
 from kij_train.pod import collectives
@@ -31,7 +30,7 @@ from kij_train.spec.settings import Fact
 from kij_train.specfile import Layer, Resolved, resolve
 
 if TYPE_CHECKING:
-    from kij_train.cluster import LogLine, Submission
+    from kij_train.cluster import LogLine
 
 COMMANDS = {name.replace("_", ""): name for name in collectives.COLLECTIVES}
 PASSED_ON = (
@@ -86,7 +85,8 @@ def _run(
         raise RequestError("--resume needs the file: --json FILE")
     if plot is not None:
         plots.require()
-    spec = runs.with_ranks(_resolve(params, Layer({})), for_cluster=not is_local)
+    where = _on_machine() if is_local else _on_cluster(parallel)
+    spec = where.backend.with_ranks(_resolve(params, Layer({})))
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
     _check_ranks(spec, max(counts), args, gates)
     arguments += ["--device", "cuda" if spec.gpus else "cpu"]
@@ -94,8 +94,7 @@ def _run(
         "arguments": arguments,
         "ranks_per_node": spec.ranks_per_node,
         "gpus": spec.gpus,
-        "where": "this machine" if is_local else "cluster",
-        "image": None if is_local else spec.image,
+        **where.backend.recorded(spec),
         "profile": params["profile"],
     }
     with ExitStack() as stack:
@@ -105,7 +104,7 @@ def _run(
             name = f"{spec.name}-n{count}" if spec.name else None
             fixed = sweep.command_layer(folder, arguments, count, name)
             resolved = _resolve(params, fixed)
-            return runs.plan(resolved, cwd=folder, for_cluster=not is_local, random_name=True)
+            return runs.plan(resolved, cwd=folder, place=where.backend, random_name=True)
 
         def save(done: reports.Document) -> None:
             if json_file is not None:
@@ -114,20 +113,10 @@ def _run(
         # A wrong request is refused before anything runs, or a file is written.
         largest = plan_for(max(counts))
         document = _start(json_file, resume, settings)
-        sinks = sweep.Sinks(output.workload, output.status, _follow, save)
-        if is_local:
-            stop = stack.enter_context(_stop())
-            errors = sweep.sweep(document, counts, plan_for, stop=stop, sinks=sinks)
-        else:
-            warn_without_gang(largest.spec)
-            if runs.extended_resources(largest.spec):
-                warn_of_what_nobody_has(largest.spec, runs.connect(largest.spec))
-            stack.enter_context(sigterm_as_interrupt())
-            if parallel:
-                sinks = replace(sinks, follow=_follow_beside)
-                errors = sweep.sweep_at_once(document, counts, plan_for, sinks=sinks)
-            else:
-                errors = sweep.sweep(document, counts, plan_for, stop=None, sinks=sinks)
+        sinks = sweep.Sinks(output.workload, output.status, where.follow, save)
+        warn_of_doubts(where.backend, largest.spec)
+        stack.enter_context(where.signals)
+        errors = where.sweep(document, counts, plan_for, backend=where.backend, sinks=sinks)
     _report(document, json_file, plot)
     if errors:
         _fail(errors, json_file)
@@ -137,32 +126,66 @@ def _run(
         raise click.exceptions.Exit(1)
 
 
-def _follow(submission: Submission, take: Callable[[str], bool]) -> float:
+@dataclass(frozen=True)
+class _Where:
+    """Where a benchmark runs, and how it is shown there."""
+
+    backend: runs.Backend
+    follow: sweep.Follow
+    signals: AbstractContextManager[None]
+    """In which it runs, so that signals end it."""
+    sweep: Callable[..., list[KijError]] = sweep.sweep
+
+
+def _on_machine() -> _Where:
+    from kij_train import local
+
+    def follow(run: runs.LocalRun, take: Callable[[str], bool]) -> float:
+        def on_line(line: runs.Line) -> None:
+            if line.is_error:
+                output.status(f"node {line.index} | {line.text}")
+            elif not take(line.text):
+                output.workload(line.text)
+
+        return run.follow(on_line)
+
+    stop = local.Stop()
+    return _Where(runs.OnMachine(stop=stop, merged=False), follow, signals_to(stop))
+
+
+def _on_cluster(parallel: bool) -> _Where:
+    if parallel:
+        sweeps = sweep.sweep_at_once
+        return _Where(runs.OnCluster(), _follow_beside, sigterm_as_interrupt(), sweeps)
+    return _Where(runs.OnCluster(), _follow, sigterm_as_interrupt())
+
+
+def _follow(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
     """Show the job as launch does, but for the lines of the report."""
     from kij_train.cli.view import view
 
-    with view(submission.name) as shown:
+    with view(run.name) as shown:
 
         def on_line(line: LogLine) -> None:
             if not take(line.text):
                 shown.line(line)
 
-        return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=shown.note)
+        return run.follow(on_line=on_line, on_change=shown.change, on_note=shown.note)
 
 
-def _follow_beside(submission: Submission, take: Callable[[str], bool]) -> float:
+def _follow_beside(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
     """Show one of several jobs: a line a change, since a live table has the terminal for itself."""
     from kij_train.cli.view import PlainView
 
-    shown = PlainView(submission.name)
+    shown = PlainView(run.name)
 
     def on_line(line: LogLine) -> None:
         take(line.text)
 
     def on_note(text: str) -> None:
-        shown.note(f"{submission.name}  {text}")
+        shown.note(f"{run.name}  {text}")
 
-    return runs.follow(submission, on_line=on_line, on_change=shown.change, on_note=on_note)
+    return run.follow(on_line=on_line, on_change=shown.change, on_note=on_note)
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
@@ -268,15 +291,6 @@ def _read(path: str) -> reports.Document:
         reason = getattr(error, "strerror", None) or "no text in UTF-8"
         raise RequestError(f"cannot read {path}: {reason}") from None
     return reports.parse_document(text, path)
-
-
-@contextmanager
-def _stop() -> Iterator[Any]:
-    from kij_train import local
-
-    stop = local.Stop()
-    with signals_to(stop):
-        yield stop
 
 
 def _report(document: reports.Document, json_file: str | None, plot: str | None) -> None:

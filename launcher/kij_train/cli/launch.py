@@ -27,19 +27,17 @@ from kij_train.cli.options import (
     job_options,
     resolve_options,
     warn_about_plan,
+    warn_of_doubts,
     warn_of_what_is_left_out,
-    warn_of_what_nobody_has,
-    warn_without_gang,
 )
 from kij_train.cli.render import print_objects, print_offline
 from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
-from kij_train.pod import bootstrap
+from kij_train.pod import signals
 from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
     from kij_train import local
-    from kij_train.cluster import Cluster, Submission
     from kij_train.spec import JobSpec
 
 
@@ -128,26 +126,23 @@ def command(
         raise RequestError("--as-shipped goes with --local: pods always run what ships")
     _check_whose_help(params)
     resolved = resolve_options(params, request)
-    plan = runs.plan(resolved, cwd=Path.cwd(), random_name=not dry_run)
+    backend = runs.OnCluster(replace=replace)
+    plan = runs.plan(resolved, cwd=Path.cwd(), place=backend, random_name=not dry_run)
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     if dry_run == "client":
         print_offline(plan, form)
         return
-    warn_without_gang(plan.spec)
-    cluster = runs.connect(plan.spec)
-    warn_of_what_nobody_has(plan.spec, cluster)
+    warn_of_doubts(backend, plan.spec)
     if dry_run == "server":
-        _dry_run_server(plan, cluster, form)
+        _dry_run_server(plan, backend, form)
         return
-    output.status(
-        runs.summary(plan, where=f"namespace {cluster.namespace} · image {plan.spec.image}")
-    )
-    submission = _submit(plan, cluster, replace)
+    output.status(runs.summary(plan, where=backend.where(plan.spec)))
+    run = _submit(plan, backend)
     if detach:
-        _detach(submission, form)
+        _detach(run, form)
     else:
-        stay(submission, pods=plan.spec.pods if plan.spec.supervised else 1)
+        stay(run, pods=plan.spec.pods if plan.spec.supervised else 1)
 
 
 job_options(command)
@@ -176,20 +171,22 @@ def _launch_local(resolved: Resolved, as_shipped: bool) -> None:
 
     if as_shipped and not resolved.spec.code:
         raise RequestError("--as-shipped conflicts with --no-code, which ships nothing")
-    plan = runs.plan(
-        resolved, cwd=Path.cwd(), for_cluster=False, as_shipped=as_shipped, random_name=True
-    )
+    stop = local.Stop()
+
+    def streams(spec: JobSpec) -> local.Streams:
+        return _local_streams(spec, stop)
+
+    backend = runs.OnMachine(stop=stop, streams=streams, as_shipped=as_shipped)
+    plan = runs.plan(resolved, cwd=Path.cwd(), place=backend, random_name=True)
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
-    output.status(runs.summary(plan, where="this machine"))
+    output.status(runs.summary(plan, where=backend.where(plan.spec)))
     ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
-    stop = local.Stop()
     try:
-        with signals_to(stop), runs.unpacked(plan) as unpacked:
-            streams = _local_streams(plan.spec, stop)
-            seconds = runs.run_local(unpacked, environ=os.environ, streams=streams, stop=stop)
+        with signals_to(stop):
+            seconds = backend.start(plan).follow()
     except JobFailedError as error:
         output.verdict(error.message, error.hints)
         raise click.exceptions.Exit(error.exit_code) from None
@@ -245,7 +242,7 @@ def signals_to(stop: local.Stop) -> Iterator[None]:
     # stand still.
     teller = threading.Thread(target=tell, name="teller", daemon=True)
     teller.start()
-    before = {signum: signal.signal(signum, handle) for signum in bootstrap.heard_signals()}
+    before = {signum: signal.signal(signum, handle) for signum in signals.heard_signals()}
     try:
         yield
     finally:
@@ -260,9 +257,10 @@ def signals_to(stop: local.Stop) -> Iterator[None]:
 # --- a cluster ------------------------------------------------------------------------------------
 
 
-def _dry_run_server(plan: runs.Plan, cluster: Cluster, form: str) -> None:
+def _dry_run_server(plan: runs.Plan, backend: runs.OnCluster, form: str) -> None:
+    cluster = backend.cluster(plan.spec)
     objects = runs.dry_run(plan, cluster)
-    _print_warnings(cluster)
+    _print_warnings(backend)
     if form == "text":
         for body in objects:
             output.data(f"{body['kind'].lower()}/{body['metadata']['name']} (server dry run)")
@@ -271,53 +269,46 @@ def _dry_run_server(plan: runs.Plan, cluster: Cluster, form: str) -> None:
         print_objects(objects, form)
 
 
-def _submit(plan: runs.Plan, cluster: Cluster, replace: bool) -> Submission:
+def _submit(plan: runs.Plan, backend: runs.OnCluster) -> runs.ClusterRun:
     try:
         with sigterm_as_interrupt():
-            submission = runs.submit(plan, cluster, replace=replace)
+            run = backend.start(plan)
     except KeyboardInterrupt as interrupt:
-        _print_warnings(cluster)
         raise InterruptedByUserError(
             "interrupted while submitting; what was made is removed", signum=signum_of(interrupt)
         ) from None
-    except BaseException:
-        _print_warnings(cluster)
-        raise
-    _print_warnings(cluster)
-    chunks = sum(body["kind"] == "ConfigMap" for body in plan.objects())
-    plural = "s" if chunks > 1 else ""
-    output.status(f"created Job, Service, {chunks} ConfigMap{plural} for {submission.name}")
-    return submission
+    finally:
+        _print_warnings(backend)
+    counts = run.created or {}
+    kinds = (kind if count == 1 else f"{count} {kind}s" for kind, count in counts.items())
+    output.status(f"created {', '.join(kinds)} for {run.name}")
+    return run
 
 
-def _print_warnings(cluster: Cluster) -> None:
-    for text in cluster.warnings:
+def _print_warnings(backend: runs.OnCluster) -> None:
+    for text in backend.warnings:
         output.warning(text)
-    cluster.warnings.clear()
+    backend.warnings.clear()
 
 
-def _detach(submission: Submission, form: str) -> None:
+def _detach(run: runs.ClusterRun, form: str) -> None:
     try:
         with sigterm_as_interrupt():
-            runs.await_a_pod(submission)
+            run.await_a_pod()
     except KeyboardInterrupt as interrupt:
-        _print_detached(submission, form)
+        _print_detached(run, form)
         raise click.exceptions.Exit(128 + signum_of(interrupt)) from None
-    _print_detached(submission, form)
+    _print_detached(run, form)
 
 
-def _print_detached(submission: Submission, form: str) -> None:
-    made = {
-        "name": submission.name,
-        "namespace": submission.cluster.namespace,
-        "uid": submission.uid,
-    }
+def _print_detached(run: runs.ClusterRun, form: str) -> None:
+    made = {"name": run.name, "namespace": run.cluster.namespace, "uid": run.uid}
     if form == "json":
         output.json_data(made)
         return
     if form == "yaml":
         output.yaml_data(render.to_yaml([made]))
         return
-    output.data(submission.name)
-    for what, line in next_commands(submission).items():
+    output.data(run.name)
+    for what, line in next_commands(run).items():
         output.status(f"  {what + ':':<12}{line}")

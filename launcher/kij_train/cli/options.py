@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,9 +22,6 @@ from kij_train.scripts import FROM_FLAGS, launcher_of
 from kij_train.spec import JobSpec, Model
 from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
-
-if TYPE_CHECKING:
-    from kij_train.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -211,32 +208,10 @@ def warn_about_plan(plan: runs.Plan) -> None:
         output.warning(note.text, note.hints)
 
 
-def warn_of_what_nobody_has(spec: JobSpec, cluster: Cluster) -> None:
-    """Say which of the resources that are asked for no machine has, as far as one may know."""
-    for resource, advice in runs.which_nobody_has(spec, cluster).items():
-        output.warning(
-            f"no machine of the cluster has {resource}: the pods wait until one comes that has it",
-            (advice,),
-        )
-
-
-def warn_without_gang(spec: JobSpec) -> None:
-    """Say that nothing starts the pods of several nodes together, where they hold what is scarce.
-
-    `--scheduler default` says that this is meant.
-    """
-    scarce = spec.gpus is not None or spec.resources
-    if scarce and spec.nodes > 1 and spec.queue is None and spec.scheduler is None:
-        output.warning(
-            f"no gang scheduling: the {spec.nodes} pods start one by one, and those that run wait "
-            "for the others with all they hold",
-            (
-                "where the cluster has it: --queue NAME, or "
-                "--scheduler volcano|coscheduling|native",
-                "where it has not, and you know: --scheduler default, or in kij-train.toml "
-                'scheduler = "default"',
-            ),
-        )
+def warn_of_doubts(backend: runs.Backend, spec: JobSpec) -> None:
+    """Say what may keep the job from running, as far as the cluster tells."""
+    for note in backend.doubts(spec):
+        output.warning(note.text, note.hints)
 
 
 def _public_secrets(resolved: Resolved) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import names, render, runs, scripts, units
+from kij_train import names, render, runs, units
 from kij_train.cli import grouped, output
 from kij_train.cli.options import (
     job_options,
@@ -40,7 +40,7 @@ def command(form: str, list_code: bool, **params: Any) -> None:
     if list_code:
         _print_code(resolved)
         return
-    plan = runs.plan(resolved, cwd=Path.cwd())
+    plan = runs.plan(resolved, cwd=Path.cwd(), place=runs.OnCluster())
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     print_offline(plan, form)
@@ -53,7 +53,7 @@ def _print_code(resolved: Resolved) -> None:
         raise RequestError("--no-code ships nothing: --list-code has nothing to list")
     code_dir = Path.cwd() / spec.code_dir
     if spec.script or spec.module or spec.program:  # without, the folder alone is asked for
-        scripts.locate(resolved, Path.cwd(), code_dir, for_cluster=True)
+        runs.OnCluster().locate(resolved, Path.cwd(), code_dir)
     listing = list_files(code_dir)
     for left in listing.left_out:
         output.status(leftout.describe(left))

@@ -40,7 +40,7 @@ from kij_train.diagnosis import (
     trimmed,
 )
 from kij_train.errors import KijError
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
 LAST_WORDS_S = 10.0
 """How long nodes may take to end, and to say why, after the Job has its verdict."""
@@ -272,7 +272,7 @@ class Observation:
         if job_state(self.job) is not JobState.CANCELLED:
             return LAST_WORDS_S
         pod = self.job["spec"]["template"]["spec"]
-        return LAST_WORDS_S + float(pod.get("terminationGracePeriodSeconds") or bootstrap.GRACE_S)
+        return LAST_WORDS_S + float(pod.get("terminationGracePeriodSeconds") or contract.GRACE_S)
 
     def _all_said(self) -> bool:
         """Whether nothing more is to come: every pod has ended, every log is read."""

@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ _MESSAGES = [
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _MESSAGES]
 
 _EXITS = {
-    bootstrap.EXIT_CONTRACT: Cause("contract"),
-    bootstrap.EXIT_CODE: Cause("code"),
-    bootstrap.EXIT_RENDEZVOUS: Cause("rendezvous"),
+    contract.EXIT_CONTRACT: Cause("contract"),
+    contract.EXIT_CODE: Cause("code"),
+    contract.EXIT_RENDEZVOUS: Cause("rendezvous"),
     126: Cause(
         "not-executable", summary="the command is there, but may not be run (exit code 126)"
     ),

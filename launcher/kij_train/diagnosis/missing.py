@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kij_train.ignorefile import adding
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
-CODE_DIR = f"{bootstrap.WORK_DIR}/code"
+CODE_DIR = f"{contract.WORK_DIR}/code"
 _NOT_FOUND = re.compile(
     r"FileNotFound|No such file|not found|cannot find|can't find|does not exist"
 )

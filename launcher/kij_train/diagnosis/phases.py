@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from kij_train import names
-from kij_train.pod import bootstrap, gang
+from kij_train.pod import contract, gang
 
 Object = Mapping[str, Any]
 SUCCEEDED = ("SuccessCriteriaMet", "Complete")
@@ -217,7 +217,7 @@ def _contract(job: Object, name: str) -> str | None:
 
 def ranks_per_node(job: Object) -> int:
     """Processes a node, from the pod contract in the Job; 1 for a Job that is not ours."""
-    return int(_contract(job, bootstrap.ENV_NPROC_PER_NODE) or 1)
+    return int(_contract(job, contract.ENV_NPROC_PER_NODE) or 1)
 
 
 def restarts_by_itself(job: Object) -> bool:
@@ -234,7 +234,7 @@ def gang_settings(job: Object) -> gang.Settings | None:
 def grace_s(job: Object) -> int:
     """The grace period of the pods, from the Job."""
     return int(
-        job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or bootstrap.GRACE_S
+        job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or contract.GRACE_S
     )
 
 
@@ -361,7 +361,7 @@ def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
 def waits_for_rank0(job: Object) -> bool:
     """Whether the indexes of a job that does not restart wait for rank 0: not all commands do."""
     arguments: list[str] = own_container(job).get("args") or []
-    return bootstrap.NO_TORCHRUN not in arguments[:1] or bootstrap.AWAIT_RANK0 in arguments[1:2]
+    return contract.NO_TORCHRUN not in arguments[:1] or contract.AWAIT_RANK0 in arguments[1:2]
 
 
 def _without_pod(job: Object) -> Phase:

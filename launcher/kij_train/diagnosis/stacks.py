@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kij_train.pod import bootstrap
+from kij_train.pod import stacks
 from kij_train.pod.gang.hang import Thread, main_thread, spans, threads_of
 
 __all__ = ["RankStack", "StackGroup", "Thread", "grouped", "spans", "threads_of"]
@@ -77,5 +77,5 @@ def _of_script(frames: Sequence[str]) -> tuple[str, ...]:
 
 
 def _starts(frame: str) -> bool:
-    match = bootstrap.DUMP_FRAME.match(frame)
-    return match is not None and bootstrap.STARTS.search(match.group(1)) is not None
+    match = stacks.DUMP_FRAME.match(frame)
+    return match is not None and stacks.STARTS.search(match.group(1)) is not None

@@ -35,7 +35,7 @@ from kij_train.diagnosis.phases import (
 )
 from kij_train.diagnosis.progress import going_on
 from kij_train.errors import JobFailedError, KijError, TimedOutError
-from kij_train.pod import bootstrap
+from kij_train.pod import programs
 from kij_train.pod.gang import History
 
 MOST_LOSSES = 3
@@ -184,7 +184,7 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
         by_exit = causes.of_exit(
             cause.exit_code,
             memory_limit=limit,
-            own=bootstrap.OWN_EXIT.search(cause.message) is not None,
+            own=programs.OWN_EXIT.search(cause.message) is not None,
         )
         if cause.oom_killed:
             of_limit = f" of {limit}" if limit else ""

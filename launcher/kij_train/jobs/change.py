@@ -18,9 +18,16 @@ if TYPE_CHECKING:
     from kij_train.cluster import Cluster, Submission
 
 
-def _ours(cluster: Cluster, name: str, what: str, instead: str) -> Object:
-    """The Job, which must be one of ours; `instead` is what kubectl does to it all the same."""
+def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None = None) -> Object:
+    """The Job, which must be one of ours; `instead` is what kubectl does to it all the same.
+
+    With `uid` it must be that one: a name can be taken again.
+    """
+    from kij_train.cluster.apierrors import GoneError
+
     job = jobs.get(cluster, name)
+    if uid is not None and job["metadata"]["uid"] != uid:
+        raise GoneError(f"job {name} is gone: another one of that name has taken its place")
     if (job["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) != names.MANAGER:
         line = f"kubectl {instead.format(name)} -n {cluster.namespace}"
         raise RefusedError(
@@ -38,7 +45,9 @@ def submission_of(cluster: Cluster, name: str) -> tuple[Submission, Object]:
     return Submission(cluster, job, _queue_of(job)), job
 
 
-def cancel(cluster: Cluster, name: str, *, grace_s: int | None = None) -> JobSummary:
+def cancel(
+    cluster: Cluster, name: str, *, grace_s: int | None = None, uid: str | None = None
+) -> JobSummary:
     """End a job's pods, with their grace period; the Job stays, readable as cancelled.
 
     `grace_s` is a shorter grace period, also for pods that a cancel has begun to end already.
@@ -46,7 +55,7 @@ def cancel(cluster: Cluster, name: str, *, grace_s: int | None = None) -> JobSum
     """
     from kij_train.cluster.submit import cancel, hasten
 
-    job = _ours(cluster, name, "delete", "delete job {}")
+    job = _ours(cluster, name, "delete", "delete job {}", uid)
     before = jobs.summary_of(job)
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         return before
@@ -146,14 +155,14 @@ def _range_of(job: Object) -> tuple[int, int]:
     )
 
 
-def delete(cluster: Cluster, name: str) -> JobSummary:
+def delete(cluster: Cluster, name: str, *, uid: str | None = None) -> JobSummary:
     """Remove a job with its pods, Service and code; the logs go too. Gives it as it was.
 
     Of one that was applied by kubectl too, as far as the user may; else cluster.warnings tell.
     """
     from kij_train.cluster.adopt import adopt_applied
 
-    job = _ours(cluster, name, "delete", "delete job {}")
+    job = _ours(cluster, name, "delete", "delete job {}", uid)
     adopt_applied(cluster, job)
     before = jobs.summary_of(job)
     cluster.delete("Job", name, uid=before.uid)

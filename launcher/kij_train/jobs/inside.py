@@ -9,7 +9,7 @@ from kij_train import diagnosis
 from kij_train.diagnosis import Phase
 from kij_train.errors import RequestError, no_such_index
 from kij_train.jobs.read import get, pods_of
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -71,7 +71,7 @@ def execute(
                 f"what it said: kij-train logs {name} --index {index} -n {cluster.namespace}",
             ),
         )
-    command = become(f"{bootstrap.WORK_DIR}/code", choices)
+    command = become(f"{contract.WORK_DIR}/code", choices)
     return execute(cluster, str(up[-1].pod), command, stdin=stdin, tty=tty)
 
 

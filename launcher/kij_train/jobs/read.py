@@ -23,7 +23,7 @@ from kij_train.errors import (
     UnreachableError,
     no_such_index,
 )
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice, LogLine
@@ -266,7 +266,7 @@ def _accounts_now(cluster: Cluster, job: Object, pods: list[Object]) -> History 
 
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
     there = [str(node.pod) for node in nodes if node.phase is Phase.RUNNING]
-    command = ["sh", "-c", f"cat {bootstrap.ACCOUNTS_FILE} && echo && date +%s"]
+    command = ["sh", "-c", f"cat {contract.ACCOUNTS_FILE} && echo && date +%s"]
     for answer in ask(cluster, there[:1], command, timeout_s=ACCOUNTS_S):
         said, _, now = answer.out.strip().rpartition("\n")
         if answer.code == 0 and now.isdigit():

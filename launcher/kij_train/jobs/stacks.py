@@ -15,7 +15,7 @@ from kij_train.diagnosis import Node
 from kij_train.diagnosis.stacks import RankStack, StackGroup, grouped, threads_of
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError, no_such_index
 from kij_train.jobs.inside import UP
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 ANSWER_S = 20.0
 """How long a pod may take: to start python3, and to hear its ranks."""
 TOO_OLD = 3
-_SCRIPT = f"{bootstrap.BUNDLE_DIR}/bootstrap.py"
+_SCRIPT = f"{contract.BUNDLE_DIR}/bootstrap.py"
 # An older bootstrap would take the flag for a script, and train.
 _GUARD = f"""
 import runpy, sys
 del sys.argv[0]
-if "STACKS_DIR" not in open(sys.argv[0]).read():
+if "print_stacks" not in open(sys.argv[0]).read():
     sys.exit({TOO_OLD})
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-COMMAND = ["python3", "-c", _GUARD, _SCRIPT, bootstrap.STACKS]
+COMMAND = ["python3", "-c", _GUARD, _SCRIPT, contract.STACKS]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def stacks(
 def _check_python(job: Mapping[str, Any]) -> None:
     name = job["metadata"]["name"]
     arguments = diagnosis.own_container(job).get("args") or [""]
-    if arguments[0] == bootstrap.NO_TORCHRUN:
+    if arguments[0] == contract.NO_TORCHRUN:
         raise RequestError(
             f"{name} was launched with --no-torchrun: its ranks are not started by kij-train, "
             "which knows no stack of theirs"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kij_train import gpus, scripts
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap, gang, preflight
+from kij_train.pod import contract, gang, preflight
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import Fact, fields_with
 
@@ -150,7 +150,7 @@ def free_port() -> int:
 
 def for_node(text: str, index: int) -> str:
     """What the kubelet makes of $(NODE_RANK) in a pod."""
-    return text.replace(bootstrap.NODE_RANK_REFERENCE, str(index))
+    return text.replace(contract.NODE_RANK_REFERENCE, str(index))
 
 
 def node_environment(
@@ -170,22 +170,22 @@ def node_environment(
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
         "OMP_NUM_THREADS": str(max(1, cores() // spec.world_size)),
-        **{k: v for k, v in environ.items() if bootstrap.OF_A_RUN.fullmatch(k) is None},
+        **{k: v for k, v in environ.items() if contract.OF_A_RUN.fullmatch(k) is None},
         "PYTHONUNBUFFERED": "1",
         **{key: for_node(value, index) for key, value in spec.env.items()},
-        bootstrap.ENV_JOB: spec.name or "",
-        bootstrap.ENV_COMPLETION_INDEX: str(index),
-        bootstrap.ENV_NODE_RANK: str(index),
-        bootstrap.ENV_NNODES: str(spec.nodes),
-        bootstrap.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
-        bootstrap.ENV_WORLD_SIZE: str(spec.world_size),
-        bootstrap.ENV_MASTER_ADDR: "127.0.0.1",
-        bootstrap.ENV_MASTER_PORT: str(port),
-        bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
-        bootstrap.ENV_ERROR_FILE: str(error_file),
-        bootstrap.ENV_SCRATCH_DIR: str(error_file.parent),
-        bootstrap.ENV_PARENT_PID: str(os.getpid()),
-        bootstrap.ENV_NODE_NAME: f"node {index}",
+        contract.ENV_JOB: spec.name or "",
+        contract.ENV_COMPLETION_INDEX: str(index),
+        contract.ENV_NODE_RANK: str(index),
+        contract.ENV_NNODES: str(spec.nodes),
+        contract.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
+        contract.ENV_WORLD_SIZE: str(spec.world_size),
+        contract.ENV_MASTER_ADDR: "127.0.0.1",
+        contract.ENV_MASTER_PORT: str(port),
+        contract.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
+        contract.ENV_ERROR_FILE: str(error_file),
+        contract.ENV_SCRATCH_DIR: str(error_file.parent),
+        contract.ENV_PARENT_PID: str(os.getpid()),
+        contract.ENV_NODE_NAME: f"node {index}",
         ENV_RUN_ID: run_id,
     }
     if not spec.torchrun:
@@ -203,9 +203,9 @@ def node_environment(
         }
     if spec.preflight:
         env |= {
-            bootstrap.ENV_PREFLIGHT: preflight.__file__,
-            bootstrap.ENV_PREFLIGHT_GPUS: str(spec.gpus or 0),
-            bootstrap.ENV_PREFLIGHT_PORT: str(preflight_port),
+            contract.ENV_PREFLIGHT: preflight.__file__,
+            contract.ENV_PREFLIGHT_GPUS: str(spec.gpus or 0),
+            contract.ENV_PREFLIGHT_PORT: str(preflight_port),
         }
     if spec.gpus:
         kind = gpus.kind(spec.gpu_kind)

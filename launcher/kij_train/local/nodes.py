@@ -28,7 +28,7 @@ from kij_train.diagnosis import Failure, parse_record
 from kij_train.errors import RequestError
 from kij_train.local.machine import ENV_RUN_ID, for_node, free_port, node_environment
 from kij_train.local.output import Emit, Output
-from kij_train.pod import bootstrap, gang
+from kij_train.pod import bootstrap, contract, gang, signals
 from kij_train.pod.gang import processes
 from kij_train.spec import JobSpec
 
@@ -121,7 +121,7 @@ class _Run:
         One that ended with a verdict, good or bad, was not lost.
         """
         ended = self.processes[index]
-        verdicts = (0, bootstrap.EXIT_FAILED, bootstrap.EXIT_CONTRACT)
+        verdicts = (0, contract.EXIT_FAILED, contract.EXIT_CONTRACT)
         if not self.spec.supervised or ended.returncode in verdicts:
             return False
         self.old.append(ended)
@@ -199,7 +199,7 @@ def _enough(spec: JobSpec) -> int:
 
 
 def _grace_s(spec: JobSpec) -> float:
-    return spec.grace or bootstrap.GRACE_S
+    return spec.grace or contract.GRACE_S
 
 
 def _prompt_s(streams: Streams) -> float:
@@ -211,7 +211,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     command = [for_node(argument, index) for argument in run.spec.command]
     first = str(gang.SUPERVISOR) if run.spec.supervised else bootstrap.__file__
-    keeper = [sys.executable, "-I", "-S", processes.__file__, bootstrap.ENV_PARENT_PID]
+    keeper = [sys.executable, "-I", "-S", processes.__file__, contract.ENV_PARENT_PID]
     keeper += [str(_grace_s(run.spec)), scratch]
     pipe = None if run.output is None else subprocess.PIPE
     try:
@@ -275,7 +275,7 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
 
 
 def _passed_on(signum: int | None) -> int:
-    return signum if signum in bootstrap.ENDINGS else signal.SIGTERM
+    return signum if signum in signals.ENDINGS else signal.SIGTERM
 
 
 def _kill_everything(run: _Run) -> None:

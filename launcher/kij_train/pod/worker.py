@@ -33,7 +33,7 @@ from pkgutil import get_importer
 from types import CodeType, TracebackType
 from typing import Any, Dict, List, Optional, Type
 
-from kij_train.pod import bootstrap, lines
+from kij_train.pod import contract, environment, lines, records, stacks, status
 
 EXIT_NO_FILE = 2
 """Python's own, where the script cannot be read."""
@@ -53,8 +53,8 @@ def run_preflight(script: str) -> None:
     """
     import subprocess
 
-    port = os.environ.get(bootstrap.ENV_PREFLIGHT_PORT)
-    port = port or str(int(os.environ[bootstrap.ENV_MASTER_PORT]) + 1)
+    port = os.environ.get(contract.ENV_PREFLIGHT_PORT)
+    port = port or str(int(os.environ[contract.ENV_MASTER_PORT]) + 1)
     env = dict(os.environ, MASTER_PORT=port)
     answer = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE)
     if answer.returncode:
@@ -71,10 +71,10 @@ def write_stacks_on_sigusr2() -> None:
     A script that takes SIGUSR2 for itself has it, and no stacks. On this machine only ranks that
     are watched have a folder for it.
     """
-    folder = os.environ.get(bootstrap.ENV_STACKS_DIR, "")
-    on_this_machine = os.environ.get(bootstrap.ENV_PARENT_PID)
-    if not folder and not on_this_machine and os.path.isdir(bootstrap.WORK_DIR):
-        folder = bootstrap.STACKS_DIR
+    folder = os.environ.get(contract.ENV_STACKS_DIR, "")
+    on_this_machine = os.environ.get(contract.ENV_PARENT_PID)
+    if not folder and not on_this_machine and os.path.isdir(contract.WORK_DIR):
+        folder = contract.STACKS_DIR
     if not folder:
         return
     try:
@@ -82,24 +82,24 @@ def write_stacks_on_sigusr2() -> None:
         file = open(os.path.join(folder, str(os.getpid())), "ab", buffering=0)  # noqa: SIM115
         faulthandler.register(signal.SIGUSR2, file, all_threads=True)  # keeps the file
     except OSError as error:
-        bootstrap.say(f"no stacks of this rank: {error}")
+        status.say(f"no stacks of this rank: {error}")
 
 
 def meet_the_node() -> None:
     """Write to the pipes that the node reads, and have it find our stack after a SIGSEGV."""
-    folder = os.environ.pop(bootstrap.ENV_RANKS_DIR, "")
+    folder = os.environ.pop(contract.ENV_RANKS_DIR, "")
     if folder:
         local_rank = os.environ["LOCAL_RANK"]
         lines.join(folder, local_rank)
-        path = bootstrap.crash_file(folder, int(local_rank))
+        path = stacks.crash_file(folder, int(local_rank))
         faulthandler.enable(open(path, "wb", buffering=0))  # noqa: SIM115 - it keeps the file
 
 
 def watch_heartbeat() -> None:
     """Tell the script its file."""
-    beats = os.environ.get(bootstrap.ENV_HEARTBEAT_DIR)
+    beats = os.environ.get(contract.ENV_HEARTBEAT_DIR)
     if beats:
-        os.environ[bootstrap.ENV_HEARTBEAT_FILE] = os.path.join(beats, os.environ["RANK"])
+        os.environ[contract.ENV_HEARTBEAT_FILE] = os.path.join(beats, os.environ["RANK"])
 
 
 # --- the script -----------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def as_main(argv: List[str]) -> None:
     if given:
         given[len(given) - len(argv) - 2 :] = argv  # 2: this file and the flag
     sys.argv[:] = argv[1:] if as_module else argv
-    bootstrap.hide_own_folder()
+    environment.hide_own_folder()
     main = _fresh_main()
     path = target if as_module else os.path.join(os.getcwd(), target)
     is_container = not as_module and get_importer(path) is not None
@@ -243,7 +243,7 @@ def record_end(error: BaseException, path: str, rank: int) -> None:
     except BaseException:
         with contextlib.suppress(BaseException):
             said = f"rank {rank} ended by an exception that cannot be shown"
-            bootstrap.write_record(path, said, "", rank=rank)
+            records.write_record(path, said, "", rank=rank)
 
 
 def _record(error: BaseException, path: str, rank: int) -> None:
@@ -271,7 +271,7 @@ def _record(error: BaseException, path: str, rank: int) -> None:
             callstack = callstack.rstrip()
             ending = _words(cause)
             callstack = callstack[: -len(ending)] if callstack.endswith(ending) else callstack
-    bootstrap.write_record(path, said, callstack, **who)
+    records.write_record(path, said, callstack, **who)
 
 
 def _text(thing: Any, failed: str = "") -> str:
@@ -299,7 +299,7 @@ def _callstack(error: BaseException) -> str:
 
 def without_our_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
     """From the first frame of the script on."""
-    while trace is not None and bootstrap.STARTS.search(trace.tb_frame.f_code.co_filename):
+    while trace is not None and stacks.STARTS.search(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace
 
@@ -327,18 +327,18 @@ def show_without_our_frames() -> None:
 
 def main(argv: List[str]) -> None:
     """Entry point; `argv` without the program's name and the flag."""
-    rank, path = int(os.environ.get("RANK", "-1")), os.environ.get(bootstrap.ENV_ERROR_FILE)
+    rank, path = int(os.environ.get("RANK", "-1")), os.environ.get(contract.ENV_ERROR_FILE)
     process = os.getpid()
     meet_the_node()
     write_stacks_on_sigusr2()
     watch_heartbeat()
     try:
-        if os.environ.get(bootstrap.ENV_PREFLIGHT):
-            run_preflight(os.environ[bootstrap.ENV_PREFLIGHT])
+        if os.environ.get(contract.ENV_PREFLIGHT):
+            run_preflight(os.environ[contract.ENV_PREFLIGHT])
         as_main(argv)
     except NoScriptError as error:
         if path:
-            bootstrap.write_record(path, str(error), "", rank=rank, exit_code=EXIT_NO_FILE)
+            records.write_record(path, str(error), "", rank=rank, exit_code=EXIT_NO_FILE)
         print(error, file=sys.stderr)
         sys.exit(EXIT_NO_FILE)
     except BaseException as error:

@@ -10,11 +10,12 @@ from kij_train.render.code import code_config_maps
 from kij_train.render.job import render_job
 from kij_train.render.objects import Code, render
 from kij_train.render.service import render_service
-from kij_train.render.shapes import shape_of
+from kij_train.render.shapes import Attempt, shape_of
 from kij_train.render.text import to_yaml
 
 __all__ = [
     "MOST_APPLIED_BYTES",
+    "Attempt",
     "Code",
     "applied_bytes",
     "code_config_maps",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 from kij_train.render.apply import MOST_BYTES, applied_bytes, text_bytes
 from kij_train.render.metadata import metadata, shared_labels
-from kij_train.spec import JobSpec
+from kij_train.spec import Common
 
 BOOTSTRAP_KEY = "bootstrap.py"
 PREFLIGHT_KEY = "preflight.py"
@@ -37,7 +37,7 @@ class Code:
     """File name → source of what lies beside the bootstrap."""
 
 
-def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
+def code_config_maps(spec: Common, code: Code, component: str = "training") -> list[dict[str, Any]]:
     """As many ConfigMaps as the code takes, one at least, for the bootstrap.
 
     Each is small enough for `kubectl apply`, which is a quarter of what a ConfigMap holds: what is
@@ -48,22 +48,51 @@ def code_config_maps(spec: JobSpec, code: Code) -> list[dict[str, Any]]:
     if code.preflight:
         sources[PREFLIGHT_KEY] = code.preflight
     sources.update(code.more)
-    identity = "\n".join([code.sha256 or "", str(sorted(shared_labels(spec).items()))])
-    digest = hashlib.sha256((identity + "".join(sources.values())).encode()).hexdigest()[:16]
+    content = (code.sha256 or "", *sources.values())
+    maps = _ConfigMaps(spec, shared_labels(spec, component), "code", content)
+    return maps.of(_shares(sources, contract.CODE_PREFIX, code.archive, maps.room))
 
-    def config_map(index: int) -> dict[str, Any]:
+
+def data_config_maps(
+    spec: Common, component: str, kind: str, prefix: str, data: bytes
+) -> list[dict[str, Any]]:
+    """As many ConfigMaps as `data` takes, in chunks whose keys begin with `prefix`.
+
+    They are called kij-KIND-…, by the content, as those of the code.
+    """
+    content = (hashlib.sha256(data).hexdigest(),)
+    maps = _ConfigMaps(spec, shared_labels(spec, component), kind, content)
+    return maps.of(_shares({}, prefix, data, maps.room))
+
+
+class _ConfigMaps:
+    """Immutable ConfigMaps of one content, and the labels that they have."""
+
+    def __init__(
+        self, spec: Common, labels: dict[str, str], kind: str, content: Sequence[str]
+    ) -> None:
+        identity = "\n".join([content[0], str(sorted(labels.items()))])
+        digest = hashlib.sha256((identity + "".join(content[1:])).encode()).hexdigest()[:16]
+        self._spec, self._labels, self._name = spec, labels, f"kij-{kind}-{digest}"
+        self.room = MOST_BYTES - applied_bytes(self._config_map(MOST_CONFIG_MAPS))
+        """Bytes of content in each, as JSON has them."""
+
+    def of(self, shares: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The ConfigMaps with these `data` and `binaryData`."""
+        return [{**self._config_map(index), **share} for index, share in enumerate(shares)]
+
+    def _config_map(self, index: int) -> dict[str, Any]:
         return {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": metadata(spec, f"kij-code-{digest}-{index}", shared_labels(spec)),
+            "metadata": metadata(self._spec, f"{self._name}-{index}", self._labels),
             "immutable": True,
         }
 
-    room = MOST_BYTES - applied_bytes(config_map(MOST_CONFIG_MAPS))
-    return [{**config_map(i), **share} for i, share in enumerate(_shares(sources, code, room))]
 
-
-def _shares(sources: Mapping[str, str], code: Code, room: int) -> list[dict[str, Any]]:
+def _shares(
+    sources: Mapping[str, str], prefix: str, data: bytes, room: int
+) -> list[dict[str, Any]]:
     """`data` and `binaryData` of every ConfigMap: at most `room` bytes each, as JSON has them."""
     shares: list[dict[str, Any]] = [{}]
     left = room - KEYS_BYTES
@@ -75,10 +104,10 @@ def _shares(sources: Mapping[str, str], code: Code, room: int) -> list[dict[str,
         shares[-1].setdefault("data", {})[name] = source
         left -= size
     start = number = 0
-    while start < len(code.archive):
-        key = f"{bootstrap.CODE_PREFIX}{number:03d}"
-        chunk = code.archive[start : start + max(0, left - text_bytes({key: ""})) // 4 * 3]
-        if len(chunk) < min(LEAST_CHUNK_BYTES, len(code.archive) - start):
+    while start < len(data):
+        key = f"{prefix}{number:03d}"
+        chunk = data[start : start + max(0, left - text_bytes({key: ""})) // 4 * 3]
+        if len(chunk) < min(LEAST_CHUNK_BYTES, len(data) - start):
             shares.append({})
             left = room - KEYS_BYTES
             continue

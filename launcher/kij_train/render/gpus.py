@@ -6,12 +6,13 @@ from typing import Any
 
 from kij_train import gpus
 from kij_train.render.metadata import job_labels, metadata
-from kij_train.spec import JobSpec
+from kij_train.render.shapes.shape import Shape
+from kij_train.spec import Common
 
 
-def claim_templates(spec: JobSpec, name: str) -> list[dict[str, Any]]:
+def claim_templates(spec: Common, name: str, shape: Shape) -> list[dict[str, Any]]:
     """The template from which every pod gets its claim, with --gpu-kind dra (Kubernetes 1.34)."""
-    if not spec.gpus or spec.gpu_kind != gpus.DRA:
+    if not container_claims(spec):
         return []
     exactly = {
         "deviceClassName": gpus.DEVICE_CLASS,
@@ -22,19 +23,19 @@ def claim_templates(spec: JobSpec, name: str) -> list[dict[str, Any]]:
         {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceClaimTemplate",
-            "metadata": metadata(spec, name, job_labels(spec, name)),
+            "metadata": metadata(spec, name, job_labels(spec, name, shape.component)),
             "spec": {"spec": {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}},
         }
     ]
 
 
-def pod_claims(spec: JobSpec, name: str) -> list[dict[str, Any]]:
+def pod_claims(spec: Common, name: str) -> list[dict[str, Any]]:
     """The pod's claims."""
-    if not claim_templates(spec, name):
+    if not container_claims(spec):
         return []
     return [{"name": gpus.CLAIM, "resourceClaimTemplateName": name}]
 
 
-def container_claims(spec: JobSpec) -> list[dict[str, Any]]:
+def container_claims(spec: Common) -> list[dict[str, Any]]:
     """Which of them the container uses."""
     return [{"name": gpus.CLAIM}] if spec.gpus and spec.gpu_kind == gpus.DRA else []

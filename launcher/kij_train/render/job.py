@@ -1,4 +1,4 @@
-"""The Indexed Job: one pod a node."""
+"""The Indexed Job: a pod an index."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from kij_train.render.metadata import job_labels, metadata
 from kij_train.render.pod import pod_spec
 from kij_train.render.scheduling import scheduling_metadata, sorted_dict
 from kij_train.render.shapes import Shape
-from kij_train.spec import JobSpec, kept
+from kij_train.spec import Common, kept
 
 
 def render_job(
-    spec: JobSpec, *, name: str, shape: Shape, config_maps: list[str], code_sha256: str | None
+    spec: Common, *, name: str, shape: Shape, config_maps: list[str], code_sha256: str | None
 ) -> dict[str, Any]:
     """The Job. `config_maps` carry the code, `code_sha256` is its hash, None for no code."""
-    labels = job_labels(spec, name)
+    labels = job_labels(spec, name, shape.component) | shape.labels
     body: dict[str, Any] = {"completionMode": "Indexed", **shape.policy}
     if spec.timeout is not None:
         body["activeDeadlineSeconds"] = spec.timeout
@@ -26,12 +26,12 @@ def render_job(
         body["suspend"] = True  # until Kueue admits it
     said = kept(spec)
     request = {} if said is None else {names.REQUEST: said}
-    own = scheduling_metadata(spec, name)
+    own = scheduling_metadata(spec, name, shape)
     template_metadata: dict[str, Any] = {"labels": sorted_dict(labels | own.pod_labels)}
     job_metadata = metadata(spec, name, labels | own.job_labels)
     for target, notes in (
         (template_metadata, spec.annotations | own.pod_annotations),
-        (job_metadata, spec.annotations | own.job_annotations | request),
+        (job_metadata, spec.annotations | shape.annotations | own.job_annotations | request),
     ):
         if notes:
             target["annotations"] = sorted_dict(notes)

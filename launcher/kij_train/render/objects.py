@@ -1,33 +1,45 @@
-"""The whole of a job: ConfigMaps with the code, headless Service, claims, pod group, Job."""
+"""The whole of a job: ConfigMaps with code and items, headless Service, claims, pod group, Job."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kij_train.render.code import Code, code_config_maps
+from kij_train.pod import itemplan
+from kij_train.render.code import Code, code_config_maps, data_config_maps
 from kij_train.render.gpus import claim_templates
 from kij_train.render.job import render_job
 from kij_train.render.scheduling import pod_groups
 from kij_train.render.service import render_service
-from kij_train.render.shapes import shape_of
-from kij_train.spec import JobSpec
+from kij_train.render.shapes import Attempt, shape_of
+from kij_train.spec import Common
 
 __all__ = ["Code", "render"]
 
 
-def render(spec: JobSpec, *, name: str, code: Code) -> list[dict[str, Any]]:
+def render(
+    spec: Common, *, name: str, code: Code, attempt: Attempt | None = None
+) -> list[dict[str, Any]]:
     """Every object of the job, in the order in which `kubectl apply` should see them.
 
-    `name` becomes that of Job and Service; `code` is what the pods run.
+    `name` becomes that of Job and Service; `code` is what the pods run, `attempt` what an array
+    runs it for.
     """
-    config_maps = code_config_maps(spec, code)
-    names = [str(config_map["metadata"]["name"]) for config_map in config_maps]
+    shape = shape_of(spec, name, attempt)
+    config_maps = code_config_maps(spec, code, shape.component)
+    if attempt is not None:
+        for kind, prefix, data in (
+            ("items", itemplan.ITEMS_PREFIX, attempt.plan),
+            ("selection", itemplan.SELECTION_PREFIX, attempt.selection),
+        ):
+            if data:
+                config_maps += data_config_maps(spec, shape.component, kind, prefix, data)
     job = render_job(
         spec,
         name=name,
-        shape=shape_of(spec, name),
-        config_maps=names,
+        shape=shape,
+        config_maps=[str(config_map["metadata"]["name"]) for config_map in config_maps],
         code_sha256=code.sha256,
     )
-    extra = [*claim_templates(spec, name), *pod_groups(spec, name)]
-    return [*config_maps, render_service(spec, name=name), *extra, job]
+    service = [] if shape.service_port is None else [render_service(spec, name=name, shape=shape)]
+    extra = [*claim_templates(spec, name, shape), *pod_groups(spec, name, shape)]
+    return [*config_maps, *service, *extra, job]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from kij_train import gpus, names, units
-from kij_train.pod import bootstrap, preflight
-from kij_train.render.code import PREFLIGHT_KEY
+from kij_train import gpus, names
+from kij_train.pod import contract
 from kij_train.render.gpus import container_claims, pod_claims
 from kij_train.render.scheduling import SCHEDULER_NAMES, affinity
 from kij_train.render.shapes import Shape
 from kij_train.render.volumes import volume_mounts, volumes
-from kij_train.spec import DEFAULT_PORT, JobSpec
+from kij_train.spec import Common
 
 
 def pod_spec(
-    spec: JobSpec, name: str, shape: Shape, config_maps: list[str], code_sha256: str | None
+    spec: Common, name: str, shape: Shape, config_maps: list[str], code_sha256: str | None
 ) -> dict[str, Any]:
     """The `spec` of the Job's pod template; arguments as for render_job."""
     pod: dict[str, Any] = {
-        "subdomain": name,
+        **({} if shape.service_port is None else {"subdomain": name}),
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -42,7 +41,7 @@ def pod_spec(
     return {**pod, **{key: value for key, value in optional.items() if value}}
 
 
-def _pod_security(spec: JobSpec) -> dict[str, Any]:
+def _pod_security(spec: Common) -> dict[str, Any]:
     """With `run_as_user`, all that Pod Security "restricted" asks of a pod."""
     context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
     if spec.run_as_user is not None:
@@ -56,7 +55,7 @@ def _pod_security(spec: JobSpec) -> dict[str, Any]:
     return context
 
 
-def _container(spec: JobSpec, name: str, shape: Shape, code_sha256: str | None) -> dict[str, Any]:
+def _container(spec: Common, name: str, shape: Shape, code_sha256: str | None) -> dict[str, Any]:
     security: dict[str, Any] = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -65,16 +64,16 @@ def _container(spec: JobSpec, name: str, shape: Shape, code_sha256: str | None) 
         security["capabilities"]["add"] = sorted(set(spec.capabilities))
     if spec.read_only_root:
         security["readOnlyRootFilesystem"] = True
-    ports = {"rendezvous": spec.port or DEFAULT_PORT, **shape.ports}
+    ports = [{"name": port, "containerPort": number} for port, number in shape.ports.items()]
     container: dict[str, Any] = {
         "name": names.CONTAINER,
         "image": spec.image,
-        "command": ["python3", "-u", f"{bootstrap.BUNDLE_DIR}/{shape.first_process}"],
-        "args": [literal(argument) for argument in spec.command],
+        "command": ["python3", "-u", f"{contract.BUNDLE_DIR}/{shape.first_process}"],
+        "args": [literal(argument, shape) for argument in spec.command],
         "env": _environment(spec, name, shape, code_sha256),
-        "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
+        **({"ports": ports} if ports else {}),
         "securityContext": security,
-        "terminationMessagePath": bootstrap.TERMINATION_LOG,
+        "terminationMessagePath": contract.TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": volume_mounts(spec),
         **shape.probes,
@@ -94,57 +93,44 @@ def _container(spec: JobSpec, name: str, shape: Shape, code_sha256: str | None) 
     return container
 
 
-def literal(text: str) -> str:
-    """Text that the kubelet gives to the process as it is, but for $(NODE_RANK).
+def literal(text: str, shape: Shape) -> str:
+    """Text that the kubelet gives to the process as it is, but for $(NODE_RANK) where there is one.
 
     It expands $(VAR) and folds $$.
     """
-    parts = text.split(bootstrap.NODE_RANK_REFERENCE)
-    return bootstrap.NODE_RANK_REFERENCE.join(part.replace("$", "$$") for part in parts)
+    if contract.ENV_NODE_RANK not in shape.field_references:
+        return text.replace("$", "$$")
+    parts = text.split(contract.NODE_RANK_REFERENCE)
+    return contract.NODE_RANK_REFERENCE.join(part.replace("$", "$$") for part in parts)
 
 
 def _environment(
-    spec: JobSpec, name: str, shape: Shape, code_sha256: str | None
+    spec: Common, name: str, shape: Shape, code_sha256: str | None
 ) -> list[dict[str, Any]]:
     def field(variable: str, path: str) -> dict[str, Any]:
         return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
-    fixed = {
-        bootstrap.ENV_JOB: name,
-        bootstrap.ENV_NNODES: str(spec.nodes),
-        bootstrap.ENV_NPROC_PER_NODE: str(spec.ranks_per_node),
-        bootstrap.ENV_WORLD_SIZE: str(spec.world_size),
-        bootstrap.ENV_MASTER_ADDR: f"{name}-0.{name}",
-        bootstrap.ENV_MASTER_PORT: str(spec.port or DEFAULT_PORT),
-        bootstrap.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
-        bootstrap.ENV_ERROR_FILE: bootstrap.TERMINATION_LOG,
-    }
-    if spec.preflight:
-        fixed[bootstrap.ENV_PREFLIGHT] = f"{bootstrap.BUNDLE_DIR}/{PREFLIGHT_KEY}"
-        fixed[bootstrap.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
-        if spec.shm is not None:
-            fixed[preflight.ENV_SHM_BYTES] = str(int(units.quantity_value(spec.shm)))
+    fixed = {contract.ENV_JOB: name}
+    fixed |= {key: literal(value, shape) for key, value in shape.environment.items()}
+    fixed[contract.ENV_ERROR_FILE] = contract.TERMINATION_LOG
     if spec.settings_script is not None:
-        fixed[bootstrap.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script)
-    fixed |= shape.environment
+        fixed[contract.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script, shape)
     if code_sha256 is not None:
-        fixed[bootstrap.ENV_CODE_SHA256] = code_sha256
+        fixed[contract.ENV_CODE_SHA256] = code_sha256
     user = {"PYTHONUNBUFFERED": "1", **spec.env}
     if spec.gpus:
         user = {"NCCL_DEBUG": "WARN", **user}
     env = [
-        # First, so that later values may use $(NODE_RANK).
-        field(bootstrap.ENV_NODE_RANK, f"metadata.annotations['{names.COMPLETION_INDEX}']"),
-        field(bootstrap.ENV_NODE_NAME, "spec.nodeName"),
         *(field(variable, path) for variable, path in shape.field_references.items()),
+        field(contract.ENV_NODE_NAME, "spec.nodeName"),
         *({"name": key, "value": value} for key, value in fixed.items()),
-        *({"name": key, "value": literal(value)} for key, value in sorted(user.items())),
+        *({"name": key, "value": literal(value, shape)} for key, value in sorted(user.items())),
     ]
-    known = [entry["name"] for entry in env if bootstrap.OF_A_RUN.fullmatch(entry["name"])]
-    return [*env, {"name": bootstrap.ENV_NAMES, "value": " ".join(sorted(known))}]
+    known = [entry["name"] for entry in env if contract.OF_A_RUN.fullmatch(entry["name"])]
+    return [*env, {"name": contract.ENV_NAMES, "value": " ".join(sorted(known))}]
 
 
-def _resources(spec: JobSpec) -> dict[str, str]:
+def _resources(spec: Common) -> dict[str, str]:
     """Requests equal limits: guaranteed, and what the user asked for, neither more nor less."""
     resources = {name: str(count) for name, count in sorted(spec.resources.items())}
     if spec.gpu_resource is not None:
@@ -156,7 +142,7 @@ def _resources(spec: JobSpec) -> dict[str, str]:
     return dict(sorted(resources.items()))
 
 
-def _tolerations(spec: JobSpec, shape: Shape) -> list[dict[str, Any]]:
+def _tolerations(spec: Common, shape: Shape) -> list[dict[str, Any]]:
     tolerations = [t.model_dump(by_alias=True, exclude_none=True) for t in spec.tolerations]
     if spec.gpus:
         taint = gpus.kind(spec.gpu_kind).taint

@@ -8,7 +8,8 @@ from typing import Any
 
 from kij_train import names
 from kij_train.render.metadata import job_labels, metadata
-from kij_train.spec import JobSpec
+from kij_train.render.shapes import Shape
+from kij_train.spec import Common
 
 SCHEDULER_NAMES = {"volcano": "volcano", "coscheduling": "scheduler-plugins-scheduler"}
 """schedulerName of the pods; coscheduling's is that of the scheduler-plugins Helm chart."""
@@ -31,7 +32,7 @@ def sorted_dict(mapping: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(mapping.items()))
 
 
-def scheduling_metadata(spec: JobSpec, name: str) -> SchedulingMetadata:
+def scheduling_metadata(spec: Common, name: str, shape: Shape) -> SchedulingMetadata:
     """What Kueue, Volcano and the coscheduling plugin want to read."""
     result = SchedulingMetadata()
     if spec.kueue is not None:
@@ -44,7 +45,7 @@ def scheduling_metadata(spec: JobSpec, name: str) -> SchedulingMetadata:
             ] = label
     if spec.scheduler == "volcano":
         # Volcano's own controller makes the PodGroup from it.
-        result.job_annotations[names.VOLCANO_MIN_MEMBER] = str(spec.least_nodes)
+        result.job_annotations[names.VOLCANO_MIN_MEMBER] = str(shape.at_once)
         if spec.queue is not None:
             result.pod_annotations[names.VOLCANO_QUEUE] = spec.queue
     if spec.scheduler == "coscheduling":
@@ -52,24 +53,27 @@ def scheduling_metadata(spec: JobSpec, name: str) -> SchedulingMetadata:
     return result
 
 
-def pod_groups(spec: JobSpec, name: str) -> list[dict[str, Any]]:
+def pod_groups(spec: Common, name: str, shape: Shape) -> list[dict[str, Any]]:
     """The PodGroup, where the user and not the scheduler makes it."""
-    shared = {"kind": "PodGroup", "metadata": metadata(spec, name, job_labels(spec, name))}
+    shared = {
+        "kind": "PodGroup",
+        "metadata": metadata(spec, name, job_labels(spec, name, shape.component)),
+    }
     if spec.scheduler == "coscheduling":
         gang: dict[str, Any] = {
-            "minMember": spec.least_nodes,
-            "scheduleTimeoutSeconds": spec.rendezvous_timeout,
+            "minMember": shape.at_once,
+            "scheduleTimeoutSeconds": shape.gang_timeout_s,
         }
         return [{"apiVersion": "scheduling.x-k8s.io/v1alpha1", **shared, "spec": gang}]
     if spec.scheduler == "native":
         # Not the Job's own spec.scheduling of 1.37, which takes one more feature gate, in alpha.
-        policy = {"schedulingPolicy": {"gang": {"minCount": spec.least_nodes}}}
+        policy = {"schedulingPolicy": {"gang": {"minCount": shape.at_once}}}
         version = f"{names.NATIVE_GROUP}/{names.NATIVE_VERSIONS[0]}"
         return [{"apiVersion": version, **shared, "spec": policy}]
     return []
 
 
-def affinity(spec: JobSpec, name: str) -> dict[str, Any] | None:
+def affinity(spec: Common, name: str) -> dict[str, Any] | None:
     """Pod affinity for --topology, unless Kueue sees to it, and for --spread and --pack."""
     rules: dict[str, dict[str, Any]] = {}
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 from kij_train import names
-from kij_train.pod import bootstrap
-from kij_train.spec import JobSpec
+from kij_train.pod import contract
+from kij_train.spec import Common
 from kij_train.spec.types import Mount
 from kij_train.units import quantity_value
 
@@ -16,7 +16,7 @@ SHM_WITH_GPUS = "8Gi"
 SHM_WITHOUT_GPUS = "1Gi"
 
 
-def shm_size(spec: JobSpec) -> str:
+def shm_size(spec: Common) -> str:
     """The limit of /dev/shm, which counts against the memory limit."""
     if spec.shm is not None:
         return spec.shm
@@ -28,7 +28,7 @@ def shm_size(spec: JobSpec) -> str:
     return default
 
 
-def volumes(spec: JobSpec, config_maps: list[str]) -> list[dict[str, Any]]:
+def volumes(spec: Common, config_maps: list[str]) -> list[dict[str, Any]]:
     """The pod's volumes; those of `spec.mounts` are called mount-0, mount-1, …"""
     sources = [{"configMap": {"name": name}} for name in config_maps]
     return [
@@ -42,11 +42,11 @@ def volumes(spec: JobSpec, config_maps: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def volume_mounts(spec: JobSpec) -> list[dict[str, Any]]:
+def volume_mounts(spec: Common) -> list[dict[str, Any]]:
     """Where the container sees them."""
     mounts: list[dict[str, Any]] = [
-        {"name": names.CODE_VOLUME, "mountPath": bootstrap.BUNDLE_DIR, "readOnly": True},
-        {"name": "work", "mountPath": bootstrap.WORK_DIR},
+        {"name": names.CODE_VOLUME, "mountPath": contract.BUNDLE_DIR, "readOnly": True},
+        {"name": "work", "mountPath": contract.WORK_DIR},
         {"name": "shm", "mountPath": SHM},
     ]
     for index, mount in enumerate(_distinct(spec)):
@@ -57,7 +57,7 @@ def volume_mounts(spec: JobSpec) -> list[dict[str, Any]]:
     return mounts
 
 
-def _distinct(spec: JobSpec) -> list[Mount]:
+def _distinct(spec: Common) -> list[Mount]:
     return list(dict.fromkeys(spec.mounts))
 
 

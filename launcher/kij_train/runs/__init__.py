@@ -1,34 +1,35 @@
 """From a resolved request to a running job: the plan, and where it runs."""
 
-from kij_train.runs.backend import (
-    await_a_pod,
+from kij_train.runs.backend import Backend, Line, Run
+from kij_train.runs.on_cluster import (
+    ClusterRun,
+    OnCluster,
+    attached,
     connect,
     dry_run,
-    extended_resources,
-    follow,
-    run_local,
-    submit,
-    unpacked,
     user_of,
     which_nobody_has,
 )
-from kij_train.runs.plan import SUFFIX_CHARS, Note, Plan, plan, summary, with_ranks
+from kij_train.runs.on_machine import LocalRun, OnMachine
+from kij_train.runs.plan import SUFFIX_CHARS, Note, Place, Plan, plan, summary
 
 __all__ = [
     "SUFFIX_CHARS",
+    "Backend",
+    "ClusterRun",
+    "Line",
+    "LocalRun",
     "Note",
+    "OnCluster",
+    "OnMachine",
+    "Place",
     "Plan",
-    "await_a_pod",
+    "Run",
+    "attached",
     "connect",
     "dry_run",
-    "extended_resources",
-    "follow",
     "plan",
-    "run_local",
-    "submit",
     "summary",
-    "unpacked",
     "user_of",
     "which_nobody_has",
-    "with_ranks",
 ]

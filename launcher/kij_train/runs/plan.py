@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import base64
 import hashlib
 import os
@@ -16,7 +17,7 @@ from kij_train.code import bundle, leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
 from kij_train.paths import shown
-from kij_train.pod import bootstrap, preflight
+from kij_train.pod import bootstrap, contract, preflight
 from kij_train.spec import JobSpec
 from kij_train.specfile import Resolved
 
@@ -45,6 +46,12 @@ class Plan:
     notes: tuple[Note, ...] = ()
     """What is allowed and probably not meant."""
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Annotations of the Job that are facts of this machine, and no part of the request."""
+        left_out = None if self.archive is None else leftout.record(self.archive.left_out)
+        return {} if left_out is None else {names.LEFT_OUT: left_out}
+
     def objects(self) -> list[dict[str, Any]]:
         """Every Kubernetes object of the job."""
         source = Path(bootstrap.__file__).read_text(encoding="utf-8")
@@ -60,92 +67,73 @@ class Plan:
         return render.render(self.spec, name=self.name, code=code)
 
 
-def plan(
-    resolved: Resolved,
-    *,
-    cwd: Path,
-    for_cluster: bool = True,
-    as_shipped: bool = False,
-    random_name: bool = False,
-) -> Plan:
+class Place(abc.ABC):
+    """What a plan must know of where the job will run. Nothing of it asks a cluster."""
+
+    @abc.abstractmethod
+    def locate(self, resolved: Resolved, cwd: Path, code_dir: Path) -> str | None:
+        """The script, relative to the code folder; None where a module or a program is run.
+
+        Raises RequestError for what cannot be run there.
+        """
+
+    @abc.abstractmethod
+    def with_ranks(self, resolved: Resolved) -> JobSpec:
+        """The spec with a number of processes a node: gpu, cpu and auto are counted.
+
+        Raises RequestError.
+        """
+
+    @abc.abstractmethod
+    def ships(self, spec: JobSpec) -> bool:
+        """Whether the code is packed, rather than run where it lies."""
+
+    @abc.abstractmethod
+    def notes(self, spec: JobSpec) -> Iterator[Note]:
+        """What is allowed there and probably not meant, as far as the request tells."""
+
+
+def plan(resolved: Resolved, *, cwd: Path, place: Place, random_name: bool = False) -> Plan:
     """Find the script, pack the code, fix the name. Raises RequestError.
 
-    `as_shipped` packs the code for a local run as well. Without `random_name` the end of a
-    generated name is a hash of the request, so that the same request renders the same bytes.
+    Without `random_name` the end of a generated name is a hash of the request, so that the same
+    request renders the same bytes.
     """
     spec = resolved.spec
     code_dir = cwd / spec.code_dir
-    script = scripts.locate(resolved, cwd, code_dir, for_cluster=for_cluster)
-    spec = with_ranks(resolved, for_cluster=for_cluster).model_copy(update={"script": script})
-    packs = (for_cluster or as_shipped) and spec.code
-    archive = bundle.pack(code_dir) if packs else None
+    script = place.locate(resolved, cwd, code_dir)
+    spec = place.with_ranks(resolved).model_copy(update={"script": script})
+    archive = bundle.pack(code_dir) if place.ships(spec) else None
     _check_shipped(spec, archive, code_dir)
     name = spec.name or _generated_name(spec, archive, code_dir, random_name)
     where = code_dir if spec.code else cwd
-    notes = tuple(_notes(spec, where, archive, for_cluster))
+    notes = (*_notes_of_code(spec, where, archive), *place.notes(spec))
     return Plan(spec, name, where, archive, notes)
 
 
-def with_ranks(resolved: Resolved, *, for_cluster: bool) -> JobSpec:
-    """The spec with a number of processes a node: gpu, cpu and auto are counted.
-
-    Raises RequestError.
-    """
-    spec, kind = resolved.spec, resolved.spec.nproc_per_node
-    if not isinstance(kind, str):
-        return spec
-    if not for_cluster:
-        from kij_train import local
-
-        return local.with_counted_ranks(spec, os.environ)
-    if kind != "cpu" and spec.gpus:
-        count = spec.gpus
-    elif kind != "gpu" and spec.cpu is not None:
-        count = max(1, int(units.quantity_value(spec.cpu)))
-    else:
-        counted = {"gpu": "GPUs", "cpu": "cores"}.get(kind, "GPUs, or else cores,")
-        flags = {"gpu": "--gpus 8", "cpu": "--cpu 8"}.get(kind, "--gpus 8, or --cpu 8")
-        raise RequestError(
-            f"{resolved.origin(('nproc_per_node',))} {kind} stands for the {counted} of a pod, and "
-            "it asks for none",
-            hints=(f"say how many a node: {flags}",),
-        )
-    return spec.model_copy(update={"nproc_per_node": count})
-
-
-def _notes(
-    spec: JobSpec, code_dir: Path, archive: bundle.Archive | None, for_cluster: bool
-) -> Iterator[Note]:
+def _notes_of_code(spec: JobSpec, code_dir: Path, archive: bundle.Archive | None) -> Iterator[Note]:
     if archive is not None and spec.script and scripts.is_compiled(code_dir / spec.script):
         yield Note(
             f"{spec.script} runs under the version of Python alone that compiled it, and the image "
             "may have another one",
             ("give the source, which runs under any",),
         )
-    if for_cluster and spec.supervised and not spec.shared_paths:
-        yield Note(
-            f"--restart {spec.restart} without a volume that all pods share: what a lost pod has "
-            "saved is lost with it, and so is the training, unless the script saves elsewhere",
-            ("mount one, and save there: --mount pvc:NAME:/checkpoints",),
-        )
-    if spec.hang_timeout is not None and spec.heartbeat == "file":
-        files = archive.files if archive is not None else _local_files(spec, code_dir, for_cluster)
+    if spec.hang_timeout is not None and spec.heartbeat == "file" and spec.code:
+        files = archive.files if archive is not None else _files_of(code_dir)
         if files and not any(_names_heartbeat(code_dir / file) for file in files):
             yield Note(
-                f"--hang-timeout waits for {bootstrap.ENV_HEARTBEAT_FILE} to be touched, which no "
+                f"--hang-timeout waits for {contract.ENV_HEARTBEAT_FILE} to be touched, which no "
                 f"file of the code in {code_dir} names: without that no hang is noticed",
                 (
                     "in the script, at every step: "
-                    f'pathlib.Path(os.environ["{bootstrap.ENV_HEARTBEAT_FILE}"]).touch()',
+                    f'pathlib.Path(os.environ["{contract.ENV_HEARTBEAT_FILE}"]).touch()',
                     "or count what it prints: --heartbeat output",
                 ),
             )
 
 
-def _local_files(spec: JobSpec, code_dir: Path, for_cluster: bool) -> Sequence[str]:
-    """The code of a run on this machine, as far as it would be shipped; none where that fails."""
-    if for_cluster or not spec.code:
-        return ()
+def _files_of(code_dir: Path) -> Sequence[str]:
+    """Code that is not packed, as far as it would be; none where that fails."""
     try:
         return tuple(list_files(code_dir).names)
     except RequestError:
@@ -162,7 +150,7 @@ def _names_heartbeat(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return bootstrap.ENV_HEARTBEAT_FILE.encode() in file.read(MOST_READ)
+            return contract.ENV_HEARTBEAT_FILE.encode() in file.read(MOST_READ)
     except OSError:
         return True
 

@@ -99,6 +99,15 @@ class Command(Model):
     ] = True
     """Ship code_dir; false when the image carries the code."""
 
+    @property
+    def command(self) -> list[str]:
+        """The first process' arguments: script, module or program, with the user's arguments."""
+        if self.module is not None:
+            return ["-m", self.module, *self.args]
+        if self.program is not None:
+            return ["--no-python", self.program, *self.args]
+        return [self.script or "", *self.args]
+
     @model_validator(mode="after")
     def _runs_one_thing(self) -> Command:
         given = [f for f in ("script", "module", "program") if getattr(self, f) is not None]
@@ -167,7 +176,7 @@ class Resources(Model):
         Annotated[int, Field(ge=1, le=MOST_PROCESSES), NotBool] | None,
         Setting(Group.SIZE, "--gpus N"),
     ] = None
-    """GPUs a node."""
+    """GPUs a pod."""
     gpu_kind: Annotated[
         str,
         AfterValidator(_known_gpu_kind),
@@ -176,11 +185,11 @@ class Resources(Model):
     """Kind of GPU: whole (also for MIG's single strategy), a MIG slice (mig-1g.5gb), shared
     (time-sliced or MPS), amd, or dra (a claim of device class gpu.nvidia.com)."""
     cpu: Annotated[Cpu | None, Setting(Group.RESOURCES, "--cpu CORES", Fact.CLUSTER_ONLY)] = None
-    """CPU cores a node, request and limit."""
+    """CPU cores a pod, request and limit."""
     memory: Annotated[
         Memory | None, Setting(Group.RESOURCES, "--memory SIZE", Fact.CLUSTER_ONLY)
     ] = None
-    """Memory a node, request and limit."""
+    """Memory a pod, request and limit."""
     shm: Annotated[
         Memory | None, Setting(Group.RESOURCES, "--shm SIZE", Fact.CLUSTER_ONLY | Fact.TORCHX)
     ] = None
@@ -189,7 +198,7 @@ class Resources(Model):
         dict[Key, Count],
         Setting(Group.RESOURCES, "--resource NAME=N", Fact.CLUSTER_ONLY, merge=Merge.BY_KEY),
     ] = Field(default_factory=dict)
-    """Other extended resources a node, such as vpc.amazonaws.com/efa."""
+    """Other extended resources a pod, such as vpc.amazonaws.com/efa."""
 
     @property
     def gpu_resource(self) -> str | None:

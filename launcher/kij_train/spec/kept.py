@@ -12,7 +12,8 @@ from pathlib import PurePath
 from typing import Any
 
 from kij_train import names
-from kij_train.spec.training import CONTRACT_ENV, JobSpec
+from kij_train.spec import array, training
+from kij_train.spec.common import Common
 
 MOST_CHARS = 16 * 1024
 """Longer requests are not kept: all annotations of an object may have 256 KiB, and clients such as
@@ -20,13 +21,12 @@ MOST_CHARS = 16 * 1024
 _NOT_KEPT = {"name", "env", "context", "kubeconfig", "namespace"}
 
 
-def kept(spec: JobSpec) -> str | None:
+def kept(spec: Common) -> str | None:
     """The annotation; None for a request that is too long."""
     values = spec.model_dump(mode="json", exclude=_NOT_KEPT, exclude_defaults=True, by_alias=True)
     values["image"] = spec.image  # the default changes with versions
-    low = values.pop("min_nodes", None)
-    if low is not None:
-        values["nodes"] = f"{low}:{spec.nodes}"
+    if isinstance(spec, training.JobSpec) and spec.min_nodes is not None:
+        values["nodes"] = f"{values.pop('min_nodes')}:{spec.nodes}"
     if PurePath(spec.code_dir).is_absolute():
         values.pop("code_dir", None)
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
@@ -38,11 +38,12 @@ def values_of(job: Mapping[str, Any]) -> dict[str, Any] | None:
     text = (job["metadata"].get("annotations") or {}).get(names.REQUEST)
     if text is None:
         return None
+    contract = training.CONTRACT_ENV | array.CONTRACT_ENV
     container = job["spec"]["template"]["spec"]["containers"][0]
     env = {
         str(variable["name"]): _as_written(str(variable["value"]))
         for variable in container.get("env") or []
-        if "value" in variable and variable["name"] not in CONTRACT_ENV
+        if "value" in variable and variable["name"] not in contract
     }
     return {**json.loads(text), "env": env}
 

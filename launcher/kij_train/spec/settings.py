@@ -18,6 +18,7 @@ class Group(Enum):
     """Headings of the help, in their order."""
 
     COMMAND = "What to run"
+    ITEMS = "Items"
     SIZE = "Size"
     WHERE = "Where"
     RESOURCES = "Resources of a node"
@@ -53,7 +54,7 @@ class Fact(Flag):
     PATH = auto()
     """In a file, relative to that file."""
     WITHOUT_VARIABLE = auto()
-    """No line of text could hold it."""
+    """No line of text could hold it, or an item has a variable of that name."""
     COMMAND = auto()
     """Says what to run. A job has one of these fields: to set it replaces the others."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from kij_train import gpus, names
-from kij_train.pod import bootstrap, gang, preflight
+from kij_train.pod import contract, gang, preflight
 from kij_train.spec.common import Common
 from kij_train.spec.limits import check_paths, check_sizes
 from kij_train.spec.settings import Fact, Group, Setting, Switch
@@ -22,30 +22,30 @@ MAX_NODES = 100_000
 
 CONTRACT_ENV = frozenset(
     {
-        *bootstrap.CONTRACT,
-        bootstrap.ENV_JOB,
-        bootstrap.ENV_COMPLETION_INDEX,
-        bootstrap.ENV_RENDEZVOUS_TIMEOUT_S,
-        bootstrap.ENV_CODE_SHA256,
-        bootstrap.ENV_NODE_NAME,
-        bootstrap.ENV_SETTINGS_SCRIPT,
-        bootstrap.ENV_PREFLIGHT,
-        bootstrap.ENV_PREFLIGHT_GPUS,
-        bootstrap.ENV_PREFLIGHT_PORT,
+        *contract.CONTRACT,
+        contract.ENV_JOB,
+        contract.ENV_COMPLETION_INDEX,
+        contract.ENV_RENDEZVOUS_TIMEOUT_S,
+        contract.ENV_CODE_SHA256,
+        contract.ENV_NODE_NAME,
+        contract.ENV_SETTINGS_SCRIPT,
+        contract.ENV_PREFLIGHT,
+        contract.ENV_PREFLIGHT_GPUS,
+        contract.ENV_PREFLIGHT_PORT,
         preflight.ENV_SHM_BYTES,
-        bootstrap.ENV_PARENT_PID,
-        bootstrap.ENV_ERROR_FILE,
-        bootstrap.ENV_NAMES,
+        contract.ENV_PARENT_PID,
+        contract.ENV_ERROR_FILE,
+        contract.ENV_NAMES,
         gang.ENV_GANG,
         gang.ENV_GANG_ID,
         gang.ENV_POD_IP,
         gang.ENV_RESTARTS,
         gang.ENV_SPARE,
-        bootstrap.ENV_SCRATCH_DIR,
-        bootstrap.ENV_STACKS_DIR,
-        bootstrap.ENV_HEARTBEAT_DIR,
-        bootstrap.ENV_HEARTBEAT_FILE,
-        bootstrap.ENV_RANKS_DIR,
+        contract.ENV_SCRATCH_DIR,
+        contract.ENV_STACKS_DIR,
+        contract.ENV_HEARTBEAT_DIR,
+        contract.ENV_HEARTBEAT_FILE,
+        contract.ENV_RANKS_DIR,
     }
 )
 OF_RANKS = re.compile(
@@ -227,14 +227,10 @@ class JobSpec(Common):
         """The bootstrap's arguments: script, module or program, with the user's arguments."""
         how: list[str] = []
         if not self.torchrun:
-            how = [bootstrap.NO_TORCHRUN]
+            how = [contract.NO_TORCHRUN]
             if self.port is not None and self.nodes > 1:
-                how.append(bootstrap.AWAIT_RANK0)
-        if self.module is not None:
-            return [*how, "-m", self.module, *self.args]
-        if self.program is not None:
-            return [*how, "--no-python", self.program, *self.args]
-        return [*how, self.script or "", *self.args]
+                how.append(contract.AWAIT_RANK0)
+        return [*how, *super().command]
 
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
@@ -344,7 +340,7 @@ def _check_names(spec: JobSpec) -> None:
 def _check_env(spec: JobSpec) -> None:
     for name in spec.env:
         if name in CONTRACT_ENV:
-            instead = "Use --port" if name == bootstrap.ENV_MASTER_PORT else "Leave it out"
+            instead = "Use --port" if name == contract.ENV_MASTER_PORT else "Leave it out"
             raise SpecConflict("env", f"{name} is set by kij-train itself. {instead}")
         if spec.torchrun and OF_RANKS.fullmatch(name):
             raise SpecConflict("env", f"{name} is set by torchrun for every rank. Leave it out")

@@ -16,9 +16,9 @@ from pydantic import (
 )
 
 from kij_train import names, units
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
-RESERVED_PATHS = (bootstrap.BUNDLE_DIR, bootstrap.WORK_DIR, "/dev/shm")  # noqa: S108 - a check
+RESERVED_PATHS = (contract.BUNDLE_DIR, contract.WORK_DIR, "/dev/shm")  # noqa: S108 - a check
 
 
 class Model(BaseModel):

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from typing_extensions import TypeVar
 
 from kij_train.errors import RequestError
-from kij_train.spec import JobSpec, Model
+from kij_train.spec import KINDS, JobSpec, Model
 from kij_train.specfile.explain import explain
 from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
 from kij_train.specfile.sources import (
@@ -102,8 +102,8 @@ def resolve(
     named, where = next(((name, where) for name, where in profiles if name), (None, ""))
     chosen = Profile.find(named, cwd, project, where) if named else None
     layers = [
-        profile_layer(chosen) if chosen else Layer({}),
-        Layer(project.values, project.origins),
+        _without_other_kinds(profile_layer(chosen), model) if chosen else Layer({}),
+        _without_other_kinds(project, model),
         file,
         environment_layer(environ, model),
         flags,
@@ -115,6 +115,13 @@ def resolve(
     if chosen is not None and again is None and isinstance(resolved.spec, JobSpec):
         _check_fits(resolved.spec.nodes, resolved.origin(("nodes",)), chosen)
     return resolved
+
+
+def _without_other_kinds(layer: Layer, model: type[Model]) -> Layer:
+    """What projects and profiles say for all jobs may be for jobs of another kind."""
+    others = {name for kind in KINDS for name in kind.model_fields} - model.model_fields.keys()
+    values = {name: value for name, value in layer.values.items() if name not in others}
+    return Layer(values, {at: way for at, way in layer.origins.items() if at[0] not in others})
 
 
 def _where(layer: Layer) -> Layer:

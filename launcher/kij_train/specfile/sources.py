@@ -6,15 +6,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kij_train import profiles
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap, gang
-from kij_train.spec import JobSpec, Model
+from kij_train.pod import contract, gang, itemplan
+from kij_train.spec import KINDS, JobSpec, Model
 from kij_train.spec.settings import Fact, Merge, Setting, fields_with, settings_of
 from kij_train.specfile import yaml_text
 from kij_train.specfile.explain import brief, did_you_mean
@@ -34,7 +34,7 @@ STDIN_SHOWN = "standard input"
 NOT_SETTINGS = frozenset(
     {
         value
-        for module in (bootstrap, gang)
+        for module in (contract, gang, itemplan)
         for name, value in vars(module).items()
         if name.startswith("ENV_")
     }
@@ -82,9 +82,12 @@ def _words(text: str, variable: str) -> list[str]:
         raise RequestError(f"{variable} {text}: not as a shell reads words: {error}") from None
 
 
-def unknown_variables(environ: Mapping[str, str], model: type[Model] = JobSpec) -> list[str]:
-    """What to say about each KIJ_* variable that sets nothing."""
-    known = [name.upper() for name in (*_settings_with_variables(model), "profile")]
+def unknown_variables(
+    environ: Mapping[str, str], models: Sequence[type[Model]] = KINDS
+) -> list[str]:
+    """What to say about each KIJ_* variable that sets nothing, of no kind of job."""
+    fields = dict.fromkeys(name for model in models for name in _settings_with_variables(model))
+    known = [name.upper() for name in (*fields, "profile")]
     said = []
     for variable in sorted(environ):
         name = variable.removeprefix(ENV_PREFIX)
@@ -305,11 +308,16 @@ def _snake(table: Mapping[str, Any]) -> dict[str, Any]:
 def _anchor_paths(values: dict[str, Any], folder: Path, model: type[Model]) -> None:
     """Paths in a file are relative to the file."""
     for name in fields_with(model, Fact.PATH):
-        if isinstance(values.get(name), str):
+        if isinstance(values.get(name), str) and not _is_no_file(values[name]):
             values[name] = str(folder / expanded(values[name], name))
     commands = fields_with(model, Fact.COMMAND)
     if "code_dir" not in values and any(name in values for name in commands):
         values["code_dir"] = str(folder)
+
+
+def _is_no_file(text: str) -> bool:
+    """Standard input, or a URL."""
+    return text == STDIN or "://" in text
 
 
 def _uniform_origins(values: Mapping[str, Any], origin: Origin) -> dict[Location, Origin]:

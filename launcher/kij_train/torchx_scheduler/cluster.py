@@ -21,7 +21,7 @@ from kij_train.diagnosis import JobState, Phase
 from kij_train.diagnosis.tracebacks import first_traceback
 from kij_train.errors import RefusedError, RequestError, UnreachableError
 from kij_train.jobs import change
-from kij_train.pod.bootstrap import WORK_DIR
+from kij_train.pod.contract import WORK_DIR
 from kij_train.render.text import to_yaml
 from kij_train.specfile import Layer, Location, Origin, resolve
 from kij_train.torchx_scheduler import roles
@@ -97,7 +97,7 @@ class KijTrainScheduler(BaseScheduler):
         app_id, found = self._resolved(app, cfg)
         requests = []
         for index, resolved in enumerate(found):
-            plan = runs.plan(resolved, cwd=Path.cwd())
+            plan = runs.plan(resolved, cwd=Path.cwd(), place=runs.OnCluster())
             for note in plan.archive.notes if plan.archive else ():
                 _log.warning(note)
             objects = plan.objects()
@@ -114,20 +114,19 @@ class KijTrainScheduler(BaseScheduler):
     @refuses_as_torchx
     def schedule(self, dryrun_info: AppDryRunInfo) -> str:
         """Create the Jobs of all roles, or none. Gives namespace:app."""
-        from kij_train.cluster.submit import submit
-
         request: Request = dryrun_info.request
         where = api.job(**request.where)
-        cluster, user = runs.connect(where), runs.user_of(where)
+        backend = runs.OnCluster()
+        cluster, user = backend.cluster(where), runs.user_of(where)
         made = []
         try:
             for job in request.jobs:
-                made.append(submit(cluster, job.objects, user=user))
+                made.append(backend.submit(cluster, job.objects, user))
         except BaseException:
-            for submission in made:
-                submission.delete()
+            for run in made:
+                run.delete()
             raise
-        for warning in cluster.warnings:
+        for warning in backend.warnings:
             _log.warning(warning)
         self._clusters[cluster.namespace] = cluster
         return f"{cluster.namespace}:{request.app_id}"

@@ -27,7 +27,7 @@ from torchx.specs import AppDef, BindMount, Role, VolumeMount, macros
 
 from kij_train import diagnosis, gpus, names
 from kij_train.errors import RequestError
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 from kij_train.spec import CONTRACT_ENV, JobSpec
 from kij_train.spec.settings import Fact, fields_with
 from kij_train.specfile import Layer, Location, Origin
@@ -59,8 +59,8 @@ def job_layer(
     values = macros.Values(
         img_root=image_root,
         app_id=app_id,
-        replica_id=bootstrap.NODE_RANK_REFERENCE,
-        rank0_env=bootstrap.ENV_RANK0_HOST,
+        replica_id=contract.NODE_RANK_REFERENCE,
+        rank0_env=contract.ENV_RANK0_HOST,
     )
     role = values.apply(role)
     given = {key: value for key, value in options.items() if key in OPTIONS and value is not None}
@@ -94,7 +94,7 @@ def at_port(role: Role, port: int) -> None:
 def _role_layer(role: Role, name: str, rank0: str | None) -> Layer:
     env = {key: str(value) for key, value in role.env.items()}
     if rank0 is not None:
-        env[bootstrap.ENV_RANK0_HOST] = rank0
+        env[contract.ENV_RANK0_HOST] = rank0
     values: dict[str, Any] = {
         "name": name,
         "nodes": role.num_replicas,
@@ -240,7 +240,7 @@ def role_index_of(job: Mapping[str, Any]) -> int:
 def role_of(job: Mapping[str, Any]) -> Role:
     """The role as far as its Job tells."""
     container = diagnosis.own_container(job)
-    flags = (bootstrap.NO_TORCHRUN, bootstrap.AWAIT_RANK0, "--no-python")
+    flags = (contract.NO_TORCHRUN, contract.AWAIT_RANK0, "--no-python")
     command = [str(text).replace("$$", "$") for text in container.get("args") or []]
     while command and command[0] in flags:
         command.pop(0)

@@ -5,7 +5,9 @@ The files of this package run in the pods, beside bootstrap.py: standard library
 
 from pathlib import Path
 
-from kij_train.pod.gang.contract import (
+from kij_train.pod.gang.history import History
+from kij_train.pod.gang.leader import SECONDARY
+from kij_train.pod.gang.settings import (
     ENV_GANG,
     ENV_GANG_ID,
     ENV_POD_IP,
@@ -14,8 +16,6 @@ from kij_train.pod.gang.contract import (
     READY_PORT,
     Settings,
 )
-from kij_train.pod.gang.history import History
-from kij_train.pod.gang.leader import SECONDARY
 
 __all__ = [
     "ENV_GANG",

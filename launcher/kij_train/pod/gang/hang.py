@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from kij_train.pod.bootstrap import DUMP_FRAME, STARTS
+from kij_train.pod.stacks import DUMP_FRAME, STARTS
 
 Json = Dict[str, Any]
 FILE, OUTPUT = "file", "output"
@@ -149,7 +149,7 @@ def main_thread(threads: Iterable[Thread]) -> Optional[Thread]:
 
 
 def brief(ranks: Iterable[Json]) -> List[Json]:
-    """Of what bootstrap.stacks_of_ranks says, what the leader needs: rank, state, frames."""
+    """Of what stacks.stacks_of_ranks says, what the leader needs: rank, state, frames."""
     found = []
     for rank in ranks:
         main = main_thread(threads_of(rank["stack"]))

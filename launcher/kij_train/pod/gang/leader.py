@@ -11,9 +11,9 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from kij_train.pod.gang.contract import Settings
 from kij_train.pod.gang.hang import compare
 from kij_train.pod.gang.history import History, Who, span
+from kij_train.pod.gang.settings import Settings
 
 Json = Dict[str, Any]
 

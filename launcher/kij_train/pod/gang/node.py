@@ -12,11 +12,12 @@ import socket
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from kij_train.pod import bootstrap
-from kij_train.pod.gang import contract, hang, network, peers, processes, ranks
+from kij_train.pod import contract, records, signals, status
+from kij_train.pod.gang import hang, network, peers, processes, ranks
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import KILL_AFTER_S, Leader, Member
 from kij_train.pod.gang.part import Part, keep_accounts
+from kij_train.pod.gang.settings import ENV_GANG_ID, ENV_POD_IP, Settings
 
 Json = Dict[str, Any]
 DECIDE_S = 0.5
@@ -37,21 +38,21 @@ class Supervisor:
 
     def __init__(
         self,
-        node: bootstrap.Node,
-        settings: contract.Settings,
+        node: contract.Node,
+        settings: Settings,
         zygote: ranks.Zygote,
         scratch: str,
         output: Optional[hang.Output] = None,
     ) -> None:
         env = os.environ
         self.node, self.settings, self.zygote = node, settings, zygote
-        self.gang_id = env.get(contract.ENV_GANG_ID, "")
+        self.gang_id = env.get(ENV_GANG_ID, "")
         self.me = Who(
             node.rank,
             os.urandom(8).hex(),
-            str(ipaddress.ip_address(env.get(contract.ENV_POD_IP) or "127.0.0.1")),
-            socket.gethostname() if not env.get(bootstrap.ENV_PARENT_PID) else str(os.getpid()),
-            env.get(bootstrap.ENV_NODE_NAME, ""),
+            str(ipaddress.ip_address(env.get(ENV_POD_IP) or "127.0.0.1")),
+            socket.gethostname() if not env.get(contract.ENV_PARENT_PID) else str(os.getpid()),
+            env.get(contract.ENV_NODE_NAME, ""),
         )
         self.peers = peers.Peers(settings, self.me, self.gang_id, self._end)
         self.part = Part(node, settings, zygote, scratch, output, self._report)
@@ -76,7 +77,7 @@ class Supervisor:
     async def run(self) -> int:
         """The exit code."""
         loop = asyncio.get_running_loop()
-        for signum in bootstrap.heard_signals():
+        for signum in signals.heard_signals():
             loop.add_signal_handler(signum, self._on_signal, signum)
         port = self.settings.address(self.node.rank)[1]
         visits: List[Tuple[asyncio.Future[None], asyncio.StreamWriter]] = []
@@ -92,7 +93,7 @@ class Supervisor:
             while not self._is_over():
                 self._changed.clear()
                 if self.zygote.broken:
-                    raise bootstrap.Failure(bootstrap.EXIT_CONTRACT, self.zygote.broken)
+                    raise contract.Failure(contract.EXIT_CONTRACT, self.zygote.broken)
                 found = await self.peers.look(self.history, self._is_over)
                 if self._is_over():
                     break
@@ -135,11 +136,11 @@ class Supervisor:
 
     def _end_cut_off(self, seconds: float) -> None:
         text = f"cut off: other nodes, DNS and the API server were not reached for {seconds:.0f} s"
-        bootstrap.say(f"{text}. This pod ends, so that the Job makes another one")
+        status.say(f"{text}. This pod ends, so that the Job makes another one")
         processes.kill_descendants()
-        who = {"index": self.me.node, "exit_code": bootstrap.EXIT_RENDEZVOUS}
-        bootstrap.write_record(bootstrap.error_file(), text, "", **who)
-        os._exit(bootstrap.EXIT_RENDEZVOUS)  # threads that ask DNS would hold it for a minute
+        who = {"index": self.me.node, "exit_code": contract.EXIT_RENDEZVOUS}
+        records.write_record(contract.error_file(), text, "", **who)
+        os._exit(contract.EXIT_RENDEZVOUS)  # threads that ask DNS would hold it for a minute
 
     # --- leading and following
 
@@ -204,7 +205,7 @@ class Supervisor:
             self.settings,
             self.history,
             self.node.rendezvous_timeout_s,
-            say=bootstrap.say,
+            say=status.say,
             lost=self._lost,
         )
         self.leader = leader
@@ -225,7 +226,7 @@ class Supervisor:
                     self.verdict = leader.verdict
                     for member in leader.members.values():
                         member.send(leader.verdict)
-                    bootstrap.say("the job " + str(leader.verdict.get("done") or "failed"))
+                    status.say("the job " + str(leader.verdict.get("done") or "failed"))
                     await self._until_heard(leader)
                     return
                 if self._may_go() or self.zygote.broken:
@@ -300,7 +301,7 @@ class Supervisor:
     async def _without_leader(self, lost: Who) -> None:
         """The leader is gone: nobody may train unseen."""
         now = self._alone_since = time.monotonic()
-        bootstrap.say(f"lost the leader, {lost}; looking for the next one")
+        status.say(f"lost the leader, {lost}; looking for the next one")
         if self.history.rounds:
             if self._lost is None and self.zygote.running:
                 self.history.training_s += now - self.part.began
@@ -372,7 +373,7 @@ class Supervisor:
     # --- the end
 
     def _on_signal(self, signum: int) -> None:
-        bootstrap.say(f"{signal.Signals(signum).name}: this node leaves")
+        status.say(f"{signal.Signals(signum).name}: this node leaves")
         self.signalled = signum
         if self.zygote.running:
             self.zygote.stop(float("inf"), signum)  # the pod's grace period is the limit
@@ -399,18 +400,18 @@ class Supervisor:
             return 128 + (self.signalled or signal.SIGTERM)
         if "done" in verdict:
             if "history" in verdict:
-                bootstrap.write_accounts(History(verdict["history"]).brief())
+                records.write_accounts(History(verdict["history"]).brief())
             return 0
         mine = verdict["uid"] == self.me.uid
         self._stop(KILL_AFTER_S)
         self._write_verdict(verdict, mine)
-        bootstrap.say(f"the job failed: {verdict['failed']}. It {verdict['summary']}")
+        status.say(f"the job failed: {verdict['failed']}. It {verdict['summary']}")
         if self.settings.backoff_limit >= self.settings.pods and verdict["stays"] == self.me.uid:
             # The Job replaces those that ended until it has counted enough failures: whoever comes
             # must find one that knows that there is nothing left to do.
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._signal(), TOMBSTONE_S)
-        return bootstrap.EXIT_FAILED
+        return contract.EXIT_FAILED
 
     async def _signal(self) -> None:
         while self.signalled is None:
@@ -429,4 +430,4 @@ class Supervisor:
             who = {"index": self.me.node, "exit_code": 128 + signal.SIGTERM, "final": True}
             text, stack = verdict["failed"], ""
         who["accounts"] = History(verdict.get("history")).brief()
-        bootstrap.write_record(bootstrap.error_file(), text, stack, **who)
+        records.write_record(contract.error_file(), text, stack, **who)

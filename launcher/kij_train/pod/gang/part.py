@@ -10,11 +10,11 @@ import os
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from kij_train.pod import bootstrap
+from kij_train.pod import contract, records, stacks, status
 from kij_train.pod.gang import hang
-from kij_train.pod.gang.contract import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
 from kij_train.pod.gang.history import History, Steps
 from kij_train.pod.gang.ranks import Zygote
+from kij_train.pod.gang.settings import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
 
 Json = Dict[str, Any]
 LOOKS_A_TIMEOUT = 10
@@ -23,14 +23,14 @@ LOOKS_A_TIMEOUT = 10
 
 def keep_accounts(history: History, state: str, since: float, again_s: float = 0.0) -> None:
     """For `kij-train status`, which reads them in a pod; `again_s` is of this round so far."""
-    if os.environ.get(bootstrap.ENV_PARENT_PID) or not os.path.isdir(bootstrap.WORK_DIR):
+    if os.environ.get(contract.ENV_PARENT_PID) or not os.path.isdir(contract.WORK_DIR):
         return
     news = {"history": history.as_json(), "state": state, "since": since, "again_s": again_s}
-    part = bootstrap.ACCOUNTS_FILE + ".part"
+    part = contract.ACCOUNTS_FILE + ".part"
     with contextlib.suppress(OSError):  # a full disk must not stop the training
         with open(part, "w") as file:
             json.dump(news, file)
-        os.replace(part, bootstrap.ACCOUNTS_FILE)
+        os.replace(part, contract.ACCOUNTS_FILE)
 
 
 class Part:
@@ -38,7 +38,7 @@ class Part:
 
     def __init__(
         self,
-        node: bootstrap.Node,
+        node: contract.Node,
         settings: Settings,
         zygote: Zygote,
         scratch: str,
@@ -62,7 +62,7 @@ class Part:
         """Say, once, that this node takes no part now."""
         if not self._was_spare:
             self._was_spare = True
-            bootstrap.say("this node is a spare: it waits until another one is lost")
+            status.say("this node is a spare: it waits until another one is lost")
 
     def start(self, said: Json, reached: Optional[int]) -> None:
         """Take part: `said` has the round's number, this node's rank, nnodes and the address.
@@ -77,24 +77,24 @@ class Part:
         env = {
             ENV_RESTARTS: str(self._round - 1),
             ENV_SPARE: str(int(self._was_spare)),
-            bootstrap.ENV_NODE_RANK: str(node.rank),
-            bootstrap.ENV_NNODES: str(node.nnodes),
-            bootstrap.ENV_WORLD_SIZE: str(node.nnodes * node.nproc),
-            bootstrap.ENV_MASTER_ADDR: node.master_addr,
-            bootstrap.ENV_ERROR_FILE: self._record_file(),
+            contract.ENV_NODE_RANK: str(node.rank),
+            contract.ENV_NNODES: str(node.nnodes),
+            contract.ENV_WORLD_SIZE: str(node.nnodes * node.nproc),
+            contract.ENV_MASTER_ADDR: node.master_addr,
+            contract.ENV_ERROR_FILE: self._record_file(),
         }
         if self._round > 1:
-            env[bootstrap.ENV_PREFLIGHT] = ""
+            env[contract.ENV_PREFLIGHT] = ""
         self._tasks = [asyncio.ensure_future(self._show_ready())]
-        env[bootstrap.ENV_HEARTBEAT_DIR] = os.path.join(self._scratch, f"beats-{self._round}")
-        signs = hang.Signs(env[bootstrap.ENV_HEARTBEAT_DIR], self._output)
+        env[contract.ENV_HEARTBEAT_DIR] = os.path.join(self._scratch, f"beats-{self._round}")
+        signs = hang.Signs(env[contract.ENV_HEARTBEAT_DIR], self._output)
         self._tasks.append(asyncio.ensure_future(self._watch(signs)))
-        if self._settings.hang_timeout_s and os.environ.get(bootstrap.ENV_PARENT_PID):
-            env[bootstrap.ENV_STACKS_DIR] = self._stacks_dir()
+        if self._settings.hang_timeout_s and os.environ.get(contract.ENV_PARENT_PID):
+            env[contract.ENV_STACKS_DIR] = self._stacks_dir()
         first = node.rank * node.nproc
         last = first + node.nproc - 1
         ranks = f"rank {first}" if first == last else f"ranks {first}-{last}"
-        bootstrap.say(f"round {self._round}: {ranks} of {node.nnodes * node.nproc}")
+        status.say(f"round {self._round}: {ranks} of {node.nnodes * node.nproc}")
         self._was_spare = False
         if self._output is not None:
             self._output.end_lines()
@@ -103,7 +103,7 @@ class Part:
 
     def ended(self, code: int) -> None:
         """The ranks have; `code` is torchrun's, negative for a signal."""
-        record = bootstrap.read_record(self._record_file())
+        record = records.read_record(self._record_file())
         self._report({"ended": code, "round": self._round, "record": record})
 
     def tell_stacks(self, number: int) -> None:
@@ -112,7 +112,7 @@ class Part:
 
     async def _tell_stacks(self, number: int) -> None:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, bootstrap.stacks_of_ranks, self._stacks_dir())
+        found = await loop.run_in_executor(None, stacks.stacks_of_ranks, self._stacks_dir())
         self._report({"stacks": hang.brief(found), "round": number})
 
     async def _watch(self, signs: hang.Signs) -> None:
@@ -134,7 +134,7 @@ class Part:
 
     async def _show_ready(self) -> None:
         """While the ranks run."""
-        if os.environ.get(bootstrap.ENV_PARENT_PID):
+        if os.environ.get(contract.ENV_PARENT_PID):
             return
         port = self._settings.address(self._node.rank)[1] + READY_PORT
 
@@ -150,8 +150,8 @@ class Part:
                 server.close()
 
     def _stacks_dir(self) -> str:
-        if not os.environ.get(bootstrap.ENV_PARENT_PID):
-            return bootstrap.STACKS_DIR
+        if not os.environ.get(contract.ENV_PARENT_PID):
+            return contract.STACKS_DIR
         return os.path.join(self._scratch, "stacks")
 
     def _record_file(self) -> str:

@@ -15,8 +15,8 @@ import socket
 import time
 from typing import Any, AsyncIterator, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from kij_train.pod.gang.contract import Settings
 from kij_train.pod.gang.history import History, Who
+from kij_train.pod.gang.settings import Settings
 
 Json = Dict[str, Any]
 KEEP_ALIVE_S = 1.0

@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional
 
-from kij_train.pod import bootstrap
+from kij_train.pod import signals
 from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
 
 Json = Dict[str, Any]
@@ -116,7 +116,7 @@ def _close_sockets(but: int) -> None:
 
 def _run_zygote(channel: socket.socket, work: Work) -> NoReturn:
     """Never returns. Ends when the supervisor closes its end, and its ranks with it."""
-    bootstrap.take_signals(signal.SIG_DFL)
+    signals.take_signals(signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     try:

@@ -31,10 +31,11 @@ if not __package__:
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(here), str(here.parent)]
 
-from kij_train.pod import bootstrap
-from kij_train.pod.gang import contract, hang, processes, ranks
+from kij_train.pod import bootstrap, contract, environment, signals, status, torchrun
+from kij_train.pod.gang import hang, processes, ranks
 from kij_train.pod.gang.leader import KILL_AFTER_S
 from kij_train.pod.gang.node import Supervisor
+from kij_train.pod.gang.settings import read_node, read_settings
 
 Json = Dict[str, Any]
 
@@ -52,20 +53,20 @@ def run_round(order: Json, argv: List[str], output: Optional[hang.Output]) -> in
     os.environ.update(order["env"])
     if output is not None:
         output.take()
-    node = bootstrap.Node(*order["node"])
-    return bootstrap.first_process(lambda argv: bootstrap.run_torchrun(node, argv), argv)
+    node = contract.Node(*order["node"])
+    return bootstrap.first_process(lambda argv: torchrun.run_torchrun(node, argv), argv)
 
 
 def run_supervised(argv: List[str]) -> int:
     """The node's first process, from the contract to the verdict."""
     env = os.environ
-    if env.get(bootstrap.ENV_PARENT_PID):
-        bootstrap.die_with_parent(int(env[bootstrap.ENV_PARENT_PID]))
-    settings = contract.read_settings(dict(env))
-    node = contract.read_node(dict(env), settings)
+    if env.get(contract.ENV_PARENT_PID):
+        signals.die_with_parent(int(env[contract.ENV_PARENT_PID]))
+    settings = read_settings(dict(env))
+    node = read_node(dict(env), settings)
     spares = f" and {settings.spares} spare{'' if settings.spares == 1 else 's'}"
-    where = f" on {env[bootstrap.ENV_NODE_NAME]}" if env.get(bootstrap.ENV_NODE_NAME) else ""
-    bootstrap.say(
+    where = f" on {env[contract.ENV_NODE_NAME]}" if env.get(contract.ENV_NODE_NAME) else ""
+    status.say(
         f"index {node.rank} of {settings.high}{spares if settings.spares else ''}, "
         f"pod {socket.gethostname()}{where}, port {node.master_port}"
     )
@@ -74,10 +75,10 @@ def run_supervised(argv: List[str]) -> int:
     watched = settings.hang_timeout_s and settings.heartbeat == hang.OUTPUT
     output = hang.Output() if watched else None
     work = ranks.Work(import_torch, lambda order: run_round(order, argv, output))
-    zygote = ranks.Zygote(work, bootstrap.say)
+    zygote = ranks.Zygote(work, status.say)
     if output is not None:
         output.start()
-    scratch_dir = env.get(bootstrap.ENV_SCRATCH_DIR)
+    scratch_dir = env.get(contract.ENV_SCRATCH_DIR)
     with tempfile.TemporaryDirectory(prefix="kij-rounds-", dir=scratch_dir) as scratch:
 
         async def whole() -> int:
@@ -93,7 +94,7 @@ def run_supervised(argv: List[str]) -> int:
 
 def main(argv: List[str]) -> int:
     """Entry point; `argv` without the program's name."""
-    bootstrap.hide_own_folder()
+    environment.hide_own_folder()
     return bootstrap.first_process(run_supervised, argv)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from kij_train import names
-from kij_train.pod import bootstrap, gang
+from kij_train import names, pod
+from kij_train.pod import gang
 from kij_train.render.shapes.shape import Shape
 from kij_train.spec import DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
 
@@ -31,7 +31,7 @@ def shape(spec: JobSpec, name: str) -> Shape:
             "successPolicy": {"rules": [{"succeededCount": spec.least_nodes}]},
         },
         first_process=gang.SUPERVISOR.name,
-        sources=(*bootstrap.BESIDE, *gang.FILES),
+        sources=(*pod.BESIDE, *gang.FILES),
         environment={gang.ENV_GANG: json.dumps(settings._asdict())},
         field_references={
             gang.ENV_POD_IP: "status.podIP",

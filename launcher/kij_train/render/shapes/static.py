@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kij_train import names
-from kij_train.pod import bootstrap
+from kij_train import names, pod
+from kij_train.pod import contract
 from kij_train.render.code import BOOTSTRAP_KEY
 from kij_train.render.shapes.shape import Shape
 from kij_train.spec import JobSpec
 
-FAIL_FAST_EXIT_CODES = [bootstrap.EXIT_CONTRACT, bootstrap.EXIT_CODE]
+FAIL_FAST_EXIT_CODES = [contract.EXIT_CONTRACT, contract.EXIT_CODE]
 """The bootstrap's failures that another pod would repeat."""
 
 
@@ -32,5 +32,5 @@ def shape(spec: JobSpec) -> Shape:
             "podFailurePolicy": {"rules": [fail_fast]},
         },
         first_process=BOOTSTRAP_KEY,
-        sources=bootstrap.BESIDE,
+        sources=pod.BESIDE,
     )

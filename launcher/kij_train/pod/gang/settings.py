@@ -6,7 +6,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import json
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from kij_train.pod import bootstrap
+from kij_train.pod import contract
 
 ENV_GANG = "KIJ_GANG"
 """JSON of Settings."""
@@ -35,7 +35,7 @@ class Settings(NamedTuple):
     """Rounds that may fail before the job does."""
     backoff_limit: int
     """Pods that the Job allows to fail; the job's own end must exceed it."""
-    grace_s: float = float(bootstrap.GRACE_S)
+    grace_s: float = float(contract.GRACE_S)
     """Between SIGTERM and SIGKILL where a round ends so that more nodes can take part."""
     hang_timeout_s: float = 0.0
     """How long no rank may give a sign of life; 0: for ever."""
@@ -67,23 +67,23 @@ def read_settings(env: Dict[str, str]) -> Settings:
     try:
         return Settings(**json.loads(env[ENV_GANG]))
     except (KeyError, ValueError, TypeError) as error:
-        raise bootstrap.Failure(
-            bootstrap.EXIT_CONTRACT,
+        raise contract.Failure(
+            contract.EXIT_CONTRACT,
             f"{ENV_GANG}={env.get(ENV_GANG)!r} does not say how the job restarts",
         ) from error
 
 
-def read_node(env: Dict[str, str], settings: Settings) -> bootstrap.Node:
+def read_node(env: Dict[str, str], settings: Settings) -> contract.Node:
     """The bootstrap's contract, whose counts are those without spares. Raises Failure."""
-    nproc = env.get(bootstrap.ENV_NPROC_PER_NODE, "")
+    nproc = env.get(contract.ENV_NPROC_PER_NODE, "")
     world = str(settings.high * int(nproc)) if nproc.isdigit() else ""
-    if env.get(bootstrap.ENV_WORLD_SIZE) not in ("", None, world):
-        raise bootstrap.Failure(
-            bootstrap.EXIT_CONTRACT,
-            f"{bootstrap.ENV_WORLD_SIZE}={env[bootstrap.ENV_WORLD_SIZE]!r}, not {world}",
+    if env.get(contract.ENV_WORLD_SIZE) not in ("", None, world):
+        raise contract.Failure(
+            contract.EXIT_CONTRACT,
+            f"{contract.ENV_WORLD_SIZE}={env[contract.ENV_WORLD_SIZE]!r}, not {world}",
         )
     every = settings.pods
-    counts = {bootstrap.ENV_NNODES: str(every)}
-    if nproc.isdigit() and env.get(bootstrap.ENV_WORLD_SIZE):
-        counts[bootstrap.ENV_WORLD_SIZE] = str(every * int(nproc))
-    return bootstrap.read_contract(dict(env, **counts))
+    counts = {contract.ENV_NNODES: str(every)}
+    if nproc.isdigit() and env.get(contract.ENV_WORLD_SIZE):
+        counts[contract.ENV_WORLD_SIZE] = str(every * int(nproc))
+    return contract.read_contract(dict(env, **counts))

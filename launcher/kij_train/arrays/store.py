@@ -1,0 +1,365 @@
+"""An array on this machine: its folder `.kij-train/arrays/NAME`, below the one that is worked in.
+
+    array.json              what was asked for, and where it runs
+    items.xz                its plan
+    attempt-0/attempt.json  the first Job, or run; a rerun has attempt-1, and so on
+    attempt-0/part-00003.jsonl   the records of index 3, whole; `.part-00003.jsonl.…`: not whole yet
+    attempt-0/indexes.json  what is known of indexes that ended without their records
+
+Each file is written under another name and renamed, so that a reader finds it whole or not at all.
+Two commands may write at once: an attempt's number is taken by the one that makes its folder, and
+both write the same bytes into a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kij_train.errors import RequestError, UnreachableError
+from kij_train.paths import shown
+from kij_train.pod import itemplan, results
+from kij_train.pod.contract import Failure
+
+BASE = Path(".kij-train", "arrays")
+FORMAT = 1
+LOCAL = "local"
+CLUSTER = "cluster"
+_PART = re.compile(r"\.?part-(\d{5,9})\.jsonl(\.tmp-.*|\.seen)?")
+"""A part, and what of one is not whole: as a runner here writes it, or as it was seen in a log."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where an array runs."""
+
+    kind: str = LOCAL
+    kubeconfig: str | None = None
+    context: str | None = None
+    namespace: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is processes of this machine."""
+        return self.kind == LOCAL
+
+
+@dataclass(frozen=True)
+class About:
+    """What an array was made from."""
+
+    name: str
+    where: Where
+    request: dict[str, Any]
+    """The values that are not defaults, by field."""
+    code_dir: str
+    """Absolute; of the machine that it was launched from."""
+    code_sha256: str
+    """Of what ran; empty where that is not known, as with --no-code."""
+    plan_sha256: str
+    created: str
+    """RFC 3339."""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One Job of an array, or one run on this machine."""
+
+    number: int
+    job: str
+    """Its name: that of the array, or NAME-r1 of its first rerun."""
+    uid: str = ""
+    """Of the Job."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """Values that were given on top of those of the array."""
+    selection: list[tuple[int, list[int]]] | None = None
+    """Of a rerun: indexes of the first attempt, with the positions of their items."""
+    code_sha256: str = ""
+    created: str = ""
+    state: str = ""
+    """How it ended; empty until then."""
+
+
+class Parts:
+    """What the indexes of an attempt have left in its folder, as it is at this moment.
+
+    The folder is listed once: it may have tens of thousands of files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.whole: set[int] = set()
+        """Indexes whose records are all there."""
+        self.begun: dict[int, list[str]] = {}
+        """Index → files of records that are not whole."""
+        with contextlib.suppress(FileNotFoundError):
+            for file in path.iterdir():
+                name = file.name
+                match = _PART.fullmatch(name)
+                if match is not None and match[2] is None:
+                    self.whole.add(int(match[1]))
+                elif match is not None:
+                    self.begun.setdefault(int(match[1]), []).append(name)
+
+    def records(self, index: int) -> list[results.Json]:
+        """The records of an index. What is not whole ends in the middle of a line, maybe."""
+        names = self.begun.get(index, [])
+        if index in self.whole:
+            names = [results.part_name(index)]
+        found: list[results.Json] = []
+        for name in sorted(names):
+            with contextlib.suppress(FileNotFoundError):  # it has become whole meanwhile
+                found += results.read_part((self._path / name).read_bytes()).records
+        return found
+
+
+class ArrayFolder:
+    """The folder of one array."""
+
+    def __init__(self, path: Path, about: About) -> None:
+        self.path = path
+        self.about = about
+
+    @property
+    def name(self) -> str:
+        """Of the array."""
+        return self.about.name
+
+    # --- making and finding -----------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, cwd: Path, about: About, items_xz: bytes, *, replace: bool = False
+    ) -> ArrayFolder:
+        """Make the folder, whole or not at all. Raises RequestError where the name is taken."""
+        base = cwd / BASE
+        if not replace:
+            check_free(cwd, about.name)
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            _write(base.parent / ".gitignore", b"*\n")
+            made = base / f".new-{secrets.token_hex(6)}-{about.name}"
+            made.mkdir()
+            try:
+                _write(made / "items.xz", items_xz, lasting=True)
+                _write(made / "array.json", _json(asdict(about)), lasting=True)
+                path = base / about.name
+                if replace and path.exists():
+                    old = path.rename(base / f".old-{secrets.token_hex(6)}-{about.name}")
+                    shutil.rmtree(old)
+                made.rename(path)
+            except BaseException:
+                shutil.rmtree(made, ignore_errors=True)
+                raise
+        except OSError as error:
+            if (base / about.name).exists():
+                raise _taken(about.name) from None
+            raise _cannot_write(base, error) from None
+        return cls(path, about)
+
+    @classmethod
+    def open(cls, cwd: Path, name: str) -> ArrayFolder:
+        """The folder of an array that is known here.
+
+        Raises UnreachableError where there is none, RequestError for one that cannot be read.
+        """
+        path = cwd / BASE / name
+        try:
+            found = json.loads((path / "array.json").read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise UnreachableError(f"there is no array {name} in {BASE} of this folder") from None
+        except (OSError, ValueError) as error:
+            raise _damaged(path / "array.json", error) from None
+        if isinstance(found, dict) and found.get("format") != FORMAT:
+            raise RequestError(
+                f"{shown(str(path))} is of another version of kij-train: its format is "
+                f"{found.get('format')!r}, and this one knows {FORMAT}",
+                hints=("read it with the version that made it: kij-train version",),
+            )
+        try:
+            return cls(path, About(**{**found, "where": Where(**found["where"])}))
+        except (TypeError, KeyError) as error:
+            raise _damaged(path / "array.json", error) from None
+
+    def plan(self) -> itemplan.ItemPlan:
+        """The list of items. Raises RequestError where it is not what was launched."""
+        try:
+            return itemplan.read(str(self.path / "items.xz"), self.about.plan_sha256)
+        except Failure as error:
+            raise _damaged(self.path / "items.xz", error) from None
+
+    # --- attempts ---------------------------------------------------------------------------------
+
+    def attempts(self) -> list[Attempt]:
+        """All, the first one first. Raises RequestError for one that cannot be read."""
+        found = []
+        for path in self.path.glob("attempt-*/attempt.json"):
+            try:
+                values = json.loads(path.read_bytes())
+                selection = values.pop("selection")
+                chosen = None if selection is None else [(i, list(at)) for i, at in selection]
+                found.append(Attempt(**values, selection=chosen))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                raise _damaged(path, error) from None
+        return sorted(found, key=lambda attempt: attempt.number)
+
+    def next_attempt(self) -> int:
+        """The number after the highest that is there."""
+        numbers = [
+            int(path.name[len("attempt-") :])
+            for path in self.path.glob("attempt-*")
+            if path.name[len("attempt-") :].isdigit()
+        ]
+        return max(numbers, default=-1) + 1
+
+    def begin_attempt(self, attempt: Attempt) -> None:
+        """Make its folder. Raises RequestError where somebody else has taken its number."""
+        path = self.results_dir(attempt.number)
+        try:
+            path.mkdir()
+            _write(path / "attempt.json", _json(asdict(attempt)), lasting=True)
+        except FileExistsError:
+            raise RequestError(
+                f"another rerun of {self.name} has begun at this moment as attempt "
+                f"{attempt.number}",
+                hints=(f"see what it does: kij-train status {self.name}",),
+            ) from None
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+
+    def end_attempt(self, number: int, state: str) -> None:
+        """Keep how an attempt ended."""
+        path = self.results_dir(number) / "attempt.json"
+        try:
+            values = json.loads(path.read_bytes())
+            if values.get("state") != state:
+                _write(path, _json({**values, "state": state}))
+        except ValueError as error:
+            raise _damaged(path, error) from None
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+
+    @contextlib.contextmanager
+    def running(self, number: int) -> Iterator[None]:
+        """Say that an attempt runs here, as long as this process lives."""
+        import fcntl
+
+        with (self.results_dir(number) / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def is_running(self, number: int) -> bool:
+        """Whether a process of this machine runs an attempt at this moment."""
+        import fcntl
+
+        try:
+            with (self.results_dir(number) / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    # --- what indexes have left -------------------------------------------------------------------
+
+    def results_dir(self, number: int) -> Path:
+        """Where the parts of an attempt are."""
+        return self.path / f"attempt-{number}"
+
+    def part(self, number: int, index: int) -> Path:
+        """The records of an index, once they are whole."""
+        return self.results_dir(number) / results.part_name(index)
+
+    def parts(self, number: int) -> Parts:
+        """What the indexes of an attempt have left so far."""
+        return Parts(self.results_dir(number))
+
+    def write_part(self, number: int, index: int, data: bytes, *, whole: bool = True) -> None:
+        """Keep the records of an index; those that are not `whole` beside the place of its part."""
+        part = self.part(number, index)
+        seen = part.with_name(f".{part.name}.seen")
+        try:
+            _write(part if whole else seen, data)
+            if whole:
+                seen.unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(part, error) from None
+
+    def left(self, number: int) -> dict[int, dict[str, Any]]:
+        """What is known of indexes that have no whole part; see `keep_left`."""
+        path = self.results_dir(number) / "indexes.json"
+        try:
+            return {int(index): dict(one) for index, one in json.loads(path.read_bytes()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from None
+
+    def keep_left(self, number: int, left: Mapping[int, Mapping[str, Any]]) -> None:
+        """Keep what is known of indexes without a whole part, for when their pods are gone."""
+        path = self.results_dir(number) / "indexes.json"
+        try:
+            _write(path, _json({str(index): dict(one) for index, one in sorted(left.items())}))
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+
+
+def check_free(cwd: Path, name: str) -> None:
+    """Raise RequestError where this folder has an array of that name."""
+    if (cwd / BASE / name).exists():
+        raise _taken(name)
+
+
+def known(cwd: Path) -> list[str]:
+    """The names of the arrays of this folder."""
+    return sorted(path.parent.name for path in (cwd / BASE).glob("[!.]*/array.json"))
+
+
+def _taken(name: str) -> RequestError:
+    return RequestError(
+        f"there is an array {name} in this folder already, with its results",
+        hints=(
+            "take another --name, or see it: kij-train report " + name,
+            f"give it up with all results: rm -r {BASE / name}",
+        ),
+    )
+
+
+def _damaged(path: Path, error: Exception) -> RequestError:
+    return RequestError(
+        f"{shown(str(path))} is damaged: {error}",
+        hints=(f"give the array up with its results: rm -r {shown(str(path.parent))}",),
+    )
+
+
+def _cannot_write(path: Path, error: OSError) -> RequestError:
+    return RequestError(f"cannot write {shown(str(path))}: {error.strerror}")
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _write(path: Path, data: bytes, *, lasting: bool = False) -> None:
+    """Whole or not at all; `lasting`, also where the machine loses its power right afterwards."""
+    made = path.with_name(f".new-{secrets.token_hex(6)}-{path.name}")
+    try:
+        with made.open("xb") as file:
+            file.write(data)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        made.replace(path)
+    except BaseException:
+        made.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,173 @@
+"""What a node is told and what it answers with: variables, flags, folders, exit codes.
+
+`render` and `local` write them, the node's processes read them.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import os
+import re
+import socket
+from typing import Dict, NamedTuple
+
+# Variables of the pod's environment.
+ENV_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
+ENV_NODE_RANK = "NODE_RANK"
+ENV_NNODES = "NNODES"
+ENV_NPROC_PER_NODE = "NPROC_PER_NODE"
+ENV_WORLD_SIZE = "WORLD_SIZE"
+ENV_MASTER_ADDR = "MASTER_ADDR"
+ENV_MASTER_PORT = "MASTER_PORT"
+CONTRACT = (
+    ENV_NODE_RANK,
+    ENV_NNODES,
+    ENV_NPROC_PER_NODE,
+    ENV_WORLD_SIZE,
+    ENV_MASTER_ADDR,
+    ENV_MASTER_PORT,
+)
+"""Every one of them must be set and not empty."""
+ENV_JOB = "KIJ_JOB"
+"""The job's name, for the script: what it starts again has the same one."""
+ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
+ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
+ENV_NODE_NAME = "KIJ_NODE_NAME"
+ENV_PARENT_PID = "KIJ_PARENT_PID"
+ENV_PREFLIGHT = "KIJ_PREFLIGHT_SCRIPT"
+ENV_PREFLIGHT_GPUS = "KIJ_PREFLIGHT_GPUS"
+ENV_PREFLIGHT_PORT = "KIJ_PREFLIGHT_PORT"
+ENV_SETTINGS_SCRIPT = "KIJ_SOURCE_SCRIPT"
+ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+ENV_RANK0_HOST = "KIJ_RANK0_HOST"
+"""Set for a command without torchrun: rank 0 as this node reaches it, on rank 0 localhost."""
+ENV_SCRATCH_DIR = "KIJ_SCRATCH_DIR"
+"""On this machine: a folder that the launcher removes, however the nodes ended."""
+ENV_RANKS_DIR = "KIJ_RANKS_DIR"
+"""Where this node and its ranks meet: pipes for their output, stacks of crashes."""
+ENV_STACKS_DIR = "KIJ_STACKS_DIR"
+"""STACKS_DIR for a node of this machine whose ranks are watched."""
+ENV_HEARTBEAT_DIR = "KIJ_HEARTBEAT_DIR"
+"""Of a node whose ranks are watched: a file for every rank, named by its number."""
+ENV_HEARTBEAT_FILE = "KIJ_HEARTBEAT_FILE"
+"""For the script: this rank's, to be touched as long as it makes progress."""
+ENV_NAMES = "KIJ_ENV_NAMES"
+"""In a pod: which of the variables OF_A_RUN its manifest sets."""
+OF_A_RUN = re.compile(
+    r"(KIJ|PET|TORCHELASTIC|TORCH_ELASTIC)_.*"
+    r"|MASTER_(ADDR|PORT)|NODE_RANK|NNODES|NPROC_PER_NODE"
+    r"|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+)
+"""Ours, torchrun's (PET_X is its --x) and torch's rendezvous: whoever runs one sets them."""
+NODE_RANK_REFERENCE = f"$({ENV_NODE_RANK})"
+"""What stands for the completion index in arguments and env values; the kubelet expands it."""
+
+# Flags of bootstrap.py and worker.py.
+NO_TORCHRUN = "--no-torchrun"
+AWAIT_RANK0 = "--await-rank0"
+STACKS = "--stacks"
+WORKER = "--worker"
+"""What tells a rank from other processes."""
+
+# Where render mounts things.
+BUNDLE_DIR = "/kij/bundle"
+CODE_PREFIX = "code.tar.xz."
+WORK_DIR = "/kij/work"
+STACKS_DIR = WORK_DIR + "/stacks"
+"""In a pod: a file for every rank, named by its process, which SIGUSR2 makes it write to."""
+ACCOUNTS_FILE = WORK_DIR + "/accounts.json"
+"""In a pod of a job that restarts: what the time was spent on."""
+TERMINATION_LOG = "/dev/termination-log"
+
+# Exit codes. 1 is torchrun's: a rank failed. The others are out of the way of sysexits (64 to 78)
+# and of shells (126 and above).
+EXIT_FAILED = 1
+EXIT_CONTRACT = 121
+EXIT_CODE = 122
+EXIT_RENDEZVOUS = 123
+
+GRACE_S = 30
+"""Between SIGTERM and SIGKILL, where nobody says otherwise: Kubernetes' own default."""
+
+
+class Failure(Exception):  # noqa: N818 - a verdict, with an exit code
+    """The node cannot go on: what to say, and the exit code to say it with."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Node(NamedTuple):
+    """The contract, parsed."""
+
+    rank: int
+    nnodes: int
+    nproc: int
+    master_addr: str
+    master_port: int
+    rendezvous_timeout_s: int
+    completion_index: int
+    """The rank, but where a supervisor gives ranks out."""
+
+
+def read_contract(env: Dict[str, str]) -> Node:
+    """Parse and check the contract. Raises Failure naming the variable that is wrong."""
+    missing = [name for name in CONTRACT if not env.get(name)]
+    if missing:
+        raise Failure(
+            EXIT_CONTRACT,
+            "not set or empty: {}. The pod was not made by kij-train, or its spec was "
+            "changed".format(", ".join(missing)),
+        )
+
+    def number(name: str, low: int, high: int) -> int:
+        text = env[name]
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise Failure(EXIT_CONTRACT, f"{name}={text!r} is no number from {low} to {high}")
+        return int(text)
+
+    nnodes = number(ENV_NNODES, 1, 1_000_000)
+    nproc = number(ENV_NPROC_PER_NODE, 1, 10_000)
+    rank = number(ENV_NODE_RANK, 0, nnodes - 1)
+    index = env.get(ENV_COMPLETION_INDEX, "")
+    if index and index != str(rank):
+        raise Failure(EXIT_CONTRACT, f"{ENV_NODE_RANK}={rank}, but {ENV_COMPLETION_INDEX}={index}")
+    if env[ENV_WORLD_SIZE] != str(nnodes * nproc):
+        raise Failure(
+            EXIT_CONTRACT,
+            f"{ENV_WORLD_SIZE}={env[ENV_WORLD_SIZE]!r}, but {ENV_NNODES} x "
+            f"{ENV_NPROC_PER_NODE} is {nnodes} x {nproc}",
+        )
+    timeout_s = 600
+    if env.get(ENV_RENDEZVOUS_TIMEOUT_S):
+        timeout_s = number(ENV_RENDEZVOUS_TIMEOUT_S, 1, 2**31)
+    return Node(
+        rank,
+        nnodes,
+        nproc,
+        env[ENV_MASTER_ADDR],
+        number(ENV_MASTER_PORT, 1, 65535),
+        timeout_s,
+        rank,
+    )
+
+
+def describe(node: Node, env: Dict[str, str]) -> str:
+    """The one line that names index, ranks, node, pod and rank 0."""
+    first, world = node.rank * node.nproc, node.nnodes * node.nproc
+    ranks = f"rank {first}" if node.nproc == 1 else f"ranks {first}-{first + node.nproc - 1}"
+    where = f"pod {socket.gethostname()}"
+    if env.get(ENV_NODE_NAME):
+        where += " on " + env[ENV_NODE_NAME]
+    if env.get(ENV_PARENT_PID):
+        where = f"process {os.getpid()}"
+    rank0 = "rank 0 is here" if node.rank == 0 else f"rank 0 at {node.master_addr}"
+    return (
+        f"index {node.rank} of {node.nnodes}, {ranks} of {world}, {where}, "
+        f"{rank0}, port {node.master_port}"
+    )
+
+
+def error_file() -> str:
+    """Where this node's failure record goes."""
+    return os.environ.get(ENV_ERROR_FILE) or TERMINATION_LOG

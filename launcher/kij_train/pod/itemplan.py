@@ -1,0 +1,354 @@
+"""The plan of an array: its items in their order, and which of them each index runs.
+
+The launcher writes the plan, the pods and local runners read it: this file is all that both know
+of its format. A plan is text, the same bytes for the same items: a line of JSON with its numbers,
+then a line for each item, a string where the item is its own key, else `[key, value]`. The items of
+a range are not listed. A plan travels compressed, cut into chunks, beside the code.
+
+A rerun travels with the same plan and a *selection*: which positions each of its indexes runs.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import hashlib
+import io
+import json
+import lzma
+import os
+import re
+from array import array
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+
+from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
+
+FORMAT = 1
+ITEMS_PREFIX = "items.xz."
+SELECTION_PREFIX = "selection.xz."
+"""Of the chunks' names: `items.xz.000`, `items.xz.001`, ..."""
+EXIT_ITEMS = 120
+"""Of a runner: items of its index have failed for good, so that a new pod would not help."""
+MOST_ITEM_BYTES = 100_000
+"""Of an item as JSON, and of a key: Linux takes no more than 128 KiB in a variable or argument."""
+
+ENV_ARRAY = "KIJ_ARRAY"
+"""Of a runner: ArraySettings as JSON."""
+ENV_INDEX = "KIJ_INDEX"
+ENV_COUNT = "KIJ_COUNT"
+ENV_KEY = "KIJ_KEY"
+ENV_ITEM = "KIJ_ITEM"
+ENV_SEED = "KIJ_SEED"
+ENV_ATTEMPT = "KIJ_ATTEMPT"
+ENV_RUN_DIR = "KIJ_RUN_DIR"
+ENV_RESULT_FILE = "KIJ_RESULT_FILE"
+ENV_ITEMS_FILE = "KIJ_ITEMS_FILE"
+"""Of a process of an index: its items, a line of JSON each."""
+
+_dumps = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+"""ASCII alone, so that a lone surrogate needs no rule of its own."""
+
+
+class ArraySettings(NamedTuple):
+    """What all runners of one attempt of an array are told, in KIJ_ARRAY."""
+
+    name: str
+    plan_sha256: str
+    """Of the plan's text, not compressed."""
+    attempt: int = 0
+    items_file: str = ""
+    """A file with the plan, compressed or not; empty: it is beside the code, or where the runner's
+    --plan says."""
+    slice: bool = False
+    """One process an index, instead of one an item."""
+    retries: int = 0
+    """How often a runner tries items that failed again."""
+    item_timeout_s: float = 0
+    """0: none."""
+    grace_s: float = 30
+    """Between SIGTERM and SIGKILL of an item."""
+    preload: Tuple[str, ...] = ()
+    """Modules that the process imports which items are forked from."""
+    nproc_per_node: int = 1
+    """Ranks of an item; with more than one it runs under torchrun."""
+    results_dir: str = ""
+    """Where the parts of this attempt go, and of no other one; empty: through the log."""
+    jitter_s: float = 0
+    """Runners wait up to so long before their first item, each another time."""
+    selection: bool = False
+    """Whether a selection is beside the plan."""
+    run_dir: str = ""
+    """Each index has a folder of its own in it, named by its number."""
+    seed: int = 0
+
+    def to_json(self) -> str:
+        """For the environment of a runner."""
+        return json.dumps(self._asdict(), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ArraySettings":
+        """Raises Failure where it is not what to_json gives."""
+        try:
+            values = json.loads(text)
+            values["preload"] = tuple(values.get("preload", ()))
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Failure(EXIT_CONTRACT, f"{ENV_ARRAY} cannot be read: {error}") from error
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+class ItemPlan:
+    """The items of an array. They stay text until they are asked for: there may be a million."""
+
+    def __init__(self, text: bytes) -> None:
+        """`text` is what encode gives. Raises ValueError where it is not."""
+        first, _, _ = text.partition(b"\n")
+        header = json.loads(first)
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        self.total = int(header["total"])
+        self.indexes = int(header["indexes"])
+        self.chunk: Optional[int] = header["chunk"]
+        """Items of an index; None: all indexes get as many as the others, or one more."""
+        self.seed = int(header["seed"])
+        self._range: Optional[range] = range(*header["range"]) if "range" in header else None
+        self._text = text
+        self._starts = array("Q")
+        if self._range is None:
+            self._starts.extend(accumulate(len(line) for line in io.BytesIO(text)))
+        listed = len(self._starts) - 1 if self._range is None else len(self._range)
+        if listed != self.total:
+            raise ValueError(f"it lists {listed} items and says {self.total}")
+
+    def item(self, position: int) -> Tuple[str, Any]:
+        """Key and value of one item. Raises IndexError beyond the last."""
+        if not 0 <= position < self.total:
+            raise IndexError(f"no item {position} of {self.total}")
+        if self._range is not None:
+            return str(self._range[position]), self._range[position]
+        start, end = self._starts[position], self._starts[position + 1]
+        found = json.loads(self._text[start:end].decode("ascii"))
+        return (found, found) if isinstance(found, str) else (found[0], found[1])
+
+    def items(self, positions: Iterable[int]) -> List[Tuple[str, Any]]:
+        """Keys and values, in that order."""
+        return [self.item(position) for position in positions]
+
+    def keys(self) -> Iterator[str]:
+        """All of them, in order."""
+        for position in range(self.total):
+            yield self.item(position)[0]
+
+    def positions(self, index: int) -> range:
+        """What an index of the first attempt runs."""
+        return positions_of(self.total, self.chunk, self.indexes, index)
+
+
+def encode(
+    items: Iterable[Union[str, Tuple[str, Any]]],
+    *,
+    indexes: int,
+    chunk: Optional[int],
+    seed: int,
+) -> bytes:
+    """The text of a plan; an item that is its own key is a string. Raises ValueError for NaN."""
+    lines = [_dumps(item) for item in items]
+    header = _header(len(lines), indexes, chunk, seed)
+    return "\n".join([_dumps(header), *lines, ""]).encode("ascii")
+
+
+def encode_range(start: int, end: int, *, indexes: int, chunk: Optional[int], seed: int) -> bytes:
+    """The text of a plan of the whole numbers from `start` to before `end`."""
+    header = dict(_header(end - start, indexes, chunk, seed), range=[start, end])
+    return (_dumps(header) + "\n").encode("ascii")
+
+
+def _header(total: int, indexes: int, chunk: Optional[int], seed: int) -> Any:
+    return {"format": FORMAT, "total": total, "indexes": indexes, "chunk": chunk, "seed": seed}
+
+
+def decode(text: bytes) -> ItemPlan:
+    """What encode has made. Raises ValueError where it cannot be read."""
+    try:
+        return ItemPlan(text)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it has no sound first line: {error!r}") from error
+
+
+def sha256(text: bytes) -> str:
+    """What a plan is known by."""
+    return hashlib.sha256(text).hexdigest()
+
+
+def compress(text: bytes) -> bytes:
+    """As plans and selections travel. The launcher cuts it into chunks."""
+    return lzma.compress(text, preset=1)
+
+
+def read(place: str, wanted_sha256: str) -> ItemPlan:
+    """The plan in a folder of chunks, or in one file. Raises Failure where it is another one."""
+    text = _unpacked(place, ITEMS_PREFIX)
+    if sha256(text) != wanted_sha256:
+        raise Failure(
+            EXIT_CODE,
+            f"the list of items in {place} is not what was launched: its SHA-256 is not "
+            f"{wanted_sha256}",
+        )
+    try:
+        return decode(text)
+    except ValueError as error:
+        raise Failure(EXIT_CODE, f"the list of items in {place}: {error}") from error
+
+
+def _unpacked(place: str, prefix: str) -> bytes:
+    try:
+        paths = [place]
+        if os.path.isdir(place):
+            names = sorted(name for name in os.listdir(place) if name.startswith(prefix))
+            paths = [os.path.join(place, name) for name in names]
+            if not paths:
+                raise Failure(EXIT_CODE, f"{place} has no {prefix}*")
+        data = b"".join(Path(path).read_bytes() for path in paths)
+        return lzma.decompress(data) if data[:6] == b"\xfd7zXZ\0" else data
+    except (OSError, lzma.LZMAError) as error:
+        raise Failure(EXIT_CODE, f"cannot read the list of items in {place}: {error}") from error
+
+
+def positions_of(total: int, chunk: Optional[int], indexes: int, index: int) -> range:
+    """Which items an index runs; without a chunk they are split evenly."""
+    if chunk is None:
+        return range(index * total // indexes, (index + 1) * total // indexes)
+    return range(min(index * chunk, total), min((index + 1) * chunk, total))
+
+
+def compress_numbers(numbers: Iterable[int]) -> str:
+    """Ascending numbers as "3,7-9"."""
+    runs: List[List[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def expand_numbers(text: str) -> List[int]:
+    """The numbers of "3,7-9", each once, ascending. Raises ValueError for anything else."""
+    found: Set[int] = set()
+    for run in filter(None, text.split(",")):
+        first, dash, last = run.partition("-")
+        if not (first.isascii() and first.isdigit()):
+            raise ValueError(f"{run!r} is neither a number nor a range such as 7-9")
+        if dash and not (last.isascii() and last.isdigit() and int(last) >= int(first)):
+            raise ValueError(f"{run!r} is no range such as 7-9")
+        found.update(range(int(first), int(last if dash else first) + 1))
+    return sorted(found)
+
+
+def seed_of(seed: int, key: str) -> int:
+    """32 bits for an item: a list that is made longer seeds none of its items anew."""
+    text = f"{seed}:{key}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
+
+
+# --- a rerun --------------------------------------------------------------------------------------
+
+
+class Selection(NamedTuple):
+    """What a rerun runs: its own index j is the j-th entry."""
+
+    attempt: int
+    indexes: List[Tuple[int, List[int]]]
+    """The index of the first attempt, and positions in the plan."""
+
+
+def encode_selection(attempt: int, indexes: Sequence[Tuple[int, Sequence[int]]]) -> bytes:
+    """The text of a selection."""
+    chosen = [[index, list(positions)] for index, positions in indexes]
+    return (_dumps({"attempt": attempt, "indexes": chosen}) + "\n").encode("ascii")
+
+
+def decode_selection(text: bytes) -> Selection:
+    """Raises ValueError where it is not what encode_selection gives."""
+    try:
+        found = json.loads(text)
+        chosen = [(int(index), [int(at) for at in where]) for index, where in found["indexes"]]
+        return Selection(int(found["attempt"]), chosen)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it is no selection: {error!r}") from error
+
+
+def read_selection(place: str) -> Selection:
+    """The selection in a folder of chunks, or in one file. Raises Failure."""
+    try:
+        return decode_selection(_unpacked(place, SELECTION_PREFIX))
+    except ValueError as error:
+        raise Failure(EXIT_CODE, f"the selection in {place}: {error}") from error
+
+
+# --- an item's place in a command -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item, as it is run."""
+
+    key: str
+    value: Any
+    index: int
+    """Of the first attempt."""
+    seed: int
+
+
+PLACEHOLDER = re.compile(r"(\{+)([^\W\d][\w.-]*)(\}+)")
+OUR_NAMES = ("item", "key", "index", "seed")
+
+
+class UnknownNameError(ValueError):
+    """A placeholder that an item has nothing for."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name, self.known = name, list(known)
+        names = ", ".join(f"{{{each}}}" for each in known)
+        super().__init__(f"{{{name}}} is none of {names}")
+
+
+def fill(argument: str, item: Item) -> str:
+    """An argument of the command with the item's own values in it. Raises UnknownNameError.
+
+    `{item}`, `{key}`, `{index}` and `{seed}` are ours, any other `{name}` is a field of an item
+    that is an object. `{{name}}` stands for `{name}` itself. All other braces stay as they are, so
+    that JSON in an argument needs no escapes.
+    """
+
+    def filled(match: "re.Match[str]") -> str:
+        opened, name, closed = match.groups()
+        pairs = min(len(opened), len(closed))
+        kept = pairs // 2
+        before, behind = len(opened) - pairs + kept, len(closed) - pairs + kept
+        value = name if pairs % 2 == 0 else _value(name, item)
+        return "{" * before + value + "}" * behind
+
+    return PLACEHOLDER.sub(filled, argument)
+
+
+def placeholders(argument: str) -> List[str]:
+    """The names that fill would look up."""
+    found = PLACEHOLDER.findall(argument)
+    return [name for opened, name, closed in found if min(len(opened), len(closed)) % 2]
+
+
+def _value(name: str, item: Item) -> str:
+    if name in OUR_NAMES:
+        value = {"item": item.value, "key": item.key, "index": item.index, "seed": item.seed}[name]
+    elif isinstance(item.value, dict) and name in item.value:
+        value = item.value[name]
+    else:
+        fields = list(item.value) if isinstance(item.value, dict) else []
+        raise UnknownNameError(name, [*OUR_NAMES, *(each for each in fields if each)])
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

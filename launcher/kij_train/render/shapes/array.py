@@ -1,0 +1,91 @@
+"""Independent indexes, each with its own items: what one of them does is nothing to the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kij_train import names, pod
+from kij_train.arrays.plan import pods_at_once
+from kij_train.pod import contract, itemplan
+from kij_train.render.shapes.shape import Shape
+from kij_train.spec import ArraySpec
+
+FAIL_INDEX_EXIT_CODES = [itemplan.EXIT_ITEMS, contract.EXIT_CONTRACT, contract.EXIT_CODE]
+"""What another pod of the index would repeat."""
+FILES = tuple(
+    Path(pod.__file__).with_name(f"{name}.py") for name in ("items", "itemplan", "results")
+)
+"""What the pods of an array have beside what all have; the first one is their first process."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One Job of an array: the first, or a rerun."""
+
+    array: str
+    """The array's name, which is that of its first Job."""
+    indexes: int
+    """Of this Job."""
+    plan_sha256: str
+    plan: bytes
+    """Of the whole array, compressed; empty where the pods have it from elsewhere."""
+    number: int = 0
+    selection: bytes = b""
+    """What a rerun runs of the plan, compressed."""
+
+
+def shape(spec: ArraySpec, attempt: Attempt) -> Shape:
+    """The shape of an attempt."""
+    policy: dict[str, Any] = {
+        "completions": attempt.indexes,
+        "parallelism": pods_at_once(attempt.indexes, spec.parallelism),
+        "backoffLimitPerIndex": spec.retries,
+        # The first rule that fits counts. Where a verdict of the items comes with an eviction, it
+        # is the verdict that stays; a pod that is evicted before costs the index nothing.
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailIndex",
+                    "onExitCodes": {
+                        "containerName": names.CONTAINER,
+                        "operator": "In",
+                        "values": FAIL_INDEX_EXIT_CODES,
+                    },
+                },
+                {
+                    "action": "Ignore",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                },
+            ]
+        },
+    }
+    most = spec.failed_indexes(attempt.indexes)
+    if most is not None:
+        policy["maxFailedIndexes"] = most
+    several = spec.kueue is not None and policy["parallelism"] != 1
+    return Shape(
+        policy=policy,
+        first_process=FILES[0].name,
+        sources=(*pod.BESIDE, *FILES),
+        component="array",
+        labels={names.ARRAY: attempt.array, names.ATTEMPT: str(attempt.number)},
+        annotations={names.KUEUE_MIN_PARALLELISM: "1"} if several else {},
+        environment={itemplan.ENV_ARRAY: settings(spec, attempt).to_json()},
+    )
+
+
+def settings(spec: ArraySpec, attempt: Attempt) -> itemplan.ArraySettings:
+    """What the runners in the pods are told."""
+    own_folder = f"{spec.results.rstrip('/')}/{attempt.array}" if spec.results else ""
+    return itemplan.ArraySettings(
+        **spec.runner_settings(),
+        name=attempt.array,
+        plan_sha256=attempt.plan_sha256,
+        attempt=attempt.number,
+        results_dir=f"{own_folder}/attempt-{attempt.number}" if own_folder else "",
+        jitter_s=spec.start_jitter or 0,
+        selection=bool(attempt.selection),
+        run_dir=f"{own_folder or contract.WORK_DIR}/run",
+    )

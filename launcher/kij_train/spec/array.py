@@ -1,0 +1,303 @@
+"""An array: one script over many items, each index of the Job with its own share of them."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from kij_train import names
+from kij_train.pod import contract, itemplan
+from kij_train.spec.common import Common
+from kij_train.spec.limits import check_paths, check_sizes
+from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
+from kij_train.spec.types import (
+    MOST_PROCESSES,
+    EnvName,
+    NotBool,
+    Seconds,
+    SpecConflict,
+    Text,
+    parse_mount,
+)
+
+SOURCES = ("items", "glob", "range")
+"""Where the items come from: one of them."""
+MOST_INDEXES = 2**31 - 1
+"""As many completions as a Job can count."""
+MOST_RERUNS = 99
+"""For which a name leaves room."""
+KEPT_OF_GRACE = 6
+"""A sixth of the grace period is left to write down what has been done."""
+CONTRACT_ENV = {
+    *(value for name, value in vars(itemplan).items() if name.startswith("ENV_")),
+    contract.ENV_JOB,
+    contract.ENV_COMPLETION_INDEX,
+    contract.ENV_CODE_SHA256,
+    contract.ENV_NODE_NAME,
+    contract.ENV_SETTINGS_SCRIPT,
+    contract.ENV_PARENT_PID,
+    contract.ENV_ERROR_FILE,
+    contract.ENV_NAMES,
+    contract.ENV_SCRATCH_DIR,
+}
+"""What kij-train itself sets for an index or an item."""
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """`a:b`, the whole numbers from a to below b. Raises ValueError."""
+    match = re.fullmatch(r"(-?\d{1,18}):(-?\d{1,18})", text, re.ASCII)
+    if match is None:
+        raise ValueError("is no range. Write it like 0:1000, whose last number is 999")
+    first, end = int(match[1]), int(match[2])
+    if end <= first:
+        turned = f". Did you mean {end}:{first}?" if end < first else ""
+        raise ValueError(f"is empty: it ends before {end}, and begins at {first}{turned}")
+    return first, end
+
+
+def _range(text: str) -> str:
+    parse_range(text)
+    return text
+
+
+def _tolerance(value: object) -> object:
+    """A number of indexes, or a share of them. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    percent = _PERCENT.fullmatch(value)
+    if percent is not None and Decimal(percent[1]) > 100:
+        raise ValueError("is more than all of them")
+    if percent is None and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        raise ValueError("must be a number of indexes, such as 5, or a share of them, such as 1%")
+    return value
+
+
+def _module(name: str) -> str:
+    if not _MODULE.fullmatch(name):
+        raise ValueError(f"{name!r} is no module name. Write it like package.module")
+    return name
+
+
+class ArraySpec(Common):
+    """One array: a script or program, run for every item of a list."""
+
+    program: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
+    """Program to run instead of Python, once an item."""
+    args: Annotated[tuple[Text, ...], Setting(Group.COMMAND)] = ()
+    """Arguments of the script, module or program. {item}, {key}, {index} and {seed} in them are
+    filled in, and {name} by that field of an item of JSON lines; {{ and }} stand for braces."""
+    env: Annotated[
+        dict[EnvName, Text], Setting(Group.DATA, "--env NAME=VALUE", merge=Merge.BY_KEY)
+    ] = Field(default_factory=dict)
+    """Environment variables of every item. Not for secrets."""
+    items: Annotated[
+        str | None, Field(min_length=1), Setting(Group.ITEMS, "--items FILE|-|URL/", Fact.PATH)
+    ] = None
+    """List of the items, a line each, or JSON lines; - for standard input. A URL that ends with /,
+    such as s3://bucket/folder/, for the files below it (needs fsspec)."""
+    glob: Annotated[str | None, Field(min_length=1), Setting(Group.ITEMS, "--glob PATTERN")] = None
+    """The files that match a pattern, from code_dir on, sorted; in quotes. ** is any folders; with
+    / at the end, folders."""
+    range: Annotated[str | None, AfterValidator(_range), Setting(Group.ITEMS, "--range A:B")] = None
+    """The whole numbers from A to below B."""
+    chunk: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_INDEXES), NotBool] | None,
+        Setting(Group.ITEMS, "--chunk N"),
+    ] = None
+    """Items an index; 1 when neither this nor indexes is given, for up to 1,000 items."""
+    indexes: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_INDEXES), NotBool] | None,
+        Setting(Group.ITEMS, "--indexes N"),
+    ] = None
+    """Indexes, over which the items are spread evenly; instead of chunk."""
+    slice: Annotated[
+        bool,
+        Setting(
+            Group.ITEMS,
+            switches={
+                "--slice": Switch(
+                    True,
+                    "Run SCRIPT once an index, with its items as JSON lines in $KIJ_ITEMS_FILE.",
+                )
+            },
+        ),
+    ] = False
+    """One process an index, with its items in a file; false: one an item."""
+    preload: Annotated[
+        tuple[Annotated[str, AfterValidator(_module)], ...],
+        Setting(Group.ITEMS, "--preload MODULE", merge=Merge.JOIN),
+    ] = ()
+    """Module that is imported once an index, and not again for every item: torch, say."""
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**63),
+        NotBool,
+        Setting(Group.ITEMS, "--seed N", Fact.WITHOUT_VARIABLE),
+    ] = 0
+    """$KIJ_SEED and {seed} of an item are made from this number and the item's key."""
+    parallelism: Annotated[
+        Annotated[int, Field(ge=1, le=100_000), NotBool] | None,
+        Setting(Group.SIZE, "--parallelism N"),
+    ] = None
+    """Indexes that run at once: all, up to 10,000; with --local as many as there are cores, or
+    GPUs for."""
+    nproc_per_node: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_PROCESSES), NotBool] | None,
+        Setting(Group.SIZE, "--nproc-per-node N"),
+    ] = None
+    """Processes (ranks) an item, started by torchrun: as many as GPUs, or 1 without GPUs, which
+    is a plain process."""
+    results: Annotated[
+        str | None,
+        Setting(Group.DATA, "--results /PATH|pvc:NAME:/PATH", Fact.CLUSTER_ONLY),
+    ] = None
+    """Folder on a volume of the pods where results go; without, they come through the pods' logs,
+    up to 4 MiB an index."""
+    start_jitter: Annotated[
+        Seconds | None, Setting(Group.LIFE, "--start-jitter DURATION", Fact.CLUSTER_ONLY)
+    ] = None
+    """Each pod waits for a random part of this time first, so that not all of them read the same
+    storage at once."""
+    retries: Annotated[
+        int, Field(ge=0, le=1000), NotBool, Setting(Group.RESTART, "--retries N")
+    ] = 0
+    """How often a failed item is tried again, and a pod that was lost is made again, an index."""
+    max_failed: Annotated[
+        str | None, BeforeValidator(_tolerance), Setting(Group.RESTART, "--max-failed N|P%")
+    ] = None
+    """Indexes with failed items after which the rest is given up; when not given, all are run."""
+    item_timeout: Annotated[Seconds | None, Setting(Group.LIFE, "--item-timeout DURATION")] = None
+    """How long an item may take, each time it is tried."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mounts_results(cls, values: Any) -> Any:
+        """`results` may be a claim, which is mounted then."""
+        results = values.get("results") if isinstance(values, dict) else None
+        if not isinstance(results, str) or results.startswith("/"):
+            return values
+        try:
+            mount = parse_mount(results)
+        except ValueError as error:
+            raise SpecConflict("results", f"{error}, or a /path on a volume") from None
+        assert isinstance(mount, dict)
+        mounts = [parse_mount(each) for each in values.get("mounts") or ()]
+        added = [] if mount in mounts else [mount]
+        return {**values, "results": mount["path"], "mounts": [*mounts, *added]}
+
+    @property
+    def ranks_per_item(self) -> int:
+        """Processes of an item."""
+        return (
+            1 if self.slice and not self.nproc_per_node else self.nproc_per_node or self.gpus or 1
+        )
+
+    def runner_settings(self) -> dict[str, Any]:
+        """Of the settings of the runners, those that are the same on every machine."""
+        grace_s = self.grace or contract.GRACE_S
+        return {
+            "slice": self.slice,
+            "retries": self.retries,
+            "item_timeout_s": self.item_timeout or 0,
+            "grace_s": max(1, grace_s - grace_s // KEPT_OF_GRACE),
+            "preload": self.preload,
+            "nproc_per_node": self.ranks_per_item,
+            "seed": self.seed,
+        }
+
+    def failed_indexes(self, indexes: int) -> int | None:
+        """How many of the indexes may fail (maxFailedIndexes); None for all."""
+        if self.max_failed is None:
+            return None
+        percent = _PERCENT.fullmatch(self.max_failed)
+        if percent is None:
+            return min(int(self.max_failed), indexes)
+        return int(indexes * Decimal(percent[1]) / 100)
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> ArraySpec:
+        for check in (_check_items, _check_processes, _check_results, _check_scheduler):
+            check(self)
+        for check_common in (_check_name, _check_env, check_paths, check_sizes):
+            check_common(self)
+        return self
+
+
+def _check_items(spec: ArraySpec) -> None:
+    given = [source for source in SOURCES if getattr(spec, source) is not None]
+    if len(given) > 1:
+        raise SpecConflict(given[1], f"conflicts with {given[0]}: give one source of items")
+    if spec.chunk is not None and spec.indexes is not None:
+        raise SpecConflict(
+            "indexes", f"conflicts with chunk {spec.chunk}: one follows from the other. Give one"
+        )
+
+
+def _check_processes(spec: ArraySpec) -> None:
+    if spec.slice and spec.item_timeout is not None:
+        raise SpecConflict(
+            "item_timeout", "conflicts with --slice, where one process runs all items of an index"
+        )
+    if not spec.preload:
+        return
+    for field, why in (
+        ("program", "a program imports nothing of Python's"),
+        ("slice", "one process runs all items of an index, and imports what it needs once"),
+    ):
+        if getattr(spec, field):
+            raise SpecConflict("preload", f"conflicts with {field}: {why}")
+    if spec.ranks_per_item > 1:
+        raise SpecConflict(
+            "preload", f"does not go with {spec.ranks_per_item} ranks an item: torchrun starts them"
+        )
+
+
+def _check_results(spec: ArraySpec) -> None:
+    if spec.results is None:
+        return
+    path = PurePosixPath(spec.results)
+    if ".." in path.parts:
+        raise SpecConflict("results", "must be a path without '..'")
+    mount = next((one for one in spec.mounts if path.is_relative_to(one.path)), None)
+    if mount is None:
+        raise SpecConflict(
+            "results", f"is on no volume of the pods. Mount one: --mount pvc:NAME:{path}"
+        )
+    if mount.type not in ("pvc", "hostpath"):
+        raise SpecConflict(
+            "results", f"is on a volume of type {mount.type}, which does not keep it"
+        )
+    if mount.read_only:
+        raise SpecConflict("results", f"is on {mount.path}, which is mounted without write access")
+
+
+def _check_scheduler(spec: ArraySpec) -> None:
+    if spec.scheduler in ("coscheduling", "native"):
+        raise SpecConflict(
+            "scheduler", "places all pods or none, and the indexes of an array need no others"
+        )
+    if spec.topology is not None:
+        raise SpecConflict(
+            "topology", "keeps pods together, and the indexes of an array need no others"
+        )
+
+
+def _check_name(spec: ArraySpec) -> None:
+    if spec.name is not None:
+        try:
+            names.check_job_name(spec.name)
+        except ValueError as error:
+            raise SpecConflict("name", str(error)) from None
+
+
+def _check_env(spec: ArraySpec) -> None:
+    for name in CONTRACT_ENV & spec.env.keys():
+        raise SpecConflict("env", f"{name} is set by kij-train itself. Leave it out")
