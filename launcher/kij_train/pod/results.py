@@ -17,9 +17,9 @@ import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from kij_train.pod.records import clipped
 from kij_train.pod.itemplan import compress_numbers
 from kij_train.pod.itemrecords import ERROR_CHARACTERS, dumps, failed
+from kij_train.pod.records import clipped
 
 Json = Dict[str, Any]
 
