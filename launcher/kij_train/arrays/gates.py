@@ -110,13 +110,17 @@ def check(gates: Iterable[Gate], baseline: Scores | None) -> None:
             )
         if gate.metric not in baseline.metrics:
             raise unknown_metric(gate.metric, baseline.metrics, f"--gate '{gate.text}': --baseline")
+        lacking = _lacking(gate.metric, baseline)
+        if lacking is not None:
+            raise RequestError(
+                f"--gate '{gate.text}': the baseline cannot be compared with: {lacking}",
+                hints=("a baseline needs a value for every id: evaluate it again",),
+            )
 
 
 def judge(gate: Gate, scores: Scores, baseline: Scores | None) -> Judged:
     """What a gate says of the scores. Both have been made with the same ids."""
-    lacking = _lacking(gate.metric, scores, "")
-    if gate.needs_baseline and baseline is not None:
-        lacking = lacking or _lacking(gate.metric, baseline, " in the baseline")
+    lacking = _lacking(gate.metric, scores)
     estimate = _estimate(gate, scores, baseline)
     if lacking is not None or estimate is None:
         return Judged(gate, Verdict.FAIL, lacking or "there is no value", estimate)
@@ -139,7 +143,7 @@ def _estimate(gate: Gate, scores: Scores, baseline: Scores | None) -> Estimate |
         return None
 
 
-def _lacking(metric: str, scores: Scores, where: str) -> str | None:
+def _lacking(metric: str, scores: Scores) -> str | None:
     """What is missing, in words."""
     if metric not in scores.metrics:
         return unknown_metric(metric, scores.metrics, "").message.removeprefix(": ")
@@ -147,11 +151,11 @@ def _lacking(metric: str, scores: Scores, where: str) -> str | None:
     without = scores.without(metric)
     if nan:
         values = "values are" if nan > 1 else "value is"
-        return f"{nan} {values} no number{where}"
+        return f"{nan} {values} no number"
     if without:
         of = f"{len(without):,} of {len(scores.ids):,} ids"
         named = ", ".join(without[:3]) + (", …" if len(without) > 3 else "")
-        return f"{of} have no {metric}{where}: {named}"
+        return f"{of} have no {metric}: {named}"
     return None
 
 

@@ -287,6 +287,12 @@ class Scores:
         positions, values = self._metrics.get(metric, ((), ()))
         return units_of(positions, values, len(self._positions))
 
+    def means(self, metric: str) -> dict[str, float]:
+        """The mean of each id that has a value."""
+        units, names = self.units(metric), self.ids
+        numbers = zip(units.ids.tolist(), units.means.tolist(), strict=True)
+        return {names[at]: mean for at, mean in numbers}
+
     def nan(self, metric: str) -> int:
         """How many values were no number."""
         return len(self._lacks.get(metric, ()))
