@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kij_train import extras
 from kij_train.arrays import points, sampling
 from kij_train.arrays.axes import parse_axis
 from kij_train.errors import RequestError
@@ -71,3 +72,12 @@ def test_a_space_that_has_fewer_points_than_it_seems_says_so() -> None:
     tiny = space("a=uniform(1,1.0000000000000002)")
     with pytest.raises(RequestError, match="different points were found"):
         sampling.sample(tiny, 10)
+
+
+def test_without_scipy_sobol_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "has", lambda package: False)
+    with pytest.raises(RequestError, match="--sampler sobol needs scipy") as raised:
+        sampling.sample(WIDE, 2, method="sobol")
+    assert "pip install 'kij-train[stats]'" in raised.value.hints[0]
+    assert raised.value.hints[1] == "or: --sampler random"
+    sampling.sample(WIDE, 2)

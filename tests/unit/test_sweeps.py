@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.arrays import sweeps
+from kij_train.arrays import sweepplots, sweeps
 from kij_train.arrays.axes import parse_axis
 from kij_train.arrays.objective import Objective
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.points import Point, Space, grid, key_of, repeated_key
+from kij_train.errors import RequestError
 
 LOSS = Objective("loss")
 
@@ -121,3 +123,19 @@ def test_the_json_holds_all_and_nothing_that_json_lacks() -> None:
 
 def test_metrics_of_all_trials_are_counted() -> None:
     assert swept({"a=1": ({"a": 1}, [1.0, None, ...])}).metrics == {"loss": 2}
+
+
+def test_the_pictures_are_png_and_svg(tmp_path: Path) -> None:
+    space = Space(tuple(map(parse_axis, ("lr=1e-5,1e-3,0.1", "batch=8,16", "opt=adam,sgd"))))
+    points = {key_of(point): point for point in grid(space)}
+    found = swept({k: (p, [float(p["batch"]), float(p["lr"])]) for k, p in points.items()})
+    png, svg = sweepplots.write(found, list(points), tmp_path / "sweep")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    text = svg.read_text()
+    assert "<svg" in text
+    assert sweepplots.svg(found, list(points)).startswith("<svg")
+
+
+def test_a_sweep_without_a_number_has_no_picture() -> None:
+    with pytest.raises(RequestError, match="no point has a loss to plot"):
+        sweepplots.figure(swept({"a=1": ({"a": 1}, [None])}), ["a=1"])

@@ -6,12 +6,11 @@ that a larger sample goes on where a smaller one ended.
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from kij_train import extras
 from kij_train.arrays.points import MOST_POINTS, Point, Space, key_of
 from kij_train.errors import RequestError
 
@@ -64,11 +63,7 @@ def _random(width: int, seed: int) -> Iterator[Sequence[float]]:
 
 def _sobol(width: int, count: int, seed: int) -> Iterator[Sequence[float]]:
     """Rows of a scrambled Sobol sequence (Owen 1998), by SciPy."""
-    if importlib.util.find_spec("scipy") is None:
-        raise RequestError(
-            "--sampler sobol needs SciPy, which is not installed",
-            hints=(f"{sys.executable} -m pip install 'kij-train[stats]'", "or: --sampler random"),
-        )
+    extras.require("scipy", "--sampler sobol", "or: --sampler random")
     from scipy.stats import qmc
 
     if width > qmc.Sobol.MAXDIM:

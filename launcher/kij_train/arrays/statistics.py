@@ -16,15 +16,13 @@ Intervals are two-sided. Which kind is taken depends on the values alone, and is
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from kij_train.errors import RequestError
+from kij_train import extras
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,11 +87,8 @@ class Units:
 
 def require() -> None:
     """Raise RequestError without NumPy and SciPy."""
-    if any(importlib.util.find_spec(name) is None for name in ("numpy", "scipy")):
-        raise RequestError(
-            "evaluations need NumPy and SciPy, which are not installed",
-            hints=(f"{sys.executable} -m pip install 'kij-train[stats]'",),
-        )
+    for package in ("numpy", "scipy"):
+        extras.require(package, "an evaluation")
 
 
 def units_of(numbers_of_ids: Sequence[int], values: Sequence[float], ids: int) -> Units:
