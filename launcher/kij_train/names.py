@@ -121,9 +121,17 @@ def suggest_job_name(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789").rstrip("-")
 
 
-def generated_job_name(stem: str, suffix: str, nodes: int) -> str:
-    """`<stem>-<suffix>`, the stem shortened so that every pod's host name fits."""
-    room = DNS_LABEL_MAX - len(f"-{suffix}-{nodes - 1}")
+def attempt_name(array: str, number: int) -> str:
+    """Name of the Job of an attempt: that of the array, or <array>-r1 of its first rerun."""
+    return array if number == 0 else f"{array}-r{number}"
+
+
+def generated_job_name(stem: str, suffix: str, nodes: int, room: int = 0) -> str:
+    """`<stem>-<suffix>`, the stem shortened so that every pod's host name fits.
+
+    `room` is left for more characters behind the name.
+    """
+    room = DNS_LABEL_MAX - room - len(f"-{suffix}-{nodes - 1}")
     return f"{(suggest_job_name(stem) or 'job')[:room].rstrip('-')}-{suffix}"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from kij_train import foreign
 from kij_train.errors import RequestError
 from kij_train.pod import programs
-from kij_train.spec import JobSpec
+from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
 from kij_train.specfile.explain import brief
 from kij_train.specfile.paths import check_path, tilde
@@ -33,7 +33,7 @@ _POLYGLOT = b"'''exec' "
 """Second line of a script that is both sh and Python, as installers write them."""
 
 
-def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, is_here: bool) -> str | None:
+def locate(resolved: Resolved[Common], cwd: Path, code_dir: Path, *, is_here: bool) -> str | None:
     """The script as a path relative to the code folder; None where a module or program is run.
 
     `is_here`: it runs on this machine, with its files and its Python; else in an image. Raises
@@ -49,7 +49,7 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, is_here: bool) -> s
         file = f"{resolved.spec_file}: " if resolved.spec_file else ""
         raise RequestError(
             f"{file}nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
-            hints=("kij-train launch --nodes 2 train.py",),
+            hints=(shlex.join(["kij-train", *resolved.typed, "train.py"]),),
         )
     from_here = resolved.origin(("script",)) == FROM_FLAGS
     named = f"script {brief(spec.script)}"
@@ -74,7 +74,9 @@ def locate(resolved: Resolved, cwd: Path, code_dir: Path, *, is_here: bool) -> s
     return _inside(found, named, code_dir, resolved, is_here)
 
 
-def _check_without_script(resolved: Resolved, cwd: Path, code_dir: Path, is_here: bool) -> None:
+def _check_without_script(
+    resolved: Resolved[Common], cwd: Path, code_dir: Path, is_here: bool
+) -> None:
     spec = resolved.spec
     if spec.module is not None:
         _refuse_launcher(resolved, "-m", spec.module)
@@ -87,7 +89,7 @@ def _check_without_script(resolved: Resolved, cwd: Path, code_dir: Path, is_here
 
 
 def _inside(
-    found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved, is_here: bool
+    found: Sequence[Path], named: str, code_dir: Path, resolved: Resolved[Common], is_here: bool
 ) -> str:
     if not code_dir.is_dir():
         raise RequestError(
@@ -110,7 +112,7 @@ def _inside(
     )
 
 
-def _check_module(resolved: Resolved, module: str, folder: Path) -> None:
+def _check_module(resolved: Resolved[Common], module: str, folder: Path) -> None:
     """`-m train.py`, where Python says "Try using 'train'"."""
     name = module.removesuffix(".py")
     path = name.replace(".", "/") + ".py"
@@ -137,7 +139,7 @@ def _not_there(named: str, place: Path, cwd: Path, script: str) -> RequestError:
     return RequestError(f"{named}: {what}", hints=hints)
 
 
-def _refuse_launcher(resolved: Resolved, *words: str) -> None:
+def _refuse_launcher(resolved: Resolved[Common], *words: str) -> None:
     command = launcher_of(resolved.spec)
     if command is not None:
         raise refusal_of_launcher(command, [*words, *resolved.spec.args], resolved.typed)
@@ -156,7 +158,7 @@ def _check_program_of_code(program: str, code_dir: Path) -> None:
     check_program(code_dir / program, named, is_here=False)
 
 
-def _check_shell_script(spec: JobSpec, code_dir: Path) -> None:
+def _check_shell_script(spec: Common, code_dir: Path) -> None:
     """`bash run.sh`: bash takes the ends of Windows' lines for a part of its commands."""
     if PurePosixPath(spec.program or "").name not in foreign.SHELLS or not spec.args:
         return
@@ -181,7 +183,7 @@ def _can_be_script(path: Path) -> bool:
     return path.is_file() or (path / MAIN).is_file()
 
 
-def check_script(path: Path | None, script: str, named: str, resolved: Resolved) -> None:
+def check_script(path: Path | None, script: str, named: str, resolved: Resolved[Common]) -> None:
     """Raise RequestError where Python does not run what a script's name, or its file, tells.
 
     `path` is None where the file is not here; `script` is what a command would call it.
@@ -213,7 +215,8 @@ def check_script(path: Path | None, script: str, named: str, resolved: Resolved)
     if reason:
         raise RequestError(
             f"{named} is no Python: {reason}",
-            hints=(
+            hints=_that_fit(
+                resolved.typed,
                 f"a program, once a rank: {command(*program)}",
                 f"once a node, where it starts the ranks: {command('--no-torchrun', *program)}",
             ),
@@ -290,10 +293,11 @@ def check_program(path: Path, named: str, *, is_here: bool) -> None:
     raise RequestError(f"{named} cannot be run: {fault}", hints=hints)
 
 
-def launcher_of(spec: JobSpec) -> foreign.Command | None:
+def launcher_of(spec: Common) -> foreign.Command | None:
     """What to write instead, where the command of a spec is another launcher's."""
     if spec.module is not None:
-        return foreign.of_module(spec.module, spec.args) if spec.torchrun else None
+        starts_ranks = isinstance(spec, JobSpec) and not spec.torchrun
+        return None if starts_ranks else foreign.of_module(spec.module, spec.args)
     return foreign.translated([spec.script, *spec.args]) if spec.script is not None else None
 
 
@@ -328,4 +332,12 @@ def refusal_of_launcher(
         instead = "A program is run, once a rank, with --no-python"
     else:
         instead = "Leave it out: kij-train runs scripts with python"
-    return RequestError(f"{name} is no script of Python. {instead}", hints=tuple(hints))
+    return RequestError(f"{name} is no script of Python. {instead}", hints=_that_fit(typed, *hints))
+
+
+def _that_fit(typed: Sequence[str], *hints: str) -> tuple[str, ...]:
+    """Hints for the command that was typed: items of an array have no ranks to start."""
+    if typed[:1] != ("map",):
+        return hints
+    without_ranks = (hint.replace("once a rank", "once an item") for hint in hints)
+    return tuple(hint for hint in without_ranks if "--no-torchrun" not in hint)

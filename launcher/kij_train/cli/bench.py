@@ -16,13 +16,13 @@ from kij_train import extras, runs
 from kij_train.bench import plots, reports, sweep
 from kij_train.cli import grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
-from kij_train.cli.launch import signals_to
 from kij_train.cli.options import (
     flags_layer,
     spec_options,
     warn_about,
     warn_of_doubts,
 )
+from kij_train.cli.submitting import signals_to
 from kij_train.errors import KijError, RequestError
 from kij_train.pod import collectives
 from kij_train.spec import JobSpec
@@ -150,7 +150,7 @@ def _on_machine() -> _Where:
         return run.follow(on_line)
 
     stop = local.Stop()
-    return _Where(runs.OnMachine(stop=stop, merged=False), follow, signals_to(stop))
+    return _Where(runs.OnMachine(stop=stop, merged=False), follow, signals_to(stop, "nodes"))
 
 
 def _on_cluster(parallel: bool) -> _Where:

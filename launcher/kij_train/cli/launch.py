@@ -5,23 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import render, runs, units
+from kij_train import runs, units
 from kij_train.cli import grouped, output
 from kij_train.cli.again import layer_of
-from kij_train.cli.attach import (
-    next_commands,
-    signum_of,
-    sigterm_as_interrupt,
-    stay,
-)
+from kij_train.cli.attach import stay
 from kij_train.cli.onjob import complete, job_name
 from kij_train.cli.options import (
     job_options,
@@ -30,9 +22,15 @@ from kij_train.cli.options import (
     warn_of_doubts,
     warn_of_what_is_left_out,
 )
-from kij_train.cli.render import print_objects, print_offline
-from kij_train.errors import InterruptedByUserError, JobFailedError, RequestError
-from kij_train.pod import signals
+from kij_train.cli.render import print_offline
+from kij_train.cli.submitting import (
+    check_whose_help,
+    detach_from,
+    dry_run_server,
+    signals_to,
+    submit,
+)
+from kij_train.errors import JobFailedError, RequestError
 from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
 
@@ -124,7 +122,7 @@ def command(
         return
     if as_shipped:
         raise RequestError("--as-shipped goes with --local: pods always run what ships")
-    _check_whose_help(params)
+    check_whose_help("launch", params)
     resolved = resolve_options(params, request)
     backend = runs.OnCluster(replace=replace)
     plan = runs.plan(resolved, cwd=Path.cwd(), place=backend, random_name=not dry_run)
@@ -135,32 +133,17 @@ def command(
         return
     warn_of_doubts(backend, plan.spec)
     if dry_run == "server":
-        _dry_run_server(plan, backend, form)
+        dry_run_server(plan, backend, form)
         return
     output.status(runs.summary(plan, where=backend.where(plan.spec)))
-    run = _submit(plan, backend)
+    run = submit(plan, backend)
     if detach:
-        _detach(run, form)
+        detach_from(run, form)
     else:
         stay(run, pods=plan.spec.pods if plan.spec.supervised else 1)
 
 
 job_options(command)
-
-
-def _check_whose_help(params: dict[str, Any]) -> None:
-    """Nobody starts pods to read a script's help, as `launch train.py --help` would."""
-    if params["args"] not in (("--help",), ("-h",)):
-        return
-    script, word = params["script"], params["args"][0]
-    how = "python -m " if params["as_module"] else "" if params["as_program"] else "python "
-    raise RequestError(
-        f"{word} stands behind {script}, so it would be the script's, on every node of the job",
-        hints=(
-            "kij-train's: kij-train launch --help",
-            f"the script's, on this machine: {how}{script} {word}",
-        ),
-    )
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -185,7 +168,7 @@ def _launch_local(resolved: Resolved, as_shipped: bool) -> None:
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
     try:
-        with signals_to(stop):
+        with signals_to(stop, "nodes"):
             seconds = backend.start(plan).follow()
     except JobFailedError as error:
         output.verdict(error.message, error.hints)
@@ -219,96 +202,3 @@ def _may_read() -> bool:
         return not os.isatty(0) or os.tcgetpgrp(0) == os.getpgrp()
     except OSError:  # of another session, where there is no background
         return True
-
-
-@contextmanager
-def signals_to(stop: local.Stop) -> Iterator[None]:
-    """What asks a process to end asks for the end; the second time for the end at once.
-
-    What nohup, or a shell for its background, has ignored stays ignored.
-    """
-    asked, ask = os.pipe()
-
-    def handle(signum: int, frame: object) -> None:
-        del frame
-        stop(signum)
-        os.write(ask, b".")
-
-    def tell() -> None:
-        if os.read(asked, 1):
-            output.status("ending all nodes; once more to kill them")
-
-    # Not in the handler: it may have broken into a write to stderr, and whoever reads that may
-    # stand still.
-    teller = threading.Thread(target=tell, name="teller", daemon=True)
-    teller.start()
-    before = {signum: signal.signal(signum, handle) for signum in signals.heard_signals()}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        os.close(ask)
-        teller.join(output.LAST_WORDS_S)
-        if not teller.is_alive():
-            os.close(asked)
-
-
-# --- a cluster ------------------------------------------------------------------------------------
-
-
-def _dry_run_server(plan: runs.Plan, backend: runs.OnCluster, form: str) -> None:
-    cluster = backend.cluster(plan.spec)
-    objects = runs.dry_run(plan, cluster)
-    _print_warnings(backend)
-    if form == "text":
-        for body in objects:
-            output.data(f"{body['kind'].lower()}/{body['metadata']['name']} (server dry run)")
-        output.status(f"{cluster.host} takes all of it; nothing was created")
-    else:
-        print_objects(objects, form)
-
-
-def _submit(plan: runs.Plan, backend: runs.OnCluster) -> runs.ClusterRun:
-    try:
-        with sigterm_as_interrupt():
-            run = backend.start(plan)
-    except KeyboardInterrupt as interrupt:
-        raise InterruptedByUserError(
-            "interrupted while submitting; what was made is removed", signum=signum_of(interrupt)
-        ) from None
-    finally:
-        _print_warnings(backend)
-    counts = run.created or {}
-    kinds = (kind if count == 1 else f"{count} {kind}s" for kind, count in counts.items())
-    output.status(f"created {', '.join(kinds)} for {run.name}")
-    return run
-
-
-def _print_warnings(backend: runs.OnCluster) -> None:
-    for text in backend.warnings:
-        output.warning(text)
-    backend.warnings.clear()
-
-
-def _detach(run: runs.ClusterRun, form: str) -> None:
-    try:
-        with sigterm_as_interrupt():
-            run.await_a_pod()
-    except KeyboardInterrupt as interrupt:
-        _print_detached(run, form)
-        raise click.exceptions.Exit(128 + signum_of(interrupt)) from None
-    _print_detached(run, form)
-
-
-def _print_detached(run: runs.ClusterRun, form: str) -> None:
-    made = {"name": run.name, "namespace": run.cluster.namespace, "uid": run.uid}
-    if form == "json":
-        output.json_data(made)
-        return
-    if form == "yaml":
-        output.yaml_data(render.to_yaml([made]))
-        return
-    output.data(run.name)
-    for what, line in next_commands(run).items():
-        output.status(f"  {what + ':':<12}{line}")

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from typing_extensions import TypeVar
 
 from kij_train import names, runs
 from kij_train.cli import grouped, output
 from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
 from kij_train.scripts import FROM_FLAGS, launcher_of
-from kij_train.spec import JobSpec, Model
+from kij_train.spec import Common, JobSpec, Model
 from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
+
+Kind = TypeVar("Kind", bound=Common, default=JobSpec)
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ OUR_FLAGS_AFTER_SCRIPT = frozenset(
 )
 
 
-def job_options(command: click.Command) -> click.Command:
-    """Add the script, its arguments and every option that describes a job."""
+def job_options(command: click.Command, model: type[Common] = JobSpec) -> click.Command:
+    """Add the script, its arguments and every option that describes a job of a kind."""
     command.context_settings = {**command.context_settings, "allow_interspersed_args": False}
     command.params[:0] = [
         click.Argument(["script"], required=False),
@@ -108,7 +111,8 @@ def job_options(command: click.Command) -> click.Command:
             ["--no-python", "as_program"],
             group=Group.COMMAND,
             is_flag=True,
-            help="SCRIPT is a program that is run as it is, once a rank.",
+            help="SCRIPT is a program that is run as it is, once "
+            f"{'a rank' if model is JobSpec else 'an item'}.",
         ),
         grouped.Option(
             ["--file", "-f", "spec_file"],
@@ -122,12 +126,16 @@ def job_options(command: click.Command) -> click.Command:
             metavar="NAME|FILE",
             help="Named settings: a built-in profile, one of the project file, or a .toml file.",
         ),
-        *(option.option for option in spec_options()),
+        *(option.option for option in spec_options(model)),
     ]
     return command
 
 
-def resolve_options(params: dict[str, Any], again: Layer | None = None) -> Resolved:
+def resolve_options(
+    params: dict[str, Any],
+    again: Layer | None = None,
+    model: type[Kind] = JobSpec,  # type: ignore[assignment] # as the default of Kind is
+) -> Resolved[Kind]:
     """The spec that click's parameters, the environment and the files come to.
 
     `again` is the request of a job, instead of all but the flags.
@@ -135,11 +143,12 @@ def resolve_options(params: dict[str, Any], again: Layer | None = None) -> Resol
     _refuse_empty("--file", params["spec_file"])
     _refuse_empty("--profile", params["profile"])
     resolved = resolve(
-        flags_layer(params),
+        flags_layer(params, model),
         environ=os.environ,
         cwd=Path.cwd(),
         spec_file=params["spec_file"],
         profile=params["profile"],
+        model=model,
         again=again,
     )
     for text in unknown_variables(os.environ):
@@ -156,10 +165,10 @@ def _typed(params: dict[str, Any]) -> tuple[str, ...]:
     return tuple(word for word in words if word not in ("-m", "--no-python", "--"))
 
 
-def flags_layer(params: dict[str, Any]) -> Layer:
+def flags_layer(params: dict[str, Any], model: type[Common] = JobSpec) -> Layer:
     """The flags as the highest layer."""
     layer = Layer({})
-    for option in spec_options():
+    for option in spec_options(model):
         given = params.get(option.parameter)  # bench has not all of them
         if given is None or given == () or given is False:
             continue
@@ -202,19 +211,19 @@ def warn_of_what_is_left_out(archive: bundle.Archive | None) -> None:
         output.warning(note)
 
 
-def warn_about_plan(plan: runs.Plan) -> None:
+def warn_about_plan(plan: runs.Plan | runs.ArrayPlan) -> None:
     """Say what is allowed and probably not meant, as far as the code tells."""
     for note in plan.notes:
         output.warning(note.text, note.hints)
 
 
-def warn_of_doubts(backend: runs.Backend, spec: JobSpec) -> None:
+def warn_of_doubts(backend: runs.Backend, spec: Common) -> None:
     """Say what may keep the job from running, as far as the cluster tells."""
     for note in backend.doubts(spec):
         output.warning(note.text, note.hints)
 
 
-def _public_secrets(resolved: Resolved) -> Iterator[str]:
+def _public_secrets(resolved: Resolved[Common]) -> Iterator[str]:
     """Where credentials stand in what describes the job, but for the environment."""
     for name in names.secret_arguments(resolved.spec.args).values():
         yield f"{resolved.origin(('args',))}: {name}"
@@ -224,7 +233,7 @@ def _public_secrets(resolved: Resolved) -> Iterator[str]:
                 yield f"{resolved.origin((field, name))} {name}"
 
 
-def warn_about(resolved: Resolved) -> None:
+def warn_about(resolved: Resolved[Common]) -> None:
     """Say what is allowed and probably not meant."""
     spec = resolved.spec
     for name, value in spec.env.items():

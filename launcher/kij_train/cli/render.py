@@ -19,6 +19,7 @@ from kij_train.code import leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
 from kij_train.paths import shown
+from kij_train.runs.on_cluster import Submittable
 from kij_train.specfile import Resolved
 
 
@@ -63,7 +64,7 @@ def _print_code(resolved: Resolved) -> None:
     output.status(f"ships {count:,} file{'' if count == 1 else 's'}, {size}")
 
 
-def print_offline(plan: runs.Plan, form: str) -> None:
+def print_offline(plan: Submittable, form: str) -> None:
     """What would be sent, and where a server may want it otherwise."""
     objects = plan.objects()
     for body in objects:

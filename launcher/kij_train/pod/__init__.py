@@ -25,3 +25,18 @@ BESIDE = tuple(
     )
 )
 """What every pod gets beside bootstrap.py."""
+ITEMS = tuple(
+    Path(__file__).parent / f"{name}.py"
+    for name in (
+        "items",
+        "itemindex",
+        "itemparts",
+        "itemplan",
+        "itemrecords",
+        "itemrun",
+        "results",
+        "zygote",
+        "gang/processes",
+    )
+)
+"""What the pods of an array get beside that. The first is their first process."""

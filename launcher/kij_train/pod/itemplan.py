@@ -58,8 +58,7 @@ class ArraySettings(NamedTuple):
     """Of the plan's text, not compressed."""
     attempt: int = 0
     items_file: str = ""
-    """A file with the plan, compressed or not; empty: it is beside the code, or where the runner's
-    --plan says."""
+    """A file with the plan, compressed or not; empty: it is beside the code."""
     slice: bool = False
     """One process an index, instead of one an item."""
     retries: int = 0
@@ -77,7 +76,9 @@ class ArraySettings(NamedTuple):
     jitter_s: float = 0
     """Runners wait up to so long before their first item, each another time."""
     selection: bool = False
-    """Whether a selection is beside the plan."""
+    """Whether this attempt runs a selection of the plan."""
+    selection_file: str = ""
+    """A file with it, compressed or not; empty: it is beside the code."""
     run_dir: str = ""
     """Each index has a folder of its own in it, named by its number."""
     seed: int = 0

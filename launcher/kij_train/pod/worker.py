@@ -31,7 +31,7 @@ import traceback
 from importlib.machinery import PathFinder, SourcelessFileLoader
 from pkgutil import get_importer
 from types import CodeType, TracebackType
-from typing import Any, Dict, List, Optional, Type
+from typing import Any, Dict, FrozenSet, List, Optional, Type
 
 from kij_train.pod import contract, environment, lines, records, stacks, status
 
@@ -40,6 +40,12 @@ EXIT_NO_FILE = 2
 LONG_BITS = 63
 SYS_IS_MARKED = sys.version_info >= (3, 13)
 """Whether a warning about "sys" names <sys>, line 0."""
+
+
+def started_as(fresh: Dict[str, Any], at_start: FrozenSet[str]) -> None:
+    """For another program of ours that becomes a script: what Python gave it, and had loaded."""
+    global FRESH, AT_START
+    FRESH, AT_START = fresh, at_start
 
 
 class PreflightError(Exception):
@@ -115,16 +121,13 @@ def as_main(argv: List[str]) -> None:
     target = argv[1] if as_module else argv[0]
     given = getattr(sys, "orig_argv", [])
     if given:
-        given[len(given) - len(argv) - 2 :] = argv  # 2: this file and the flag
+        given[len(given) - len(sys.argv) :] = argv
     sys.argv[:] = argv[1:] if as_module else argv
     environment.hide_own_folder()
     main = _fresh_main()
     path = target if as_module else os.path.join(os.getcwd(), target)
     is_container = not as_module and get_importer(path) is not None
-    if is_container:
-        sys.path.insert(0, path)
-    elif not getattr(sys.flags, "safe_path", False):
-        sys.path.insert(0, os.getcwd() if as_module else os.path.dirname(os.path.realpath(path)))
+    sys.path[:0] = folder_of(argv)
     if as_module or is_container:
         sys.argv[0] = "-m" if as_module else target
         _make_way()
@@ -139,6 +142,16 @@ def as_main(argv: List[str]) -> None:
     if SYS_IS_MARKED:
         call = call.replace(co_firstlineno=0)
     exec(call, {"__name__": "sys", "code": code, "main": vars(main)})  # noqa: S102
+
+
+def folder_of(argv: List[str]) -> List[str]:
+    """What Python puts in front of `sys.path` for a script or module, if anything."""
+    path = os.path.join(os.getcwd(), argv[0])
+    if argv[0] != "-m" and get_importer(path) is not None:
+        return [path]
+    if getattr(sys.flags, "safe_path", False):
+        return []
+    return [os.getcwd() if argv[0] == "-m" else os.path.dirname(os.path.realpath(path))]
 
 
 def _fresh_main() -> Any:
@@ -233,21 +246,21 @@ def swallowed(end: SystemExit) -> Optional[BaseException]:
     return None if issubclass(type(error), SystemExit) else error
 
 
-def record_end(error: BaseException, path: str, rank: int) -> None:
+def record_end(error: BaseException, path: str, who: str, **facts: Any) -> None:
     """Leave the record of an exception that ends the script, if it ends it badly.
 
-    Never raises, whatever the script's classes do when they are asked.
+    `who` is what the message calls the script, such as "rank 3". Never raises, whatever the
+    script's classes do when they are asked.
     """
     try:
-        _record(error, path, rank)
+        _record(error, path, who, facts)
     except BaseException:
         with contextlib.suppress(BaseException):
-            said = f"rank {rank} ended by an exception that cannot be shown"
-            records.write_record(path, said, "", rank=rank)
+            said = f"{who} ended by an exception that cannot be shown"
+            records.write_record(path, said, "", **facts)
 
 
-def _record(error: BaseException, path: str, rank: int) -> None:
-    who: Dict[str, Any] = {"rank": rank}
+def _record(error: BaseException, path: str, who: str, facts: Dict[str, Any]) -> None:
     cause: Optional[BaseException] = error
     said = ""
     if issubclass(type(error), SystemExit):
@@ -256,13 +269,13 @@ def _record(error: BaseException, path: str, rank: int) -> None:
         status = exit_status(code)
         if not status:
             return
-        who["exit_code"] = status
+        facts["exit_code"] = status
         cause = swallowed(error)
-        said = f"rank {rank} exited with code {status}"
+        said = f"{who} exited with code {status}"
         if not issubclass(type(code), int):
             said = _text(code) or said
         elif cause is not None:
-            said = f"{_words(cause)}\nrank {rank} then exited with code {status}"
+            said = f"{_words(cause)}\n{who} then exited with code {status}"
     callstack = ""
     if cause is not None:
         said = said or _words(cause)
@@ -271,7 +284,7 @@ def _record(error: BaseException, path: str, rank: int) -> None:
             callstack = callstack.rstrip()
             ending = _words(cause)
             callstack = callstack[: -len(ending)] if callstack.endswith(ending) else callstack
-    records.write_record(path, said, callstack, **who)
+    records.write_record(path, said, callstack, **facts)
 
 
 def _text(thing: Any, failed: str = "") -> str:
@@ -325,6 +338,26 @@ def show_without_our_frames() -> None:
     sys.excepthook = show
 
 
+def end_badly(
+    error: BaseException, record: Optional[str], process: int, who: str, **facts: Any
+) -> None:
+    """Leave a record of what ends the script; the caller then raises it again.
+
+    `process` is that of the script: children that it forks come here as well, and leave none.
+    """
+    if issubclass(type(error), NoScriptError):
+        if record:
+            records.write_record(record, str(error), "", exit_code=EXIT_NO_FILE, **facts)
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_NO_FILE)
+    trace = trim(error, _own(error, "__traceback__"))
+    if record and os.getpid() == process:
+        record_end(error, record, who, **facts)
+        trim(error, trace)  # its __str__ may have raised it again
+    if not issubclass(type(error), SystemExit):
+        show_without_our_frames()
+
+
 def main(argv: List[str]) -> None:
     """Entry point; `argv` without the program's name and the flag."""
     rank, path = int(os.environ.get("RANK", "-1")), os.environ.get(contract.ENV_ERROR_FILE)
@@ -336,18 +369,8 @@ def main(argv: List[str]) -> None:
         if os.environ.get(contract.ENV_PREFLIGHT):
             run_preflight(os.environ[contract.ENV_PREFLIGHT])
         as_main(argv)
-    except NoScriptError as error:
-        if path:
-            records.write_record(path, str(error), "", rank=rank, exit_code=EXIT_NO_FILE)
-        print(error, file=sys.stderr)
-        sys.exit(EXIT_NO_FILE)
     except BaseException as error:
-        trace = trim(error, _own(error, "__traceback__"))
-        if path and os.getpid() == process:  # children that the script forks come here as well
-            record_end(error, path, rank)
-            trim(error, trace)  # its __str__ may have raised it again
-        if not issubclass(type(error), SystemExit):
-            show_without_our_frames()
+        end_badly(error, path, process, f"rank {rank}", rank=rank)
         raise
 
 

@@ -1,5 +1,6 @@
 """From a resolved request to a running job: the plan, and where it runs."""
 
+from kij_train.runs.arrays import ArrayPlan, array_summary, plan_array, plan_rerun
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.on_cluster import (
     ClusterRun,
@@ -15,6 +16,7 @@ from kij_train.runs.plan import SUFFIX_CHARS, Note, Place, Plan, plan, summary
 
 __all__ = [
     "SUFFIX_CHARS",
+    "ArrayPlan",
     "Backend",
     "ClusterRun",
     "Line",
@@ -25,10 +27,13 @@ __all__ = [
     "Place",
     "Plan",
     "Run",
+    "array_summary",
     "attached",
     "connect",
     "dry_run",
     "plan",
+    "plan_array",
+    "plan_rerun",
     "summary",
     "user_of",
     "which_nobody_has",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kij_train.runs.plan import Note, Place, Plan
-from kij_train.spec import JobSpec
+from kij_train.spec import Common, JobSpec
 
 if TYPE_CHECKING:
     from kij_train.diagnosis import JobState
@@ -77,7 +77,7 @@ class Backend(Place):
         return []
 
     @abc.abstractmethod
-    def where(self, spec: JobSpec) -> str:
+    def where(self, spec: Common) -> str:
         """In words: "this machine", or the namespace and the image."""
 
     @abc.abstractmethod
@@ -85,7 +85,7 @@ class Backend(Place):
         """Where and with which image, for reports that are compared with others."""
 
     @abc.abstractmethod
-    def doubts(self, spec: JobSpec) -> Iterator[Note]:
+    def doubts(self, spec: Common) -> Iterator[Note]:
         """What may keep it from running; asks the cluster, where that can tell."""
 
     @abc.abstractmethod

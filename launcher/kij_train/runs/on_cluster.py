@@ -19,8 +19,8 @@ from kij_train import names, scripts, units
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note
-from kij_train.spec import JobSpec
-from kij_train.spec.common import Common, Where
+from kij_train.spec import Common, JobSpec
+from kij_train.spec.common import Where
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class OnCluster(Backend):
     def warnings(self) -> list[str]:
         return [] if self._cluster is None else self._cluster.warnings
 
-    def locate(self, resolved: Resolved, cwd: Path, code_dir: Path) -> str | None:
+    def locate(self, resolved: Resolved[Common], cwd: Path, code_dir: Path) -> str | None:
         return scripts.locate(resolved, cwd, code_dir, is_here=False)
 
     def with_ranks(self, resolved: Resolved) -> JobSpec:
@@ -89,7 +89,7 @@ class OnCluster(Backend):
             )
         return spec.model_copy(update={"nproc_per_node": count})
 
-    def ships(self, spec: JobSpec) -> bool:
+    def ships(self, spec: Common) -> bool:
         return spec.code
 
     def notes(self, spec: JobSpec) -> Iterator[Note]:
@@ -101,14 +101,15 @@ class OnCluster(Backend):
                 ("mount one, and save there: --mount pvc:NAME:/checkpoints",),
             )
 
-    def where(self, spec: JobSpec) -> str:
+    def where(self, spec: Common) -> str:
         return f"namespace {self.cluster(spec).namespace} · image {spec.image}"
 
     def recorded(self, spec: JobSpec) -> dict[str, str | None]:
         return {"where": "cluster", "image": spec.image}
 
-    def doubts(self, spec: JobSpec) -> Iterator[Note]:
-        yield from _without_gang(spec)
+    def doubts(self, spec: Common) -> Iterator[Note]:
+        if isinstance(spec, JobSpec):
+            yield from _without_gang(spec)
         if extended_resources(spec):
             for resource, advice in which_nobody_has(spec, self.cluster(spec)).items():
                 yield Note(
@@ -281,7 +282,7 @@ def user_of(spec: Common) -> str | None:
     return re.sub(r"[^A-Za-z0-9]+", "-", login)[: names.DNS_LABEL_MAX].strip("-") or None
 
 
-def which_nobody_has(spec: JobSpec, cluster: Cluster) -> dict[str, str]:
+def which_nobody_has(spec: Common, cluster: Cluster) -> dict[str, str]:
     """Resources of the pods that no machine of the cluster has, and what to do about each.
 
     Empty where there are none, and where the user may not know, or there are too many to look at.
@@ -302,7 +303,7 @@ def which_nobody_has(spec: JobSpec, cluster: Cluster) -> dict[str, str]:
     return {one: diagnosis.without(one, machines) for one in missing}
 
 
-def extended_resources(spec: JobSpec) -> list[str]:
+def extended_resources(spec: Common) -> list[str]:
     """What a pod asks for beside CPU and memory."""
     return [*spec.resources, *([spec.gpu_resource] if spec.gpu_resource is not None else [])]
 

@@ -28,7 +28,7 @@ from kij_train.errors import (
 from kij_train.pod import contract, unpack
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note, Plan
-from kij_train.spec import JobSpec
+from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class OnMachine(Backend):
         self._stop, self._streams = stop, streams
         self._merged, self._as_shipped = merged, as_shipped
 
-    def locate(self, resolved: Resolved, cwd: Path, code_dir: Path) -> str | None:
+    def locate(self, resolved: Resolved[Common], cwd: Path, code_dir: Path) -> str | None:
         return scripts.locate(resolved, cwd, code_dir, is_here=True)
 
     def with_ranks(self, resolved: Resolved) -> JobSpec:
@@ -66,14 +66,14 @@ class OnMachine(Backend):
             return spec
         return local.with_counted_ranks(spec, os.environ)
 
-    def ships(self, spec: JobSpec) -> bool:
+    def ships(self, spec: Common) -> bool:
         return self._as_shipped and spec.code
 
     def notes(self, spec: JobSpec) -> Iterator[Note]:
         del spec
         return iter(())
 
-    def where(self, spec: JobSpec) -> str:
+    def where(self, spec: Common) -> str:
         del spec
         return "this machine"
 
@@ -81,7 +81,7 @@ class OnMachine(Backend):
         del spec
         return {"where": "this machine", "image": None}
 
-    def doubts(self, spec: JobSpec) -> Iterator[Note]:
+    def doubts(self, spec: Common) -> Iterator[Note]:
         del spec
         return iter(())
 

@@ -7,8 +7,8 @@ import base64
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,8 +17,9 @@ from kij_train.code import bundle, leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
 from kij_train.paths import shown
-from kij_train.pod import bootstrap, contract, preflight
-from kij_train.spec import JobSpec
+from kij_train.pod import bootstrap, contract
+from kij_train.pod import preflight as checks
+from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
 
 SUFFIX_CHARS = 5
@@ -54,24 +55,30 @@ class Plan:
 
     def objects(self) -> list[dict[str, Any]]:
         """Every Kubernetes object of the job."""
-        source = Path(bootstrap.__file__).read_text(encoding="utf-8")
-        check = ""
-        if self.spec.preflight:
-            check = Path(preflight.__file__).read_text(encoding="utf-8")
-        beside = render.shape_of(self.spec, self.name).sources
-        more = {file.name: file.read_text(encoding="utf-8") for file in beside}
-        code = render.Code(source, preflight=check, more=more)
-        if self.archive is not None:
-            archive = self.archive
-            code = render.Code(source, archive.packed, archive.sha256, check, more)
+        sources = render.shape_of(self.spec, self.name).sources
+        code = code_of(self.archive, sources, preflight=self.spec.preflight)
         return render.render(self.spec, name=self.name, code=code)
+
+
+def code_of(
+    archive: bundle.Archive | None, sources: Iterable[Path], *, preflight: bool = False
+) -> render.Code:
+    """What pods run: the files of ours that they need, and the user's code."""
+    code = render.Code(
+        Path(bootstrap.__file__).read_text(encoding="utf-8"),
+        preflight=Path(checks.__file__).read_text(encoding="utf-8") if preflight else "",
+        more={file.name: file.read_text(encoding="utf-8") for file in sources},
+    )
+    if archive is None:
+        return code
+    return replace(code, archive=archive.packed, sha256=archive.sha256)
 
 
 class Place(abc.ABC):
     """What a plan must know of where the job will run. Nothing of it asks a cluster."""
 
     @abc.abstractmethod
-    def locate(self, resolved: Resolved, cwd: Path, code_dir: Path) -> str | None:
+    def locate(self, resolved: Resolved[Common], cwd: Path, code_dir: Path) -> str | None:
         """The script, relative to the code folder; None where a module or a program is run.
 
         Raises RequestError for what cannot be run there.
@@ -85,7 +92,7 @@ class Place(abc.ABC):
         """
 
     @abc.abstractmethod
-    def ships(self, spec: JobSpec) -> bool:
+    def ships(self, spec: Common) -> bool:
         """Whether the code is packed, rather than run where it lies."""
 
     @abc.abstractmethod
@@ -104,20 +111,28 @@ def plan(resolved: Resolved, *, cwd: Path, place: Place, random_name: bool = Fal
     script = place.locate(resolved, cwd, code_dir)
     spec = place.with_ranks(resolved).model_copy(update={"script": script})
     archive = bundle.pack(code_dir) if place.ships(spec) else None
-    _check_shipped(spec, archive, code_dir)
-    name = spec.name or _generated_name(spec, archive, code_dir, random_name)
+    check_shipped(spec, archive, code_dir)
+    content = archive.sha256 if archive else ""
+    name = spec.name or generated_name(spec, content, code_dir, spec.pods, random_name=random_name)
     where = code_dir if spec.code else cwd
     notes = (*_notes_of_code(spec, where, archive), *place.notes(spec))
     return Plan(spec, name, where, archive, notes)
 
 
-def _notes_of_code(spec: JobSpec, code_dir: Path, archive: bundle.Archive | None) -> Iterator[Note]:
+def note_of_compiled(
+    spec: Common, code_dir: Path, archive: bundle.Archive | None
+) -> Iterator[Note]:
+    """Say that a script which ships was compiled."""
     if archive is not None and spec.script and scripts.is_compiled(code_dir / spec.script):
         yield Note(
             f"{spec.script} runs under the version of Python alone that compiled it, and the image "
             "may have another one",
             ("give the source, which runs under any",),
         )
+
+
+def _notes_of_code(spec: JobSpec, code_dir: Path, archive: bundle.Archive | None) -> Iterator[Note]:
+    yield from note_of_compiled(spec, code_dir, archive)
     if spec.hang_timeout is not None and spec.heartbeat == "file" and spec.code:
         files = archive.files if archive is not None else _files_of(code_dir)
         if files and not any(_names_heartbeat(code_dir / file) for file in files):
@@ -155,7 +170,7 @@ def _names_heartbeat(path: Path) -> bool:
         return True
 
 
-def _check_shipped(spec: JobSpec, archive: bundle.Archive | None, code_dir: Path) -> None:
+def check_shipped(spec: Common, archive: bundle.Archive | None, code_dir: Path) -> None:
     """Script and program must not be among the ignored files."""
     path = spec.script
     if path is not None and (code_dir / path).is_dir():
@@ -181,9 +196,13 @@ def _check_shipped(spec: JobSpec, archive: bundle.Archive | None, code_dir: Path
     raise RequestError(f"{kind} {shown(path)} is left out of the code{why}", hints=(back,))
 
 
-def _generated_name(
-    spec: JobSpec, archive: bundle.Archive | None, code_dir: Path, random_name: bool
+def generated_name(
+    spec: Common, content: str, code_dir: Path, pods: int, *, random_name: bool, room: int = 0
 ) -> str:
+    """A name made of the script's, and of a hash of the request and `content`, or of chance.
+
+    `room` is left for more characters behind the name.
+    """
     if spec.script is not None:
         stem = Path(spec.script).stem or code_dir.resolve().name
     elif spec.module is not None:
@@ -195,10 +214,9 @@ def _generated_name(
     else:
         # Where things lie on this machine is no part of the request.
         request = spec.model_dump_json(exclude={"code_dir", "kubeconfig", "context"})
-        content = archive.sha256 if archive else ""
         entropy = hashlib.sha256(f"{request} {content}".encode()).digest()
     suffix = base64.b32encode(entropy).decode().lower()[:SUFFIX_CHARS]
-    return names.generated_job_name(stem, suffix, spec.pods)
+    return names.generated_job_name(stem, suffix, pods, room)
 
 
 def summary(plan: Plan, *, where: str) -> str:

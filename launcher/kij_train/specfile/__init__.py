@@ -52,13 +52,14 @@ WHERE = ("namespace", "context", "kubeconfig")
 """Fields that say which cluster, and where on it."""
 
 Spec = TypeVar("Spec", bound=Model, default=JobSpec)
+SomeSpec = TypeVar("SomeSpec", bound=Model, default=JobSpec, covariant=True)
 
 
 @dataclass(frozen=True)
-class Resolved(Generic[Spec]):
+class Resolved(Generic[SomeSpec]):
     """A checked spec, and where each of its values came from."""
 
-    spec: Spec
+    spec: SomeSpec
     origins: Mapping[Location, Origin]
     spec_file: str | None = None
     """What -f names, for messages."""

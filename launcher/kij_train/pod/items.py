@@ -1,0 +1,184 @@
+"""The first process of a pod of an array, and of a runner of this machine: runs an index's items.
+
+    python items.py [-m | --no-python] SCRIPT [ARG ...]      the index JOB_COMPLETION_INDEX
+    python items.py --serve FD [...] SCRIPT [ARG ...]        those whose numbers come on stdin, a
+                                                             line each; FD gets a line for each
+
+It runs the items of an index in order, each in a process of its own (or one process for all, in
+slice mode), goes on after one that fails, tries those that failed again, and ends with 0 only when
+all were well. What is done is recorded at once: SIGTERM or a kill loses only the item that runs.
+
+What it says of itself goes to standard error. Records go to the log by standard output, or to part
+files. The answers of --serve are JSON: {"number": as asked, "exit_code": ..., "account": {...}}.
+
+Standard library only, Python 3.8 or later, like bootstrap.py, which lies beside it in a pod.
+"""
+
+import json
+import os
+import selectors
+import shutil
+import socket
+import sys
+import tempfile
+import types
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+if __name__ == "__main__":
+    # Run by its path: the names that our files import each other by lead to its own folder.
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang"):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [here, os.path.join(here, "gang")]
+
+from kij_train.pod import bootstrap, contract, environment, itemplan, results, signals, status
+from kij_train.pod.contract import Failure
+from kij_train.pod.gang.processes import adopt_orphans
+from kij_train.pod.itemindex import Index, Tools, Verdict
+from kij_train.pod.itemparts import FilePart, LogPart, Part
+from kij_train.pod.itemplan import ArraySettings, ItemPlan, Selection
+from kij_train.pod.itemrun import Output, Starter, Stop
+from kij_train.pod.programs import fault_of_program
+
+SERVE = "--serve"
+
+
+class Runner:
+    """Runs indexes, one after another, from one warm interpreter."""
+
+    def __init__(self, tools: Tools, plan: ItemPlan, selection: Optional[Selection]) -> None:
+        self._tools, self._plan, self._selection = tools, plan, selection
+        self._has_waited = False
+
+    def run(self, number: int) -> Verdict:
+        """Run an index of this attempt. Raises Failure where nothing can be run or recorded."""
+        settings, output = self._tools.settings, self._tools.output
+        index, positions = self._share(number)
+        if settings.jitter_s and not self._has_waited:
+            self._has_waited = True
+            # Spread over the whole time, and not by chance: a run can be repeated.
+            share = itemplan.seed_of(settings.attempt, f"{settings.name} {index}") / 2**32
+            self._tools.stop.wait(share * settings.jitter_s)
+        part: Part
+        if settings.results_dir:
+            part = FilePart(settings.results_dir, index, settings.attempt)
+        else:
+            part = LogPart(lambda line: output.line(1, line))
+        try:
+            return Index(self._tools, index, self._plan.items(positions), part).run()
+        finally:
+            part.close()
+
+    def _share(self, number: int) -> Tuple[int, Sequence[int]]:
+        """The index of the first attempt, and positions in the plan."""
+        selection = self._selection
+        count = self._plan.indexes if selection is None else len(selection.indexes)
+        if not 0 <= number < count:
+            raise Failure(contract.EXIT_CONTRACT, f"there is no index {number} of {count}")
+        if selection is None:
+            return number, self._plan.positions(number)
+        return selection.indexes[number]
+
+
+def run_one(runner: Runner) -> int:
+    """Run the index of this pod, and leave its account as the termination message."""
+    text = os.environ.get(contract.ENV_COMPLETION_INDEX, "")
+    if not (text.isascii() and text.isdigit()):
+        said = f"{contract.ENV_COMPLETION_INDEX}={text!r} is no number"
+        raise Failure(contract.EXIT_CONTRACT, said)
+    verdict = runner.run(int(text))
+    try:
+        # In place: /dev/termination-log is a mount, which cannot be replaced.
+        with open(contract.error_file(), "wb") as file:
+            file.write(results.encode_account(verdict.account))
+    except OSError as error:
+        status.say(f"cannot write the account to {contract.error_file()}: {error}")
+    return verdict.exit_code
+
+
+def serve(runner: Runner, answers: int, stop: Stop) -> int:
+    """Run the indexes that stdin names, until it ends or this process is told to."""
+    os.set_inheritable(answers, False)
+    for number in _numbers(stop):
+        verdict = runner.run(number)
+        account = json.loads(results.encode_account(verdict.account))
+        answer = {"number": number, "exit_code": verdict.exit_code, "account": account}
+        line = memoryview(json.dumps(answer).encode() + b"\n")
+        while line:
+            line = line[os.write(answers, line) :]
+        if stop.is_set():
+            break
+    return 128 + stop.signum if stop.is_set() else 0
+
+
+def _numbers(stop: Stop) -> Iterator[int]:
+    """What comes on stdin, while nothing tells this process to end."""
+    held = b""
+    with selectors.DefaultSelector() as ready:
+        ready.register(0, selectors.EVENT_READ)
+        ready.register(stop.woken, selectors.EVENT_READ)
+        while not stop.is_set():
+            line, end, rest = held.partition(b"\n")
+            if end:
+                held = rest
+                yield int(line)
+                continue
+            found = [key.fd for key, _ in ready.select()]
+            if stop.woken in found:
+                stop.take_in()
+            elif 0 in found:
+                chunk = os.read(0, 4096)
+                if not chunk:
+                    return
+                held += chunk
+
+
+def run_items(argv: List[str]) -> int:
+    """From the settings to the exit code. Raises Failure."""
+    env = os.environ
+    if env.get(contract.ENV_PARENT_PID):
+        signals.die_with_parent(int(env[contract.ENV_PARENT_PID]))
+    answers = int(argv[1]) if argv[0] == SERVE else None
+    command = argv if answers is None else argv[2:]
+    settings = ArraySettings.from_json(env.get(itemplan.ENV_ARRAY, ""))
+    bootstrap.prepare(dict(env))
+    adopt_orphans()
+    plan = itemplan.read(settings.items_file or contract.BUNDLE_DIR, settings.plan_sha256)
+    selection = None
+    if settings.selection:
+        selection = itemplan.read_selection(settings.selection_file or contract.BUNDLE_DIR)
+    check_program(command)
+    output, stop = Output(), Stop()
+    starter = Starter(output, stop, command, list(settings.preload))
+    machine = env.get(contract.ENV_NODE_NAME) or socket.gethostname()
+    scratch_dir = env.get(contract.ENV_SCRATCH_DIR)
+    with tempfile.TemporaryDirectory(prefix="kij-items-", dir=scratch_dir) as scratch:
+        tools = Tools(settings, command, plan.indexes, machine, scratch, output, stop, starter)
+        runner = Runner(tools, plan, selection)
+        try:
+            return run_one(runner) if answers is None else serve(runner, answers, stop)
+        finally:
+            starter.close()
+
+
+def check_program(command: List[str]) -> None:
+    """Raise Failure where the program of all items is not there, or cannot be run."""
+    if command[0] != "--no-python" or itemplan.placeholders(command[1]):
+        return
+    found = shutil.which(command[1])
+    if found is None:
+        said = f"{command[1]}: no such program, or it may not be run, in the code or in the image"
+        raise Failure(contract.EXIT_CODE, said)
+    fault = fault_of_program(found)
+    if fault:
+        raise Failure(contract.EXIT_CODE, f"{command[1]} cannot be run: {fault}")
+
+
+def main(argv: List[str]) -> int:
+    """Entry point; `argv` without the program's name."""
+    environment.hide_own_folder()
+    return bootstrap.first_process(run_items, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

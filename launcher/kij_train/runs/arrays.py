@@ -1,0 +1,246 @@
+"""From a request and its items to an array that is fit to be started, or to a rerun of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kij_train import names, render, units
+from kij_train.arrays import plan as plans
+from kij_train.arrays.items import Items, is_url
+from kij_train.code import bundle, leftout
+from kij_train.errors import RequestError
+from kij_train.paths import shown
+from kij_train.pod import itemplan
+from kij_train.runs.plan import (
+    Note,
+    Place,
+    check_shipped,
+    code_of,
+    generated_name,
+    note_of_compiled,
+)
+from kij_train.spec import ArraySpec
+from kij_train.spec.array import MOST_RERUNS
+from kij_train.specfile import Resolved
+
+Selection = Sequence[tuple[int, Sequence[int]]]
+"""What a rerun runs: an index of the first attempt, and positions in the plan, for each of its own
+indexes."""
+OF_ONE_ITEM = ("item", "key", "seed")
+"""Placeholders that mean nothing to a process of a whole index."""
+
+
+@dataclass(frozen=True)
+class ArrayPlan:
+    """One Job of an array, or one run of it on this machine."""
+
+    spec: ArraySpec
+    """With the script relative to the code folder."""
+    array: str
+    """The array's name."""
+    code_dir: Path
+    """Working directory of a run on this machine, and what is shipped to pods."""
+    archive: bundle.Archive | None
+    pinned: plans.Pinned
+    number: int = 0
+    """Of the attempt."""
+    selection: Selection | None = None
+    """Of a rerun."""
+    notes: tuple[Note, ...] = ()
+    """What is allowed and probably not meant."""
+
+    @property
+    def name(self) -> str:
+        """Of the Job."""
+        return names.attempt_name(self.array, self.number)
+
+    @property
+    def indexes(self) -> int:
+        """Of this attempt."""
+        return self.pinned.items.indexes if self.selection is None else len(self.selection)
+
+    @property
+    def packed_selection(self) -> bytes:
+        """As it travels; empty where all is run."""
+        if self.selection is None:
+            return b""
+        chosen = [(index, list(positions)) for index, positions in self.selection]
+        return itemplan.compress(itemplan.encode_selection(self.number, chosen))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Annotations of the Job that are facts of this machine, and no part of the request."""
+        left_out = None if self.archive is None else leftout.record(self.archive.left_out)
+        return {} if left_out is None else {names.LEFT_OUT: left_out}
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Every Kubernetes object of the attempt."""
+        attempt = render.Attempt(
+            array=self.array,
+            indexes=self.indexes,
+            plan_sha256=self.pinned.sha256,
+            plan=self.pinned.packed,
+            number=self.number,
+            selection=self.packed_selection,
+        )
+        shape = render.shape_of(self.spec, self.name, attempt)
+        code = code_of(self.archive, shape.sources)
+        return render.render(self.spec, name=self.name, code=code, attempt=attempt)
+
+
+def plan_array(
+    resolved: Resolved[ArraySpec],
+    items: Items,
+    *,
+    cwd: Path,
+    place: Place,
+    random_name: bool = False,
+) -> ArrayPlan:
+    """Pin the items, find the script, pack the code, fix the name. Raises RequestError.
+
+    Without `random_name` a generated name is made of the request and the items.
+    """
+    spec = resolved.spec
+    check_placeholders(spec, items)
+    pinned = plans.pin(items, chunk=spec.chunk, indexes=spec.indexes, seed=spec.seed)
+    found = _prepared(resolved, pinned, cwd, place)
+    spec, most = found.spec, found.indexes
+    if spec.name is None:
+        content = f"{pinned.sha256} {found.archive.sha256 if found.archive else ''}"
+        name = generated_name(
+            spec, content, found.code_dir, most, random_name=random_name, room=_ROOM
+        )
+    else:
+        name = spec.name
+        _check_name(name, most, resolved)
+    data = tuple(_not_in_pods(spec, found.archive, items))
+    return replace(found, array=name, notes=(*found.notes, *data))
+
+
+def plan_rerun(
+    resolved: Resolved[ArraySpec],
+    pinned: plans.Pinned,
+    *,
+    array: str,
+    number: int,
+    selection: Selection,
+    cwd: Path,
+    place: Place,
+) -> ArrayPlan:
+    """A rerun of an array whose plan is there. Raises RequestError."""
+    found = _prepared(resolved, pinned, cwd, place)
+    return replace(found, array=array, number=number, selection=selection)
+
+
+def _prepared(
+    resolved: Resolved[ArraySpec], pinned: plans.Pinned, cwd: Path, place: Place
+) -> ArrayPlan:
+    code_dir = cwd / resolved.spec.code_dir
+    script = place.locate(resolved, cwd, code_dir)
+    spec = resolved.spec.model_copy(update={"script": script})
+    archive = bundle.pack(code_dir) if place.ships(spec) else None
+    check_shipped(spec, archive, code_dir)
+    where = code_dir if spec.code else cwd
+    notes = tuple(note_of_compiled(spec, where, archive))
+    return ArrayPlan(spec, "", where, archive, pinned, notes=notes)
+
+
+_ROOM = len(names.attempt_name("", MOST_RERUNS))
+
+
+def _check_name(name: str, indexes: int, resolved: Resolved[ArraySpec]) -> None:
+    try:
+        names.check_job_name(names.attempt_name(name, MOST_RERUNS), indexes)
+    except ValueError as error:
+        raise RequestError(
+            f"{resolved.origin(('name',))} {name} leaves no room for reruns: the name of the last "
+            f"one {error}"
+        ) from None
+
+
+def check_placeholders(spec: ArraySpec, items: Items) -> None:
+    """Raise RequestError for a placeholder in the arguments that an item has nothing for."""
+    wanted = {name: argument for argument in spec.args for name in itemplan.placeholders(argument)}
+    for name in OF_ONE_ITEM if spec.slice else ():
+        if name in wanted:
+            raise RequestError(
+                f"{wanted[name]}: {{{name}}} is one item's, and with --slice a process has all "
+                "items of its index",
+                hints=(f"they are in ${itemplan.ENV_ITEMS_FILE}: a line of JSON each",),
+            )
+    fields = {name: text for name, text in wanted.items() if name not in itemplan.OUR_NAMES}
+    if not fields:
+        return
+    name = next(iter(fields))
+    if spec.slice:
+        raise RequestError(
+            f"{fields[name]}: {{{name}}} would be a field of an item, and with --slice a process "
+            "has all items of its index",
+            hints=(f"text in braces: {{{{{name}}}}}",),
+        )
+    for position, item in enumerate(items):
+        value = item if isinstance(item, str) else item[1]
+        for name, argument in fields.items():
+            if not isinstance(value, dict) or name not in value:
+                raise _unknown_name(name, argument, items.place(position), value)
+
+
+def _unknown_name(name: str, argument: str, place: str, value: Any) -> RequestError:
+    known = [f"{{{one}}}" for one in itemplan.OUR_NAMES]
+    has = "is no object with fields"
+    if isinstance(value, dict):
+        known += [f"{{{one}}}" for one in value]
+        has = f"has no field {name}"
+    return RequestError(
+        f"{argument}: {{{name}}} is unknown: the item at {place} {has}",
+        hints=(f"known are {', '.join(known)}", f"text in braces: {{{{{name}}}}}"),
+    )
+
+
+def _not_in_pods(spec: ArraySpec, archive: bundle.Archive | None, items: Items) -> Iterator[Note]:
+    """Say that files which a pattern finds here are not there in the pods."""
+    if archive is None or spec.glob is None or is_url(spec.glob):
+        return
+    shipped, mounts = set(archive.files), tuple(mount.path for mount in spec.mounts)
+    missing = [
+        path
+        for path in items.keys
+        if path.removeprefix("./") not in shipped and not _is_below(path, mounts)
+    ]
+    if missing:
+        yield Note(
+            f"{len(missing):,} of the {len(items):,} files that --glob finds do not ship: pods "
+            f"have no {shown(missing[0])}",
+            (
+                "put data onto a volume that is mounted at the same path here and there: --mount "
+                "pvc:NAME:/data --glob '/data/*'",
+            ),
+        )
+
+
+def _is_below(path: str, mounts: tuple[str, ...]) -> bool:
+    return any(path == mount or path.startswith(mount.rstrip("/") + "/") for mount in mounts)
+
+
+def array_summary(plan: ArrayPlan, *, where: str, at_once: int) -> str:
+    """The one line that says what is about to run, and where."""
+    total = plan.pinned.items.total
+    if plan.selection is not None:
+        total = sum(len(positions) for _, positions in plan.selection)
+
+    def count(number: int, thing: str, plural: str = "s") -> str:
+        return f"{number:,} {thing}{'' if number == 1 else plural}"
+
+    parts = [f"{count(total, 'item')} in {count(plan.indexes, 'index', 'es')}"]
+    if at_once < plan.indexes:
+        parts.append(f"{at_once:,} at once")
+    if plan.spec.ranks_per_item > 1:
+        parts.append(f"{plan.spec.ranks_per_item} ranks an item")
+    parts.append(where)
+    if plan.archive is not None:
+        size = units.format_bytes(len(plan.archive.packed))
+        parts.append(f"code {count(len(plan.archive.files), 'file')}, {size}")
+    return f"{plan.name}  " + " · ".join(parts)
