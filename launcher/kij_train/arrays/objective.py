@@ -50,24 +50,23 @@ class Lack(enum.Enum):
 
 
 def parse_metric(text: str) -> tuple[str, str]:
-    """Name and regular expression of "loss=loss (\\S+)". Raises RequestError."""
-    hint = r"as in --metric 'loss=loss (\S+)'"
+    """Name and regular expression of "loss=loss (\\S+)". Raises ValueError."""
     name, equals, pattern = text.partition("=")
     if not equals or _METRIC_NAME.fullmatch(name) is None:
-        raise RequestError(f"--metric {text}: must be NAME=REGEX", hints=(hint,))
+        raise ValueError(r"must be NAME=REGEX, as in 'loss=loss (\S+)'")
     if name in OURS or name == "seconds":
-        raise RequestError(f"--metric {text}: {name} is in every record already: take another name")
+        raise ValueError(f"{name} is in every record already: take another name")
     try:
         groups = re.compile(pattern).groups
     except (re.error, RecursionError, OverflowError) as error:
         at = getattr(error, "pos", None)
         mark = "" if at is None else f"\n    {pattern}\n    {' ' * at}^"
-        said = getattr(error, "msg", str(error))
-        raise RequestError(f"--metric {name}: no regular expression: {said}{mark}") from None
+        raise ValueError(
+            f"is no regular expression: {getattr(error, 'msg', error)}{mark}"
+        ) from None
     if groups != 1:
-        raise RequestError(
-            f"--metric {text}: needs one group (…), around the number; it has {groups}",
-            hints=(hint, "a group that is not for the number: (?:…)"),
+        raise ValueError(
+            f"needs one group (…), around the number, and has {groups}; another group: (?:…)"
         )
     return name, pattern
 

@@ -35,6 +35,7 @@ ITEMS = tuple(
         "itemrecords",
         "itemrun",
         "results",
+        "trials",
         "zygote",
         "gang/processes",
     )

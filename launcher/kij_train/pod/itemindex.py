@@ -12,7 +12,7 @@ import stat
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from kij_train.pod import contract, itemplan, results
+from kij_train.pod import contract, itemplan, results, trials
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
 from kij_train.pod.itemrecords import MOST_FILE_BYTES, Run, failed, item_records, slice_records
@@ -131,13 +131,14 @@ class Index:
         where = f"item {at + 1} of {len(self._items)}, seed {seed}, key {shown(key, KEY_SHOWN)}"
         try:
             argv = [itemplan.fill(argument, item) for argument in self._tools.argv]
+            argv += self._parameters(value)
         except itemplan.UnknownNameError as error:
             self._say(f"index {self._index}, {where}: {error}")
             return item_records(
                 key, replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
             )
         run, written = self._run(argv, env, where)
-        found = item_records(key, run, written)
+        found = self._as_trial(item_records(key, run, written), value, seed)
         said = self._part.too_large(found)
         if said:
             found = item_records(key, replace(run, error=f"{said}, by --results"), b"")
@@ -146,6 +147,21 @@ class Index:
                 f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found[0]['error']}"
             )
         return found
+
+    def _parameters(self, value: Any) -> List[str]:
+        """Arguments that come of the item's own fields."""
+        style = self._settings.style
+        return trials.arguments(value, style) if style and isinstance(value, dict) else []
+
+    def _as_trial(self, records: List[Json], value: Any, seed: int) -> List[Json]:
+        """The records, with the parameters and the metrics of the output where those are asked
+        for."""
+        metrics = self._tools.output.metrics
+        if metrics is not None:
+            records[-1] = trials.with_metrics(records[-1], metrics.values())
+        if self._settings.style and isinstance(value, dict):
+            return [trials.with_parameters(record, value, seed) for record in records]
+        return records
 
     def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, List[Json]]]:
         with open(self._items_file, "w", encoding="utf-8") as file:

@@ -5,10 +5,15 @@ The launcher shows the same arguments that the pods make: both are made here.
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
+import contextlib
 import json
 import math
 import re
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+from kij_train.pod.itemrecords import OURS, RENAMED
+
+Json = Dict[str, Any]
 
 STYLES = ("flags", "hydra")
 
@@ -16,7 +21,8 @@ _HYDRA_BARE = re.compile(r"[\w./:@%+?|*-]+", re.ASCII)
 """Text that Hydra's grammar of overrides takes without quotes
 (https://hydra.cc/docs/advanced/override_grammar/basic/)."""
 _LONGEST_LINE = 65536
-"""Characters of a line in which a metric is looked for."""
+"""Bytes of a line in which a metric is looked for."""
+_ENDS = re.compile(rb"[\r\n]")
 
 
 def text_of(value: Any) -> str:
@@ -46,6 +52,37 @@ def _hydra_text(value: Any) -> str:
     return f"'{escaped}'"
 
 
+def with_parameters(record: Json, point: Mapping[str, Any], seed: int) -> Json:
+    """A record with its parameters in front of what the script has reported, and the seed.
+
+    A field of the script that has one of these names gets RENAMED in front; a parameter that has
+    one of ours is named "param_…".
+    """
+    own = {name if name not in OURS else f"param_{name}": value for name, value in point.items()}
+    own.setdefault("seed", seed)
+    found = {name: value for name, value in record.items() if name in OURS}
+    found.update(own)
+    for name, value in record.items():
+        if name not in OURS:
+            found[RENAMED + name if name in own else name] = value
+    return found
+
+
+def with_metrics(record: Json, metrics: Mapping[str, float]) -> Json:
+    """A record with what was found in the output, but for what the script has reported itself."""
+    found = dict(record)
+    nan = list(found.pop("nan", ()))
+    for name, value in metrics.items():
+        if name in record or name in nan:
+            continue
+        found[name] = value if math.isfinite(value) else None
+        if not math.isfinite(value):
+            nan.append(name)
+    if nan:
+        found["nan"] = nan
+    return found
+
+
 class Metrics:
     """Numbers that a script prints; of each, the last one counts."""
 
@@ -53,16 +90,31 @@ class Metrics:
         """Names and regular expressions, whose one group is the number. Raises re.error."""
         self._patterns = [(name, re.compile(pattern)) for name, pattern in patterns]
         self._found: Dict[str, float] = {}
+        self._rests: Dict[int, bytes] = {}
 
-    def feed(self, line: str) -> None:
-        """A line of the output. What was found and is no number counts as NaN."""
-        for name, pattern in self._patterns:
-            for match in pattern.finditer(line[:_LONGEST_LINE]):
-                try:
-                    self._found[name] = float(match.group(1))
-                except (TypeError, ValueError):
-                    self._found[name] = math.nan
+    def forget(self) -> None:
+        """Begin anew, with the next script."""
+        self._found.clear()
+        self._rests.clear()
+
+    def feed(self, stream: int, data: bytes) -> None:
+        """A piece of the output. A carriage return ends a line as well."""
+        *lines, rest = _ENDS.split(self._rests.get(stream, b"") + data)
+        self._rests[stream] = rest[-_LONGEST_LINE:]
+        for line in lines:
+            self._look(line)
 
     def values(self) -> Dict[str, float]:
-        """What was found so far, by name; NaN and infinities as they are."""
+        """What was found, by name. The output is over."""
+        for rest in self._rests.values():
+            self._look(rest)
+        self._rests.clear()
         return dict(self._found)
+
+    def _look(self, line: bytes) -> None:
+        text = line[:_LONGEST_LINE].decode("utf-8", "replace")
+        for name, pattern in self._patterns:
+            for match in pattern.finditer(text):
+                # "loss of signal" is no loss.
+                with contextlib.suppress(TypeError, ValueError):
+                    self._found[name] = float(match.group(1))
