@@ -18,6 +18,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -50,6 +51,12 @@ class Where:
     def is_local(self) -> bool:
         """Whether it is processes of this machine."""
         return self.kind == LOCAL
+
+    @property
+    def flags(self) -> str:
+        """What a command needs to find it: ` -n ml --context lab`."""
+        names = {"-n": self.namespace, "--context": self.context, "--kubeconfig": self.kubeconfig}
+        return "".join(f" {flag} {shlex.quote(name)}" for flag, name in names.items() if name)
 
 
 @dataclass(frozen=True)

@@ -5,30 +5,38 @@ Only one index is in memory at a time, so that a million items take no more than
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+from kij_train.arrays import numbers
 from kij_train.arrays.outcomes import Outcome, Record, Standing, State, merged
 from kij_train.arrays.store import ArrayFolder, Attempt, Parts
+from kij_train.pod.itemplan import ItemPlan
 
-StandingOf = Callable[[int], Standing]
-"""Where an index of one attempt stands."""
+Live = Mapping[int, Mapping[int, State]]
+"""Attempt → index → what it does at this moment; without those that do nothing more."""
+StandingOf = Callable[[int, int], Standing]
+"""Of an index of one attempt, and of a position: what is known of an item without a record."""
 
 
-def outcomes_of(
-    folder: ArrayFolder, standings: Mapping[int, StandingOf] | None = None
-) -> Iterator[Outcome]:
+def outcomes_of(folder: ArrayFolder, live: Live | None = None) -> Iterator[Outcome]:
     """The outcome of every item, in the order of the list.
 
-    `standings` tells of attempts, by number, what is known of indexes without a record; without
-    it, what their folder says.
+    `live` is of attempts on a cluster; of runs on this machine it is seen here.
     """
     plan, attempts = folder.plan(), folder.attempts()
     parts = {attempt.number: folder.parts(attempt.number) for attempt in attempts}
-    known = dict(standings or {})
-    for attempt in attempts:
-        if attempt.number not in known:
-            known[attempt.number] = standing_here(folder, attempt, parts[attempt.number])
-    chosen = {attempt.number: _positions_of(attempt) for attempt in attempts}
+    chosen = {attempt.number: items_of(attempt, plan) for attempt in attempts}
+    standings = {
+        attempt.number: _standing(
+            folder,
+            attempt,
+            parts[attempt.number],
+            chosen[attempt.number],
+            (live or {}).get(attempt.number),
+        )
+        for attempt in attempts
+    }
     for index in range(plan.indexes):
         items = [(position, plan.item(position)[0]) for position in plan.positions(index)]
         records: list[Record] = []
@@ -37,39 +45,65 @@ def outcomes_of(
 
         def standing_of(position: int, index: int = index) -> Standing:
             for attempt in reversed(attempts):
-                positions = chosen[attempt.number]
-                if positions is None or position in positions.get(index, ()):
-                    return known[attempt.number](index)
+                if position in chosen[attempt.number](index):
+                    return standings[attempt.number](index, position)
             return Standing(State.MISSING, "no attempt has it")
 
         yield from merged(index, items, records, standing_of)
 
 
-def _positions_of(attempt: Attempt) -> dict[int, frozenset[int]] | None:
-    """Of a rerun, the positions that each of its indexes runs; None: all."""
+def items_of(attempt: Attempt, plan: ItemPlan) -> Callable[[int], Sequence[int]]:
+    """Index of the first attempt → positions of its items in this attempt; none: it has none."""
     if attempt.selection is None:
-        return None
-    return {index: frozenset(positions) for index, positions in attempt.selection}
+        return plan.positions
+    selected = dict(attempt.selection)
+    return lambda index: selected.get(index, ())
 
 
-def standing_here(folder: ArrayFolder, attempt: Attempt, parts: Parts) -> StandingOf:
-    """Where indexes of an attempt stand, as far as its folder and this machine know."""
-    left, runs = folder.left(attempt.number), folder.is_running(attempt.number)
+def _standing(
+    folder: ArrayFolder,
+    attempt: Attempt,
+    parts: Parts,
+    positions_of: Callable[[int], Sequence[int]],
+    live: Mapping[int, State] | None,
+) -> StandingOf:
+    left = folder.left(attempt.number)
+    runs = live is None and folder.is_running(attempt.number)
+    ended = (
+        f"has {attempt.state} before it came to it" if attempt.state else "does not run any more"
+    )
 
-    def standing_of(index: int) -> Standing:
+    def standing_of(index: int, position: int) -> Standing:
+        known = left.get(index, {})
+        if "account" in known:
+            place = list(positions_of(index)).index(position)
+            return _accounted(known, place)
         if index in parts.whole:
             return Standing(State.MISSING, "its index has ended without a record of it")
+        if live is not None and index in live:
+            return Standing(live[index])
         if runs:
             return Standing(State.RUNNING if index in parts.begun else State.PENDING)
-        known = left.get(index, {})
-        said = f"attempt {attempt.number} ended before it"
-        if attempt.state:
-            said = f"attempt {attempt.number} has {attempt.state} before it"
         return Standing(
             State.MISSING,
-            str(known.get("error") or said),
+            str(known.get("error") or f"attempt {attempt.number} {ended}"),
             known.get("exit_code"),
             str(known.get("machine") or ""),
         )
 
     return standing_of
+
+
+def _accounted(known: Mapping[str, Any], place: int) -> Standing:
+    """An item whose records are elsewhere, by the account of its index."""
+    account, machine = known["account"], str(known.get("machine") or "")
+    listed, _, cut = str(account["failed_items"]).partition(",...")
+    del cut
+    failed = numbers.parse(listed, below=10**9) if listed else []
+    if place in failed:
+        first = account.get("error") or {}
+        said = str(first.get("message") or "") if place == failed[0] else ""
+        return Standing(State.FAILED, said or "its error is in its record", None, machine)
+    if len(failed) < account["failed"] and place > max(failed, default=-1):
+        return Standing(State.MISSING, "whether it failed is in its record alone", None, machine)
+    return Standing(State.DONE, "", 0, machine)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from kij_train.cluster.client import Cluster
 from kij_train.cluster.credentials import CredentialsError
 from kij_train.cluster.logs import (
     HOLD_S,
+    MOST_STREAMS,
     ContainerLife,
     InOrder,
     LogChoice,
@@ -60,6 +61,13 @@ class Change:
 
 
 @dataclass(frozen=True)
+class LogEnd:
+    """The log of a pod is read to its end."""
+
+    pod_uid: str
+
+
+@dataclass(frozen=True)
 class CaughtUp:
     """What a pod had said before we came is read."""
 
@@ -79,11 +87,17 @@ class Observation:
         pods: bool = True,
         log_indexes: Set[int] | None = frozenset(),
         log_choice: LogChoice | None = None,
+        most_streams: int = MOST_STREAMS,
+        late_logs: bool = True,
+        on_pod: Callable[[dict[str, Any], bool], None] | None = None,
     ) -> None:
         """`uid` is the Job's, `job` the Job itself, where they are known.
 
         `log_indexes` are followed; None: all. `log_choice` is of the pods that are there already:
-        of one that comes later, every line is wanted.
+        of one that comes later, every line is wanted. At most `most_streams` logs are followed at
+        once: others wait until one of them has come to its end; without `late_logs`, those of pods
+        that end meanwhile are left out. `on_pod` gets every pod as it is now, and whether it was
+        deleted.
         """
         self._cluster = cluster
         self.name = name
@@ -98,8 +112,14 @@ class Observation:
         """uid → pod, cut to what diagnosis reads; one that was deleted stays, as it was last."""
         self._nodes: dict[str, Node] = {}
         self._streams: dict[str, Stream] = {}
+        """Pod's uid → what follows its log."""
+        self._awaiting: dict[str, None] = {}
+        """Uids of pods whose logs are to be followed when there is room for one more."""
+        self._followed: set[str] = set()
+        """Uids of all pods that are in one of these, or have been."""
+        self._most_streams, self._late_logs, self._on_pod = most_streams, late_logs, on_pod
         self._queue: queue.Queue[
-            tuple[str, Event | Exception] | LogLine | CaughtUp | Note | None
+            tuple[str, Event | Exception] | LogLine | CaughtUp | LogEnd | Note
         ] = queue.Queue()
         self._lines = InOrder()
         self._stop = threading.Event()
@@ -139,13 +159,16 @@ class Observation:
                 if isinstance(item, (LogLine, CaughtUp, Note)):
                     yield from self._pass_on(item)
                     continue
-                if item is not None:  # else a log has come to its end
+                if isinstance(item, LogEnd):
+                    del self._streams[item.pod_uid]
+                    self._begin_streams()
+                else:
                     try:
                         yield from self._take(*item)
                     except KijError:
                         yield from self._lines.rest()
                         raise
-            if self.job is None or not job_state(self.job).ended:
+            if self.job is None or not job_state(self.job).ended or self._awaiting:
                 deadline = None
                 continue
             deadline = deadline or time.monotonic() + self._last_words_s()
@@ -236,32 +259,50 @@ class Observation:
         self.pods[uid], self._nodes[uid] = pod, node
         started = node.phase in STARTED
         wanted = self._log_indexes is None or node.index in self._log_indexes
-        if started and wanted and uid not in self._streams:
-            choice = LogChoice() if self._synced else self._log_choice
-            reader = Reader(
-                self._cluster,
-                node.pod or "",
-                node.index,
-                choice,
-                note=self._note,
-                life=ContainerLife.of(pod),
-            )
-            read_before = self._several() and choice.tail != 0
-            if read_before:
-                self._lines.begin(reader.pod, time.monotonic())
-            self._streams[uid] = Stream(
-                reader,
-                emit=self._queue.put,
-                note=self._note,
-                done=lambda: self._queue.put(None),
-                last_words=lambda: last_words(self.pods[uid]),
-                caught_up=(lambda: self._queue.put(CaughtUp(reader.pod))) if read_before else None,
-            )
-            self._streams[uid].start()
+        if started and wanted and uid not in self._followed:
+            self._followed.add(uid)
+            self._awaiting[uid] = None
+            self._begin_streams()
         if uid in self._streams and (deleted or node.phase in (Phase.DONE, Phase.FAILED)):
             self._streams[uid].pod_has_ended()
         if deleted and node.phase not in (Phase.DONE, Phase.FAILED):
             pod["metadata"].setdefault("deletionTimestamp", pod["metadata"]["creationTimestamp"])
+        if self._on_pod is not None:
+            self._on_pod(pod, deleted)
+
+    def _begin_streams(self) -> None:
+        """Follow the next logs, as far as there is room."""
+        while self._awaiting and len(self._streams) < self._most_streams:
+            uid = next(iter(self._awaiting))
+            del self._awaiting[uid]
+            if self._late_logs or self._nodes[uid].phase not in (Phase.DONE, Phase.FAILED):
+                self._begin_stream(uid)
+
+    def _begin_stream(self, uid: str) -> None:
+        pod, node = self.pods[uid], self._nodes[uid]
+        choice = LogChoice() if self._synced else self._log_choice
+        reader = Reader(
+            self._cluster,
+            node.pod or "",
+            node.index,
+            choice,
+            note=self._note,
+            life=ContainerLife.of(pod),
+        )
+        read_before = self._several() and choice.tail != 0
+        if read_before:
+            self._lines.begin(reader.pod, time.monotonic())
+        self._streams[uid] = Stream(
+            reader,
+            emit=self._queue.put,
+            note=self._note,
+            done=lambda: self._queue.put(LogEnd(uid)),
+            last_words=lambda: last_words(self.pods[uid]),
+            caught_up=(lambda: self._queue.put(CaughtUp(reader.pod))) if read_before else None,
+        )
+        self._streams[uid].start()
+        if node.phase in (Phase.DONE, Phase.FAILED):
+            self._streams[uid].pod_has_ended()
 
     def _note(self, text: str) -> None:
         self._queue.put(Note(text))
@@ -277,7 +318,7 @@ class Observation:
     def _all_said(self) -> bool:
         """Whether nothing more is to come: every pod has ended, every log is read."""
         assert self.job is not None
-        if not self._is_known() or not all(each.finished for each in self._streams.values()):
+        if not self._is_known() or self._streams or self._awaiting:
             return False
         if not self._with_pods or job_state(self.job) is JobState.CANCELLED:
             return self._queue.empty()

@@ -1,16 +1,30 @@
 """A job as processes of this machine: one bootstrap a node, the same contract as in pods."""
 
+from kij_train.local.array import (
+    ArrayOutcome,
+    Ended,
+    Share,
+    check_machine_for_array,
+    run_array,
+    runners_here,
+)
 from kij_train.local.machine import LOCAL_IGNORES, check_machine, with_counted_ranks
 from kij_train.local.nodes import Outcome, Stop, Streams, run_nodes
 from kij_train.local.output import Emit
 
 __all__ = [
     "LOCAL_IGNORES",
+    "ArrayOutcome",
     "Emit",
+    "Ended",
     "Outcome",
+    "Share",
     "Stop",
     "Streams",
     "check_machine",
+    "check_machine_for_array",
+    "run_array",
     "run_nodes",
+    "runners_here",
     "with_counted_ranks",
 ]

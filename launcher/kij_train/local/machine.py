@@ -20,7 +20,7 @@ from pathlib import Path
 from kij_train import gpus, scripts
 from kij_train.errors import RequestError
 from kij_train.pod import contract, gang, preflight
-from kij_train.spec import JobSpec
+from kij_train.spec import Common, JobSpec
 from kij_train.spec.settings import Fact, fields_with
 
 LOCAL_IGNORES = fields_with(JobSpec, Fact.CLUSTER_ONLY)
@@ -32,7 +32,8 @@ MAX_LOCAL_RANKS = 256
 
 def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
     """Raise RequestError unless this machine can run the job, in `cwd`."""
-    _check_command(spec, environ, cwd)
+    # node_environment puts this Python's folder in front.
+    check_command(spec, environ, cwd, with_own_path=not spec.torchrun)
     if spec.torchrun and importlib.util.find_spec("torch") is None:
         raise RequestError(
             f"--local needs torch, which {sys.executable} does not have",
@@ -58,11 +59,18 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
         )
 
 
-def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
-    """A program or module that is not there is said once, before every node does."""
+def check_command(
+    spec: Common, environ: Mapping[str, str], cwd: Path, *, with_own_path: bool
+) -> None:
+    """A program or module that is not there is said once, before every node does.
+
+    Raises RequestError. `with_own_path`: programs are looked for beside this Python first.
+    """
     if spec.program is not None:
         named, at = f"program {spec.program}", cwd / spec.program
-        found = _find_program(spec, environ, cwd) or (str(at) if at.is_file() else None)
+        found = _find_program(spec, environ, cwd, with_own_path) or (
+            str(at) if at.is_file() else None
+        )
         if found is None:
             raise RequestError(
                 f"{named}: no such program in {cwd} or on the PATH",
@@ -80,12 +88,14 @@ def _check_command(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None
             )
 
 
-def _find_program(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> str | None:
+def _find_program(
+    spec: Common, environ: Mapping[str, str], cwd: Path, with_own_path: bool
+) -> str | None:
     assert spec.program is not None
     if os.path.dirname(spec.program):  # noqa: PTH120 - "./a" has one, which Path forgets
         return shutil.which(str(cwd / spec.program))
     path = spec.env.get("PATH", environ.get("PATH", os.defpath))
-    if not spec.torchrun:  # node_environment puts it in front
+    if with_own_path:
         path = os.pathsep.join([str(Path(sys.executable).parent), path])
     return shutil.which(spec.program, path=path)
 

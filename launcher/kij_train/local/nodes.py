@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,7 +180,7 @@ def run_nodes(
             run.processes.extend(start(index) for index in range(spec.pods))
             deadline_exceeded = _supervise(run, stop, started)
         finally:
-            _kill_everything(run)
+            kill_everything([*run.processes, *run.old], run.run_id)
         failures = [_failure(path, index) for index, path in enumerate(error_files)]
     if output is not None and output.error is not None:
         raise output.error
@@ -270,24 +270,24 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
             alive -= run.replace_at.keys()
             run.replace_at.clear()
             for index in alive:
-                run.processes[index].send_signal(_passed_on(stop.signum))
+                run.processes[index].send_signal(passed_on(stop.signum))
     return deadline_exceeded
 
 
-def _passed_on(signum: int | None) -> int:
+def passed_on(signum: int | None) -> int:
+    """The signal that processes get where this one asked for the end."""
     return signum if signum in signals.ENDINGS else signal.SIGTERM
 
 
-def _kill_everything(run: _Run) -> None:
-    """SIGKILL what is left of the run."""
-    keepers = [*run.processes, *run.old]
+def kill_everything(keepers: Sequence[subprocess.Popen[bytes]], run_id: str) -> None:
+    """SIGKILL what is left of a run."""
     deadline = time.monotonic() + KEEPER_S
     while any(keeper.poll() is None for keeper in keepers):
         for keeper in keepers:
             if keeper.poll() is None:
                 _kill_node(keeper, also_keeper=time.monotonic() > deadline)
         time.sleep(TICK_S / 10)
-    while left := [each for each in psutil.process_iter() if _belongs(each, run.run_id)]:
+    while left := [each for each in psutil.process_iter() if _belongs(each, run_id)]:
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

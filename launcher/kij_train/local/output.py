@@ -16,6 +16,8 @@ from kij_train.lines import Lines
 Stream = Literal["stdout", "stderr"]
 Emit = Callable[[int, Stream, str], None]
 """Called with node, stream and a line without its end; always from the same thread."""
+Answer = Callable[[int, str], None]
+"""Called, from that thread as well, with a process and a line that it has answered."""
 
 DRAIN_S = 1.0
 """How long what was printed may take to be passed on, also where nobody is to wait for it."""
@@ -44,6 +46,12 @@ class Output:
         self._new.put(_Pipe(index, stream, pipe, self._prompt_s))
         os.write(self._wake_w, b".")
 
+    def add_answers(self, index: int, pipe: IO[bytes], on_answer: Answer) -> None:
+        """Read a pipe of answers, too: what a process printed before one is passed on before it."""
+        os.set_blocking(pipe.fileno(), False)
+        self._new.put(_Pipe(index, None, pipe, float("inf"), on_answer))
+        os.write(self._wake_w, b".")
+
     def close(self, is_over: Callable[[], bool]) -> None:
         """Take in what is there, and end; leave the rest when `is_over`, as `emit` may block."""
         self._closing = True
@@ -68,21 +76,36 @@ class Output:
                         while not self._new.empty():
                             pipe = self._new.get()
                             selector.register(pipe.file, selectors.EVENT_READ, pipe)
-                    elif not self._read(key.data):
+                        continue
+                    if key.data.on_answer is not None:
+                        self._read_what_came_before(key.data, selector)
+                    if not key.data.file.closed and not self._read(key.data):
                         selector.unregister(key.fileobj)
                 for pipe in _pipes(selector):
                     self._pass_on(pipe, pipe.lines.pause(time.monotonic()))
             for pipe in _pipes(selector):
                 self._end(pipe)
 
-    def _read(self, pipe: _Pipe) -> bool:
-        """Whether there may be more."""
-        data = os.read(pipe.file.fileno(), CHUNK_BYTES)
-        if not data:
-            self._end(pipe)
-            return False
-        self._pass_on(pipe, pipe.lines.feed(pipe.decoder.decode(data), time.monotonic()))
-        return True
+    def _read(self, pipe: _Pipe, *, all_of_it: bool = False) -> bool:
+        """Read once, or all that is there; whether there may be more later."""
+        while True:
+            try:
+                data = os.read(pipe.file.fileno(), CHUNK_BYTES)
+            except BlockingIOError:
+                return True
+            if not data:
+                self._end(pipe)
+                return False
+            self._pass_on(pipe, pipe.lines.feed(pipe.decoder.decode(data), time.monotonic()))
+            if not all_of_it:
+                return True
+
+    def _read_what_came_before(self, answers: _Pipe, selector: selectors.BaseSelector) -> None:
+        """Take in all that a process has printed so far."""
+        for pipe in _pipes(selector):
+            is_its_own = pipe.index == answers.index and pipe.on_answer is None
+            if is_its_own and not self._read(pipe, all_of_it=True):
+                selector.unregister(pipe.file)
 
     def _end(self, pipe: _Pipe) -> None:
         rest = pipe.lines.feed(pipe.decoder.decode(b"", final=True), time.monotonic())
@@ -92,15 +115,26 @@ class Output:
     def _pass_on(self, pipe: _Pipe, lines: list[str]) -> None:
         try:
             for line in lines:
-                if self.error is None and not self._given_up:
+                if pipe.on_answer is not None:
+                    pipe.on_answer(pipe.index, line)
+                elif self.error is None and not self._given_up:
+                    assert pipe.stream is not None
                     self._emit(pipe.index, pipe.stream, line)
         except BaseException as error:
             self.error = error
 
 
 class _Pipe:
-    def __init__(self, index: int, stream: Stream, file: IO[bytes], prompt_s: float) -> None:
+    def __init__(
+        self,
+        index: int,
+        stream: Stream | None,
+        file: IO[bytes],
+        prompt_s: float,
+        on_answer: Answer | None = None,
+    ) -> None:
         self.index, self.stream, self.file = index, stream, file
+        self.on_answer = on_answer
         self.lines = Lines(prompt_s=prompt_s)
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -1,5 +1,6 @@
 """From a resolved request to a running job: the plan, and where it runs."""
 
+from kij_train.runs.array_on_machine import start_array
 from kij_train.runs.arrays import ArrayPlan, array_summary, plan_array, plan_rerun
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.on_cluster import (
@@ -34,6 +35,7 @@ __all__ = [
     "plan",
     "plan_array",
     "plan_rerun",
+    "start_array",
     "summary",
     "user_of",
     "which_nobody_has",

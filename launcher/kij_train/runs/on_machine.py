@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace as with_changes
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kij_train import scripts, units
 from kij_train.code import leftout
@@ -26,6 +26,7 @@ from kij_train.errors import (
     no_such_index,
 )
 from kij_train.pod import contract, unpack
+from kij_train.runs.arrays import ArrayPlan
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note, Plan
 from kij_train.spec import Common, JobSpec
@@ -34,6 +35,9 @@ from kij_train.specfile import Resolved
 if TYPE_CHECKING:
     from kij_train import diagnosis, local
     from kij_train.diagnosis import JobState
+
+
+SomePlan = TypeVar("SomePlan", Plan, ArrayPlan)
 
 
 class OnMachine(Backend):
@@ -91,7 +95,7 @@ class OnMachine(Backend):
 
         environ, stop = dict(os.environ), self._stop or local.Stop()
         with contextlib.ExitStack() as stack:
-            here = stack.enter_context(_unpacked(plan))
+            here = stack.enter_context(unpacked(plan))
             # Not in the thread: a request that is wrong is an error of whoever starts it.
             local.check_machine(here.spec, environ, here.code_dir)
             until_the_end = stack.pop_all()
@@ -221,7 +225,7 @@ class LocalRun(Run):
 
 
 @contextlib.contextmanager
-def _unpacked(plan: Plan) -> Iterator[Plan]:
+def unpacked(plan: SomePlan) -> Iterator[SomePlan]:
     """The plan with the code that ships as its folder, unpacked as in pods; removed at the end.
 
     What the script writes into its folder goes with it, as in pods.

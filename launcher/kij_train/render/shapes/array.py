@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kij_train import names, pod
@@ -14,10 +13,6 @@ from kij_train.spec import ArraySpec
 
 FAIL_INDEX_EXIT_CODES = [itemplan.EXIT_ITEMS, contract.EXIT_CONTRACT, contract.EXIT_CODE]
 """What another pod of the index would repeat."""
-FILES = tuple(
-    Path(pod.__file__).with_name(f"{name}.py") for name in ("items", "itemplan", "results")
-)
-"""What the pods of an array have beside what all have; the first one is their first process."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +62,8 @@ def shape(spec: ArraySpec, attempt: Attempt) -> Shape:
     several = spec.kueue is not None and policy["parallelism"] != 1
     return Shape(
         policy=policy,
-        first_process=FILES[0].name,
-        sources=(*pod.BESIDE, *FILES),
+        first_process=pod.ITEMS[0].name,
+        sources=(*pod.BESIDE, *pod.ITEMS),
         component="array",
         labels={names.ARRAY: attempt.array, names.ATTEMPT: str(attempt.number)},
         annotations={names.KUEUE_MIN_PARALLELISM: "1"} if several else {},

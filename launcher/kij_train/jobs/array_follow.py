@@ -1,0 +1,109 @@
+"""An array's Job as it goes: its records are collected as its pods end, and their lines passed on.
+
+From two watches, a log stream for a bounded number of pods, and a log for each index whose records
+do not fit into its termination message. Nothing polls.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kij_train import diagnosis
+from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.view import items_of
+from kij_train.jobs.collect import ENDS, Collector
+from kij_train.pod import results
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster, LogChoice, LogLine
+    from kij_train.diagnosis import JobState
+    from kij_train.jobs.read import Object
+
+MOST_LOGS = 32
+"""Pods whose lines are passed on at once."""
+_STARTS = re.compile(r"kij-train: index \d+, item (\d+) of \d+, ")
+
+
+class Labels:
+    """Whose a line of a log is: that of the item which has started last in its pod."""
+
+    def __init__(self, folder: ArrayFolder, attempt: Attempt) -> None:
+        self._plan = folder.plan()
+        self._positions = items_of(attempt, self._plan)
+        chosen = attempt.selection
+        self._numbers = None if chosen is None else [index for index, _ in chosen]
+        self._keys: dict[str, str] = {}
+        """Pod → key of its item."""
+
+    def index_of(self, number: int) -> int:
+        """The index of the first attempt that a completion index of this one stands for."""
+        return number if self._numbers is None else self._numbers[number]
+
+    def key_of(self, line: LogLine) -> str:
+        """The key of the item that a line is of; empty where none has started."""
+        match = _STARTS.match(line.text)
+        if match is not None:
+            positions = self._positions(self.index_of(line.index))
+            place = int(match[1]) - 1
+            if place < len(positions):
+                self._keys[line.pod] = self._plan.item(positions[place])[0]
+        return self._keys.get(line.pod, "")
+
+
+def follow_array(
+    cluster: Cluster,
+    folder: ArrayFolder,
+    attempt: Attempt,
+    *,
+    job: Object | None = None,
+    most_logs: int = MOST_LOGS,
+    log_choice: LogChoice | None = None,
+    on_line: Callable[[int, str, str], None],
+    on_change: Callable[[Collector], None],
+    on_note: Callable[[str], None],
+) -> JobState:
+    """Stay until the Job has ended and its records are in the folder; how it ended.
+
+    `on_line` gets index, key and text of the lines of at most `most_logs` pods at once, without
+    those that carry records. Raises GoneError where the Job is deleted, RefusedError,
+    UnreachableError.
+    """
+    from kij_train.cluster.logs import LogLine
+    from kij_train.cluster.observe import Note, Observation
+
+    labels = Labels(folder, attempt)
+    with Collector(cluster, folder, attempt) as collector:
+        with Observation(
+            cluster,
+            attempt.job,
+            uid=attempt.uid,
+            job=job,
+            log_indexes=None if most_logs else frozenset(),
+            log_choice=log_choice,
+            most_streams=most_logs,
+            late_logs=False,
+            on_pod=lambda pod, deleted: collector.take(pod, deleted=deleted),
+        ) as observed:
+            for event in observed.events():
+                if isinstance(event, Note):
+                    on_note(event.text)
+                elif isinstance(event, LogLine):
+                    index = labels.index_of(event.index)
+                    if results.is_record_line(event.text):
+                        found = results.LogReader().feed(event.text)
+                        if found is not None:
+                            collector.saw(index, found)
+                    else:
+                        on_line(index, labels.key_of(event), event.text)
+                else:
+                    assert observed.job is not None
+                    collector.take_job(observed.job)
+                    on_change(collector)
+        assert observed.job is not None
+        state = diagnosis.job_state(observed.job)
+        collector.drain(unfinished=True)
+        folder.end_attempt(attempt.number, ENDS[state])
+        on_change(collector)
+        return state

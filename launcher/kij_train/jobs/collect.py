@@ -1,0 +1,384 @@
+"""Brings the records of an array's Job into its folder: what its pods said last, then their logs.
+
+Requests: a page of pods for 500 of them, and a log for each index whose records do not fit into its
+pod's termination message. An index that is whole in the folder costs nothing any more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kij_train import diagnosis
+from kij_train.arrays import numbers
+from kij_train.arrays.outcomes import State
+from kij_train.arrays.progress import Progress
+from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.view import Live, items_of
+from kij_train.diagnosis import JobState, Phase
+from kij_train.errors import KijError, UnreachableError
+from kij_train.jobs.read import Object, get
+from kij_train.pod import itemrecords, results
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
+
+MOST_AT_ONCE = 16
+"""Logs that are read at the same time."""
+ENDED = (Phase.DONE, Phase.FAILED)
+GOING = (Phase.RUNNING, Phase.WAITING, Phase.STANDBY, Phase.ENDING)
+
+
+class _Pod(NamedTuple):
+    """What is kept of a pod: there may be tens of thousands."""
+
+    name: str
+    created: float
+    phase: Phase
+    machine: str
+    life: Any
+    """Whether its container has started, for the reader of its log."""
+
+
+@dataclass
+class _Index:
+    """What is known of an index of this attempt."""
+
+    items: int
+    whole: bool = False
+    """Its records are in the folder, or, as far as they are on a volume, accounted for."""
+    over: bool = False
+    """No pod of it comes any more."""
+    is_read: bool = False
+    """Its log is."""
+    done: int = 0
+    failed: int = 0
+    """Items."""
+    pods: dict[str, _Pod] = field(default_factory=dict)
+    """By uid, those that may have records which nothing else has."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has ended, and items of it are left that nothing is known of."""
+        return self.over and not self.whole and not self.is_read
+
+    @property
+    def newest(self) -> _Pod | None:
+        """The pod that counts."""
+        return max(self.pods.values(), key=lambda pod: pod.created, default=None)
+
+
+class Collector:
+    """Takes the pods of one attempt as they come, from a list or a watch."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: ArrayFolder,
+        attempt: Attempt,
+    ) -> None:
+        self._cluster, self._folder, self._attempt = cluster, folder, attempt
+        self._on_volume = bool(folder.about.request.get("results"))
+        plan = folder.plan()
+        positions = items_of(attempt, plan)
+        chosen = attempt.selection
+        self._numbers = range(plan.indexes) if chosen is None else [index for index, _ in chosen]
+        self._indexes = {index: _Index(len(positions(index))) for index in self._numbers}
+        self._left = folder.left(attempt.number)
+        self._kept = {index: dict(one) for index, one in self._left.items()}
+        self._seen: set[str] = set()
+        """Uids of pods that have ended and were taken."""
+        self._failing: list[int] = []
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="log")
+        self._reading: list[Future[None]] = []
+        for index in folder.parts(attempt.number).whole & self._indexes.keys():
+            data = folder.part(attempt.number, index).read_bytes()
+            self._count(index, results.read_part(data).records)
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- pods -------------------------------------------------------------------------------------
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to collect."""
+        return all(one.whole for one in self._indexes.values())
+
+    def take_job(self, job: Object) -> None:
+        """The Job as it is now: indexes of it are given up, or all of them."""
+        ended = diagnosis.job_state(job) in (JobState.SUCCEEDED, JobState.FAILED)
+        text = job.get("status", {}).get("failedIndexes") or ""
+        given_up = numbers.parse(text, below=len(self._numbers)) if text and not ended else []
+        for number in range(len(self._numbers)) if ended else given_up:
+            self._indexes[self._numbers[number]].over = True
+
+    def take(self, pod: Object, *, deleted: bool = False) -> None:
+        """One pod as it is now."""
+        number, uid = diagnosis.index_of(pod), str(pod["metadata"]["uid"])
+        if not 0 <= number < len(self._numbers):
+            return
+        index = self._numbers[number]
+        known = self._indexes[index]
+        if known.whole or uid in self._seen:
+            return
+        node = diagnosis.node_of(pod)
+        if node.phase in ENDED:
+            self._seen.add(uid)
+        elif deleted:
+            known.pods.pop(uid, None)
+            return
+        from kij_train.cluster.logs import ContainerLife
+
+        life = ContainerLife.of(pod)
+        name, machine = str(node.pod), str(node.node or "")
+        known.pods[uid] = _Pod(name, node.created or 0.0, node.phase, machine, life)
+        if node.phase in ENDED:
+            self._take_ended(pod, index, known, known.pods[uid])
+
+    def _take_ended(self, pod: Object, index: int, known: _Index, ended: _Pod) -> None:
+        state = diagnosis.own(pod.get("status", {}).get("containerStatuses")).get("state") or {}
+        account = results.decode_account(str((state.get("terminated") or {}).get("message") or ""))
+        mine = account is not None and (account.index, account.attempt) == (
+            index,
+            self._attempt.number,
+        )
+        if account is None or not mine or account.done + account.failed != known.items:
+            self._take_killed(pod, index, ended)
+            return
+        part = account.part()
+        if part is not None and not part.damage:
+            self._keep_whole(index, part)
+        elif self._on_volume:
+            known.done, known.failed, known.whole = account.done, account.failed, True
+            said = {"failed_items": account.failed_items, "failed": account.failed}
+            self._left[index] = {
+                "account": {**said, "done": account.done, "error": account.error},
+                "machine": ended.machine,
+            }
+            self._tell_failing(index, known)
+        else:
+            known.is_read = True
+            self._reading.append(self._pool.submit(self._read, index, [ended], account))
+
+    def _take_killed(self, pod: Object, index: int, ended: _Pod) -> None:
+        """It has ended without a word, or was told to end before all items were done."""
+        failure = next(iter(diagnosis.failures_of_pods([pod])), None)
+        if failure is None:
+            return
+        said = "OOMKilled: out of memory" if failure.oom_killed else diagnosis.last_words(pod)
+        self._left[index] = {
+            "error": f"its pod was ended: {itemrecords.shortened(said or 'without a word')}",
+            "exit_code": failure.exit_code,
+            "machine": ended.machine,
+            "pod": ended.name,
+        }
+
+    def saw(self, index: int, record: Mapping[str, Any]) -> None:
+        """A record of an index whose log is followed; it is counted until all of them come."""
+        known = self._indexes[index]
+        if not known.whole and not record.get("line"):
+            known.done += not itemrecords.failed(record)
+            known.failed += itemrecords.failed(record)
+
+    def index_of(self, number: int) -> int:
+        """The index of the first attempt that a completion index of this one stands for."""
+        return self._numbers[number]
+
+    # --- records ----------------------------------------------------------------------------------
+
+    def _keep_whole(self, index: int, part: results.Part) -> None:
+        self._folder.write_part(self._attempt.number, index, part.data)
+        with self._lock:
+            self._left.pop(index, None)
+            self._count(index, part.records)
+
+    def _count(self, index: int, records: Iterable[Mapping[str, Any]]) -> None:
+        known = self._indexes[index]
+        bad = {one["key"] for one in records if itemrecords.failed(one)}
+        known.done = len({one["key"] for one in records} - bad)
+        known.failed, known.whole = len(bad), True
+        known.pods.clear()
+        self._tell_failing(index, known)
+
+    def _tell_failing(self, index: int, known: _Index) -> None:
+        if known.failed:
+            self._failing.append(index)
+
+    def _read(self, index: int, pods: list[_Pod], account: results.Account | None) -> None:
+        """Read the records of an index from the logs of its pods, the oldest first."""
+        data, damage = b"", []
+        part = results.Part([], [], b"")
+        for pod in pods:
+            reader = results.LogReader()
+            why = self._feed(reader, index, pod)
+            part = reader.part(account)
+            data += part.data
+            damage += [one.text for one in part.damage] + ([why] if why else [])
+        self._indexes[index].is_read = False
+        if account is not None and not damage:
+            self._keep_whole(index, part)
+            return
+        if data:
+            self._folder.write_part(self._attempt.number, index, data, whole=False)
+        if account is not None:
+            with self._lock:
+                self._left[index] = {
+                    "error": f"its record is lost: {damage[0]}",
+                    "damage": damage,
+                    "machine": pods[-1].machine,
+                    "pod": pods[-1].name,
+                }
+
+    def _feed(self, reader: results.LogReader, index: int, pod: _Pod) -> str:
+        """Read one log; why it could not be read, or that it has lost something."""
+        from kij_train.cluster.apierrors import BrokenStreamError
+        from kij_train.cluster.logs import ATTEMPTS, LogChoice, Reader
+
+        notes: list[str] = []
+        log = Reader(self._cluster, pod.name, index, LogChoice(), note=notes.append, life=pod.life)
+        for _ in range(ATTEMPTS):
+            try:
+                for line in log.read(follow=False):
+                    reader.feed(line.text)
+                return ""
+            except BrokenStreamError as error:
+                why = error.message
+            except KijError as error:
+                return f"no log of pod {pod.name}: {error.message}"
+        return f"the log of pod {pod.name} broke off: {why}"
+
+    def drain(self, *, unfinished: bool = False) -> None:
+        """Wait for the logs that are read; with `unfinished`, also of pods that end early or run.
+
+        Raises the first error of a file that could not be written.
+        """
+        if unfinished:
+            for index, known in self._indexes.items():
+                pods = sorted(known.pods.values(), key=lambda pod: pod.created)
+                begun = [pod for pod in pods if pod.phase in (*ENDED, *GOING)]
+                if begun and not known.whole and not self._on_volume:
+                    self._reading.append(self._pool.submit(self._read, index, begun, None))
+        reading, self._reading = self._reading, []
+        for each in reading:
+            each.result()
+        if self._left != self._kept:
+            self._folder.keep_left(self._attempt.number, self._left)
+            self._kept = {index: dict(one) for index, one in self._left.items()}
+
+    # --- what is known ----------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """How far the attempt is, by the pods that were taken."""
+        found = list(self._indexes.values())
+        lost = [index for index, one in self._indexes.items() if one.is_lost]
+        running = [
+            (index, one.newest.life.started if one.newest and one.newest.life else 0.0)
+            for index, one in self._indexes.items()
+            if _runs(one)
+        ]
+        return Progress(
+            items=sum(one.items for one in found),
+            done=sum(one.done for one in found),
+            failed=sum(one.failed for one in found),
+            indexes=len(found),
+            ended=sum(one.whole or one.over for one in found),
+            missing=sum(one.items - one.done - one.failed for one in found if one.is_lost),
+            running=len(running),
+            failing=(*lost, *reversed(self._failing)),
+            slowest=min(running, key=lambda each: each[1], default=None),
+        )
+
+    def live(self) -> dict[int, State]:
+        """What indexes do that have not ended."""
+        return {
+            index: State.RUNNING if _runs(one) else State.PENDING
+            for index, one in self._indexes.items()
+            if not one.whole and not one.over
+        }
+
+
+def _runs(index: _Index) -> bool:
+    newest = index.newest
+    going = newest is not None and newest.phase in GOING
+    return going and not index.whole and not index.over
+
+
+# --- a whole array --------------------------------------------------------------------------------
+
+
+def refresh(
+    cluster: Cluster,
+    folder: ArrayFolder,
+    *,
+    partial: bool = False,
+    note: Callable[[str], None],
+) -> Live:
+    """Bring the folder of an array up to date; what its indexes do now.
+
+    With `partial`, also what items have written whose indexes run. An attempt whose Job is gone
+    keeps what the folder has of it. Raises UnreachableError, RefusedError.
+    """
+    live: dict[int, dict[int, State]] = {}
+    for attempt in folder.attempts():
+        live[attempt.number] = _refresh_attempt(cluster, folder, attempt, partial, note)
+    return live
+
+
+def _refresh_attempt(
+    cluster: Cluster,
+    folder: ArrayFolder,
+    attempt: Attempt,
+    partial: bool,
+    note: Callable[[str], None],
+) -> dict[int, State]:
+    with Collector(cluster, folder, attempt) as collector:
+        if attempt.state and collector.is_whole:
+            return {}
+        job = _job_of(cluster, attempt)
+        if job is None:
+            if not collector.is_whole:
+                note(f"job {attempt.job} is gone: what was not collected of it is lost")
+            folder.end_attempt(attempt.number, attempt.state or "been deleted")
+            return {}
+        from kij_train import names
+
+        pages = cluster.pages("Pod", labelSelector=f"{names.LABEL_JOB_NAME}={attempt.job}")
+        for page in pages:
+            for pod in page.get("items") or []:
+                collector.take(pod)
+        state = diagnosis.job_state(job)
+        collector.take_job(job)
+        collector.drain(unfinished=partial or state.ended)
+        if state.ended:
+            folder.end_attempt(attempt.number, ENDS[state])
+            return {}
+        return collector.live()
+
+
+ENDS = {
+    JobState.SUCCEEDED: "succeeded",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "been cancelled",
+}
+"""How an attempt has ended, after `has`."""
+
+
+def _job_of(cluster: Cluster, attempt: Attempt) -> Object | None:
+    """The Job of an attempt; None where it is gone, or another one has its name."""
+    from kij_train.cluster.apierrors import GoneError
+
+    try:
+        job = get(cluster, attempt.job)
+    except GoneError:
+        return None
+    except UnreachableError:
+        raise
+    return job if str(job["metadata"]["uid"]) == attempt.uid else None
