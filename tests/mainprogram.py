@@ -1,5 +1,48 @@
 """Scripts for ranks, here and in pods: what Python gives a main program, as JSON; orphans."""
 
+from __future__ import annotations
+
+import sys
+import zipapp
+from pathlib import Path
+
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+SCRIPTS = ["train.py", "./train.py", "sub/train.py", "sub/../sub/train.py", "bom.py", "link.py"]
+CONTAINERS = ["sub/folder", "link-to-folder", "app.pyz"]
+MODULES = ["-m train", "-m pkg", "-m pkg.inner", "-m pkg.train", "-m sub.train"]
+
+
+def pythons() -> list[str]:
+    """Of this machine, one a minor version, in pyenv's folders; not that of the tests."""
+    found = {}
+    for path in Path("~/.pyenv/versions").expanduser().glob("3.*/bin/python3"):
+        major, minor = path.parent.parent.name.split(".")[:2]
+        if int(minor) >= 8 and (int(major), int(minor)) != sys.version_info[:2]:
+            found[int(minor)] = str(path)
+    return [found[minor] for minor in sorted(found)]
+
+
+def make_project(folder: Path) -> Path:
+    """The same program in every form that Python takes."""
+    for name in ("sub/folder", "pkg/inner", "elsewhere"):
+        (folder / name).mkdir(parents=True)
+    places = ["train.py", "sub/train.py", "sub/folder/__main__.py", "elsewhere/real.py"]
+    places += ["pkg/__main__.py", "pkg/inner/__main__.py", "pkg/train.py"]
+    for place in places:
+        (folder / place).write_text(PROBE)
+    (folder / "bom.py").write_text(BOM + PROBE)
+    for name in (".", "sub", "sub/folder", "elsewhere"):
+        (folder / name / "helper.py").write_text(HELPER)
+        (folder / name / "queue.py").touch()
+        (folder / name / "socket").mkdir()  # no module: Python's own is further down the path
+    for name in ("pkg", "pkg/inner"):
+        (folder / name / "__init__.py").touch()
+    (folder / "link.py").symlink_to("elsewhere/real.py")
+    (folder / "link-to-folder").symlink_to("sub/folder")
+    zipapp.create_archive(folder / "sub/folder", folder / "app.pyz")
+    return folder
+
+
 PROBE = r'''# -*- coding: utf-8 -*-
 """What a main program sees."""
 import atexit, inspect, io, json, linecache, os, pickle, signal, sys, threading, warnings

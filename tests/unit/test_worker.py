@@ -8,7 +8,6 @@ import py_compile
 import signal
 import subprocess
 import sys
-import zipapp
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,7 @@ from kij_train import pod
 from kij_train.diagnosis import parse_record
 from kij_train.pod import bootstrap, contract, lines, records, stacks, worker
 
-from tests.mainprogram import HELPER, PROBE
-
-BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
-
-
-def pythons() -> list[str]:
-    """Of this machine, one a minor version, in pyenv's folders; not that of the tests."""
-    found = {}
-    for path in Path("~/.pyenv/versions").expanduser().glob("3.*/bin/python3"):
-        major, minor = path.parent.parent.name.split(".")[:2]
-        if int(minor) >= 8 and (int(major), int(minor)) != sys.version_info[:2]:
-            found[int(minor)] = str(path)
-    return [found[minor] for minor in sorted(found)]
+from tests.mainprogram import CONTAINERS, MODULES, SCRIPTS, make_project, pythons
 
 
 def run(
@@ -64,28 +51,7 @@ def run_python(
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The same program in every form that Python takes."""
-    for name in ("sub/folder", "pkg/inner", "elsewhere"):
-        (tmp_path / name).mkdir(parents=True)
-    places = ["train.py", "sub/train.py", "sub/folder/__main__.py", "elsewhere/real.py"]
-    places += ["pkg/__main__.py", "pkg/inner/__main__.py", "pkg/train.py"]
-    for place in places:
-        (tmp_path / place).write_text(PROBE)
-    (tmp_path / "bom.py").write_text(BOM + PROBE)
-    for folder in (".", "sub", "sub/folder", "elsewhere"):
-        (tmp_path / folder / "helper.py").write_text(HELPER)
-        (tmp_path / folder / "queue.py").touch()
-        (tmp_path / folder / "socket").mkdir()  # no module: Python's own is further down the path
-    for folder in ("pkg", "pkg/inner"):
-        (tmp_path / folder / "__init__.py").touch()
-    (tmp_path / "link.py").symlink_to("elsewhere/real.py")
-    (tmp_path / "link-to-folder").symlink_to("sub/folder")
-    zipapp.create_archive(tmp_path / "sub/folder", tmp_path / "app.pyz")
-    return tmp_path
-
-
-SCRIPTS = ["train.py", "./train.py", "sub/train.py", "sub/../sub/train.py", "bom.py", "link.py"]
-CONTAINERS = ["sub/folder", "link-to-folder", "app.pyz"]
-MODULES = ["-m train", "-m pkg", "-m pkg.inner", "-m pkg.train", "-m sub.train"]
+    return make_project(tmp_path)
 
 
 @pytest.mark.parametrize("form", SCRIPTS + CONTAINERS + MODULES)

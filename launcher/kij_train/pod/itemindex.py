@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import stat
 from dataclasses import replace
@@ -191,9 +192,9 @@ class Index:
         """Run a process to its end; what it wrote to its result file."""
         settings = self._settings
         self._say(f"index {self._index}, {where}: {shown(command(argv), COMMAND_SHOWN)}")
+        os.makedirs(self._tools.scratch, exist_ok=True)  # an item before may have emptied /tmp
         for path in (self._result_file, self._error_file):
-            if os.path.lexists(path):
-                os.unlink(path)
+            remove(path)
         order = self._order(argv, dict(self._env, **env))
         ended = self._tools.starter.run(order, settings.item_timeout_s, settings.grace_s)
         if ended.is_told and ended.exit_code:
@@ -249,6 +250,14 @@ def ranks_environment(nproc: int) -> Dict[str, str]:
         contract.ENV_MASTER_ADDR: "127.0.0.1",
         contract.ENV_MASTER_PORT: str(port),
     }
+
+
+def remove(path: str) -> None:
+    """Whatever a script may have made of it."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
 
 
 def read_results(path: str) -> Tuple[bytes, str]:
