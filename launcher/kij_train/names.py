@@ -53,6 +53,9 @@ ROLE = "kij-train/role"
 ROLE_INDEX = "kij-train/role-index"
 """Annotations of a Job with the role of that app."""
 
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+"""Reason of a Job that did not end in activeDeadlineSeconds."""
+
 CONTAINER = "train"
 CODE_VOLUME = "bundle"
 """The pods' volume with the bootstrap and the code."""

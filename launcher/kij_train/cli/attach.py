@@ -78,9 +78,9 @@ def stay(
                 on_note=shown.note,
             )
     except KeyboardInterrupt as interrupt:
-        _interrupted(run, signum_of(interrupt))
+        interrupted(run, signum_of(interrupt))
     except BrokenPipeError:  # the reader of the log has left
-        _interrupted(run, signal.SIGPIPE)
+        interrupted(run, signal.SIGPIPE)
     except JobFailedError as error:
         output.verdict(error.message, error.hints)
         raise click.exceptions.Exit(error.exit_code) from None
@@ -110,7 +110,7 @@ def signum_of(interrupt: KeyboardInterrupt) -> int:
     return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 
-def _interrupted(run: runs.ClusterRun, signum: int) -> None:
+def interrupted(run: runs.ClusterRun, signum: int) -> None:
     """After Ctrl-C on a terminal, ask whether to detach or to cancel; else detach.
 
     Returns when the user chose to detach, which is what was asked for. Raises

@@ -17,7 +17,7 @@ from kij_train.jobs.collect import ENDS, Collector
 from kij_train.pod import results
 
 if TYPE_CHECKING:
-    from kij_train.cluster import Cluster, LogChoice, LogLine
+    from kij_train.cluster import Cluster, LogChoice
     from kij_train.diagnosis import JobState
     from kij_train.jobs.read import Object
 
@@ -41,15 +41,18 @@ class Labels:
         """The index of the first attempt that a completion index of this one stands for."""
         return number if self._numbers is None else self._numbers[number]
 
-    def key_of(self, line: LogLine) -> str:
-        """The key of the item that a line is of; empty where none has started."""
-        match = _STARTS.match(line.text)
+    def key_of(self, pod: str, number: int, text: str) -> str:
+        """The key of the item that a line is of; empty where none has started.
+
+        `pod` printed it as the completion index `number`.
+        """
+        match = _STARTS.match(text)
         if match is not None:
-            positions = self._positions(self.index_of(line.index))
+            positions = self._positions(self.index_of(number))
             place = int(match[1]) - 1
             if place < len(positions):
-                self._keys[line.pod] = self._plan.item(positions[place])[0]
-        return self._keys.get(line.pod, "")
+                self._keys[pod] = self._plan.item(positions[place])[0]
+        return self._keys.get(pod, "")
 
 
 def follow_array(
@@ -96,7 +99,9 @@ def follow_array(
                         if found is not None:
                             collector.saw(index, found)
                     else:
-                        on_line(index, labels.key_of(event), event.text)
+                        on_line(
+                            index, labels.key_of(event.pod, event.index, event.text), event.text
+                        )
                 else:
                     assert observed.job is not None
                     collector.take_job(observed.job)

@@ -8,11 +8,12 @@ from kij_train.local.array import (
     run_array,
     runners_here,
 )
-from kij_train.local.machine import LOCAL_IGNORES, check_machine, with_counted_ranks
+from kij_train.local.machine import ARRAYS_IGNORE, LOCAL_IGNORES, check_machine, with_counted_ranks
 from kij_train.local.nodes import Outcome, Stop, Streams, run_nodes
 from kij_train.local.output import Emit
 
 __all__ = [
+    "ARRAYS_IGNORE",
     "LOCAL_IGNORES",
     "ArrayOutcome",
     "Emit",

@@ -20,10 +20,12 @@ from pathlib import Path
 from kij_train import gpus, scripts
 from kij_train.errors import RequestError
 from kij_train.pod import contract, gang, preflight
-from kij_train.spec import Common, JobSpec
+from kij_train.spec import ArraySpec, Common, JobSpec
 from kij_train.spec.settings import Fact, fields_with
 
 LOCAL_IGNORES = fields_with(JobSpec, Fact.CLUSTER_ONLY)
+ARRAYS_IGNORE = fields_with(ArraySpec, Fact.CLUSTER_ONLY)
+"""Fields that mean nothing to a local run of a job, or of an array."""
 
 ENV_RUN_ID = "KIJ_RUN_ID"
 """Marks every process of a run, so that none is left behind."""

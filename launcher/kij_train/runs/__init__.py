@@ -1,6 +1,6 @@
 """From a resolved request to a running job: the plan, and where it runs."""
 
-from kij_train.runs.array_on_machine import start_array
+from kij_train.runs.array_on_machine import at_once_here, check_here, start_array
 from kij_train.runs.arrays import ArrayPlan, array_summary, plan_array, plan_rerun
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.on_cluster import (
@@ -29,7 +29,9 @@ __all__ = [
     "Plan",
     "Run",
     "array_summary",
+    "at_once_here",
     "attached",
+    "check_here",
     "connect",
     "dry_run",
     "plan",

@@ -22,6 +22,21 @@ SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 """How an attempt ended, as its folder keeps it."""
 
 
+def check_here(plan: ArrayPlan) -> None:
+    """Raise RequestError unless this machine can run the plan."""
+    from kij_train import local
+
+    local.check_machine_for_array(plan.spec, os.environ, plan.code_dir)
+    local.runners_here(plan.spec, plan.indexes, os.environ)
+
+
+def at_once_here(plan: ArrayPlan) -> int:
+    """How many indexes run at once on this machine."""
+    from kij_train import local
+
+    return local.runners_here(plan.spec, plan.indexes, os.environ)
+
+
 def start_array(
     plan: ArrayPlan,
     folder: ArrayFolder,
@@ -42,8 +57,7 @@ def start_array(
     environ, asked = dict(os.environ), stop or local.Stop()
     with contextlib.ExitStack() as stack:
         here = stack.enter_context(unpacked(plan))
-        local.check_machine_for_array(here.spec, environ, here.code_dir)
-        local.runners_here(here.spec, here.indexes, environ)
+        check_here(here)
         share = local.Share(_settings(here, folder), here.indexes)
         until_the_end = stack.pop_all()
 

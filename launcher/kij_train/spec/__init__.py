@@ -5,7 +5,7 @@ Every check that needs neither a cluster nor the file system is here.
 
 from kij_train.spec.array import ArraySpec
 from kij_train.spec.common import DEFAULT_IMAGE, TOPOLOGIES, Common, parse_topology
-from kij_train.spec.kept import kept, values_of
+from kij_train.spec.kept import kept, request_of, values_of
 from kij_train.spec.training import CONTRACT_ENV, DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
 from kij_train.spec.types import Model, SpecConflict
 
@@ -26,5 +26,6 @@ __all__ = [
     "SpecConflict",
     "kept",
     "parse_topology",
+    "request_of",
     "values_of",
 ]

@@ -18,19 +18,26 @@ from kij_train.spec.common import Common
 MOST_CHARS = 16 * 1024
 """Longer requests are not kept: all annotations of an object may have 256 KiB, and clients such as
 `kubectl apply` keep the whole object in one."""
-_NOT_KEPT = {"name", "env", "context", "kubeconfig", "namespace"}
+_WHERE = {"name", "context", "kubeconfig", "namespace"}
 
 
 def kept(spec: Common) -> str | None:
     """The annotation; None for a request that is too long."""
-    values = spec.model_dump(mode="json", exclude=_NOT_KEPT, exclude_defaults=True, by_alias=True)
+    values = request_of(spec)
+    values.pop("env", None)
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return text if len(text) <= MOST_CHARS else None
+
+
+def request_of(spec: Common) -> dict[str, Any]:
+    """The values that are not defaults, by field; without its name, and where it runs."""
+    values = spec.model_dump(mode="json", exclude=_WHERE, exclude_defaults=True, by_alias=True)
     values["image"] = spec.image  # the default changes with versions
     if isinstance(spec, training.JobSpec) and spec.min_nodes is not None:
         values["nodes"] = f"{values.pop('min_nodes')}:{spec.nodes}"
     if PurePath(spec.code_dir).is_absolute():
         values.pop("code_dir", None)
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return text if len(text) <= MOST_CHARS else None
+    return values
 
 
 def values_of(job: Mapping[str, Any]) -> dict[str, Any] | None:

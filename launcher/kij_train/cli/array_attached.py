@@ -1,0 +1,178 @@
+"""Staying with an attempt of an array until it ends: on a cluster, or on this machine."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import click
+
+from kij_train import jobs, names, runs
+from kij_train.arrays.progress import Progress
+from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.cli import output
+from kij_train.cli.array_end import finish
+from kij_train.cli.array_view import array_view
+from kij_train.cli.attach import interrupted, signum_of, sigterm_as_interrupt
+from kij_train.cli.submitting import signals_to
+from kij_train.errors import JobFailedError, TimedOutError
+
+if TYPE_CHECKING:
+    from kij_train import local
+
+
+def now_rfc3339() -> str:
+    """This moment, as Kubernetes writes it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def attempt_of(plan: runs.ArrayPlan, uid: str = "") -> Attempt:
+    """What the array's folder keeps of an attempt; `uid` is that of its Job."""
+    chosen = plan.selection
+    return Attempt(
+        number=plan.number,
+        job=plan.name,
+        uid=uid,
+        selection=None if chosen is None else [(index, list(at)) for index, at in chosen],
+        code_sha256=plan.archive.sha256 if plan.archive is not None else "",
+        created=now_rfc3339(),
+    )
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+def stay_on_cluster(run: runs.ClusterRun, folder: ArrayFolder, attempt: Attempt) -> None:
+    """Show an attempt until its Job ends, and collect its results; then exit as it has ended.
+
+    Ctrl-C asks whether to detach or to cancel. What was collected until then stays.
+    """
+    from kij_train.jobs.array_follow import follow_array
+
+    try:
+        with sigterm_as_interrupt():
+            if run.created is not None:
+                run.await_a_pod()
+            with array_view(run.name) as shown:
+                follow_array(
+                    run.cluster,
+                    folder,
+                    attempt,
+                    on_line=shown.line,
+                    on_change=lambda collector: shown.progress(collector.progress),
+                    on_note=shown.note,
+                )
+    except KeyboardInterrupt as interrupt:
+        interrupted(run, signum_of(interrupt))
+    except BrokenPipeError:  # the reader of the log has left
+        interrupted(run, signal.SIGPIPE)
+    else:
+        code = finish(folder)
+        if code and _ended_at_deadline(run):
+            code = TimedOutError.exit_code
+        raise click.exceptions.Exit(code)
+
+
+def _ended_at_deadline(run: runs.ClusterRun) -> bool:
+    conditions = (jobs.get(run.cluster, run.name).get("status") or {}).get("conditions") or []
+    return any(each.get("reason") == names.DEADLINE_EXCEEDED for each in conditions)
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+def run_here(plan: runs.ArrayPlan, folder: ArrayFolder) -> None:
+    """Run an attempt on this machine, which its folder knows; then exit as it has ended.
+
+    The first Ctrl-C ends it, with a grace period for the items that run; what was done is kept.
+    """
+    from kij_train import local
+    from kij_train.jobs.array_follow import Labels
+
+    stop, counted = local.Stop(), _Counted(plan)
+    labels = Labels(folder, attempt_of(plan))
+    with array_view(plan.name) as shown:
+
+        def emit(number: int, stream: str, line: str) -> None:
+            del stream
+            index = labels.index_of(number) if number >= 0 else number
+            key = labels.key_of(str(number), number, line) if number >= 0 else ""
+            try:
+                shown.line(index, key, line)
+            except BrokenPipeError:
+                if not stop.calls:
+                    stop(signal.SIGPIPE)
+
+        def begun(number: int) -> None:
+            counted.begun(number)
+            shown.progress(counted.progress)
+
+        def ended(how: local.Ended) -> None:
+            counted.ended(labels.index_of(how.index), how)
+            shown.progress(counted.progress)
+
+        streams = local.Streams(emit, merged=True)
+        try:
+            with signals_to(stop, "runners"):
+                run = runs.start_array(
+                    plan, folder, stop=stop, streams=streams, on_begin=begun, on_end=ended
+                )
+                run.follow()
+        except JobFailedError as error:
+            failure: JobFailedError | None = error
+        else:
+            failure = None
+    code = finish(folder)
+    if failure is not None and not code:
+        output.verdict(failure.message, failure.hints)
+        code = failure.exit_code
+    raise click.exceptions.Exit(code)
+
+
+class _Counted:
+    """How far a run on this machine is."""
+
+    def __init__(self, plan: runs.ArrayPlan) -> None:
+        chosen, items = plan.selection, plan.pinned.items
+        if chosen is None:
+            self._sizes = [len(items.positions(index)) for index in range(items.indexes)]
+        else:
+            self._sizes = [len(positions) for _, positions in chosen]
+        self._items = sum(self._sizes)
+        self._counts: Counter[str] = Counter()
+        self._since: dict[int, float] = {}
+        """Index of this attempt that runs → when it began."""
+        self._failing: list[int] = []
+
+    def begun(self, number: int) -> None:
+        """An index of this attempt begins."""
+        self._since[number] = time.time()
+
+    def ended(self, index: int, how: local.Ended) -> None:
+        """An index has ended; `index` is that of the first attempt."""
+        self._since.pop(how.index, None)
+        self._counts["ended"] += 1
+        self._counts["done"] += how.done
+        self._counts["failed"] += how.failed
+        self._counts["missing"] += self._sizes[how.index] - how.done - how.failed
+        if how.exit_code:
+            self._failing.insert(0, index)
+
+    def progress(self) -> Progress:
+        """As it is shown."""
+        since = dict(self._since)
+        slowest = min(since.items(), key=lambda each: each[1], default=None)
+        return Progress(
+            items=self._items,
+            done=self._counts["done"],
+            failed=self._counts["failed"],
+            missing=self._counts["missing"],
+            indexes=len(self._sizes),
+            ended=self._counts["ended"],
+            running=len(since),
+            failing=tuple(self._failing),
+            slowest=slowest,
+        )

@@ -1,0 +1,262 @@
+"""kij-train map"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kij_train import runs
+from kij_train.arrays import items as sources
+from kij_train.arrays import plan as plans
+from kij_train.arrays.store import About, ArrayFolder, Where, check_free
+from kij_train.cli import grouped, output
+from kij_train.cli.array_attached import attempt_of, now_rfc3339, run_here, stay_on_cluster
+from kij_train.cli.options import (
+    job_options,
+    resolve_options,
+    warn_about_plan,
+    warn_of_doubts,
+    warn_of_what_is_left_out,
+)
+from kij_train.cli.render import print_offline
+from kij_train.cli.submitting import check_whose_help, detach_from, dry_run_server, submit
+from kij_train.errors import RequestError
+from kij_train.paths import shown
+from kij_train.spec import ArraySpec, request_of
+from kij_train.spec.array import parse_range
+from kij_train.spec.settings import Group
+from kij_train.specfile import Resolved
+
+MOST_KEYS = 3
+"""Of an index that a dry run shows."""
+
+
+@click.command("map", cls=grouped.Command)
+@grouped.option(
+    Group.WHERE, "--local", "is_local", is_flag=True, help="As processes of this machine."
+)
+@grouped.option(
+    Group.COMMAND,
+    "--as-shipped",
+    is_flag=True,
+    help="With --local: run a copy of the code that pods would get, and nothing else.",
+)
+@grouped.option(
+    Group.LIFE,
+    "--detach",
+    "-d",
+    is_flag=True,
+    help="Submit and return, once a pod exists or is refused (3 s at most).",
+)
+@grouped.option(
+    Group.LIFE,
+    "--replace",
+    is_flag=True,
+    help="Delete an array of this name first, with its results here, and its Job.",
+)
+@grouped.option(
+    Group.OUTPUT,
+    "--dry-run",
+    type=click.Choice(["plan", "client", "server"]),
+    help="Create nothing: print which index has which items, the objects, or what the API server "
+    "makes of them.",
+)
+@grouped.option(
+    Group.OUTPUT,
+    "--output",
+    "-o",
+    "form",
+    type=click.Choice(["text", "yaml", "json"]),
+    default="text",
+    help="Format of what --dry-run and --detach print.",
+)
+def command(
+    is_local: bool,
+    as_shipped: bool,
+    detach: bool,
+    replace: bool,
+    dry_run: str | None,
+    form: str,
+    **params: Any,
+) -> None:
+    """Run SCRIPT with ARGS for every item of a list, and stay attached until all are done.
+
+    Everything after SCRIPT belongs to the script. {item}, {key}, {index}, {seed}, and {name} of a
+    field of JSON lines are filled in, and are in $KIJ_ITEM, $KIJ_KEY, … as well. What the script
+    appends to $KIJ_RESULT_FILE, as JSON lines, are its results.
+
+    \b
+      kij-train map --local --range 0:20 --chunk 4 square.py {item}
+      kij-train map --items files.txt convert.py {item}
+      kij-train map --glob 'data/*.csv' --chunk 50 --parallelism 20 stats.py {item}
+      kij-train map --items todo.jsonl --retries 2 fetch.py --url {url} --out {key}
+
+    Exit codes: 0 all items are done, 1 some are not, and those of all commands.
+    """
+    if is_local and dry_run != "plan":
+        _check_local(detach, dry_run)
+    elif as_shipped:
+        raise RequestError("--as-shipped goes with --local: pods always run what ships")
+    if not is_local:
+        check_whose_help("map", params)
+    resolved = resolve_options(params, model=ArraySpec)
+    items = read_items(resolved)
+    if is_local:
+        _map_here(resolved, items, as_shipped, replace, dry_run, form)
+        return
+    backend = runs.OnCluster(replace=replace)
+    plan = runs.plan_array(resolved, items, cwd=Path.cwd(), place=backend, random_name=not dry_run)
+    plans.check_limits(
+        plan.pinned,
+        parallelism=plan.spec.parallelism,
+        max_failed=plan.spec.failed_indexes(plan.indexes),
+    )
+    warn_of_what_is_left_out(plan.archive)
+    warn_about_plan(plan)
+    if dry_run == "plan":
+        print_plan(plan, form)
+        return
+    if dry_run == "client":
+        print_offline(plan, form)
+        return
+    warn_of_doubts(backend, plan.spec)
+    if dry_run == "server":
+        dry_run_server(plan, backend, form)
+        return
+    _map_on_cluster(plan, backend, detach, replace, form)
+
+
+job_options(command, ArraySpec)
+
+
+def _check_local(detach: bool, dry_run: str | None) -> None:
+    if detach:
+        raise RequestError(
+            "--detach does not go with --local: a local run ends with its command",
+            hints=("in the background: nohup kij-train map --local … > run.log 2>&1 &",),
+        )
+    if dry_run:
+        raise RequestError(
+            f"--dry-run {dry_run} does not go with --local",
+            hints=("which index has which items: --dry-run plan",),
+        )
+
+
+def read_items(resolved: Resolved[ArraySpec]) -> sources.Items:
+    """The items that a request names. Raises RequestError."""
+    spec = resolved.spec
+    if spec.items == sources.STDIN and resolved.spec_file == sources.STDIN_SHOWN:
+        raise RequestError("--items - and --file - both read standard input: one of them can")
+    return sources.read(
+        items=spec.items,
+        glob=spec.glob,
+        bounds=None if spec.range is None else parse_range(spec.range),
+        root=Path.cwd() / spec.code_dir,
+    )
+
+
+def print_plan(plan: runs.ArrayPlan, form: str) -> None:
+    """Which index has which items."""
+    found = plan.pinned.items
+    if form == "text":
+        output.table(("INDEX", "ITEMS", "KEYS"), _rows(plan))
+        total, count = found.total, found.indexes
+        output.status(f"{total:,} items in {count:,} indexes; nothing was created")
+        return
+    table = [
+        {"index": index, "keys": [key for key, _ in found.items(found.positions(index))]}
+        for index in range(found.indexes)
+    ]
+    if form == "json":
+        output.json_data(table)
+    else:
+        output.yaml_data(json.dumps(table, indent=1) + "\n")
+
+
+def _rows(plan: runs.ArrayPlan) -> Iterator[tuple[str, str, str]]:
+    found = plan.pinned.items
+    for index in range(found.indexes):
+        positions = found.positions(index)
+        some = list(positions) if len(positions) <= MOST_KEYS else [positions[0], positions[-1]]
+        keys = [shown(key) for key, _ in found.items(some)]
+        between = " " if len(positions) <= MOST_KEYS else " … "
+        yield str(index), str(len(positions)), between.join(keys)
+
+
+# --- a cluster ------------------------------------------------------------------------------------
+
+
+def _map_on_cluster(
+    plan: runs.ArrayPlan, backend: runs.OnCluster, detach: bool, replace: bool, form: str
+) -> None:
+    if not replace:
+        check_free(Path.cwd(), plan.array)
+    at_once = plans.pods_at_once(plan.indexes, plan.spec.parallelism)
+    output.status(runs.array_summary(plan, where=backend.where(plan.spec), at_once=at_once))
+    run = submit(plan, backend)
+    where = Where("cluster", plan.spec.kubeconfig, plan.spec.context, run.cluster.namespace)
+    folder = ArrayFolder.create(
+        Path.cwd(), _about(plan, where), plan.pinned.packed, replace=replace
+    )
+    attempt = attempt_of(plan, run.uid)
+    folder.begin_attempt(attempt)
+    if detach:
+        detach_from(run, form)
+    else:
+        stay_on_cluster(run, folder, attempt)
+
+
+def _about(plan: runs.ArrayPlan, where: Where) -> About:
+    return About(
+        name=plan.array,
+        where=where,
+        request=request_of(plan.spec),
+        code_dir=str(plan.code_dir.resolve()),
+        code_sha256=plan.archive.sha256 if plan.archive is not None else "",
+        plan_sha256=plan.pinned.sha256,
+        created=now_rfc3339(),
+    )
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+def _map_here(
+    resolved: Resolved[ArraySpec],
+    items: sources.Items,
+    as_shipped: bool,
+    replace: bool,
+    dry_run: str | None,
+    form: str,
+) -> None:
+    from kij_train import local
+
+    if as_shipped and not resolved.spec.code:
+        raise RequestError("--as-shipped conflicts with --no-code, which ships nothing")
+    backend = runs.OnMachine(as_shipped=as_shipped)
+    plan = runs.plan_array(resolved, items, cwd=Path.cwd(), place=backend, random_name=True)
+    warn_of_what_is_left_out(plan.archive)
+    warn_about_plan(plan)
+    if dry_run == "plan":
+        print_plan(plan, form)
+        return
+    runs.check_here(plan)
+    output.status(
+        runs.array_summary(
+            plan,
+            where=backend.where(plan.spec),
+            at_once=runs.at_once_here(plan),
+        )
+    )
+    ignored = [name for name in local.ARRAYS_IGNORE if resolved.given(name)]
+    if ignored:
+        output.status(f"not used with --local: {', '.join(ignored)}")
+    folder = ArrayFolder.create(
+        Path.cwd(), _about(plan, Where()), plan.pinned.packed, replace=replace
+    )
+    folder.begin_attempt(attempt_of(plan))
+    run_here(plan, folder)
