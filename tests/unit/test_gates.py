@@ -53,22 +53,21 @@ def test_a_gate_is_read(text: str, gate: Gate) -> None:
         ("accuracy", "must look like"),
         ("accuracy > 0.8", "must look like"),
         ("accuracy == 0.8", "must look like"),
-        ("accuracy >= x", "x is no number"),
-        ("accuracy >= nan", "nan is no number"),
-        ("accuracy drop <= 1%", "not a percentage"),
-        ("accuracy drop >= 0.1", "a drop has a limit above: drop <= 0.1"),
-        ("accuracy drop <= -0.1", "below 0"),
+        ("accuracy >= x", "has the limit x, which is no number"),
+        ("accuracy >= nan", "has the limit nan, which is no number"),
+        ("accuracy drop <= 1%", "has a limit in percent"),
+        ("accuracy drop >= 0.1", "must look like 'accuracy drop <= 0.01', with 0 or more"),
+        ("accuracy drop <= -0.1", "with 0 or more"),
     ],
 )
 def test_a_wrong_gate_is_refused(text: str, message: str) -> None:
-    with pytest.raises(RequestError) as raised:
+    with pytest.raises(ValueError, match=message):
         gates.parse_gate(text)
-    assert message in raised.value.message
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_gate_or_a_request_error(text: str) -> None:
-    with contextlib.suppress(RequestError):
+def test_any_text_is_a_gate_or_an_error(text: str) -> None:
+    with contextlib.suppress(ValueError):
         gates.parse_gate(text)
 
 

@@ -27,10 +27,7 @@ EXIT_UNDECIDED = 6
 _GATE = re.compile(
     r"\s*(?P<metric>[^\s<>=]+)\s*(?P<change>\s(?:drop|rise))?\s*(?P<sign><=|>=)\s*(?P<limit>\S+)\s*"
 )
-_HINTS = (
-    "at least: --gate 'accuracy >= 0.8'",
-    "against a baseline: --gate 'accuracy drop <= 0.01'",
-)
+_LIKE = "'accuracy >= 0.8' or, against a baseline, 'accuracy drop <= 0.01'"
 
 
 class Verdict(enum.Enum):
@@ -74,26 +71,21 @@ class Judged:
 
 
 def parse_gate(text: str) -> Gate:
-    """A gate of its text. Raises RequestError."""
+    """A gate of its text. Raises ValueError."""
     match = _GATE.fullmatch(text)
     if match is None:
-        raise RequestError(f"--gate {text}: must look like METRIC >= NUMBER", hints=_HINTS)
+        raise ValueError(f"must look like {_LIKE}")
     if match["limit"].endswith("%"):
-        raise RequestError(
-            f"--gate {text}: a limit is a number, not a percentage",
-            hints=(f"one point of a metric from 0 to 1 is 0.01: --gate '{match['metric']} …'",),
-        )
+        raise ValueError("has a limit in percent: one point of a metric from 0 to 1 is 0.01")
     try:
         limit = float(match["limit"])
     except ValueError:
         limit = math.nan
     if not math.isfinite(limit):
-        raise RequestError(f"--gate {text}: {match['limit']} is no number", hints=_HINTS)
+        raise ValueError(f"has the limit {match['limit']}, which is no number")
     change = (match["change"] or "").strip()
-    if change and match["sign"] != "<=":
-        raise RequestError(f"--gate {text}: a {change} has a limit above: {change} <= {limit:g}")
-    if change and limit < 0:
-        raise RequestError(f"--gate {text}: a {change} below 0 is none: the limit is 0 or more")
+    if change and (match["sign"] != "<=" or limit < 0):
+        raise ValueError(f"must look like '{match['metric']} {change} <= 0.01', with 0 or more")
     kind: Kind = change or match["sign"]  # type: ignore[assignment]
     return Gate(match["metric"], kind, limit)
 

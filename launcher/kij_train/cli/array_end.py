@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from kij_train import diagnosis
+from kij_train.arrays.judged import is_evaluation
 from kij_train.arrays.report import Report, as_text
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.summary import summary_of
 from kij_train.arrays.view import Live, outcomes_of
 from kij_train.cli import output
+from kij_train.cli.eval_end import tell_evaluation
 from kij_train.cli.sweep_end import tell_sweep
 
 
@@ -39,4 +41,6 @@ def finish(folder: ArrayFolder, live: Live | None = None) -> int:
     sought was found, else 1."""
     found = report_of(folder, live)
     output.verdict(as_text(found).rstrip("\n"))
+    if is_evaluation(folder.about.request):
+        return tell_evaluation(folder, live)
     return tell_sweep(folder, live) or found.exit_code

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import names
+from kij_train.arrays.gates import parse_gate
 from kij_train.arrays.objective import Objective, parse_metric
 from kij_train.pod import contract, itemplan
 from kij_train.spec.common import Common
@@ -83,6 +84,11 @@ def _tolerance(value: object) -> object:
 
 def _metric(text: str) -> str:
     parse_metric(text)
+    return text
+
+
+def _gate(text: str) -> str:
+    parse_gate(text)
     return text
 
 
@@ -164,6 +170,19 @@ class ArraySpec(Common):
     """The metric of the results by which a report sorts, the smallest first."""
     maximize: Annotated[Text | None, Setting(Group.METRICS, "--max METRIC")] = None
     """The same, the largest first."""
+    evaluate: Annotated[bool, Setting(Group.METRICS)] = False
+    """Judge the results as an evaluation: by id, with intervals, a missing one as a failure."""
+    gates: Annotated[
+        tuple[Annotated[Text, AfterValidator(_gate)], ...],
+        Setting(Group.METRICS, "--gate GATE", merge=Merge.JOIN),
+    ] = ()
+    """What the metrics of an evaluation must keep: 'accuracy >= 0.8', 'loss <= 2', or against the
+    baseline 'accuracy drop <= 0.01', 'loss rise <= 0.1'."""
+    baseline: Annotated[
+        str | None, Field(min_length=1), Setting(Group.METRICS, "--baseline FILE", Fact.PATH)
+    ] = None
+    """Results of an earlier evaluation of the same data, JSON lines: metrics are compared with it,
+    id by id."""
     parallelism: Annotated[
         Annotated[int, Field(ge=1, le=100_000), NotBool] | None,
         Setting(Group.SIZE, "--parallelism N"),
