@@ -116,11 +116,16 @@ def judge(gate: Gate, scores: Scores, baseline: Scores | None) -> Judged:
     estimate = _estimate(gate, scores, baseline)
     if lacking is not None or estimate is None:
         return Judged(gate, Verdict.FAIL, lacking or "there is no value", estimate)
+    verdict = verdict_of(gate, estimate)
+    return Judged(gate, verdict, _reason(gate, verdict, estimate), estimate)
+
+
+def verdict_of(gate: Gate, estimate: Estimate) -> Verdict:
+    """What a gate says of the mean, or of the drop or rise."""
     is_floor = gate.kind == ">="
     good = estimate.low >= gate.limit if is_floor else estimate.high <= gate.limit
     bad = estimate.high < gate.limit if is_floor else estimate.low > gate.limit
-    verdict = Verdict.PASS if good else Verdict.FAIL if bad else Verdict.UNDECIDED
-    return Judged(gate, verdict, _reason(gate, verdict, estimate), estimate)
+    return Verdict.PASS if good else Verdict.FAIL if bad else Verdict.UNDECIDED
 
 
 def _estimate(gate: Gate, scores: Scores, baseline: Scores | None) -> Estimate | None:
