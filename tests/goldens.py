@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from kij_train import render, runs
 from kij_train.cli.render import command
+from kij_train.spec import ArraySpec
 from kij_train.specfile import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,10 @@ GOLDENS = {
     "gang-restart": "--name lasting --nodes 8 --spares 1 --gpus 4 --restart gang --max-restarts 20 "
     "--grace 2m hello_ranks.py",
     "elastic": "--name elastic --nodes 5:8 --gpus 8 --restart elastic --no-code -m package.train",
+    "array": "map --name squares --range 0:1000 --chunk 20 --parallelism 10 --retries 2 "
+    "--max-failed 10% --item-timeout 5m --cpu 1 --memory 1Gi square.py {item}",
+    "array-results": "map --name scores --range 0:100000 --indexes 50 --slice --gpus 1 "
+    "--queue team-a --results pvc:out:/out --start-jitter 1m --no-code -m package.score",
     "everything": "--name all --nodes 4 --gpus 8 --no-code --image registry.example/train:1.2 "
     "--image-pull-policy Always --image-pull-secret regcred --resource vpc.amazonaws.com/efa=4 "
     "--shm 64Gi --env LR=3e-4 --env 'GREETING=$HOME costs $(MONEY)' --env-from-secret wandb "
@@ -58,18 +63,34 @@ def render_golden(name: str) -> list[dict[str, Any]]:
     from kij_train.cli.options import flags_layer
 
     folder = ROOT / "train_examples"
-    context = command.make_context("render", shlex.split(GOLDENS[name]))
-    params = context.params
-    resolved = resolve(flags_layer(params), environ={}, cwd=folder, profile=params["profile"])
-    objects = runs.plan(resolved, cwd=folder, place=runs.OnCluster()).objects()
+    words = shlex.split(GOLDENS[name])
+    if words[0] == "map":
+        objects = _array(words[1:], folder).objects()
+    else:
+        params = command.make_context("render", words).params
+        resolved = resolve(flags_layer(params), environ={}, cwd=folder, profile=params["profile"])
+        objects = runs.plan(resolved, cwd=folder, place=runs.OnCluster()).objects()
     return [body for body in objects if name == "hello" or body["kind"] != "ConfigMap"]
+
+
+def _array(words: list[str], folder: Path) -> runs.ArrayPlan:
+    from kij_train.cli import map as mapping
+    from kij_train.cli.options import flags_layer
+
+    params = mapping.command.make_context("map", words).params
+    resolved = resolve(flags_layer(params, ArraySpec), environ={}, cwd=folder, model=ArraySpec)
+    items = mapping.read_items(resolved)
+    return runs.plan_array(resolved, items, cwd=folder, place=runs.OnCluster())
 
 
 def text(name: str) -> str:
     """A golden file: the command, then its objects."""
     left_out = "" if name == "hello" else "# The ConfigMap with the code is left out here.\n"
     body = render.to_yaml(render_golden(name))
-    return f"# cd train_examples; kij-train render {GOLDENS[name]}\n{left_out}{body}"
+    line = f"render {GOLDENS[name]}"
+    if GOLDENS[name].startswith("map "):
+        line = GOLDENS[name].replace("map ", "map --dry-run client ", 1)
+    return f"# cd train_examples; kij-train {line}\n{left_out}{body}"
 
 
 def without_archives(document: str) -> list[dict[str, Any]]:

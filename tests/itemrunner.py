@@ -76,8 +76,7 @@ class Array:
             name="squares",
             plan_sha256=itemplan.sha256(text),
             items_file=str(folder / "items.xz"),
-            run_dir=str(folder / "run"),
-            **{"grace_s": 20, **settings},
+            **{"grace_s": 20, "run_dir": str(folder / "run"), **settings},
         )
 
     def script(self, text: str, name: str = "a.py") -> str:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kij_train import gpus, names, runs, units
+from kij_train.arrays.items import from_values
 from kij_train.errors import KijError, RefusedError
-from kij_train.spec import JobSpec
+from kij_train.spec import ArraySpec, JobSpec
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("quota", _quotas),
             ("gpus", _gpus),
             ("gang scheduler", partial(_gang, resolved)),
+            ("arrays", _arrays),
         ):
             yield _guarded(doing, check, cluster)
     except KijError as error:
@@ -244,6 +246,28 @@ def _gang(resolved: Resolved, cluster: Cluster) -> Check:
         return Check("gang scheduler", Result.OK, ", ".join(found) + refused)
     none = "none: nodes of a job start one by one, and may hold GPUs while they wait for the rest"
     return Check("gang scheduler", Result.WARNING, none + refused, hint or None)
+
+
+def _arrays(cluster: Cluster) -> Check:
+    """Whether the server counts retries an index, from 1.33 on always: asked with a dry run."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "item.py").touch()
+        spec = ArraySpec(script="item.py", name=f"{names.MANAGER}-doctor")
+        place, cwd = runs.OnCluster(cluster), Path(folder)
+        plan = runs.plan_array(Resolved(spec, {}), from_values(["a"]), cwd=cwd, place=place)
+        try:
+            job = runs.dry_run(plan, cluster)[-1]
+        except KijError as error:
+            hint = " · ".join(error.hints) or None
+            return Check("arrays", Result.FAILED, error.message, hint)
+    if names.PER_INDEX in job["spec"]:
+        return Check("arrays", Result.OK, "each index has its own retries")
+    return Check(
+        "arrays",
+        Result.WARNING,
+        f"the server drops {names.PER_INDEX}: retries of an array are counted for all its indexes",
+        "it takes Kubernetes 1.33, or its feature gate JobBackoffLimitPerIndex",
+    )
 
 
 def _dry_run(cluster: Cluster, resolved: Resolved) -> Check:

@@ -53,6 +53,8 @@ ROLE = "kij-train/role"
 ROLE_INDEX = "kij-train/role-index"
 """Annotations of a Job with the role of that app."""
 
+PER_INDEX = "backoffLimitPerIndex"
+"""Field of a Job that servers before 1.33 may drop."""
 DEADLINE_EXCEEDED = "DeadlineExceeded"
 """Reason of a Job that did not end in activeDeadlineSeconds."""
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from kij_train import foreign
 from kij_train.errors import RequestError
 from kij_train.pod import programs
-from kij_train.spec import Common, JobSpec
+from kij_train.spec import ArraySpec, Common, JobSpec
 from kij_train.specfile import Resolved
 from kij_train.specfile.explain import brief
 from kij_train.specfile.paths import check_path, tilde
@@ -44,6 +44,9 @@ def locate(resolved: Resolved[Common], cwd: Path, code_dir: Path, *, is_here: bo
         check_path(code_dir, f"{resolved.origin(('code_dir',))} {brief(code_dir)}")
     if spec.module is not None or spec.program is not None:
         _check_without_script(resolved, cwd, code_dir, is_here)
+        return None
+    if isinstance(spec, ArraySpec) and spec.function is not None:
+        _check_module_of_function(resolved, spec.function, code_dir if spec.code else cwd)
         return None
     if spec.script is None:
         file = f"{resolved.spec_file}: " if resolved.spec_file else ""
@@ -86,6 +89,18 @@ def _check_without_script(
         _check_shell_script(spec, code_dir)
         if not is_here:
             _check_program_of_code(spec.program, code_dir)
+
+
+def _check_module_of_function(resolved: Resolved[Common], function: str, folder: Path) -> None:
+    """The code has the module, or the image does: no more is known of it here."""
+    module = function.partition(":")[0]
+    first = module.partition(".")[0]
+    path = folder / (module.replace(".", "/") + ".py")
+    is_of_code = (folder / first).is_dir() or (folder / f"{first}.py").is_file()
+    if is_of_code and not path.is_file() and not (path.with_suffix("") / "__init__.py").is_file():
+        raise RequestError(
+            f"{resolved.origin(('function',))} {function}: there is no module {module} in {folder}"
+        )
 
 
 def _inside(

@@ -331,7 +331,8 @@ def test_what_a_script_writes_wrongly_makes_its_item_a_failed_one(tmp_path: Path
         "if sys.argv[1] == 'folder': os.mkdir(path); sys.exit()\n"
         "with open(path, 'w') as f:\n"
         "    f.write({'half': '{\"a\": 1}\\n{\"a\": ', 'nan': '{\"a\": NaN}\\n',\n"
-        "             'big': '\"' + 'x' * 70_000 + '\"', 'many': '{\"a\": 1}\\n' * 40_000,\n"
+        "             'big': '\"' + 'x' * 70_000 + '\"',\n"
+        "             'many': ('\"' + 'x' * 300 + '\"\\n') * 12_000,\n"
         "             'good': '{\"a\": 2}'}[sys.argv[1]])\n"
     )
     result = array.run("a.py", "{item}")

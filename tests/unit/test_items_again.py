@@ -328,13 +328,15 @@ def test_a_full_disk_loses_nothing_that_is_written(tmp_path: Path, small_disk: P
 
 def test_a_folder_that_cannot_be_made_is_a_failure_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name in ("results_dir", "run_dir"):
-        array = Array(tmp_path, ["a"])
-        array.settings = array.settings._replace(**{name: str(tmp_path / "file/below")})
+    below = str(tmp_path / "file/below")
+    for array in (
+        Array(tmp_path, ["a"], results_dir=below),
+        Array(tmp_path, ["a"], run_dir=below),
+    ):
         array.script("print('ran')")
         result = array.run("a.py")
         assert result.returncode == EXIT_FAILED
-        assert str(tmp_path / "file/below") in result.failure["message"]
+        assert below in result.failure["message"]
         assert result.output == ""
 
 
@@ -399,8 +401,7 @@ def test_a_rerun_has_the_duty_of_the_first_attempt(tmp_path: Path) -> None:
 def serve(array: Array, *argv: str) -> tuple[subprocess.Popen[bytes], int]:
     """A runner that takes indexes, and where it answers."""
     answers, theirs = os.pipe()
-    options = {"stdin": subprocess.PIPE, "pass_fds": [theirs]}
-    runner = array.start("--serve", str(theirs), *argv, **options)
+    runner = array.start("--serve", str(theirs), *argv, stdin=subprocess.PIPE, pass_fds=[theirs])
     os.close(theirs)
     return runner, answers
 

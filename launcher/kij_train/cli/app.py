@@ -27,6 +27,8 @@ COMMANDS = {
     "why": "Say why a job failed, waits or hangs, and what to do.",
     "stacks": "Show where every rank is right now: its Python stack.",
     "wait": "Wait until a job has ended.",
+    "results": "Print what the items of an array have left.",
+    "report": "Say what became of an array: text, Markdown, JSON, JUnit, HTML.",
     "list": "List the jobs that kij-train made.",
     "cancel": "End the pods of a job; the Job stays, readable as cancelled.",
     "resume": "Start a cancelled or suspended job again.",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import click
 
-from kij_train import jobs, names, runs
+from kij_train import jobs, runs
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.cli import output
@@ -22,24 +21,6 @@ from kij_train.errors import JobFailedError, TimedOutError
 
 if TYPE_CHECKING:
     from kij_train import local
-
-
-def now_rfc3339() -> str:
-    """This moment, as Kubernetes writes it."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def attempt_of(plan: runs.ArrayPlan, uid: str = "") -> Attempt:
-    """What the array's folder keeps of an attempt; `uid` is that of its Job."""
-    chosen = plan.selection
-    return Attempt(
-        number=plan.number,
-        job=plan.name,
-        uid=uid,
-        selection=None if chosen is None else [(index, list(at)) for index, at in chosen],
-        code_sha256=plan.archive.sha256 if plan.archive is not None else "",
-        created=now_rfc3339(),
-    )
 
 
 # --- a cluster ------------------------------------------------------------------------------------
@@ -71,14 +52,9 @@ def stay_on_cluster(run: runs.ClusterRun, folder: ArrayFolder, attempt: Attempt)
         interrupted(run, signal.SIGPIPE)
     else:
         code = finish(folder)
-        if code and _ended_at_deadline(run):
+        if code and runs.ended_at_deadline(jobs.get(run.cluster, run.name)):
             code = TimedOutError.exit_code
         raise click.exceptions.Exit(code)
-
-
-def _ended_at_deadline(run: runs.ClusterRun) -> bool:
-    conditions = (jobs.get(run.cluster, run.name).get("status") or {}).get("conditions") or []
-    return any(each.get("reason") == names.DEADLINE_EXCEEDED for each in conditions)
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -93,7 +69,7 @@ def run_here(plan: runs.ArrayPlan, folder: ArrayFolder) -> None:
     from kij_train.jobs.array_follow import Labels
 
     stop, counted = local.Stop(), _Counted(plan)
-    labels = Labels(folder, attempt_of(plan))
+    labels = Labels(folder, runs.attempt_of(plan))
     with array_view(plan.name) as shown:
 
         def emit(number: int, stream: str, line: str) -> None:

@@ -12,9 +12,9 @@ import click
 from kij_train import runs
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
-from kij_train.arrays.store import About, ArrayFolder, Where, check_free
+from kij_train.arrays.store import Where, check_free
 from kij_train.cli import grouped, output
-from kij_train.cli.array_attached import attempt_of, now_rfc3339, run_here, stay_on_cluster
+from kij_train.cli.array_attached import run_here, stay_on_cluster
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -26,7 +26,7 @@ from kij_train.cli.render import print_offline
 from kij_train.cli.submitting import check_whose_help, detach_from, dry_run_server, submit
 from kij_train.errors import RequestError
 from kij_train.paths import shown
-from kij_train.spec import ArraySpec, request_of
+from kij_train.spec import ArraySpec
 from kij_train.spec.array import parse_range
 from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
@@ -234,27 +234,13 @@ def _map_on_cluster(
     output.status(runs.array_summary(plan, where=backend.where(plan.spec), at_once=at_once))
     run = submit(plan, backend)
     where = Where("cluster", plan.spec.kubeconfig, plan.spec.context, run.cluster.namespace)
-    folder = ArrayFolder.create(
-        Path.cwd(), _about(plan, where), plan.pinned.packed, replace=replace
-    )
-    attempt = attempt_of(plan, run.uid)
+    folder = runs.keep_array(plan, Path.cwd(), where, replace=replace)
+    attempt = runs.attempt_of(plan, run.uid)
     folder.begin_attempt(attempt)
     if detach:
         detach_from(run, form)
     else:
         stay_on_cluster(run, folder, attempt)
-
-
-def _about(plan: runs.ArrayPlan, where: Where) -> About:
-    return About(
-        name=plan.array,
-        where=where,
-        request=request_of(plan.spec),
-        code_dir=str(plan.code_dir.resolve()),
-        code_sha256=plan.archive.sha256 if plan.archive is not None else "",
-        plan_sha256=plan.pinned.sha256,
-        created=now_rfc3339(),
-    )
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -290,8 +276,6 @@ def _map_here(
     ignored = [name for name in local.ARRAYS_IGNORE if resolved.given(name)]
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
-    folder = ArrayFolder.create(
-        Path.cwd(), _about(plan, Where()), plan.pinned.packed, replace=replace
-    )
-    folder.begin_attempt(attempt_of(plan))
+    folder = runs.keep_array(plan, Path.cwd(), Where(), replace=replace)
+    folder.begin_attempt(runs.attempt_of(plan))
     run_here(plan, folder)

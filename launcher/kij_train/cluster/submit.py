@@ -175,6 +175,7 @@ def submit(
         raise
     try:
         _check_kept(job, created)
+        start["spec"] = start.get("spec", {}) | _retries_of_all(cluster, job, created)
         owner = owner_reference(created)
         for body in objects:
             if body["kind"] != "Job":
@@ -239,6 +240,23 @@ def _check_kept(job: dict[str, Any], created: dict[str, Any]) -> None:
             "GenericWorkload) is off",
             hints=("another gang scheduler, or none: leave --scheduler native out",),
         )
+
+
+def _retries_of_all(
+    cluster: Cluster, job: dict[str, Any], created: dict[str, Any]
+) -> dict[str, Any]:
+    """What a Job of indexes needs whose server, before 1.33, does not count retries by index.
+
+    It has dropped the rules by which an index fails alone as well, and its own limit is none.
+    """
+    retries = job["spec"].get(names.PER_INDEX)
+    if retries is None or "backoffLimit" in job["spec"] or names.PER_INDEX in created["spec"]:
+        return {}
+    cluster.warnings.append(
+        f"this server drops {names.PER_INDEX}: {retries} retries are counted for all indexes "
+        "together, and then the whole array fails"
+    )
+    return {"backoffLimit": retries}
 
 
 def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[str, Any]:

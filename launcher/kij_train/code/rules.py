@@ -24,8 +24,8 @@ SMALL_CHECKPOINT_BYTES = 64 * 1024
 """A tensor of this size may well be part of the code."""
 
 _CACHES = """
-__pycache__ .cache *.py[co] .DS_Store .ipynb_checkpoints .mypy_cache .pytest_cache .ruff_cache
-.hypothesis .tox .nox node_modules *~ *.swp .*.sw[a-p] .#* #*#
+__pycache__ .cache .kij-train *.py[co] .DS_Store .ipynb_checkpoints .mypy_cache .pytest_cache
+.ruff_cache .hypothesis .tox .nox node_modules *~ *.swp .*.sw[a-p] .#* #*#
 """
 """And what editors keep beside a file."""
 _OUTPUT_FOLDERS = "lightning_logs tb_logs mlruns wandb checkpoint-[0-9]* ray_results"

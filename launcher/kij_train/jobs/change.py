@@ -122,25 +122,41 @@ def resume(cluster: Cluster, name: str) -> Resumed:
     return Resumed(before, queue)
 
 
-def scale(cluster: Cluster, name: str, nodes: int) -> JobSummary:
-    """Give an elastic job another number of nodes. Gives the job as it was before.
+@dataclass(frozen=True)
+class Scaled:
+    """A job that was given another size."""
 
-    Raises RequestError for a job that is not elastic, and for a number that it does not take.
+    job: JobSummary
+    """As it was before."""
+    was: int
+    """Its size before."""
+    unit: str
+    """What is counted: nodes, or, of an array, indexes at once."""
+
+
+def scale(cluster: Cluster, name: str, size: int) -> Scaled:
+    """Give an elastic job another number of nodes, or have an array run more or fewer at once.
+
+    Raises RequestError for a job that is neither, and for a number that it does not take.
     """
     job = _ours(cluster, name, "scale", "get job {}")
     before = jobs.summary_of(job)
-    low, high = _range_of(job)
+    if names.ARRAY in (job["metadata"].get("labels") or {}):
+        low, high, unit = 1, int(job["spec"]["completions"]), "indexes at once"
+        was, changed = int(job["spec"]["parallelism"]), {"parallelism": size}
+    else:
+        (low, high), unit, was = _range_of(job), "nodes", before.nodes
+        # Both at once, or the server refuses.
+        changed = {"completions": size, "parallelism": size}
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         raise RequestError(f"{name} has ended: {before.state.value}")
-    if not low <= nodes <= high:
+    if not low <= size <= high:
         raise RequestError(
-            f"{name} takes {low} to {high} nodes, as it was launched: {nodes} is out of that range"
+            f"{name} takes {low} to {high} {unit}, as it was launched: {size} is out of that range"
         )
-    if nodes != before.nodes:
-        # Both at once, or the server refuses.
-        spec = {"completions": nodes, "parallelism": nodes}
-        cluster.patch("Job", name, {"metadata": {"uid": before.uid}, "spec": spec})
-    return before
+    if size != was:
+        cluster.patch("Job", name, {"metadata": {"uid": before.uid}, "spec": changed})
+    return Scaled(before, was, unit)
 
 
 def _range_of(job: Object) -> tuple[int, int]:

@@ -12,16 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kij_train import diagnosis
+from kij_train import diagnosis, names
 from kij_train.arrays import numbers
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import Live, items_of
 from kij_train.diagnosis import JobState, Phase
-from kij_train.errors import KijError, UnreachableError
-from kij_train.jobs.read import Object, get
-from kij_train.pod import itemrecords, results
+from kij_train.errors import KijError
+from kij_train.jobs.read import Object
+from kij_train.pod import itemplan, itemrecords, results
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -145,12 +145,9 @@ class Collector:
 
     def _take_ended(self, pod: Object, index: int, known: _Index, ended: _Pod) -> None:
         state = diagnosis.own(pod.get("status", {}).get("containerStatuses")).get("state") or {}
-        account = results.decode_account(str((state.get("terminated") or {}).get("message") or ""))
-        mine = account is not None and (account.index, account.attempt) == (
-            index,
-            self._attempt.number,
-        )
-        if account is None or not mine or account.done + account.failed != known.items:
+        end = state.get("terminated") or {}
+        account = results.decode_account(str(end.get("message") or ""))
+        if account is None or not self._is_verdict(account, index, known, end.get("exitCode")):
             self._take_killed(pod, index, ended)
             return
         part = account.part()
@@ -167,6 +164,14 @@ class Collector:
         else:
             known.is_read = True
             self._reading.append(self._pool.submit(self._read, index, [ended], account))
+
+    def _is_verdict(
+        self, account: results.Account, index: int, known: _Index, exit_code: Any
+    ) -> bool:
+        """Whether it is the last word on this index: of a pod that was not told to end."""
+        mine = (account.index, account.attempt) == (index, self._attempt.number)
+        all_ran = account.done + account.failed == known.items
+        return mine and all_ran and exit_code in (0, itemplan.EXIT_ITEMS)
 
     def _take_killed(self, pod: Object, index: int, ended: _Pod) -> None:
         """It has ended without a word, or was told to end before all items were done."""
@@ -326,30 +331,47 @@ def refresh(
     With `partial`, also what items have written whose indexes run. An attempt whose Job is gone
     keeps what the folder has of it. Raises UnreachableError, RefusedError.
     """
+    from kij_train.jobs import array_found
+
+    there = {}
+    if not _is_over(folder):
+        there = array_found.attempts_of(cluster, folder.name)
+        array_found.add_attempts(cluster, folder, there)
     live: dict[int, dict[int, State]] = {}
     for attempt in folder.attempts():
-        live[attempt.number] = _refresh_attempt(cluster, folder, attempt, partial, note)
+        job = there.get(attempt.number)
+        if job is not None and str(job["metadata"]["uid"]) != attempt.uid:
+            job = None  # of a later array of that name
+        live[attempt.number] = _refresh_attempt(cluster, folder, attempt, job, partial, note)
     return live
+
+
+def _is_over(folder: ArrayFolder) -> bool:
+    """Whether all attempts have ended with all their records here: no cluster knows more."""
+    plan = folder.plan()
+    for attempt in folder.attempts():
+        wanted = plan.indexes if attempt.selection is None else len(attempt.selection)
+        if not attempt.state or len(folder.parts(attempt.number).whole) < wanted:
+            return False
+    return True
 
 
 def _refresh_attempt(
     cluster: Cluster,
     folder: ArrayFolder,
     attempt: Attempt,
+    job: Object | None,
     partial: bool,
     note: Callable[[str], None],
 ) -> dict[int, State]:
     with Collector(cluster, folder, attempt) as collector:
         if attempt.state and collector.is_whole:
             return {}
-        job = _job_of(cluster, attempt)
         if job is None:
-            if not collector.is_whole:
-                note(f"job {attempt.job} is gone: what was not collected of it is lost")
-            folder.end_attempt(attempt.number, attempt.state or "been deleted")
+            if not collector.is_whole and attempt.state != GONE:
+                note(f"job {attempt.job} is gone, and with it what was not collected of it")
+            folder.end_attempt(attempt.number, attempt.state or GONE)
             return {}
-        from kij_train import names
-
         pages = cluster.pages("Pod", labelSelector=f"{names.LABEL_JOB_NAME}={attempt.job}")
         for page in pages:
             for pod in page.get("items") or []:
@@ -363,22 +385,10 @@ def _refresh_attempt(
         return collector.live()
 
 
+GONE = "been deleted"
 ENDS = {
     JobState.SUCCEEDED: "succeeded",
     JobState.FAILED: "failed",
     JobState.CANCELLED: "been cancelled",
 }
 """How an attempt has ended, after `has`."""
-
-
-def _job_of(cluster: Cluster, attempt: Attempt) -> Object | None:
-    """The Job of an attempt; None where it is gone, or another one has its name."""
-    from kij_train.cluster.apierrors import GoneError
-
-    try:
-        job = get(cluster, attempt.job)
-    except GoneError:
-        return None
-    except UnreachableError:
-        raise
-    return job if str(job["metadata"]["uid"]) == attempt.uid else None

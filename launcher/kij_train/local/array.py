@@ -29,7 +29,7 @@ from kij_train.errors import RequestError
 from kij_train.local.machine import ENV_RUN_ID, check_command, cores
 from kij_train.local.nodes import TICK_S, Stop, Streams, kill_everything, passed_on
 from kij_train.local.output import Output
-from kij_train.pod import contract, itemplan
+from kij_train.pod import contract, itemplan, records
 from kij_train.pod.gang import processes
 from kij_train.spec import ArraySpec
 
@@ -262,7 +262,7 @@ class _Run:
             contract.ENV_NODE_NAME: socket.gethostname(),
             contract.ENV_SCRATCH_DIR: self.scratch,
             contract.ENV_PARENT_PID: str(os.getpid()),
-            contract.ENV_ERROR_FILE: str(Path(self.scratch, f"runner-{number}.json")),
+            contract.ENV_ERROR_FILE: str(self._error_file(number)),
             ENV_RUN_ID: self.run_id,
         }
         if spec.gpus:
@@ -328,9 +328,8 @@ class _Run:
             return False
         died = self._died[index] = self._died.get(index, 0) + 1
         if code in VERDICTS or died > self._spec.retries:
-            how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
             exit_code = code if code >= 0 else 128 - code
-            self._count(Ended(index, exit_code, error=f"its runner {how}"))
+            self._count(Ended(index, exit_code, error=self._why(runner)))
         else:
             self._ahead.appendleft(index)
         if code in VERDICTS:
@@ -341,6 +340,17 @@ class _Run:
         self.runners[runner.number] = self._start(runner.number)
         self._next(self.runners[runner.number])
         return True
+
+    def _why(self, runner: _Runner) -> str:
+        """What ended a runner: its own last words, where it has left some."""
+        code = runner.process.returncode
+        how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
+        details = records.read_record(str(self._error_file(runner.number))).get("message")
+        said = details.get("message") if isinstance(details, dict) else None
+        return str(said or f"its runner {how}")
+
+    def _error_file(self, number: int) -> Path:
+        return Path(self.scratch, f"runner-{number}.json")
 
 
 def _ended(answer: Mapping[str, Any]) -> Ended:

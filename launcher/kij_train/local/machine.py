@@ -80,11 +80,13 @@ def check_command(
             )
         scripts.check_program(Path(found), named, is_here=True)
     # PYTHONPATH among the job's env makes it a search of other folders than ours.
-    if spec.module is not None and "PYTHONPATH" not in spec.env:
-        missing = _missing_module(spec.module, cwd)
+    function = spec.function if isinstance(spec, ArraySpec) else None
+    module = spec.module if function is None else function.partition(":")[0]
+    if module is not None and "PYTHONPATH" not in spec.env:
+        missing = _missing_module(module, cwd)
         if missing is not None:
             raise RequestError(
-                f"module {spec.module}: {sys.executable} finds no {missing} in {cwd} or among its "
+                f"module {module}: {sys.executable} finds no {missing} in {cwd} or among its "
                 "packages",
                 hints=("run a file by its path, without -m",),
             )

@@ -29,6 +29,7 @@ ITEMS = tuple(
     Path(__file__).parent / f"{name}.py"
     for name in (
         "items",
+        "itemcall",
         "itemindex",
         "itemparts",
         "itemplan",

@@ -13,10 +13,17 @@ import stat
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from kij_train.pod import contract, itemplan, results, trials
+from kij_train.pod import contract, itemcall, itemplan, results, trials
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
-from kij_train.pod.itemrecords import MOST_FILE_BYTES, Run, failed, item_records, slice_records
+from kij_train.pod.itemrecords import (
+    MOST_FILE_BYTES,
+    Run,
+    dumps,
+    failed,
+    item_records,
+    slice_records,
+)
 from kij_train.pod.itemrun import PROGRAM, RANKS, SCRIPT, Order, Output, Starter, Stop
 from kij_train.pod.records import clipped
 
@@ -51,6 +58,15 @@ class Verdict(NamedTuple):
     account: results.Account
 
 
+class Found(NamedTuple):
+    """What came of one item."""
+
+    lines: List[str]
+    """Its records."""
+    error: str
+    """Empty where it went well."""
+
+
 class Index:
     """The items of one index, on their way."""
 
@@ -75,24 +91,24 @@ class Index:
             f"on {self._tools.machine}"
         )
         self._env = self._environment()
-        held: Dict[int, List[Json]] = {}
+        held: Dict[int, Found] = {}
         """Records of items that failed and are to be tried again."""
         for tries_left in range(self._settings.retries, -1, -1):
             for at, found in self._try(left):
                 held.pop(at, None)
-                if tries_left and any(map(failed, found)):
+                if tries_left and found.error:
                     held[at] = found
                 else:
-                    self._part.add(found)
+                    self._part.add(found.lines)
             left = sorted(held)
             if not left or self._tools.stop.is_set():
                 break
             self._say(f"index {self._index}: trying {len(left)} items again that failed")
         for found in held.values():
-            self._part.add(found)
+            self._part.add(found.lines)
         return self._verdict()
 
-    def _try(self, left: Sequence[int]) -> Iterator[Tuple[int, List[Json]]]:
+    def _try(self, left: Sequence[int]) -> Iterator[Tuple[int, Found]]:
         """Run items, those at these places; gives the records of each that has had its turn."""
         if self._settings.slice and left:
             yield from self._run_slice(left)
@@ -120,7 +136,7 @@ class Index:
 
     # --- one process ------------------------------------------------------------------------------
 
-    def _run_item(self, at: int) -> List[Json]:
+    def _run_item(self, at: int) -> Found:
         key, value = self._items[at]
         seed = itemplan.seed_of(self._settings.seed, key)
         item = Item(key, value, self._index, seed)
@@ -133,20 +149,18 @@ class Index:
         try:
             argv = [itemplan.fill(argument, item) for argument in self._tools.argv]
             argv += self._parameters(value)
+            run, written = self._run(argv, env, where)
+            metrics = self._metrics()
         except itemplan.UnknownNameError as error:
-            self._say(f"index {self._index}, {where}: {error}")
-            return item_records(
-                key, replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
-            )
-        run, written = self._run(argv, env, where)
-        found = self._as_trial(item_records(key, run, written), value, seed)
-        said = self._part.too_large(found)
-        if said:
-            found = item_records(key, replace(run, error=f"{said}, by --results"), b"")
-        if any(map(failed, found)):
-            self._say(
-                f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found[0]['error']}"
-            )
+            run, written = replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
+            metrics = {}
+        records = item_records(key, run, written)
+        records[-1] = trials.with_metrics(records[-1], metrics)
+        if self._settings.style and isinstance(value, dict):
+            records = [trials.with_parameters(record, value, seed) for record in records]
+        found = self._kept(key, run, records)
+        if found.error:
+            self._say(f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found.error}")
         return found
 
     def _parameters(self, value: Any) -> List[str]:
@@ -154,39 +168,39 @@ class Index:
         style = self._settings.style
         return trials.arguments(value, style) if style and isinstance(value, dict) else []
 
-    def _as_trial(self, records: List[Json], value: Any, seed: int) -> List[Json]:
-        """The records, with the parameters and the metrics of the output where those are asked
-        for."""
+    def _metrics(self) -> Dict[str, float]:
+        """What was found in the output of the item that has just ended."""
         metrics = self._tools.output.metrics
-        if metrics is not None:
-            records[-1] = trials.with_metrics(records[-1], metrics.values())
-        if self._settings.style and isinstance(value, dict):
-            return [trials.with_parameters(record, value, seed) for record in records]
-        return records
+        return {} if metrics is None else metrics.values()
 
-    def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, List[Json]]]:
+    def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, Found]]:
         with open(self._items_file, "w", encoding="utf-8") as file:
             for key, value in (self._items[at] for at in left):
                 seed = itemplan.seed_of(self._settings.seed, key)
                 file.write(json.dumps({"key": key, "item": value, "seed": seed}) + "\n")
-        argv = self._tools.argv
         env = {
             itemplan.ENV_ITEMS_FILE: self._items_file,
             itemplan.ENV_SEED: str(itemplan.seed_of(self._settings.seed, str(self._index))),
         }
-        run, written = self._run(argv, env, f"{len(left)} items at once")
+        run, written = self._run(self._tools.argv, env, f"{len(left)} items at once")
         keys = [self._items[at][0] for at in left]
-        found, self._error = slice_records(keys, run, written)
-        of_keys: Dict[str, List[Json]] = {key: [] for key in keys}
-        for record in found:
-            of_keys[record["key"]].append(record)
-        for at, key in zip(left, keys):
-            said = self._part.too_large(of_keys[key])
-            if said:
-                of_keys[key] = item_records(key, replace(run, error=f"{said}, by --results"), b"")
-            yield at, of_keys[key]
+        records, self._error = slice_records(keys, run, written)
         if self._error:
             self._say(f"index {self._index} failed: {self._error}")
+        of_keys: Dict[str, List[Json]] = {key: [] for key in keys}
+        for record in records:
+            of_keys[record["key"]].append(record)
+        for at, key in zip(left, keys):
+            yield at, self._kept(key, run, of_keys[key])
+
+    def _kept(self, key: str, run: Run, records: List[Json]) -> Found:
+        """The records of an item; or one that says why they cannot be kept."""
+        lines = [dumps(record) for record in records]
+        said = self._part.too_large(lines)
+        if said:
+            records = item_records(key, replace(run, error=f"{said}: --results"), b"")
+            lines = [dumps(record) for record in records]
+        return Found(lines, next((r["error"] for r in records if failed(r)), ""))
 
     def _run(self, argv: List[str], env: Dict[str, str], where: str) -> Tuple[Run, bytes]:
         """Run a process to its end; what it wrote to its result file."""
@@ -279,6 +293,8 @@ def read_results(path: str) -> Tuple[bytes, str]:
 
 def command(argv: List[str]) -> str:
     """A command as one types it."""
+    if argv[0] == itemcall.FUNCTION:
+        return f"{argv[1]}(item)"
     if argv[0] == "--no-python":
         return " ".join(map(shlex.quote, argv[1:]))
     return " ".join(["python", *map(shlex.quote, argv)])

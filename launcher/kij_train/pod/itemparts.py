@@ -11,13 +11,12 @@ import glob
 import os
 import socket
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Callable, Dict, List, Optional, Set
 
 from kij_train.pod import results
 from kij_train.pod.contract import EXIT_FAILED, Failure
-from kij_train.pod.itemrecords import dumps, failed
+from kij_train.pod.itemrecords import failed
 
-Json = Dict[str, Any]
 SYNC_S = 1.0
 """How much a machine that loses its power may lose. A process that is killed loses nothing."""
 
@@ -35,21 +34,20 @@ class Part:
         """Keys of the items that an earlier pod has done."""
         self._size = 0
 
-    def too_large(self, records: List[Json]) -> str:
+    def too_large(self, lines: List[str]) -> str:
         """Why the records of an item cannot be kept, in a line; empty where they can."""
         most, most_of_all = self.most_line_bytes, self.most_bytes
         if most is None or most_of_all is None:
             return ""
-        sizes = [len(dumps(record).encode()) for record in records]
+        sizes = [len(line.encode()) for line in lines]
         if max(sizes) > most:
             return f"a result of {max(sizes):,} bytes; the log takes {most:,}, a volume more"
         if self._size + sum(sizes) > most_of_all:
             return f"the log takes {most_of_all:,} bytes of results an index, a volume more"
         return ""
 
-    def add(self, records: List[Json]) -> None:
+    def add(self, lines: List[str]) -> None:
         """Keep the records of an item. Raises Failure where they cannot be written."""
-        lines = [dumps(record) for record in records]
         self._size += sum(len(line.encode()) for line in lines)
         self._keep(lines)
         self.lines += lines
@@ -112,11 +110,17 @@ class FilePart(Part):
         """Give the file its name, and remove those of earlier pods."""
         self._sync()
         self.close()
+        path = os.path.join(self._folder, self._name)
         try:
-            os.replace(self._path, os.path.join(self._folder, self._name))
+            try:
+                os.replace(self._path, path)
+                results.sync_folder(self._folder)
+            except FileNotFoundError:
+                # Removed by another pod of this index, which is over: one of the two was on a
+                # machine that had not been heard of.
+                results.write_whole(path, "".join(line + "\n" for line in self.lines).encode())
         except OSError as error:
             raise self._failure(error) from error
-        results.sync_folder(self._folder)
         for path in self._temporaries():
             with contextlib.suppress(OSError):
                 os.unlink(path)

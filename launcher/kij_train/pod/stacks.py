@@ -20,7 +20,7 @@ STACKS_S = 3.0
 STACKS_STILL_S = 0.1
 """How long it must have been silent to have written all of it: a dump has no end mark."""
 STARTS = re.compile(
-    r"(^|/)(kij/bundle/(\.\.[^/]+/)?|kij_train/pod/)(bootstrap|worker|zygote)\.py$"
+    r"(^|/)(kij/bundle/(\.\.[^/]+/)?|kij_train/pod/)(bootstrap|itemcall|worker|zygote)\.py$"
     r"|^(sys|<sys>|<frozen runpy>)$|/runpy\.py$"
 )
 """Whose frames start a script. The kubelet mounts files through a folder named by the time."""

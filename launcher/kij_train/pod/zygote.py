@@ -48,7 +48,7 @@ import socket
 import warnings
 from typing import Any, Dict, List
 
-from kij_train.pod import bootstrap, contract, environment, programs, torchrun, worker
+from kij_train.pod import bootstrap, contract, environment, itemcall, programs, torchrun, worker
 from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
 
 Json = Dict[str, Any]
@@ -152,8 +152,9 @@ def preload(argv: List[str], modules: List[str]) -> Json:
     place = worker.folder_of(argv) if modules and argv[0] != "--no-python" else []
     sys.path[:0] = place
     try:
-        for name in modules:
-            importlib.import_module(name)
+        with itemcall.without_our_modules():
+            for name in modules:
+                importlib.import_module(name)
     except BaseException as error:
         return {"broken": f"cannot import {name}, which is to be preloaded: {error!r}"}
     finally:
@@ -210,7 +211,10 @@ def become(order: Json) -> None:
         sys.exit(bootstrap.first_process(run, order["argv"]))
     worker.started_as(FRESH, AT_START)
     try:
-        worker.as_main(order["argv"])
+        if order["argv"][0] == itemcall.FUNCTION:
+            itemcall.call(order["argv"][1])
+        else:
+            worker.as_main(order["argv"])
     except BaseException as error:
         worker.end_badly(error, order["error_file"], process, "the script")
         raise

@@ -1,7 +1,15 @@
 """From a resolved request to a running job: the plan, and where it runs."""
 
 from kij_train.runs.array_on_machine import at_once_here, check_here, start_array
-from kij_train.runs.arrays import ArrayPlan, array_summary, plan_array, plan_rerun
+from kij_train.runs.arrays import (
+    ArrayPlan,
+    array_summary,
+    attempt_of,
+    ended_at_deadline,
+    keep_array,
+    plan_array,
+    plan_rerun,
+)
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.on_cluster import (
     ClusterRun,
@@ -31,9 +39,12 @@ __all__ = [
     "array_summary",
     "at_once_here",
     "attached",
+    "attempt_of",
     "check_here",
     "connect",
     "dry_run",
+    "ended_at_deadline",
+    "keep_array",
     "plan",
     "plan_array",
     "plan_rerun",

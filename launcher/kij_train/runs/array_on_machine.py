@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kij_train import units
 from kij_train.arrays.store import ArrayFolder
@@ -61,6 +61,14 @@ def start_array(
         share = local.Share(_settings(here, folder), here.indexes)
         until_the_end = stack.pop_all()
 
+    left: dict[int, dict[str, Any]] = {}
+
+    def ended(how: local.Ended) -> None:
+        if how.error:
+            index = how.index if plan.selection is None else plan.selection[how.index][0]
+            left[index] = {"error": how.error, "exit_code": how.exit_code}
+        on_end(how)
+
     def work(streams: local.Streams) -> float:
         state = CANCELLED
         with until_the_end, folder.running(plan.number):
@@ -73,11 +81,13 @@ def start_array(
                     streams=streams,
                     stop=asked,
                     on_begin=on_begin,
-                    on_end=on_end,
+                    on_end=ended,
                 )
                 if outcome.stopped_by is None:
                     state = FAILED if _fault(here, outcome) else SUCCEEDED
             finally:
+                if left:
+                    folder.keep_left(plan.number, left)
                 folder.end_attempt(plan.number, state)
         _raise_for(here, outcome)
         return outcome.seconds

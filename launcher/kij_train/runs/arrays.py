@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from kij_train import names, render, units
 from kij_train.arrays import plan as plans
 from kij_train.arrays.items import Items, is_url
+from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
 from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
 from kij_train.paths import shown
@@ -22,7 +24,7 @@ from kij_train.runs.plan import (
     generated_name,
     note_of_compiled,
 )
-from kij_train.spec import ArraySpec
+from kij_train.spec import ArraySpec, request_of
 from kij_train.spec.array import MOST_RERUNS
 from kij_train.specfile import Resolved
 
@@ -61,6 +63,11 @@ class ArrayPlan:
     def indexes(self) -> int:
         """Of this attempt."""
         return self.pinned.items.indexes if self.selection is None else len(self.selection)
+
+    @property
+    def code_sha256(self) -> str:
+        """Of what ships; empty where nothing does."""
+        return "" if self.archive is None else self.archive.sha256
 
     @property
     def packed_selection(self) -> bytes:
@@ -223,6 +230,43 @@ def _not_in_pods(spec: ArraySpec, archive: bundle.Archive | None, items: Items) 
 
 def _is_below(path: str, mounts: tuple[str, ...]) -> bool:
     return any(path == mount or path.startswith(mount.rstrip("/") + "/") for mount in mounts)
+
+
+def keep_array(plan: ArrayPlan, cwd: Path, where: Where, *, replace: bool) -> ArrayFolder:
+    """Make the folder of a new array, below `cwd`. Raises RequestError where its name is taken."""
+    about = About(
+        name=plan.array,
+        where=where,
+        request=request_of(plan.spec),
+        code_dir=str(plan.code_dir.resolve()),
+        code_sha256=plan.code_sha256,
+        plan_sha256=plan.pinned.sha256,
+        created=_now(),
+    )
+    return ArrayFolder.create(cwd, about, plan.pinned.packed, replace=replace)
+
+
+def attempt_of(plan: ArrayPlan, uid: str = "") -> Attempt:
+    """What the array's folder keeps of an attempt; `uid` is that of its Job."""
+    chosen = plan.selection
+    return Attempt(
+        number=plan.number,
+        job=plan.name,
+        uid=uid,
+        selection=None if chosen is None else [(index, list(at)) for index, at in chosen],
+        code_sha256=plan.code_sha256,
+        created=_now(),
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def ended_at_deadline(job: Mapping[str, Any]) -> bool:
+    """Whether a Job has ended because its --timeout was over."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return any(each.get("reason") == names.DEADLINE_EXCEEDED for each in conditions)
 
 
 def array_summary(plan: ArrayPlan, *, where: str, at_once: int) -> str:

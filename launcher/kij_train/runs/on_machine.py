@@ -155,6 +155,12 @@ class LocalRun(Run):
             self._lines.append(Line(index, line, is_error=stream == "stderr"))
             self._changed.notify_all()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has, however."""
+        with self._changed:
+            return self._ended
+
     def follow(self, on_line: Callable[[Line], None] | None = None) -> float:
         """Stay until it ends, passing on the lines that are kept; the seconds it took.
 

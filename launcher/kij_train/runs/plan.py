@@ -203,12 +203,6 @@ def generated_name(
 
     `room` is left for more characters behind the name.
     """
-    if spec.script is not None:
-        stem = Path(spec.script).stem or code_dir.resolve().name
-    elif spec.module is not None:
-        stem = spec.module.rpartition(".")[2]
-    else:
-        stem = Path(spec.program or "job").stem
     if random_name:
         entropy = secrets.token_bytes(8)
     else:
@@ -216,7 +210,7 @@ def generated_name(
         request = spec.model_dump_json(exclude={"code_dir", "kubeconfig", "context"})
         entropy = hashlib.sha256(f"{request} {content}".encode()).digest()
     suffix = base64.b32encode(entropy).decode().lower()[:SUFFIX_CHARS]
-    return names.generated_job_name(stem, suffix, pods, room)
+    return names.generated_job_name(spec.stem or code_dir.resolve().name, suffix, pods, room)
 
 
 def summary(plan: Plan, *, where: str) -> str:

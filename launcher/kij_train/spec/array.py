@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import names
 from kij_train.arrays.gates import parse_gate
-from kij_train.arrays.objective import Objective, parse_metric
-from kij_train.pod import contract, itemplan
+from kij_train.arrays.objective import parse_metric
+from kij_train.pod import contract, itemcall, itemplan
 from kij_train.spec.common import Common
 from kij_train.spec.limits import check_paths, check_sizes
 from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
@@ -48,6 +48,7 @@ CONTRACT_ENV = {
 }
 """What kij-train itself sets for an index or an item."""
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_FUNCTION = re.compile(rf"{_MODULE.pattern}:{_MODULE.pattern}")
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
 
 
@@ -98,8 +99,22 @@ def _module(name: str) -> str:
     return name
 
 
+def _function(name: str) -> str:
+    if not _FUNCTION.fullmatch(name):
+        raise ValueError("is no function's name. Write it like package.module:name")
+    return name
+
+
 class ArraySpec(Common):
-    """One array: a script or program, run for every item of a list."""
+    """One array: a script, program or function, run for every item of a list."""
+
+    function: Annotated[
+        str | None,
+        AfterValidator(_function),
+        Setting(Group.COMMAND, "--function MODULE:NAME", Fact.COMMAND),
+    ] = None
+    """Function of Python that is called with each item, instead of a script; what it returns is
+    the item's result."""
 
     program: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
     """Program to run instead of Python, once an item."""
@@ -234,11 +249,29 @@ class ArraySpec(Common):
         return {**values, "results": mount["path"], "mounts": [*mounts, *added]}
 
     @property
+    def stem(self) -> str:
+        """What a name that is made for the array begins with."""
+        return super().stem if self.function is None else self.function.rpartition(":")[2]
+
+    @property
+    def command(self) -> list[str]:
+        """The runners' arguments: script, module, program or function, and the user's arguments."""
+        if self.function is None:
+            return super().command
+        return [itemcall.FUNCTION, self.function, *self.args]
+
+    @property
     def ranks_per_item(self) -> int:
         """Processes of an item."""
         return (
             1 if self.slice and not self.nproc_per_node else self.nproc_per_node or self.gpus or 1
         )
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What is imported once, for all items of an index."""
+        own = () if self.function is None else (self.function.partition(":")[0],)
+        return tuple(dict.fromkeys((*self.preload, *own)))
 
     def runner_settings(self) -> dict[str, Any]:
         """Of the settings of the runners, those that are the same on every machine."""
@@ -248,18 +281,12 @@ class ArraySpec(Common):
             "retries": self.retries,
             "item_timeout_s": self.item_timeout or 0,
             "grace_s": max(1, grace_s - grace_s // KEPT_OF_GRACE),
-            "preload": self.preload,
+            "preload": self.modules,
             "nproc_per_node": self.ranks_per_item,
             "seed": self.seed,
             "style": self.style or "",
             "metrics": tuple(map(parse_metric, self.metrics)),
         }
-
-    @property
-    def objective(self) -> Objective | None:
-        """What is sought."""
-        metric = self.maximize or self.minimize
-        return None if metric is None else Objective(metric, is_max=self.maximize is not None)
 
     def failed_indexes(self, indexes: int) -> int | None:
         """How many of the indexes may fail (maxFailedIndexes); None for all."""
@@ -310,6 +337,18 @@ def _check_metrics(spec: ArraySpec) -> None:
 
 
 def _check_processes(spec: ArraySpec) -> None:
+    if spec.function is not None:
+        for field, why in (
+            ("args", "it is called with the item alone"),
+            ("slice", "it is called with one item"),
+        ):
+            if getattr(spec, field):
+                raise SpecConflict(field, f"does not go with function {spec.function}: {why}")
+        if spec.ranks_per_item > 1:
+            raise SpecConflict(
+                "function",
+                f"cannot have {spec.ranks_per_item} ranks an item: torchrun runs scripts",
+            )
     if spec.slice and spec.item_timeout is not None:
         raise SpecConflict(
             "item_timeout", "conflicts with --slice, where one process runs all items of an index"

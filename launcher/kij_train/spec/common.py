@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import gpus as gpu_kinds
 from kij_train import names, units
-from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
+from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch, fields_with
 from kij_train.spec.types import (
     MOST_PROCESSES,
     Count,
@@ -100,6 +101,13 @@ class Command(Model):
     """Ship code_dir; false when the image carries the code."""
 
     @property
+    def stem(self) -> str:
+        """What a name that is made for the job begins with; empty where the folder's is meant."""
+        if self.module is not None:
+            return self.module.rpartition(".")[2]
+        return PurePosixPath(self.program or self.script or "job").stem
+
+    @property
     def command(self) -> list[str]:
         """The first process' arguments: script, module or program, with the user's arguments."""
         if self.module is not None:
@@ -110,7 +118,8 @@ class Command(Model):
 
     @model_validator(mode="after")
     def _runs_one_thing(self) -> Command:
-        given = [f for f in ("script", "module", "program") if getattr(self, f) is not None]
+        commands = fields_with(type(self), Fact.COMMAND)
+        given = [field for field in commands if getattr(self, field) is not None]
         if len(given) > 1:
             raise SpecConflict(given[1], f"conflicts with {given[0]}: give one of them")
         for field in given:

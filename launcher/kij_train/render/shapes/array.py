@@ -36,7 +36,7 @@ def shape(spec: ArraySpec, attempt: Attempt) -> Shape:
     policy: dict[str, Any] = {
         "completions": attempt.indexes,
         "parallelism": pods_at_once(attempt.indexes, spec.parallelism),
-        "backoffLimitPerIndex": spec.retries,
+        names.PER_INDEX: spec.retries,
         # The first rule that fits counts. Where a verdict of the items comes with an eviction, it
         # is the verdict that stays; a pod that is evicted before costs the index nothing.
         "podFailurePolicy": {

@@ -1,0 +1,85 @@
+"""What the commands about an array share: its folder, brought up to date from where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kij_train.arrays import store
+from kij_train.arrays.store import ArrayFolder, Where
+from kij_train.arrays.view import Live
+from kij_train.cli import output
+from kij_train.cli.onjob import connect, job_name, where_options
+from kij_train.errors import RequestError, UnreachableError
+from kij_train.specfile import WHERE
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
+
+Function = Callable[..., Any]
+
+
+def array_argument(function: Function) -> Function:
+    """Add the argument NAME, completed from the arrays of this folder, and where_options."""
+    argument = click.argument("name", metavar="NAME", callback=job_name, shell_complete=_complete)
+    return argument(where_options(function))
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    del ctx, param
+    return [name for name in store.known(Path.cwd()) if name.startswith(incomplete)]
+
+
+def opened(name: str, params: dict[str, Any]) -> tuple[ArrayFolder, Cluster | None]:
+    """The folder of an array, and the cluster that it runs on; None for this machine.
+
+    One that was launched from elsewhere is looked for on the cluster, and gets a folder here.
+    Raises UnreachableError where there is none, RequestError.
+    """
+    from kij_train.jobs import array_found
+
+    try:
+        folder = ArrayFolder.open(Path.cwd(), name)
+    except UnreachableError as missing:
+        try:
+            cluster = connect(params)
+            return array_found.found(cluster, Path.cwd(), name, where_of(cluster, params)), cluster
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"{missing.message}, and on the cluster: {error.message}",
+                hints=("see what there is: ls " + str(store.BASE), *error.hints),
+            ) from None
+    if folder.about.where.is_local:
+        given = [flag for flag in WHERE if params.get(flag) is not None]
+        if given:
+            raise RequestError(
+                f"{name} ran on this machine, in {store.BASE / name}: --{given[0]} is of no use"
+            )
+        return folder, None
+    return folder, connect_to(folder, params)
+
+
+def where_of(cluster: Cluster, params: dict[str, Any]) -> Where:
+    """Where an array is that was found on a cluster by these flags."""
+    return Where(store.CLUSTER, params.get("kubeconfig"), params.get("context"), cluster.namespace)
+
+
+def connect_to(folder: ArrayFolder, params: dict[str, Any]) -> Cluster:
+    """The cluster of an array, as it was launched unless flags say otherwise."""
+    where = folder.about.where
+    known = {"kubeconfig": where.kubeconfig, "context": where.context, "namespace": where.namespace}
+    return connect({**params, **{k: params.get(k) or v for k, v in known.items()}})
+
+
+def up_to_date(
+    folder: ArrayFolder, cluster: Cluster | None, *, partial: bool = False
+) -> Live | None:
+    """Bring the folder up to date; what indexes do now, None for a run on this machine."""
+    if cluster is None:
+        return None
+    from kij_train.jobs import collect
+
+    return collect.refresh(cluster, folder, partial=partial, note=output.warning)

@@ -1,0 +1,74 @@
+"""An item as a call: a function of the code, `MODULE:NAME`, gets the item as its one argument.
+
+What it returns is the item's result: the fields of a dict, or one value; nothing for None.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+from importlib.machinery import PathFinder
+from typing import Any, Dict, Iterator, NoReturn
+
+from kij_train.pod import itemplan
+
+FUNCTION = "--function"
+"""In place of -m or --no-python in a command, in front of the function's name."""
+
+
+def call(name: str) -> None:
+    """Call the function with the item of this process, and write down what it returns."""
+    sys.path.insert(0, os.getcwd())
+    module, _, path = name.partition(":")
+    with without_our_modules():
+        found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    result = found(json.loads(os.environ[itemplan.ENV_ITEM]))
+    if result is None:
+        return
+    line = json.dumps(result)
+    with open(os.environ[itemplan.ENV_RESULT_FILE], "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def without_our_modules() -> Iterator[None]:
+    """Have imports of kij_train find what is installed, and not these files of its.
+
+    A script that calls `kij_train.map` imports it, and images need not have it: there it is a
+    module whose names can be imported, and not be called.
+    """
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
+    try:
+        if PathFinder.find_spec("kij_train") is None:
+            sys.modules["kij_train"] = _absent()
+        yield
+    finally:
+        for name in [name for name in sys.modules if _is_ours(name)]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] == "kij_train"
+
+
+def _absent() -> Any:
+    module = type(sys)("kij_train")
+
+    def refuse(*args: Any, **named: Any) -> NoReturn:
+        del args, named
+        raise ImportError("kij_train is not installed here: it starts jobs, and is none of theirs")
+
+    def getattr_of_module(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return refuse
+
+    names: Dict[str, Any] = vars(module)
+    names["__getattr__"] = getattr_of_module
+    return module
