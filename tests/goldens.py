@@ -54,6 +54,7 @@ GOLDENS = {
     "--mount hostpath:/mnt/nvme:/nvme --mount emptydir:10Gi:/cache "
     "--node-selector pool=h100 --toleration dedicated=ml:NoSchedule --toleration spot "
     "--priority-class high --service-account trainer --label team=vision --annotation note=a,b "
+    "--dns-policy ClusterFirstWithHostNet "
     "--port 29600 --timeout 2h --ttl 1d --backoff 8 --profile tcp -m package.train --resume",
 }
 

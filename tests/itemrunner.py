@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 from kij_train.pod import ITEMS, itemplan, results
 from kij_train.pod.itemplan import ArraySettings
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 STATUS = "kij-train: "
 
 
@@ -112,8 +111,8 @@ class Array:
         try:
             code = runner.wait(PATIENCE_S)
         finally:
-            if runner.poll() is None:
-                runner.kill()
+            runner.kill()
+            runner.wait()
         message = self.folder / "message"
         return Result(
             code,
@@ -156,7 +155,3 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state not in ("Z", "X")
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

@@ -23,7 +23,7 @@ from typing import Any
 from kij_train import diagnosis, jobs
 from kij_train.cluster import Cluster
 from kij_train.cluster.submit import submit
-from kij_train.diagnosis import JobState
+from kij_train.diagnosis import JobState, JobView
 from kij_train.jobs import change
 from kubernetes import client
 
@@ -316,7 +316,7 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
 
 
 def state_of(cluster: Cluster) -> JobState:
-    return diagnosis.job_state(cluster.get("Job", NAME))
+    return JobView(cluster.get("Job", NAME)).state
 
 
 def is_there(cluster: Cluster, until: str) -> bool:
@@ -352,7 +352,7 @@ def write(name: str, cluster: Cluster, command: str, situation: Situation) -> No
     }
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    verdict = diagnosis.why(job, pods, events, now=time.time(), machines=machines)
+    verdict = diagnosis.why(JobView(job), pods, events, now=time.time(), machines=machines)
     kinds = [finding.kind for finding in verdict.findings]
     print(f"--- {name} {kinds}\n{verdict.text()}", flush=True)
 

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kij_train import jobs, runs, scripts
+from kij_train import jobs, runs
 from kij_train.errors import RequestError
 from kij_train.runs import Line, Run
 from kij_train.spec import JobSpec
@@ -51,7 +51,7 @@ def launch(
             f"launch takes a job, not {type(spec).__name__} {spec!r:.100}",
             hints=('make it first: kij_train.job("train.py", nodes=2)',),
         )
-    resolved = Resolved(spec, {("script",): Origin(scripts.FROM_FLAGS)})
+    resolved = Resolved(spec, {("script",): Origin("script", in_command=True)})
     here = Path.cwd() if cwd is None else Path(cwd)
     backend: runs.Backend = runs.OnMachine() if local else runs.OnCluster(replace=replace)
     run = backend.start(runs.plan(resolved, cwd=here, place=backend, random_name=True))
@@ -73,4 +73,4 @@ def attach(
     jobs.check_name(name)
     given = {"namespace": namespace, "context": context, "kubeconfig": kubeconfig}
     cluster = runs.connect(job(**{key: value for key, value in given.items() if value}))
-    return runs.ClusterRun(Submission(cluster, jobs.get(cluster, name)))
+    return runs.ClusterRun(Submission(cluster, jobs.get(cluster, name).raw))

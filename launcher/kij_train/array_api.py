@@ -19,7 +19,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from kij_train import jobs, runs, scripts
+from kij_train import jobs, runs
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
 from kij_train.arrays.outcomes import State
@@ -105,7 +105,7 @@ def _resolved(
     if isinstance(target, ArraySpec):
         if fields:
             raise RequestError(f"{', '.join(fields)}: a spec has its fields already")
-        return Resolved(target, {("script",): Origin(scripts.FROM_FLAGS)})
+        return Resolved(target, {("script",): Origin("script", in_command=True)})
     values = dict(fields)
     if isinstance(target, str | os.PathLike):
         values["script"] = os.fspath(target)
@@ -115,7 +115,7 @@ def _resolved(
         raise RequestError(f"map takes a script or a function, not {type(target).__name__}")
     origins: dict[Location, Origin] = {(name,): Origin(name, names_value=True) for name in values}
     found = check(Layer(values, origins), ArraySpec)
-    return Resolved(found.spec, {**found.origins, ("script",): Origin(scripts.FROM_FLAGS)})
+    return Resolved(found.spec, {**found.origins, ("script",): Origin("script", in_command=True)})
 
 
 def _name_of(function: Callable[[Any], Any], code_dir: Path) -> str:
@@ -280,7 +280,7 @@ class _Following(_End):
                 on_change=lambda _: self._tell(),
                 on_note=_log.info,
             )
-            if runs.ended_at_deadline(jobs.get(run.cluster, run.name)):
+            if jobs.get(run.cluster, run.name).is_at_deadline:
                 raise TimedOutError(f"{run.name} did not end within its timeout")
         except BaseException as error:  # whoever waits gets it
             self._error = error

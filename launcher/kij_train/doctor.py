@@ -102,7 +102,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("quota", _quotas),
             ("gpus", _gpus),
             ("gang scheduler", partial(_gang, resolved)),
-            ("arrays", _arrays),
+            ("arrays", arrays),
         ):
             yield _guarded(doing, check, cluster)
     except KijError as error:
@@ -173,7 +173,8 @@ def _rights(cluster: Cluster) -> Check:
         if not _allowed(cluster, group, resource, verb)
     ]
     if missing:
-        hint = f"an admin can grant it: kubectl apply -n {cluster.namespace} -f manifests/role.yaml"
+        grant = cluster.address.kubectl("apply", "-f", "manifests/role.yaml")
+        hint = f"an admin can grant it: {grant}"
         return Check("permissions", Result.FAILED, f"missing: {', '.join(missing)}", hint)
     return Check("permissions", Result.OK, "all that kij-train uses")
 
@@ -221,7 +222,7 @@ def _gpus(cluster: Cluster) -> Check:
             if gpus.of_resource(resource) or "gpu" in resource.rpartition("/")[2]:
                 kinds[(resource, str(count))] += count != "0"
     found = [f"{n} × {count} {resource}" for (resource, count), n in sorted(kinds.items()) if n]
-    of_all = f"{len(machines)} nodes"
+    of_all = f"{len(machines)} machine{'' if len(machines) == 1 else 's'}"
     if not found:
         hint = "train on CPUs: --profile cpu-gloo"
         return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs", hint)
@@ -248,7 +249,7 @@ def _gang(resolved: Resolved, cluster: Cluster) -> Check:
     return Check("gang scheduler", Result.WARNING, none + refused, hint or None)
 
 
-def _arrays(cluster: Cluster) -> Check:
+def arrays(cluster: Cluster) -> Check:
     """Whether the server counts retries an index, from 1.33 on always: asked with a dry run."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "item.py").touch()

@@ -22,9 +22,6 @@ from kij_train.specfile import Resolved
 from kij_train.specfile.explain import brief
 from kij_train.specfile.paths import check_path, tilde
 
-FROM_FLAGS = "script"
-"""Origin of a script that was given on the command line, and is relative to where that runs."""
-
 SHELL_ENDINGS = (".sh", ".bash", ".zsh", ".ksh", ".csh", ".fish")
 SPEC_ENDINGS = (".yaml", ".yml")
 MAIN = "__main__.py"
@@ -54,7 +51,7 @@ def locate(resolved: Resolved[Common], cwd: Path, code_dir: Path, *, is_here: bo
             f"{file}nothing to run: name a script, or -m MODULE, or --no-python PROGRAM",
             hints=(shlex.join(["kij-train", *resolved.typed, "train.py"]),),
         )
-    from_here = resolved.origin(("script",)) == FROM_FLAGS
+    from_here = resolved.in_command(("script",))
     named = f"script {brief(spec.script)}"
     if not from_here:
         named = f"{resolved.origin(('script',))}: {named}"

@@ -62,21 +62,18 @@ def test_a_resource_that_no_machine_has_is_known_before_the_launch(
 
 
 def test_a_cancelled_job_leaves_its_queue(cluster: Cluster, ns: Namespace) -> None:
-    submit(cluster, job(queue="team-a")).cancel()
+    submit(cluster, job(queue="team-a"))
+    change.cancel(cluster, "job")
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
     assert "kueue.x-k8s.io/queue-name" not in body.metadata.labels
 
 
-@pytest.mark.parametrize("by", ["submission", "name"])
 def test_a_job_that_is_resumed_goes_back_to_its_queue_which_starts_it(
-    cluster: Cluster, ns: Namespace, by: str
+    cluster: Cluster, ns: Namespace
 ) -> None:
-    submission = submit(cluster, job(queue="team-a"))
-    if by == "submission":
-        submission.cancel()
-    else:
-        change.cancel(cluster, "job")
+    submit(cluster, job(queue="team-a"))
+    change.cancel(cluster, "job")
     assert change.resume(cluster, "job").queue == "team-a"
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True

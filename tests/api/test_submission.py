@@ -354,7 +354,8 @@ def test_without_the_right_to_the_rest_of_an_applied_job_it_is_named(
 
 
 def test_cancelling_keeps_the_job_suspended_and_marked(cluster: Cluster, ns: Namespace) -> None:
-    submit(cluster, job()).cancel()
+    submit(cluster, job())
+    change.cancel(cluster, "job")
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
     assert body.metadata.annotations["kij-train/cancelled"] == "true"

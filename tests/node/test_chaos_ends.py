@@ -24,7 +24,7 @@ def test_a_script_that_fails_ends_the_job(start: Start, ns: Namespace) -> None:
     (job.folder / "state").unlink()
     (job.folder / "state").mkdir()
     verdict = job.ends_badly("IsADirectoryError")
-    assert re.search(r"rank (\d) \(index \1, pod chaos0-\1-\w+, node .*\) was first", verdict)
+    assert re.search(r"rank (\d) \(index \1, pod chaos0-\1-\w+, machine .*\) was first", verdict)
     assert "(restarted 3 times)" in job.log.read_text()
     status = ns.batch.read_namespaced_job(job.name, ns.name).status
     assert "FailureTarget" in {condition.type for condition in status.conditions}
@@ -108,7 +108,7 @@ def test_a_pod_that_fills_its_disk_is_evicted_and_replaced(start: Start) -> None
     job.order(1, FILL_SCRATCH, again=True)
     job.ends_badly(
         "more pods were lost than --max-restarts 1 allows",
-        'its node evicted it\n    Usage of EmptyDir volume "mount-1" exceeds the limit "16Mi"',
+        'its machine evicted it\n    Usage of EmptyDir volume "mount-1" exceeds the limit "16Mi"',
         "try: write to a mount",
         timeout_s=240,
     )

@@ -46,6 +46,8 @@ def test_a_container_that_never_ends_holds_up_the_pods_but_no_verdict(
     status = json.loads(ns.kij_train("status", "a", "-o", "json", cwd=project).stdout)
     assert {each["phase"] for each in status["indexes"]} == {"done"}
     assert "held-up" in [each["kind"] for each in status["verdict"]["findings"]]
+    (listed,) = json.loads(ns.kij_train("list", "-o", "json", cwd=project).stdout)
+    assert listed["state"] == status["state"] == "running"
     assert "trained" in ns.kij_train("logs", "a", cwd=project).stdout
     assert ns.kij_train("delete", "a", cwd=project).returncode == 0
     assert ns.empties(60)

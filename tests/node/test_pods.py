@@ -119,7 +119,7 @@ def test_a_failing_rank_is_named_with_its_traceback(
     code, _, err = launch(ns, project, image, "--nodes", "4", "train.py")
     assert code == 1
     verdict = err.partition("failed after ")[2]
-    assert re.search(r"rank 3 \(index 3, pod train-\w+-3-\w+, node \S+\) was first", err)
+    assert re.search(r"rank 3 \(index 3, pod train-\w+-3-\w+, machine \S+\) was first", err)
     assert "ValueError: bad batch" in verdict
     assert re.search(r"[123] other nodes? failed after it", verdict)
     assert err.rstrip().splitlines()[-1].strip().startswith("log: kij-train logs train-")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train import extras, runs
-from kij_train.bench import plots, reports, sweep
-from kij_train.bench.reports import ReportLines
+from kij_train.bench import documents, gates, plots, rows, scaling, sweep
+from kij_train.bench.rows import ReportLines
 from kij_train.cli import main
 from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
 from kij_train.pod import collectives
@@ -41,10 +41,10 @@ def report(
     }
 
 
-def document(*runs: tuple[int, dict[str, Any]]) -> reports.Document:
-    made = reports.new_document({"arguments": ["-b", "1K"]})
+def document(*runs: tuple[int, dict[str, Any]]) -> rows.Document:
+    made = documents.new_document({"arguments": ["-b", "1K"]})
     for nodes, one in runs:
-        reports.add_run(made, nodes, 1.0, one)
+        documents.add_run(made, nodes, 1.0, one)
     return made
 
 
@@ -190,7 +190,7 @@ def test_the_fit_finds_latency_and_bandwidth_of_an_ideal_network(
 ) -> None:
     sizes = [2**power for power in powers]
     times = [latency_us + size / bandwidth / 1000 for size in sizes]
-    model = reports.fit(sizes, times, 1.0)
+    model = scaling.fit(sizes, times, 1.0)
     assert model is not None
     assert model.residual < 1e-4
     for size, time in zip(sizes, times, strict=True):
@@ -200,18 +200,18 @@ def test_the_fit_finds_latency_and_bandwidth_of_an_ideal_network(
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=3, max_size=10))
 def test_no_measurement_gives_a_negative_latency_or_bandwidth(times: list[float]) -> None:
-    model = reports.fit([2**n for n in range(len(times))], times, 1.5)
+    model = scaling.fit([2**n for n in range(len(times))], times, 1.5)
     assert model is not None
     assert model.latency_us >= 0
     assert model.bandwidth > 0
 
 
 def test_two_sizes_are_no_fit() -> None:
-    assert reports.fit([1, 2, 2], [1.0, 2.0, 2.0], 1.0) is None
+    assert scaling.fit([1, 2, 2], [1.0, 2.0, 2.0], 1.0) is None
 
 
 def test_efficiency_is_against_the_smallest_run_that_has_a_peer() -> None:
-    lines = reports.summarize(
+    lines = scaling.summarize(
         document((4, report(ranks=4, slower=2.0)), (1, report(ranks=1)), (2, report(ranks=2)))
     )
     assert [line.nodes for line in lines] == [1, 2, 4]
@@ -221,7 +221,7 @@ def test_efficiency_is_against_the_smallest_run_that_has_a_peer() -> None:
 
 
 def test_runs_are_compared_at_the_largest_size_they_share() -> None:
-    lines = reports.summarize(
+    lines = scaling.summarize(
         document((2, report(sizes=(8, 1024, 4096))), (4, report(ranks=4, sizes=(8, 1024))))
     )
     assert [line.size for line in lines] == [1024, 1024]
@@ -232,21 +232,21 @@ def test_runs_are_compared_at_the_largest_size_they_share() -> None:
 
 def test_a_gate_names_the_rows_that_are_under_it() -> None:
     made = document((2, report()), (4, report(ranks=4, slower=3.0)))
-    assert reports.below(made, [(2**20, 0.6)]) == [
+    assert gates.below(made, [(2**20, 0.6)]) == [
         "all_reduce float 4 nodes 4 ranks 1048576 B: busbw 0.456 GB/s is under 0.6 GB/s"
     ]
-    assert reports.below(made, [(2**20, 0.4)]) == []
+    assert gates.below(made, [(2**20, 0.4)]) == []
 
 
 def test_wrong_results_fail_without_any_gate() -> None:
     bad = report()
     bad["results"][1]["in_place"]["nwrong"] = 7
-    assert "7 elements are wrong" in reports.below(document((2, bad)), [])[0]
+    assert "7 elements are wrong" in gates.below(document((2, bad)), [])[0]
 
 
 def test_a_gate_that_judges_no_row_is_a_problem() -> None:
     alone = document((1, report(ranks=1)))
-    assert reports.below(alone, [(2**20, 0.1)]) == [
+    assert gates.below(alone, [(2**20, 0.1)]) == [
         "no row of 1M and several ranks to judge by its busbw"
     ]
 
@@ -254,9 +254,9 @@ def test_a_gate_that_judges_no_row_is_a_problem() -> None:
 def test_a_bandwidth_of_zero_can_be_compared_with() -> None:
     old = document((2, report(sizes=(1024,))))
     old["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = 0
-    (one,) = reports.compare(old, document((2, report(sizes=(1024,)))), 0.1)
+    (one,) = gates.compare(old, document((2, report(sizes=(1024,)))), 0.1)
     assert (one.ratio, one.change) == (math.inf, "better")
-    (one,) = reports.compare(old, old, 0.1)
+    (one,) = gates.compare(old, old, 0.1)
     assert (one.ratio, one.change) == (1.0, "same")
 
 
@@ -268,22 +268,22 @@ def test_a_row_is_better_worse_or_neither(new: float, change: str) -> None:
     old, newer = document((2, report(sizes=(1024,)))), document((2, report(sizes=(1024,))))
     for one, bandwidth in ((old, 100), (newer, new)):
         one["runs"][0]["report"]["results"][0]["in_place"]["alg_bw"] = bandwidth
-    (row,) = reports.compare(old, newer, 0.1)
+    (row,) = gates.compare(old, newer, 0.1)
     assert row.change == change
 
 
 @pytest.mark.parametrize("text", ["8M", "8M:", ":3", "8M:-1", "8M:nan", "x:1", "8M:inf", "0:1"])
 def test_what_is_no_gate_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="SIZE:GBPS"):
-        reports.parse_gate(text)
+        gates.parse_gate(text)
 
 
 def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
     old, new = document((2, report())), document((2, report(slower=1.05)))
-    assert not any(one.fell for one in reports.compare(old, new, 0.1))
-    assert all(one.fell for one in reports.compare(old, new, 0.01))
+    assert not any(one.fell for one in gates.compare(old, new, 0.1))
+    assert all(one.fell for one in gates.compare(old, new, 0.01))
     short = document((2, report(sizes=(1024,))))
-    compared = reports.compare(old, short, 0.1)
+    compared = gates.compare(old, short, 0.1)
     assert not any(one.fell for one in compared)
     assert [one.problem for one in compared] == [
         None,
@@ -291,7 +291,7 @@ def test_a_comparison_finds_what_fell_and_what_is_missing() -> None:
         "all_reduce float 2 nodes 2 ranks 1048576 B: missing from the new report",
     ]
     with pytest.raises(RequestError, match="no row in common"):
-        reports.compare(old, document((8, report(ranks=8))), 0.1)
+        gates.compare(old, document((8, report(ranks=8))), 0.1)
 
 
 # --- all jobs at once -----------------------------------------------------------------------------
@@ -337,8 +337,8 @@ def at_once(
     backend: Any,
     counts: list[int],
     follow: Callable[[Any, Callable[[str], bool]], float],
-    saved: Callable[[reports.Document], None] = lambda _: None,
-) -> tuple[reports.Document, list[str], list[str]]:
+    saved: Callable[[rows.Document], None] = lambda _: None,
+) -> tuple[rows.Document, list[str], list[str]]:
     """The document, the errors and the output of a parallel sweep."""
     made, said = document(), list[str]()
     sinks = sweep.Sinks(said.append, lambda _: None, follow, saved)
@@ -395,7 +395,7 @@ def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(backend: Any) -
         tell(job, take)
         return 1.0
 
-    def saved(_: reports.Document) -> None:
+    def saved(_: rows.Document) -> None:
         raise KeyboardInterrupt(15)
 
     made, said = document(), list[str]()
@@ -575,7 +575,7 @@ def test_the_plot_is_a_png_and_an_svg(tmp_path: Path) -> None:
 
 
 def test_resume_refuses_a_report_of_something_else() -> None:
-    made = reports.new_document({"arguments": ["-b", "1K"], "gpus": None})
-    reports.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": None}, "out.json")
+    made = documents.new_document({"arguments": ["-b", "1K"], "gpus": None})
+    documents.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": None}, "out.json")
     with pytest.raises(RequestError, match="has gpus None, this is gpus 8"):
-        reports.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": 8}, "out.json")
+        documents.check_resumable(made, {"arguments": ["-b", "1K"], "gpus": 8}, "out.json")

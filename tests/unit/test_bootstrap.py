@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from kij_train import pod
 from kij_train.code import bundle
 from kij_train.diagnosis import parse_record
-from kij_train.pod import bootstrap, contract, environment, gang, programs, rank0, records
+from kij_train.pod import bootstrap, contract, environment, gang, rank0, records, status
 from kij_train.spec import JobSpec
 
 CONTRACT = {
@@ -459,7 +459,8 @@ def test_the_exit_code_of_a_plain_command_is_the_nodes_and_a_signal_is_told(
     result = plain(tmp_path, "--no-python", "sh", "-c", line)
     assert result.returncode == code
     assert f"kij-train: sh {said}\n" in result.stderr
-    assert bool(programs.OWN_EXIT.search(result.stderr)) == ("ended with" in said)
+    own = status.Exited("sh", code) if "ended with" in said else None
+    assert status.Exited.find(result.stderr) == own
 
 
 def test_sigterm_reaches_a_plain_command(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ REFUSED = [
     ("render --topology rack:maybe train.py", "must end with :required or :preferred", ""),
     ("render --spread --pack train.py", "--pack conflicts with --spread", ""),
     ("render --spread --topology host train.py", "one host cannot hold them apart", ""),
+    ("render --dns-policy None train.py", "--dns-policy None must be one of ClusterFirst, ", ""),
+    ("render --dns-policy Default train.py", "the machine, which does not know MASTER_ADDR", ""),
     ("render --no-torchrun --nproc-per-node 2 train.py", "is torchrun's, which the job does", ""),
     ("render --no-torchrun --preflight train.py", "--preflight", "needs a script or module"),
     ("profiles show tpc", 'Did you mean "tcp"?', "profiles: cpu-gloo"),

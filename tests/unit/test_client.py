@@ -19,6 +19,8 @@ from kij_train.cluster.apierrors import Action, refusal
 from kij_train.cluster.client import CONFLICT_ATTEMPTS, Cluster
 from kij_train.cluster.connection import Connection
 from kij_train.cluster.follow import end_if_decided
+from kij_train.commands import Address
+from kij_train.diagnosis import JobView
 from kij_train.errors import KijError, RefusedError, UnreachableError
 from kij_train.pod import gang
 
@@ -168,7 +170,7 @@ def test_a_taken_name_is_not_asked_for_again(server: ApiServer) -> None:
     cluster.close()
 
 
-ACTION = Action("create", "jobs.batch", "a", "ml")
+ACTION = Action("create", "jobs.batch", "a", Address("ml"))
 WEBHOOK = 'admission webhook "rules.example.com" denied the request: '
 
 
@@ -228,13 +230,13 @@ def test_a_403_is_told_apart_by_its_words(words: str, message: str, hint: str) -
 
 def test_of_several_verbs_that_a_request_takes_the_missing_one_is_named() -> None:
     words = 'pods "a" is forbidden: User "bob" cannot get resource "pods/exec" in API group ""'
-    error = refusal(403, said(403, "", words)[1], Action("create", "pods/exec", "a", "ml"))
+    error = refusal(403, said(403, "", words)[1], Action("create", "pods/exec", "a", Address("ml")))
     assert str(error) == "namespace ml refuses: bob may not get pods/exec"
 
 
 def test_without_a_namespace_the_right_is_one_on_the_whole_cluster() -> None:
     words = 'jobs.batch is forbidden: User "bob" cannot list resource "jobs" at the cluster scope'
-    error = refusal(403, said(403, "", words)[1], Action("list", "jobs.batch", "", ""))
+    error = refusal(403, said(403, "", words)[1], Action("list", "jobs.batch", "", Address()))
     assert str(error) == "the cluster refuses: bob may not list jobs.batch"
     assert error.hints[0] == "check: kubectl auth can-i list jobs.batch -A"
     assert "kubectl create clusterrole kij-train-list-jobs-batch --verb=list" in error.hints[1]
@@ -320,7 +322,7 @@ def test_of_a_job_that_is_gone_no_end_is_asked_for_again(
     ours = {"name": names.CONTAINER, "env": [{"name": gang.ENV_GANG, "value": "{}"}]}
     template = {"spec": {"containers": [ours]}}
     job = {"metadata": {"name": "j", "uid": "1"}, "spec": {"template": template}}
-    assert end_if_decided(server.cluster(), job, [pod]) is decided
+    assert end_if_decided(server.cluster(), JobView(job), [pod]) is decided
 
 
 # --- detaching ------------------------------------------------------------------------------------
@@ -374,7 +376,7 @@ def test_with_a_pod_or_in_a_queue_detaching_takes_one_request(
     ("message", "said"),
     [
         ('pods "a-0" is forbidden: exceeded quota: team', "no quota left: exceeded quota: team"),
-        ("violates PodSecurity: runAsNonRoot != true", "the pod violates PodSecurity"),
+        ("violates PodSecurity: runAsNonRoot != true", "Pod Security level: violates PodSecurity"),
         (WEBHOOK + "no owner", f"refuses the pods of a: Error creating: {WEBHOOK}no owner"),
         ("pods are full", "refuses the pods of a: Error creating: pods are full"),
     ],
@@ -621,11 +623,13 @@ def test_a_pod_that_is_gone_leaves_its_last_words() -> None:
 
 def test_a_job_that_has_ended_has_not_said_all_before_its_pods_are_known() -> None:
     seen = Observation(cast(Cluster, None), "a")
-    seen.job = {
-        "metadata": {"name": "a"},
-        "spec": {"completions": 1},
-        "status": {"conditions": [{"type": "Complete", "status": "True"}]},
-    }
+    seen.job = JobView(
+        {
+            "metadata": {"name": "a"},
+            "spec": {"completions": 1},
+            "status": {"conditions": [{"type": "Complete", "status": "True"}]},
+        }
+    )
     assert not seen._all_said()
     seen._synced = True
     assert seen._all_said()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kij_train.pod.gang import hang
+from kij_train.pod.stacks import RankNow
 
 TORCH = "/opt/lib/python3.11/site-packages/torch/"
 C10D = (TORCH + "distributed/distributed_c10d.py", 2800, "all_reduce")
@@ -93,7 +94,7 @@ def test_the_main_thread_is_what_the_leader_gets() -> None:
         "Current thread 0x02 (most recent call first):\n"
         '  File "train.py", line 2 in main\n'
     )
-    (brief,) = hang.brief([{"rank": 3, "state": "R (running)", "stack": dump}])
+    (brief,) = hang.brief([RankNow(3, 1, "R (running)", True, dump)])
     assert brief == {
         "rank": 3,
         "state": "R (running)",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kij_train import diagnosis, jobs
-from kij_train.diagnosis import JobState, Phase
+from kij_train.diagnosis import JobState, JobView, Phase
 from kij_train.pod import gang
 
 from tests.unit.test_why import situation
@@ -36,13 +36,13 @@ def with_proxy(name: str, place: int, state: dict[str, Any] | None = None) -> di
 
 def end_of(found: dict[str, Any]) -> JobState | None:
     pods = list(map(diagnosis.trimmed, found["pods"]))
-    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, pods))
-    return diagnosis.own_end(found["job"], nodes, pods)
+    job = JobView(found["job"])
+    return diagnosis.own_end(job, diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods)), pods)
 
 
 def why(found: dict[str, Any], end: JobState | None = None) -> diagnosis.Verdict:
     pods = list(map(diagnosis.trimmed, found["pods"]))
-    return diagnosis.why(found["job"], pods, found["events"], now=found["now"], end=end)
+    return diagnosis.why(JobView(found["job"]), pods, found["events"], now=found["now"], end=end)
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -98,22 +98,41 @@ def test_a_container_that_fails_after_the_training_is_blamed(place: int) -> None
     assert "no route" in verdict.text()
 
 
+def test_a_job_whose_pods_are_held_up_is_running_and_ends_when_the_others_had_their_time() -> None:
+    found = with_proxy("succeeded", 0)
+    pods = list(map(diagnosis.trimmed, found["pods"]))
+    job = JobView(found["job"])
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    assert job.state is JobState.PENDING
+    assert diagnosis.state_with(job, nodes) is JobState.RUNNING
+    ended = max(node.since or 0.0 for node in nodes)
+    assert diagnosis.end_while_held(job, nodes, pods, now=ended + 10) is None
+    late = ended + diagnosis.HELD_S
+    assert diagnosis.end_while_held(job, nodes, pods, now=late) is JobState.SUCCEEDED
+
+
+def test_a_job_that_waits_for_a_place_stays_pending() -> None:
+    job = JobView(situation("asks-for-9-gpus")["job"])
+    assert diagnosis.state_with(job, [diagnosis.Node(0, Phase.PENDING)]) is JobState.PENDING
+
+
 def test_gpus_and_arguments_are_those_of_our_container() -> None:
     found = with_proxy("asks-for-9-gpus", 0, {"terminated": ENDED})
-    assert jobs.summary_of(found["job"]).gpus == 9 * jobs.summary_of(found["job"]).nodes
-    assert diagnosis.own_container(found["job"])["args"] != ["--no-python"]
+    job = JobView(found["job"])
+    assert jobs.summary_of(job).gpus == 9 * job.completions
+    assert job.arguments[0] != "--no-python"
 
 
 def test_another_container_that_is_not_ready_makes_no_node_a_spare() -> None:
     found = with_proxy("running", 0, RUNS)
     settings = {"name": gang.ENV_GANG, "value": "{}"}
-    diagnosis.own_container(found["job"])["env"].append(settings)
+    JobView(found["job"]).container["env"].append(settings)
     for pod in found["pods"]:
         pod["status"]["containerStatuses"][0]["ready"] = False
         for condition in pod["status"]["conditions"]:
             if condition["type"] in ("Ready", "ContainersReady"):
                 condition["status"] = "False"
-    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
+    nodes = diagnosis.nodes_of_job(JobView(found["job"]), map(diagnosis.node_of, found["pods"]))
     assert {node.phase for node in nodes} == {Phase.RUNNING}
 
 

@@ -172,7 +172,7 @@ def test_the_table_of_status_has_the_age_of_every_pod(
     assert main(["status", "job"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     at = header.index("AGE")
-    assert header.index("FOR") < at < header.index("RESTARTS")
+    assert header.index("FOR") < at < header.index("REPLACED")
     assert [row[at:].split()[0] for row in rows[:3]] == ["1h06m"] * 3
     assert {row["created"] for row in run(capsys, "status", "job", "-o", "json")[1]["indexes"]} == {
         made
@@ -207,10 +207,30 @@ def test_list_and_status_count_alike(server: OneJob, capsys: pytest.CaptureFixtu
     server.job["status"]["ready"] = 2
     main(["list"])
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split() == ["NAME", "AGE", "NODES", "GPUS", "STATE", "READY", "RESTARTS"]
+    assert header.split() == ["NAME", "AGE", "NODES", "GPUS", "STATE", "READY", "REPLACED"]
     assert row.split()[-5:] == ["2+1", "-", "running", "2/2", "0"]
     main(["why", "job"])
     assert capsys.readouterr().out.startswith("job is running, ")
+
+
+@pytest.mark.parametrize("server", ["succeeded"], indirect=True)
+def test_a_job_that_is_held_up_is_running_to_list_as_to_status(
+    server: OneJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a container of somebody else's, which keeps its pods from being ready."""
+    runs = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    for pod in server.items["pods"]:
+        pod["status"]["phase"] = "Running"
+        pod["status"]["containerStatuses"].append({"name": "proxy", "ready": True, "state": runs})
+    server.job["status"] = {"active": 1, "ready": 0, "startTime": "2026-01-01T00:00:00Z"}
+    _, (listed,), _ = run(capsys, "list", "-o", "json")
+    assert "status.phase%3DRunning" in server.asked[-1]
+    _, status, _ = run(capsys, "status", "job", "-o", "json")
+    assert listed["state"] == status["state"] == status["verdict"]["state"] == "running"
+    assert [finding["kind"] for finding in status["verdict"]["findings"]] == ["held-up"]
+    server.items["pods"] = []
+    _, (listed,), _ = run(capsys, "list", "-o", "json")
+    assert listed["state"] == "pending"
 
 
 def restarts(job: dict[str, Any], *, high: int, completions: int) -> None:

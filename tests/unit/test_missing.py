@@ -58,7 +58,7 @@ def test_why_names_what_was_left_out_of_the_code() -> None:
     job = copy.deepcopy(situation["job"])
     annotations = job["metadata"].setdefault("annotations", {})
     annotations[names.LEFT_OUT] = '["no_such_module/"]'
-    verdict = diagnosis.why(job, situation["pods"], (), now=0.0)
+    verdict = diagnosis.why(diagnosis.JobView(job), situation["pods"], (), now=0.0)
     assert verdict.findings[0].kind == "left-out"
     assert "try: no_such_module/ was left out of the code at launch" in verdict.text()
 

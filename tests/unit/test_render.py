@@ -117,6 +117,7 @@ FIELDS = st.fixed_dictionaries(
         "name": st.from_regex(r"[a-z]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True),
         "service_account": OBJECT_NAMES,
         "priority_class": OBJECT_NAMES,
+        "dns_policy": st.sampled_from(["ClusterFirst", "ClusterFirstWithHostNet"]),
         "image_pull_policy": st.sampled_from(["Always", "IfNotPresent", "Never"]),
         "capabilities": st.lists(st.sampled_from(["IPC_LOCK", "SYS_RESOURCE"]), max_size=3),
         "settings_script": st.sampled_from(["/set.sh", "/a/$(NNODES).sh"]),
@@ -225,6 +226,7 @@ def check_pod_rules(pod: dict[str, Any], spec: JobSpec) -> None:
     assert units.quantity_value(shm["emptyDir"]["sizeLimit"]) > 0
     for field in ("serviceAccountName", "priorityClassName"):
         assert QUALIFIED.fullmatch(pod.get(field, "a"))
+    assert pod.get("dnsPolicy") == spec.dns_policy
     # Pod Security "restricted", but for the user and what was asked for.
     capabilities = container["securityContext"]["capabilities"]
     assert capabilities.pop("add", []) == sorted(set(spec.capabilities))

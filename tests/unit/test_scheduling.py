@@ -12,6 +12,7 @@ import pytest
 from kij_train import jobs, profiles, render
 from kij_train.cli import main
 from kij_train.cluster.submit import as_served
+from kij_train.diagnosis import JobView
 from kij_train.errors import RefusedError
 from kij_train.spec import JobSpec, parse_topology
 from kij_train.specfile import Layer, Profile, resolve
@@ -176,7 +177,7 @@ def test_list_counts_gpus_of_every_kind(kind: str) -> None:
     gpus = 1 if kind == "shared" else 2
     job = rendered(nodes=3, gpus=gpus, gpu_kind=kind, placement="spread")[-1]
     job["metadata"] |= {"namespace": "ml", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
-    assert jobs.summary_of(job).gpus == 3 * gpus
+    assert jobs.summary_of(JobView(job)).gpus == 3 * gpus
 
 
 def test_a_kind_without_gpus_changes_nothing() -> None:

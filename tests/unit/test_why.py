@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from kij_train import diagnosis, names
-from kij_train.diagnosis import Finding, Phase, Verdict
+from kij_train.diagnosis import Finding, JobView, Phase, Verdict
 from kij_train.pod import gang
+from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0
 
 FOLDER = Path(__file__).parent / "situations"
 
@@ -82,7 +83,7 @@ def situation(name: str) -> dict[str, Any]:
 def verdict_of(found: dict[str, Any], **changes: Any) -> Verdict:
     pods = [diagnosis.trimmed(pod) for pod in found["pods"]]
     how = {"now": found["now"], "machines": found["machines"], **changes}
-    return diagnosis.why(found["job"], pods, found["events"], **how)
+    return diagnosis.why(JobView(found["job"]), pods, found["events"], **how)
 
 
 def test_every_recorded_situation_is_expected() -> None:
@@ -132,7 +133,7 @@ def test_an_exit_code_that_a_command_has_chosen_is_no_signal(
 def test_phases_follow_a_pod() -> None:
     def phases(name: str) -> list[Phase]:
         found = situation(name)
-        nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
+        nodes = diagnosis.nodes_of_job(JobView(found["job"]), map(diagnosis.node_of, found["pods"]))
         return [node.phase for node in nodes]
 
     assert phases("no-such-node") == [Phase.PENDING]
@@ -154,7 +155,7 @@ def test_nodes_that_run_while_index_0_does_not_wait_for_it() -> None:
     }
     started = {"startedAt": "2026-01-01T00:00:00Z"}
     second["status"] = {"phase": "Running", "containerStatuses": [{"state": {"running": started}}]}
-    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, [first, second]))
+    nodes = diagnosis.nodes_of_job(JobView(found["job"]), map(diagnosis.node_of, [first, second]))
     assert [node.phase for node in nodes] == [Phase.STARTING, Phase.WAITING]
 
 
@@ -172,7 +173,7 @@ def test_nodes_of_a_job_that_restarts_stand_by_until_they_are_ready() -> None:
             "conditions": [{"type": "Ready", "status": word}],
             "containerStatuses": [{"state": {"running": started}}],
         }
-    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
+    nodes = diagnosis.nodes_of_job(JobView(found["job"]), map(diagnosis.node_of, found["pods"]))
     by_word = {node.ready: node.phase for node in nodes}
     assert by_word == {False: Phase.STANDBY, True: Phase.RUNNING}
 
@@ -201,7 +202,7 @@ def test_an_index_that_has_lost_its_pod_is_named_as_its_job_is(
     job["spec"]["suspend"] = suspended
     job["status"] = {"conditions": [{"type": condition, "status": "True"}] if condition else []}
     job["metadata"]["annotations"] = {names.CANCELLED: "true"} if cancelled else {}
-    nodes = diagnosis.nodes_of_job(job, [diagnosis.node_of(pod)])
+    nodes = diagnosis.nodes_of_job(JobView(job), [diagnosis.node_of(pod)])
     assert [node.phase for node in nodes] == phases
 
 
@@ -209,7 +210,7 @@ def test_a_pod_of_a_job_that_was_just_cancelled_is_ending() -> None:
     found = situation("running")
     found["job"]["spec"]["suspend"] = True
     found["job"]["metadata"]["annotations"] = {names.CANCELLED: "true"}
-    nodes = diagnosis.nodes_of_job(found["job"], map(diagnosis.node_of, found["pods"]))
+    nodes = diagnosis.nodes_of_job(JobView(found["job"]), map(diagnosis.node_of, found["pods"]))
     assert {node.phase for node in nodes} == {Phase.ENDING}
     assert "its pods are ending" in verdict_of(found).headline
 
@@ -232,20 +233,20 @@ def test_a_long_silence_is_said_with_the_last_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "hint"),
+    ("attempt", "hint"),
     [
-        ("job-0.job does not resolve (Name or service not known)", "kubectl get service job"),
-        ("10.0.0.1 port 29500: Connection refused", "kij-train logs job -n "),
-        ("10.0.0.1 port 29500: timed out", "NetworkPolicy or firewall"),
+        (Attempt("job-0.job", "not known", False), "kubectl get service job"),
+        (Attempt("10.0.0.1 port 29500", "Connection refused", True), "logs job -n "),
+        (Attempt("10.0.0.1 port 29500", "timed out", True), "NetworkPolicy or firewall"),
     ],
 )
-def test_a_rank_0_that_runs_and_is_not_reached_is_told(reason: str, hint: str) -> None:
+def test_a_rank_0_that_runs_and_is_not_reached_is_told(attempt: Attempt, hint: str) -> None:
     found = situation("running")
-    line = f"kij-train: still waiting for rank 0 after 60 s: {reason}"
+    line = PREFIX + WaitingForRank0(60, attempt).text()
     verdict = verdict_of(found, last_lines={0: (found["now"], "x"), 3: (found["now"], line)})
     (finding,) = verdict.findings
     assert finding.kind == "rank-0-unreachable"
-    assert finding.summary == f"index 3 cannot reach rank 0, which runs: {reason}"
+    assert finding.summary == f"index 3 cannot reach rank 0, which runs: {attempt.text()}"
     assert hint in (finding.hint or "")
     old = {0: (found["now"], "step 9"), 3: (found["now"] - 300, line)}
     assert verdict_of(found, last_lines=old).findings == ()
@@ -496,7 +497,7 @@ def test_indexes_wait_for_rank_0_where_their_command_does() -> None:
     for arguments in (["a.py"], ["--no-torchrun", "--await-rank0", "a"], ["--no-torchrun", "a"]):
         container["args"] = arguments
         running = diagnosis.Node(1, Phase.RUNNING)
-        phases[" ".join(arguments)] = diagnosis.nodes_of_job(job, [running])[1].phase
+        phases[" ".join(arguments)] = diagnosis.nodes_of_job(JobView(job), [running])[1].phase
     assert list(phases.values()) == [Phase.WAITING, Phase.WAITING, Phase.RUNNING]
 
 

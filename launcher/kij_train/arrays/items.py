@@ -62,6 +62,8 @@ class Items:
 
     def __iter__(self) -> Iterator[str | tuple[str, Any]]:
         """As `itemplan.encode` takes them."""
+        if self.bounds is not None:
+            yield from ((str(number), number) for number in range(*self.bounds))
         if self.texts is None:
             yield from self.keys
             return

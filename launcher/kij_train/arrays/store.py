@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import os
 import re
 import secrets
@@ -203,6 +204,11 @@ class ArrayFolder:
             return itemplan.read(str(self.path / "items.xz"), self.about.plan_sha256)
         except Failure as error:
             raise _damaged(self.path / "items.xz", error) from None
+
+    def plan_text(self) -> bytes:
+        """The list of items as it travels, not compressed."""
+        self.plan()
+        return lzma.decompress((self.path / "items.xz").read_bytes())
 
     # --- attempts ---------------------------------------------------------------------------------
 

@@ -22,9 +22,10 @@ StandingOf = Callable[[int, int], Standing]
 def outcomes_of(folder: ArrayFolder, live: Live | None = None) -> Iterator[Outcome]:
     """The outcome of every item, in the order of the list.
 
-    `live` is of attempts on a cluster; of runs on this machine it is seen here.
+    `live` is what `live_here` gives, or of an array on a cluster whoever has asked it.
     """
     plan, attempts = folder.plan(), folder.attempts()
+    going = live_here(folder) if live is None else live
     parts = {attempt.number: folder.parts(attempt.number) for attempt in attempts}
     chosen = {attempt.number: items_of(attempt, plan) for attempt in attempts}
     standings = {
@@ -33,7 +34,7 @@ def outcomes_of(folder: ArrayFolder, live: Live | None = None) -> Iterator[Outco
             attempt,
             parts[attempt.number],
             chosen[attempt.number],
-            (live or {}).get(attempt.number),
+            going.get(attempt.number, {}),
         )
         for attempt in attempts
     }
@@ -52,6 +53,26 @@ def outcomes_of(folder: ArrayFolder, live: Live | None = None) -> Iterator[Outco
         yield from merged(index, items, records, standing_of)
 
 
+def live_here(folder: ArrayFolder) -> Live:
+    """What indexes do that run on this machine, or are to."""
+    live: dict[int, dict[int, State]] = {}
+    for attempt in folder.attempts():
+        if folder.is_running(attempt.number):
+            parts = folder.parts(attempt.number)
+            live[attempt.number] = {
+                index: State.RUNNING if index in parts.begun else State.PENDING
+                for index in indexes_of(attempt, folder.plan())
+                if index not in parts.whole
+            }
+    return live
+
+
+def indexes_of(attempt: Attempt, plan: ItemPlan) -> Sequence[int]:
+    """The indexes of the first attempt that this one runs, by its own indexes."""
+    chosen = attempt.selection
+    return range(plan.indexes) if chosen is None else [index for index, _ in chosen]
+
+
 def items_of(attempt: Attempt, plan: ItemPlan) -> Callable[[int], Sequence[int]]:
     """Index of the first attempt → positions of its items in this attempt; none: it has none."""
     if attempt.selection is None:
@@ -65,10 +86,9 @@ def _standing(
     attempt: Attempt,
     parts: Parts,
     positions_of: Callable[[int], Sequence[int]],
-    live: Mapping[int, State] | None,
+    live: Mapping[int, State],
 ) -> StandingOf:
     left = folder.left(attempt.number)
-    runs = live is None and folder.is_running(attempt.number)
     ended = (
         f"has {attempt.state} before it came to it" if attempt.state else "does not run any more"
     )
@@ -80,10 +100,8 @@ def _standing(
             return _accounted(known, place)
         if index in parts.whole:
             return Standing(State.MISSING, "its index has ended without a record of it")
-        if live is not None and index in live:
+        if index in live:
             return Standing(live[index])
-        if runs:
-            return Standing(State.RUNNING if index in parts.begun else State.PENDING)
         return Standing(
             State.MISSING,
             str(known.get("error") or f"attempt {attempt.number} {ended}"),

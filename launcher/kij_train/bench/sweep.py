@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kij_train import runs
-from kij_train.bench import reports
+from kij_train.bench import documents, rows
 from kij_train.errors import InterruptedByUserError, JobFailedError, KijError
 from kij_train.pod import collectives
 from kij_train.specfile import Layer, Origin
@@ -36,7 +36,7 @@ class Sinks:
     """The payload's tables."""
     status: Callable[[str], None]
     follow: Follow
-    saved: Callable[[reports.Document], None] = field(default=lambda _: None)
+    saved: Callable[[rows.Document], None] = field(default=lambda _: None)
     """Called with the document after every run."""
 
 
@@ -49,7 +49,7 @@ def shipped_payload() -> Iterator[Path]:
 
 
 def command_layer(folder: Path, arguments: list[str], nodes: int, name: str | None) -> Layer:
-    """What a benchmark fixes, whatever files and variables say."""
+    """The values that a benchmark sets itself, above files and variables."""
     values: dict[str, Any] = {
         "script": SCRIPT,
         "args": [*arguments, "-J", "-"],
@@ -74,7 +74,7 @@ def run_once(
     A job that measured but found wrong results has a report, and is for the caller to judge. The
     job is removed when it is done, and when the user interrupts it; a failed one stays.
     """
-    lines = reports.ReportLines()
+    lines = rows.ReportLines()
     seconds = 0.0
     run = backend.start(plan)
     try:
@@ -105,7 +105,7 @@ def _interrupted(going: Iterable[runs.Run], interrupt: KeyboardInterrupt) -> Int
 
 
 def _remove(going: Iterable[runs.Run]) -> tuple[str, ...]:
-    """Remove jobs, each whatever becomes of the others; what is to be done about the rest."""
+    """Remove every job, even if another one cannot be removed; what to do about those."""
     from kij_train.cluster.apierrors import GoneError
 
     hints: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ def _remove(going: Iterable[runs.Run]) -> tuple[str, ...]:
 
 
 def sweep(
-    document: reports.Document,
+    document: rows.Document,
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
@@ -137,12 +137,12 @@ def sweep(
             seconds, report = run_once(plan, backend, sinks.follow)
         except KijError as error:
             return [error]
-        reports.add_run(document, nodes, seconds, report)
+        documents.add_run(document, nodes, seconds, report)
         sinks.saved(document)
     return []
 
 
-def _missing(document: reports.Document, counts: list[int], sinks: Sinks) -> list[int]:
+def _missing(document: rows.Document, counts: list[int], sinks: Sinks) -> list[int]:
     """Numbers of nodes that the document does not have."""
     done = {int(run["nodes"]) for run in document["runs"]}
     for nodes in counts:
@@ -160,7 +160,7 @@ class _Going:
 
     nodes: int
     run: runs.Run
-    lines: reports.ReportLines = field(default_factory=reports.ReportLines)
+    lines: rows.ReportLines = field(default_factory=rows.ReportLines)
     table: list[str] = field(default_factory=list)
     """Its output, kept until it ends: lines of several tables would make none."""
     seconds: float = 0.0
@@ -182,17 +182,17 @@ class _Going:
 
 
 def sweep_at_once(
-    document: reports.Document,
+    document: rows.Document,
     counts: list[int],
     plan_for: Callable[[int], runs.Plan],
     *,
     backend: runs.Backend,
     sinks: Sinks,
 ) -> list[KijError]:
-    """Submit all that the document lacks, then follow it all; what went wrong, if anything.
+    """Submit a job for all that the document lacks, then follow them all; gives the errors.
 
     A job that fails, or is refused, leaves the others alone. An interruption removes all that run.
-    `sinks.follow` is called by a thread a job, the other sinks by the caller's.
+    `sinks.follow` is called in one thread for each job, the other sinks in the caller's.
     """
     going: dict[int, _Going] = {}
     errors: dict[int, KijError] = {}
@@ -222,7 +222,7 @@ def sweep_at_once(
     return [errors[nodes] for nodes in sorted(errors)]
 
 
-def _conclude(document: reports.Document, one: _Going, sinks: Sinks) -> KijError | None:
+def _conclude(document: rows.Document, one: _Going, sinks: Sinks) -> KijError | None:
     """Show and keep what a job measured; the error if it measured nothing."""
     for line in one.table:
         sinks.output(line)
@@ -233,7 +233,7 @@ def _conclude(document: reports.Document, one: _Going, sinks: Sinks) -> KijError
         return one.error
     if report is None:
         return JobFailedError(f"{one.run.name} ended, but its report did not come whole")
-    reports.add_run(document, one.nodes, one.seconds, report)
+    documents.add_run(document, one.nodes, one.seconds, report)
     sinks.saved(document)
     if one.error is None:
         one.run.delete()

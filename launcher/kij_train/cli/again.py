@@ -25,7 +25,7 @@ def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
                 hints=("flags go on top of them: kij-train launch --again NAME --nodes 4",),
             )
     cluster = connect(params)
-    values = values_of(jobs.get(cluster, name))
+    values = values_of(jobs.get(cluster, name).raw)
     if values is None:
         raise RequestError(
             f"{name} does not say how it was launched: it has no annotation {REQUEST}, which "

@@ -27,12 +27,14 @@ COMMANDS = {
     "why": "Say why a job failed, waits or hangs, and what to do.",
     "stacks": "Show where every rank is right now: its Python stack.",
     "wait": "Wait until a job has ended.",
+    "rerun": "Run items of an array again: those that failed, or some.",
+    "replay": "Run one item of an array on this machine.",
     "results": "Print what the items of an array have left.",
     "report": "Say what became of an array: text, Markdown, JSON, JUnit, HTML.",
     "list": "List the jobs that kij-train made.",
     "cancel": "End the pods of a job; the Job stays, readable as cancelled.",
     "resume": "Start a cancelled or suspended job again.",
-    "scale": "Give an elastic job more or fewer nodes.",
+    "scale": "Give an elastic job more or fewer nodes, or an array more or fewer pods at once.",
     "delete": "Remove jobs with their pods, code and logs.",
     "exec": "Run a command in a pod of a job.",
     "shell": "Open a shell in a pod of a job.",
@@ -98,6 +100,7 @@ def app() -> None:
     \b
       kij-train launch --local --nodes 2 train.py        as processes of this machine
       kij-train launch --nodes 8 --gpus 4 train.py       as pods of the current cluster
+      kij-train map --items list.txt convert.py {item}   once for every line of a list
 
     Exit codes: 0 done, 1 the job failed, 2 the request is wrong, 3 the cluster refused, 4 not found
     or unreachable, 5 timed out, 130 interrupted, 141 nobody reads the job's output any more.

@@ -52,7 +52,7 @@ def stay_on_cluster(run: runs.ClusterRun, folder: ArrayFolder, attempt: Attempt)
         interrupted(run, signal.SIGPIPE)
     else:
         code = finish(folder)
-        if code and runs.ended_at_deadline(jobs.get(run.cluster, run.name)):
+        if code and jobs.get(run.cluster, run.name).is_at_deadline:
             code = TimedOutError.exit_code
         raise click.exceptions.Exit(code)
 

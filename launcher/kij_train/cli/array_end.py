@@ -7,7 +7,7 @@ from kij_train.arrays.judged import is_evaluation
 from kij_train.arrays.report import Report, as_text
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.summary import summary_of
-from kij_train.arrays.view import Live, outcomes_of
+from kij_train.arrays.view import Live, live_here, outcomes_of
 from kij_train.cli import output
 from kij_train.cli.eval_end import tell_evaluation
 from kij_train.cli.sweep_end import tell_sweep
@@ -16,8 +16,8 @@ from kij_train.cli.sweep_end import tell_sweep
 def report_of(folder: ArrayFolder, live: Live | None = None) -> Report:
     """The report of an array, from its folder and what its indexes do now."""
     where, attempts = folder.about.where, folder.attempts()
-    summary = summary_of(outcomes_of(folder, live), diagnosis.hint_here)
-    going = any(folder.is_running(each.number) for each in attempts) or any((live or {}).values())
+    going = live_here(folder) if live is None else live
+    summary = summary_of(outcomes_of(folder, going), diagnosis.hint_here)
     damage = [
         f"index {index}, attempt {attempt.number}: {text}"
         for attempt in attempts
@@ -29,7 +29,7 @@ def report_of(folder: ArrayFolder, live: Live | None = None) -> Report:
         where="this machine" if where.is_local else f"namespace {where.namespace}",
         indexes=folder.plan().indexes,
         attempts=len(attempts),
-        state="running" if going else "ended",
+        state="running" if any(going.values()) else "ended",
         summary=summary,
         flags=where.flags,
         damage=tuple(damage),

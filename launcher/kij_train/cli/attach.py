@@ -5,16 +5,17 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import diagnosis, jobs, runs, units
+from kij_train import runs, units
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument
+from kij_train.diagnosis import JobView
 from kij_train.errors import InterruptedByUserError, JobFailedError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def command(name: str, tail: int, **params: Any) -> None:
     run, job = runs.attached(connect(params), name)
     stay(
         run,
-        pods=jobs.summary_of(job).nodes if diagnosis.restarts_by_itself(job) else 1,
+        pods=job.completions if job.restarts_by_itself else 1,
         log_choice=LogChoice(tail=tail),
         found=job,
     )
@@ -56,7 +57,7 @@ def stay(
     *,
     pods: int,
     log_choice: LogChoice | None = None,
-    found: Mapping[str, Any] | None = None,
+    found: JobView | None = None,
 ) -> None:
     """Show a job until it ends, or until the user has enough of it.
 
@@ -90,7 +91,7 @@ def stay(
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends what is going on as Ctrl-C does, with its number; not where it is ignored."""
+    """Make SIGTERM end what goes on, as Ctrl-C does; where it is ignored, it stays so."""
 
     def handle(signum: int, frame: object) -> None:
         del frame
@@ -106,7 +107,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def signum_of(interrupt: KeyboardInterrupt) -> int:
-    """The signal that it stands for."""
+    """The number of the signal that an interrupt stands for."""
     return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 
@@ -125,7 +126,7 @@ def interrupted(run: runs.ClusterRun, signum: int) -> None:
             f"{name} is cancelled: its pods end, the Job stays, suspended",
             signum=signum,
             hints=(
-                f"start it again: kij-train resume {name} -n {run.cluster.namespace}",
+                f"start it again: {run.cluster.address.on_job('resume', name)}",
                 f"remove it: {commands['remove']}",
             ),
         )
@@ -158,10 +159,5 @@ def _answer(name: str) -> str | None:
 
 def next_commands(run: runs.ClusterRun) -> dict[str, str]:
     """What a user who is not attached may want to do."""
-    of_job = f"{run.name} -n {run.cluster.namespace}"
-    return {
-        "attach": f"kij-train attach {of_job}",
-        "state": f"kij-train status {of_job}",
-        "cancel": f"kij-train cancel {of_job}",
-        "remove": f"kij-train delete {of_job}",
-    }
+    verbs = {"attach": "attach", "state": "status", "cancel": "cancel", "remove": "delete"}
+    return {what: run.cluster.address.on_job(verb, run.name) for what, verb in verbs.items()}

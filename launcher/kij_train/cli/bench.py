@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import extras, runs
-from kij_train.bench import plots, reports, sweep
+from kij_train.bench import documents, gates, plots, scaling, sweep
+from kij_train.bench.rows import Document, size_text
 from kij_train.cli import grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
 from kij_train.cli.options import (
@@ -73,9 +74,9 @@ def _run(
     min_busbw: tuple[str, ...],
     **params: Any,
 ) -> None:
-    gates = [reports.parse_gate(text) for text in min_busbw]
+    limits = [gates.parse_gate(text) for text in min_busbw]
     arguments, args = _payload_arguments(collective, params)
-    _check_gates(gates, args)
+    _check_gates(limits, args)
     if parallel and is_local:
         raise RequestError(
             "--parallel does not go with --local: the runs would share this machine",
@@ -88,7 +89,7 @@ def _run(
     where = _on_machine() if is_local else _on_cluster(parallel)
     spec = where.backend.with_ranks(_resolve(params, Layer({})))
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
-    _check_ranks(spec, max(counts), args, gates)
+    _check_ranks(spec, max(counts), args, limits)
     arguments += ["--device", "cuda" if spec.gpus else "cpu"]
     settings = {
         "arguments": arguments,
@@ -106,7 +107,7 @@ def _run(
             resolved = _resolve(params, fixed)
             return runs.plan(resolved, cwd=folder, place=where.backend, random_name=True)
 
-        def save(done: reports.Document) -> None:
+        def save(done: Document) -> None:
             if json_file is not None:
                 _write(Path(json_file), done)
 
@@ -120,7 +121,7 @@ def _run(
     _report(document, json_file, plot)
     if errors:
         _fail(errors, json_file)
-    problems = reports.below(document, gates) + _under_mean(document)
+    problems = gates.below(document, limits) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
         raise click.exceptions.Exit(1)
@@ -174,7 +175,7 @@ def _follow(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
 
 
 def _follow_beside(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
-    """Show one of several jobs: a line a change, since a live table has the terminal for itself."""
+    """Show one of several jobs, a line for each change: only one live table fits on a terminal."""
     from kij_train.cli.view import PlainView
 
     shown = PlainView(run.name)
@@ -189,7 +190,7 @@ def _follow_beside(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
-    """The payload's arguments, checked by its own parser; what it makes of them."""
+    """The arguments of the script that measures, and what its own parser makes of them."""
     arguments = ["--collective", collective]
     for flags, _, _ in PASSED_ON:
         given = params.pop(_parameter(flags))
@@ -201,20 +202,22 @@ def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[st
         raise RequestError(str(error)) from None
 
 
-def _check_gates(gates: list[tuple[int, float]], args: Any) -> None:
+def _check_gates(limits: list[tuple[int, float]], args: Any) -> None:
     sizes = collectives.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
-    for asked, _ in gates:
+    for asked, _ in limits:
         if asked not in sizes:
-            shown = ", ".join(reports.size_text(size) for size in sizes[:12])
+            shown = ", ".join(size_text(size) for size in sizes[:12])
             raise RequestError(
-                f"--min-busbw: {reports.size_text(asked)} is not among the sizes",
+                f"--min-busbw: {size_text(asked)} is not among the sizes",
                 hints=(f"sizes: {shown}{', …' if len(sizes) > 12 else ''}",),
             )
 
 
-def _check_ranks(spec: JobSpec, most_nodes: int, args: Any, gates: list[tuple[int, float]]) -> None:
-    """What hangs on how many ranks there are, and of which kind."""
-    if gates and most_nodes * spec.ranks_per_node == 1:
+def _check_ranks(
+    spec: JobSpec, most_nodes: int, args: Any, limits: list[tuple[int, float]]
+) -> None:
+    """Refuse what does not fit the number of ranks, or the device that they run on."""
+    if limits and most_nodes * spec.ranks_per_node == 1:
         raise RequestError(
             "--min-busbw judges nothing here: one rank alone has no busbw",
             hints=("give it a peer: --nodes 2, or --nproc-per-node 2",),
@@ -259,20 +262,20 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
     return resolved
 
 
-def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> reports.Document:
+def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> Document:
     if json_file is None:
-        return reports.new_document(settings)
+        return documents.new_document(settings)
     path = Path(json_file)
     if resume and path.exists():
         document = _read(json_file)
-        reports.check_resumable(document, settings, json_file)
+        documents.check_resumable(document, settings, json_file)
         return document
-    document = reports.new_document(settings)
+    document = documents.new_document(settings)
     _write(path, document)  # whether it can be written is known before the first job
     return document
 
 
-def _write(path: Path, document: reports.Document) -> None:
+def _write(path: Path, document: Document) -> None:
     """Replace the file as a whole, so that an interruption leaves the old or the new."""
     import json
 
@@ -284,20 +287,20 @@ def _write(path: Path, document: reports.Document) -> None:
         raise RequestError(f"--json {path}: cannot be written: {error.strerror}") from None
 
 
-def _read(path: str) -> reports.Document:
+def _read(path: str) -> Document:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text in UTF-8"
         raise RequestError(f"cannot read {path}: {reason}") from None
-    return reports.parse_document(text, path)
+    return documents.parse_document(text, path)
 
 
-def _report(document: reports.Document, json_file: str | None, plot: str | None) -> None:
+def _report(document: Document, json_file: str | None, plot: str | None) -> None:
     if not document["runs"]:
         return
     output.data("")
-    output.table(*reports.summary_table(reports.summarize(document)))
+    output.table(*scaling.summary_table(scaling.summarize(document)))
     written = [json_file] if json_file else []
     if plot is None and json_file is not None:
         plot = str(Path(json_file).with_suffix(""))
@@ -320,8 +323,8 @@ def _fail(errors: list[KijError], json_file: str | None) -> None:
     raise click.exceptions.Exit(errors[0].exit_code)
 
 
-def _under_mean(document: reports.Document) -> list[str]:
-    """Runs that --min-bw refuses."""
+def _under_mean(document: Document) -> list[str]:
+    """Runs whose mean busbw is under --min-bw."""
     return [
         f"{run['nodes']} nodes: mean busbw "
         f"{run['report']['average_bus_bandwidth']['bandwidth']:.3g} GB/s is under 0.9 of --min-bw"
@@ -339,9 +342,9 @@ def compare(old: str, new: str, tolerance: str) -> None:
 
     Rows that are missing and results that are wrong count as worse.
     """
-    allowed = reports.parse_tolerance(tolerance)
+    allowed = gates.parse_tolerance(tolerance)
     newer = _read(new)
-    rows = reports.compare(_read(old), newer, allowed)
+    rows = gates.compare(_read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (
@@ -355,7 +358,7 @@ def compare(old: str, new: str, tolerance: str) -> None:
             for one in rows
         ),
     )
-    wrong = reports.wrong_rows(newer)
+    wrong = gates.wrong_rows(newer)
     problems = [one.problem for one in rows if one.problem is not None] + wrong
     found = Counter(one.change for one in rows)
     counts = {

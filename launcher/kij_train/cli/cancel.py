@@ -32,7 +32,6 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
     """
     cluster = connect(params)
     before = change.cancel(cluster, name, grace_s=grace_s)
-    where = f"{name} -n {cluster.namespace}"
     hastened = grace_s is not None and before.state is JobState.CANCELLED
     if form == "json":
         state = before.state if before.state.ended else JobState.CANCELLED
@@ -42,5 +41,5 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
         output.status(f"{name} had ended already: {before.state.value}")
     else:
         output.status(f"{name} is cancelled")
-        output.status(f"  start it again: kij-train resume {where}")
-        output.status(f"  remove it:      kij-train delete {where}")
+        output.status(f"  start it again: {cluster.address.on_job('resume', name)}")
+        output.status(f"  remove it:      {cluster.address.on_job('delete', name)}")

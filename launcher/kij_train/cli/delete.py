@@ -10,6 +10,7 @@ import click
 from kij_train import jobs
 from kij_train.cli import output
 from kij_train.cli.onjob import (
+    address,
     choice_options,
     chosen_labels,
     complete,
@@ -73,8 +74,15 @@ def _check(names: tuple[str, ...], finished: bool, yes: bool, params: dict[str, 
     if finished and not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RequestError(
             "--finished asks before it deletes, and this is no terminal",
-            hints=("without asking: kij-train delete --finished --yes",),
+            hints=(f"without asking: {_without_asking(params)}",),
         )
+
+
+def _without_asking(params: dict[str, Any]) -> str:
+    """The command as it was given, with --yes."""
+    chosen = [word for label in params["labels"] for word in ("--label", label)]
+    chosen += ["--mine"] if params["mine"] else []
+    return address(params).command("delete", "--finished", *chosen, "--yes")
 
 
 def _agrees(names: tuple[str, ...], namespace: str) -> bool:

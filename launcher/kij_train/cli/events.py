@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import diagnosis, jobs
+from kij_train import jobs
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_argument, output_option
 
@@ -24,7 +24,7 @@ STANDS_BY = {
 def command(name: str, form: str, **params: Any) -> None:
     """Show the events about a job and its pods, oldest first; clusters keep them for an hour."""
     cluster = connect(params)
-    restarts = diagnosis.restarts_by_itself(jobs.get(cluster, name))
+    restarts = jobs.get(cluster, name).restarts_by_itself
     rows = []
     for event in jobs.events_of(cluster, name):
         about = event["involvedObject"]
@@ -50,6 +50,6 @@ def command(name: str, form: str, **params: Any) -> None:
 
 
 def _of_readiness(event: Mapping[str, Any]) -> bool:
-    """Of a job that restarts, ready is who trains: a pod that is not is no reason for alarm."""
+    """Whether an event only says that a pod is not ready: in a job that restarts, it stands by."""
     said = str(event.get("message", ""))
     return event.get("reason") == "Unhealthy" and said.startswith("Readiness probe failed")

@@ -30,7 +30,9 @@ GOING_ON = (JobState.PENDING, JobState.RUNNING)
 def command(states: tuple[str, ...], everywhere: bool, form: str, **params: Any) -> None:
     """List the jobs that kij-train made, newest first.
 
-    NODES counts spares behind a plus. READY is how many nodes run; of a job that restarts, train.
+    NODES counts spares behind a plus. READY counts the nodes that run; with --restart, that train.
+    REPLACED counts the pods that have failed and were replaced. How often a job has started its
+    ranks again is in status.
     """
     cluster = connect(params)
     found = jobs.list_jobs(cluster, everywhere=everywhere, labels=chosen_labels(params))
@@ -44,7 +46,7 @@ def command(states: tuple[str, ...], everywhere: bool, form: str, **params: Any)
         chosen = " that were asked for" if states or params["labels"] or params["mine"] else ""
         output.status(f"no jobs of kij-train{chosen} in {where}")
         return
-    header = ("name", "age", "nodes", "gpus", "state", "ready", "restarts")
+    header = ("name", "age", "nodes", "gpus", "state", "ready", "replaced")
     if everywhere:
         output.table(("namespace", *header), ((job.namespace, *_row(job)) for job in found))
     else:
@@ -57,5 +59,5 @@ def _row(job: jobs.JobSummary) -> tuple[str, ...]:
     wanted = job.nodes - job.spares
     nodes = f"{wanted}+{job.spares}" if job.spares else str(wanted)
     ready = f"{job.ready}/{wanted}" if job.state in GOING_ON else ""
-    state, restarts = job.state.value, str(job.restarts)
-    return job.name, age, nodes, str(job.gpus or "-"), state, ready, restarts
+    counts = job.state.value, ready, str(job.restarts)
+    return job.name, age, nodes, str(job.gpus or "-"), *counts

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import diagnosis, jobs
+from kij_train import jobs
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, duration, job_argument, note, output_option
+from kij_train.diagnosis import JobView
 from kij_train.errors import RequestError
 
 if TYPE_CHECKING:
@@ -74,14 +75,14 @@ def command(
         raise RequestError(f"--grep {pattern!r} is no regular expression: {error}") from None
     cluster = connect(params)
     job = jobs.get(cluster, name)
-    nproc = diagnosis.ranks_per_node(job)
-    anywhere = diagnosis.restarts_by_itself(job)
+    nproc, anywhere = job.ranks_per_node, job.restarts_by_itself
     if anywhere and ranks:
+        where = cluster.address.on_job("stacks", name, "--rank", str(ranks[0]))
         raise RequestError(
             f"--rank {ranks[0]}: ranks of {name} move between nodes when it restarts",
             hints=(
-                f"of every node: kij-train logs {name} --all",
-                f"where a rank is now: kij-train stacks {name} --rank {ranks[0]}",
+                f"of every node: {cluster.address.on_job('logs', name, '--all')}",
+                f"where a rank is now: {where}",
             ),
         )
     chosen = _indexes(job, nproc, indexes, ranks)
@@ -110,9 +111,9 @@ def command(
 
 
 def _indexes(
-    job: dict[str, Any], nproc: int, indexes: tuple[int, ...], ranks: tuple[int, ...]
+    job: JobView, nproc: int, indexes: tuple[int, ...], ranks: tuple[int, ...]
 ) -> set[int]:
-    world = nproc * int(job["spec"].get("completions") or 1)
+    world = nproc * job.completions
     for rank in ranks:
         if not 0 <= rank < world:
             raise RequestError(f"--rank {rank}: the job has {world} ranks, from 0 on")

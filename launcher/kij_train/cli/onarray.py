@@ -10,7 +10,7 @@ import click
 
 from kij_train.arrays import store
 from kij_train.arrays.store import ArrayFolder, Where
-from kij_train.arrays.view import Live
+from kij_train.arrays.view import Live, live_here
 from kij_train.cli import output
 from kij_train.cli.onjob import connect, job_name, where_options
 from kij_train.errors import RequestError, UnreachableError
@@ -70,16 +70,13 @@ def where_of(cluster: Cluster, params: dict[str, Any]) -> Where:
 def connect_to(folder: ArrayFolder, params: dict[str, Any]) -> Cluster:
     """The cluster of an array, as it was launched unless flags say otherwise."""
     where = folder.about.where
-    known = {"kubeconfig": where.kubeconfig, "context": where.context, "namespace": where.namespace}
-    return connect({**params, **{k: params.get(k) or v for k, v in known.items()}})
+    return connect({**params, **{flag: params.get(flag) or getattr(where, flag) for flag in WHERE}})
 
 
-def up_to_date(
-    folder: ArrayFolder, cluster: Cluster | None, *, partial: bool = False
-) -> Live | None:
-    """Bring the folder up to date; what indexes do now, None for a run on this machine."""
+def up_to_date(folder: ArrayFolder, cluster: Cluster | None, *, partial: bool = False) -> Live:
+    """Bring the folder up to date; what indexes do now."""
     if cluster is None:
-        return None
+        return live_here(folder)
     from kij_train.jobs import collect
 
     return collect.refresh(cluster, folder, partial=partial, note=output.warning)

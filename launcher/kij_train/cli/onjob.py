@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 
 from kij_train import jobs, names, runs, units
 from kij_train.cli import output
+from kij_train.commands import Address
 from kij_train.errors import KijError, RequestError, UnreachableError
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import settings_of
@@ -114,6 +116,12 @@ def _resolved(params: dict[str, Any]) -> Resolved:
     return resolve(where_layer(params), environ=os.environ, cwd=Path.cwd())
 
 
+def address(params: dict[str, Any]) -> Address:
+    """How commands name the cluster of these flags, before anybody has connected to it."""
+    spec = _resolved(params).spec
+    return replace(runs.address_of(spec), namespace=spec.namespace or "")
+
+
 def where_layer(params: dict[str, Any]) -> Layer:
     """The flags of where_options as the highest layer."""
     layer = Layer({})
@@ -122,7 +130,7 @@ def where_layer(params: dict[str, Any]) -> Layer:
         given = params.get(field, params.get(f"spec_{field}"))  # launch calls it so
         if given is not None:
             layer.values[field] = given
-            layer.origins[(field,)] = Origin(flags[0], names_value=True)
+            layer.origins[(field,)] = Origin(flags[0], names_value=True, in_command=True)
     return layer
 
 

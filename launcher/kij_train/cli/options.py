@@ -19,7 +19,7 @@ from kij_train import names, runs
 from kij_train.cli import grouped, output
 from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
-from kij_train.scripts import FROM_FLAGS, launcher_of
+from kij_train.scripts import launcher_of
 from kij_train.spec import Common, JobSpec, Model
 from kij_train.spec.settings import Group, Merge, Setting, Switch, settings_of
 from kij_train.specfile import Layer, Origin, Resolved, resolve, split_pair, unknown_variables
@@ -62,7 +62,7 @@ class SpecOption:
     def value(self, given: Any, layer: Layer) -> Any:
         """The field's value; origins of what it holds go into the layer."""
         flag = self.flags[0]
-        origin = Origin(flag, names_value=True)
+        origin = Origin(flag, names_value=True, in_command=True)
         if self.switch is not None:
             if self.field in layer.values:
                 other = layer.origins[(self.field,)].where
@@ -174,13 +174,13 @@ def flags_layer(params: dict[str, Any], model: type[Common] = JobSpec) -> Layer:
             continue
         _refuse_empty(option.flags[0], given)
         layer.values[option.field] = option.value(given, layer)
-        layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True)
+        layer.origins[(option.field,)] = Origin(option.flags[0], names_value=True, in_command=True)
     _add_command(layer, params)
     return layer
 
 
 def _refuse_empty(flag: str, given: object) -> None:
-    """Quietly launched without, the job would be another one than was meant."""
+    """Refuse an option with an empty value: without it, another job would be launched."""
     if given == "":
         raise RequestError(
             f"{flag} is empty: is a variable unset?", hints=("leave it out for the default",)
@@ -198,8 +198,8 @@ def _add_command(layer: Layer, params: dict[str, Any]) -> None:
         return
     kind = "module" if params["as_module"] else "program" if params["as_program"] else "script"
     layer.values |= {kind: script, "args": list(params["args"])}
-    layer.origins[(kind,)] = Origin(FROM_FLAGS, names_value=True)
-    layer.origins[("args",)] = Origin("command line")
+    layer.origins[(kind,)] = Origin("script", names_value=True, in_command=True)
+    layer.origins[("args",)] = Origin("command line", in_command=True)
 
 
 def warn_of_what_is_left_out(archive: bundle.Archive | None) -> None:
@@ -261,7 +261,7 @@ def warn_about(resolved: Resolved[Common]) -> None:
             "slices of one GPU",
             ("one slice a pod: --gpus 1, and more --nodes",),
         )
-    if resolved.origin(("args",)) == "command line" and launcher_of(spec) is None:
+    if resolved.in_command(("args",)) and launcher_of(spec) is None:
         for argument in spec.args:
             flag = argument.partition("=")[0]
             if flag in OUR_FLAGS_AFTER_SCRIPT:

@@ -21,7 +21,7 @@ from kij_train.errors import KijError
 
 
 def prepare() -> None:
-    """Make the standard streams take any text, also where the locale knows few characters."""
+    """Let the standard streams take any text, even in a locale that lacks its characters."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -106,7 +106,7 @@ def error(text: str, hints: Iterable[str] = ()) -> None:
 
 
 def note(text: str, hints: Iterable[str] = ()) -> None:
-    """What became of what the user chose, and how to go on."""
+    """What came of a choice of the user's, and how to go on."""
     _tell(text)
     for hint in hints:
         _tell(f"  {hint}")

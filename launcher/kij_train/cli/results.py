@@ -56,10 +56,9 @@ def command(name: str, form: str, partial: bool, **params: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _check_ended(folder: ArrayFolder, live: Live | None) -> None:
+def _check_ended(folder: ArrayFolder, live: Live) -> None:
     """Raise RequestError for an array that goes on."""
-    numbers = [attempt.number for attempt in folder.attempts()]
-    if any(map(folder.is_running, numbers)) or any((live or {}).values()):
+    if any(live.values()):
         flags = folder.about.where.flags
         raise RequestError(
             f"{folder.name} has not ended",

@@ -32,4 +32,4 @@ def command(name: str, form: str, **params: Any) -> None:
         output.json_data({**before.identity(), **states})
         return
     what = "starts again" if queue is None else f"waits in queue {queue} again"
-    output.status(f"{name} {what}; attach: kij-train attach {name} -n {cluster.namespace}")
+    output.status(f"{name} {what}; attach: {cluster.address.on_job('attach', name)}")

@@ -40,4 +40,4 @@ def command(name: str, nodes: int, form: str, **params: Any) -> None:
         changed = f"{name} has {unit} instead of {scaled.was}"
         if scaled.job.state in (JobState.SUSPENDED, JobState.CANCELLED):
             changed += ", once it is resumed"
-        output.status(f"{changed}; see: kij-train status {name} -n {cluster.namespace}")
+        output.status(f"{changed}; see: {cluster.address.on_job('status', name)}")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kij_train import jobs
-from kij_train.cli.onjob import connect, job_argument
+from kij_train.cli.onjob import address, connect, job_argument
 from kij_train.errors import RequestError
 
 SHELLS = (["bash"], ["sh"])
@@ -24,7 +24,6 @@ def command(name: str, index: int, **params: Any) -> None:
     a shell: kij-train exec -i NAME -- python3. Takes the right to exec.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise RequestError(
-            "shell needs a terminal", hints=(f"without one: kij-train exec {name} -- COMMAND",)
-        )
+        instead = address(params).on_job("exec", name, "--", "COMMAND")
+        raise RequestError("shell needs a terminal", hints=(f"without one: {instead}",))
     sys.exit(jobs.execute(connect(params), name, index, SHELLS, stdin=True, tty=True))

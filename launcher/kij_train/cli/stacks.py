@@ -20,9 +20,9 @@ from kij_train.jobs import stacks
 def command(name: str, rank: int | None, index: int | None, form: str, **params: Any) -> None:
     """Show where every rank is right now: the Python stack of its main thread, newest call first.
 
-    Ranks at the same place are shown together, the odd ones last: of a job that hangs, they are
-    whom the others wait for. The ranks go on undisturbed. They are asked by SIGUSR2: a script that
-    handles that signal itself gets it, and shows no stack. Takes the right to exec.
+    Ranks at the same place are shown together, the smallest group last: in a job that hangs, the
+    others usually wait for it. The ranks go on undisturbed. They are asked by SIGUSR2: a script
+    that handles this signal itself shows no stack. You need the right to exec.
 
     With -o json: name, namespace, uid, ranks with all their threads, groups, and silent, the
     indexes of which nothing is known.

@@ -27,15 +27,16 @@ MOST_ROWS = 64
 def command(name: str, watch: bool, form: str, **params: Any) -> None:
     """Show the phase of every node of a job, and the verdict.
 
-    FOR is how long the phase has lasted, AGE how old the pod is. Of a job of more than 64 nodes,
-    those that do not run as the rest do; -o json has all.
+    FOR is how long the phase has lasted, AGE how old the pod is, REPLACED how many pods the index
+    had before. Of a job of more than 64 nodes, only those in trouble are shown; -o json
+    has all.
     """
     cluster = connect(params)
     if watch:
         if form == "json":
             raise RequestError(
                 "--watch does not go with -o json",
-                hints=(f"the end as JSON: kij-train wait {name} -o json",),
+                hints=(f"the end as JSON: {cluster.address.on_job('wait', name, '-o', 'json')}",),
             )
         _watch(cluster, name)
     found = jobs.status(cluster, name)
@@ -44,7 +45,7 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
         return
     rows = [row for row in found.nodes if len(found.nodes) <= MOST_ROWS or row.troubled]
     output.table(
-        ("index", "phase", "for", "age", "restarts", "machine", "pod", "reason"),
+        ("index", "phase", "for", "age", "replaced", "machine", "pod", "reason"),
         (_row(node, found) for node in rows[:MOST_ROWS]),
     )
     counts = diagnosis.phases(found.nodes)
@@ -71,10 +72,10 @@ def _row(node: diagnosis.Node, found: jobs.JobStatus) -> tuple[str, ...]:
     since = _ago(node.since) if dated else ""
     code = "" if node.exit_code is None else f"exit code {node.exit_code}"
     reason = ", ".join(filter(None, (node.reason, code)))
-    restarts = str(found.restarts.get(node.index, 0))
+    replaced = str(found.replaced.get(node.index, 0))
     where = (node.node or "", node.pod or "")
     age = _ago(node.created)
-    return str(node.index), node.phase.value, since, age, restarts, *where, reason
+    return str(node.index), node.phase.value, since, age, replaced, *where, reason
 
 
 def _ago(epoch_s: float | None) -> str:

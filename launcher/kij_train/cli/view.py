@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
@@ -53,7 +53,7 @@ class View(Protocol):
         """Something about the watching."""
 
 
-def view(name: str, job: Mapping[str, Any] | None = None) -> View:
+def view(name: str, job: diagnosis.JobView | None = None) -> View:
     """The live view where stderr is a terminal that can move its cursor, else the plain one.
 
     `job` is the Job that was there before, whose age is shown.
@@ -62,7 +62,7 @@ def view(name: str, job: Mapping[str, Any] | None = None) -> View:
     can_draw = console.is_terminal and not console.is_dumb_terminal
     if not can_draw:
         return PlainView(name)
-    began = None if job is None else diagnosis.epoch(job.get("status", {}).get("startTime"))
+    began = None if job is None else diagnosis.epoch(job.started)
     return LiveView(name, console, 0.0 if began is None else time.time() - began)
 
 

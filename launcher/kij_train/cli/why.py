@@ -23,5 +23,5 @@ def command(name: str, form: str, **params: Any) -> None:
     else:
         output.data(verdict.text())
         if verdict.state is diagnosis.JobState.RUNNING and not verdict.findings:
-            flags = f"{name} -n {cluster.namespace}"
-            output.status(f"  if it makes no progress: kij-train stacks {flags}")
+            stacks = cluster.address.on_job("stacks", name)
+            output.status(f"  if it makes no progress: {stacks}")

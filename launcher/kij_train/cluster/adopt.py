@@ -7,6 +7,7 @@ yet: `kubectl apply` makes objects that nobody owns.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
@@ -16,11 +17,11 @@ from kij_train.errors import KijError
 if TYPE_CHECKING:
     from kij_train.cluster.client import Cluster
 
-Object = dict[str, Any]
+Object = Mapping[str, Any]
 
 
 def owner_reference(job: Object) -> Object:
-    """To the Job; nothing of it holds up the Job's end."""
+    """A reference to the Job as owner, which does not block the Job's deletion."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -32,10 +33,11 @@ def owner_reference(job: Object) -> Object:
 
 
 def adopt_applied(cluster: Cluster, job: Object) -> None:
-    """Before a Job is deleted: own what was applied with it, and leave the others their code.
+    """Before a Job is deleted: make it the owner of what was applied with it.
 
-    Code is named by its content and may be that of other jobs. They become owners as well, so that
-    it goes with the last. What cannot be adopted is a warning of the cluster, with what is left.
+    Code is named by its content, and other jobs may use the same. They become owners as well, so
+    that the code is removed with the last of them. Where something cannot be adopted, a warning
+    names what is left behind.
     """
     left: list[tuple[str, KijError]] = []
     if is_applied(job):
@@ -52,10 +54,10 @@ def adopt_applied(cluster: Cluster, job: Object) -> None:
     except KijError as error:
         left += [(f"configmap/{name}", error) for name in code_of(job)]
     if left and is_applied(job):
-        objects = " ".join(each for each, _ in left)
+        remove = cluster.address.kubectl("delete", *(each for each, _ in left))
         cluster.warnings.append(
             f"what was applied with {job['metadata']['name']} is left ({left[0][1]}); remove it: "
-            f"kubectl delete -n {cluster.namespace} {objects}"
+            f"{remove}"
         )
 
 
@@ -77,12 +79,12 @@ def _own(cluster: Cluster, kind: str, name: str, jobs: list[Object]) -> None:
 
 
 def is_applied(job: Object) -> bool:
-    """Whether it was not launched by us."""
+    """Whether the Job was applied from rendered objects, and not launched."""
     return names.SUBMISSION not in (job["metadata"].get("annotations") or {})
 
 
 def code_of(job: Object) -> list[str]:
-    """The ConfigMaps that carry its code."""
+    """Names of the ConfigMaps with the code of a Job."""
     for volume in job["spec"]["template"]["spec"].get("volumes") or []:
         if volume["name"] == names.CODE_VOLUME:
             sources = (volume.get("projected") or {}).get("sources") or []

@@ -1,22 +1,21 @@
 """What the API server refuses, and why it cannot be reached, as errors with a way out.
 
 A 403 is told apart: missing permission (RBAC), quota, admission (Pod Security, webhooks). The
-server's own words are quoted. What a webhook says comes first: it may be about anything, in the
-words of any other refusal and with any status.
+server's own words are quoted. A webhook may refuse anything, with any status.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kij_train.commands import Address
+from kij_train.diagnosis.refusals import refusal_in
 from kij_train.errors import KijError, RefusedError, UnreachableError
 
-_DENIED = re.compile(r"admission webhook .* denied the request|AdmissionPolicy .* denied request")
-_QUOTA = re.compile(r"\b(exceeded|failed) quota: ")
+ANYWHERE = Address()
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Action:
     resource: str
     """With its API group: jobs.batch."""
     name: str
-    namespace: str
+    at: Address
+    """Without a namespace for all of them."""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource} {self.name}".rstrip()
@@ -52,12 +52,13 @@ class NotPermittedError(RefusedError):
 class NotAcceptedError(RefusedError):
     """The server does not know who asks (401)."""
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, said: str, at: Address) -> None:
         """`said` are the credentials, in words."""
+        whoami = at.kubectl_of_cluster("auth", "whoami")
         super().__init__(
             "the cluster does not accept these credentials: expired, or of another cluster "
             f"({said})",
-            hints=("check: kubectl auth whoami", "then log in again, as your cluster's admin says"),
+            hints=(f"check: {whoami}", "then log in again, as your cluster's admin says"),
         )
 
 
@@ -80,18 +81,21 @@ class NotReadyError(RefusedError):
 def refusal(status: int, body: bytes, action: Action) -> KijError:
     """The error for an HTTP status above 299."""
     reason, message, details = _parse(body)
-    where = f"namespace {action.namespace}"
-    if _DENIED.search(message):
-        return _denied(message, f"this {action.resource}", action.namespace)
+    where = f"namespace {action.at.namespace}"
+    what = "the pods" if action.resource == "pods" else f"this {action.resource}"
+    known = admission_refusal(message, what, action.at)
+    if known is not None:
+        return known
     if status == 403:
         return _forbidden(message, action)
     if status == 404:
         if details.get("kind") == "namespaces":
+            create = action.at.kubectl_of_cluster("create", "namespace", action.at.namespace)
             return GoneError(
                 f"{where} does not exist",
                 hints=(
                     "name another: --namespace NAME",
-                    f"or create it: kubectl create namespace {action.namespace}",
+                    f"or create it: {create}",
                 ),
             )
         return GoneError(f"{where} has no {action.resource} {action.name}: {message}")
@@ -133,10 +137,7 @@ def _parse(body: bytes) -> tuple[str, str, dict[str, Any]]:
 
 
 def _forbidden(message: str, action: Action) -> RefusedError:
-    where = f"namespace {action.namespace}" if action.namespace else "the cluster"
-    known = admission_refusal(message, "the pods", action.namespace)
-    if known is not None:
-        return known
+    where = f"namespace {action.at.namespace}" if action.at.namespace else "the cluster"
     if "being terminated" in message:
         return RefusedError(f"{where} is being deleted", hints=("name another: --namespace NAME",))
     found = re.search(r'User "([^"]+)" cannot (\w+) ', message)
@@ -154,70 +155,38 @@ def _forbidden(message: str, action: Action) -> RefusedError:
 
 def _role_hints(user: str, action: Action) -> tuple[str, ...]:
     """How to check, and how an admin grants it, with no file that an installation lacks."""
-    scope, kind = f"-n {action.namespace}", "role"
-    if not action.namespace:
-        scope, kind = "-A", "clusterrole"
-    of_role = scope if action.namespace else ""
-    name = f"kij-train-{action.verb}-{re.sub('[^a-z]+', '-', action.resource)}"
+    verb, resource, at = action.verb, action.resource, action.at
+    kind = "role" if at.namespace else "clusterrole"
+    name = f"kij-train-{verb}-{re.sub('[^a-z]+', '-', resource)}"
     account = user.removeprefix("system:serviceaccount:")
-    who = f"--user={shlex.quote(user)}" if account == user else f"--serviceaccount={account}"
-    role = f"kubectl create {kind} {name} {of_role} --verb={action.verb}"
-    binding = f"kubectl create {kind}binding {name} {of_role} --{kind}={name} {who}"
+    who = f"--user={user}" if account == user else f"--serviceaccount={account}"
+    everywhere = () if at.namespace else ("-A",)
+    role = at.kubectl("create", kind, name, f"--verb={verb}", f"--resource={resource}")
+    binding = at.kubectl("create", f"{kind}binding", name, f"--{kind}={name}", who)
     return (
-        f"check: kubectl auth can-i {action.verb} {action.resource} {scope}",
-        f"an admin can grant it: {role} --resource={action.resource}".replace("  ", " "),
-        f"to the user: {binding}".replace("  ", " "),
+        f"check: {at.kubectl('auth', 'can-i', verb, resource, *everywhere)}",
+        f"an admin can grant it: {role}",
+        f"to the user: {binding}",
         "or all that kij-train uses, with manifests/role.yaml of its sources",
     )
 
 
-def admission_refusal(message: str, what: str, namespace: str) -> RefusedError | None:
+def admission_refusal(message: str, what: str, at: Address) -> RefusedError | None:
     """The error for what a webhook, a quota or Pod Security says; None for anybody else."""
-    if _DENIED.search(message):
-        return _denied(message, what, namespace)
-    if _QUOTA.search(message):
-        return _quota_refusal(message, namespace)
-    if "violates PodSecurity" in message:
-        return _pod_security_refusal(message, namespace)
-    return None
-
-
-def _denied(message: str, what: str, namespace: str) -> RefusedError:
-    """A rule of the cluster's admins, in their words."""
+    known = refusal_in(message, what)
+    if known is None:
+        return None
+    hints = [] if known.hint is None else [at.fill(known.hint)]
+    if known.kind == "refused":
+        hints.append("see what is sent: the same command with --dry-run=client")
     return RefusedError(
-        f"namespace {namespace} refuses {what}: {message}",
-        hints=(
-            "it is a rule of this cluster's admins. What it asks for may be a flag: "
-            "--label KEY=VALUE, --annotation KEY=VALUE",
-            "see what is sent: the same command with --dry-run=client",
-        ),
+        f"namespace {at.namespace} {known.clause}: {known.said}", hints=tuple(hints)
     )
 
 
-def _quota_refusal(message: str, namespace: str) -> RefusedError:
-    """A ResourceQuota is used up, or wants numbers that the request does not give."""
-    text = message.partition("is forbidden: ")[2] or message
-    if "failed quota: " in message:
-        return RefusedError(
-            f"namespace {namespace} has a quota that asks for numbers: {text}",
-            hints=("give them: --cpu 4 --memory 16Gi",),
-        )
-    return RefusedError(
-        f"namespace {namespace} has no quota left: {text}",
-        hints=(f"ask for less, or wait; what is used: kij-train doctor -n {namespace}",),
-    )
-
-
-def _pod_security_refusal(message: str, namespace: str) -> RefusedError:
-    """Pod Security admission does not take the pods."""
-    text = "violates PodSecurity" + message.partition("violates PodSecurity")[2]
-    hints: tuple[str, ...] = ()
-    if "runAsNonRoot" in text:
-        hints = ("run as a user other than root: --run-as-user 1000",)
-    return RefusedError(f"namespace {namespace} refuses the pods: the pod {text}", hints=hints)
-
-
-def unreachable(host: str, error: Exception, proxy: object = None) -> UnreachableError:
+def unreachable(
+    host: str, error: Exception, proxy: object = None, at: Address = ANYWHERE
+) -> UnreachableError:
     """No answer: what was tried and what came back, whatever a library has raised.
 
     `proxy` is the one that was asked, in words. What was raised may quote a request with its
@@ -236,7 +205,7 @@ def unreachable(host: str, error: Exception, proxy: object = None) -> Unreachabl
     by = f" through {proxy}" if proxy is not None else ""
     hints = (
         *_way_hints(text, proxy),
-        "check: kubectl cluster-info",
+        f"check: {at.kubectl_of_cluster('cluster-info')}",
         "train on this machine instead: kij-train launch --local",
     )
     return kind(f"the cluster at {host} does not answer{by}: {text}", hints=hints)
@@ -264,10 +233,10 @@ def _way_hints(text: str, proxy: object) -> tuple[str, ...]:
     return ()
 
 
-def unlike_kubernetes(host: str, content: bytes) -> UnreachableError:
+def unlike_kubernetes(host: str, content: bytes, at: Address) -> UnreachableError:
     """Something answers in words of its own: a proxy that wants a login, as a rule."""
     start = " ".join(content.decode("utf-8", "replace").split())[:100]
     return UnreachableError(
         f"{host} does not answer like a Kubernetes API server: {start!r}",
-        hints=("see where it leads, and log in there: kubectl cluster-info",),
+        hints=(f"see where it leads, and log in there: {at.kubectl_of_cluster('cluster-info')}",),
     )

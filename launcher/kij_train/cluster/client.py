@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -76,6 +77,8 @@ class Cluster:
     def __init__(self, connection: Connection, namespace: str) -> None:
         self._connection = connection
         self.namespace = namespace
+        self.address = replace(connection.address, namespace=namespace)
+        """How commands name it."""
         self.requests = 0
         """Requests made so far."""
         self.warnings: list[str] = []
@@ -83,10 +86,18 @@ class Cluster:
 
     @classmethod
     def connect(
-        cls, *, kubeconfig: str | None, context: str | None, namespace: str | None
+        cls,
+        *,
+        kubeconfig: str | None,
+        context: str | None,
+        namespace: str | None,
+        implied: frozenset[str] = frozenset(),
     ) -> Cluster:
-        """Read the kubeconfig; the first request speaks to the server. Raises UnreachableError."""
-        connection = open_connection(kubeconfig, context)
+        """Read the kubeconfig; the first request speaks to the server. Raises UnreachableError.
+
+        `implied`: see Address.of.
+        """
+        connection = open_connection(kubeconfig, context, implied)
         return cls(connection, namespace or connection.namespace)
 
     @property
@@ -111,7 +122,7 @@ class Cluster:
         import websocket
 
         path = f"{self._path(kind, name)}/{sub}?{urlencode(query)}"
-        action = Action("create", f"{PATHS[kind][2]}/{sub}", name, self.namespace)
+        action = Action("create", f"{PATHS[kind][2]}/{sub}", name, self.address)
         self.requests += 1
         try:
             return self._connection.websocket(path, protocols=list(CHANNELS), timeout_s=OPENING_S)
@@ -134,7 +145,7 @@ class Cluster:
         path = path or f"/apis/{version}{self._within}/{resource}"
         rbac = PATHS[kind][2] if kind in PATHS else f"{resource}.{group}"
         name = str(body.get("metadata", {}).get("name", ""))
-        action = Action("create", rbac, name, self.namespace)
+        action = Action("create", rbac, name, self.address)
         for attempt in range(CONFLICT_ATTEMPTS):
             try:
                 return self._json("POST", path, action, query=query, body=body)
@@ -148,7 +159,7 @@ class Cluster:
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """GET an object. Raises GoneError when there is none."""
-        action = Action("get", PATHS[kind][2], name, self.namespace)
+        action = Action("get", PATHS[kind][2], name, self.address)
         return self._json("GET", self._path(kind, name), action)
 
     def pages(
@@ -158,7 +169,8 @@ class Cluster:
 
         `everywhere` is all namespaces.
         """
-        action = Action("list", PATHS[kind][2], "", "" if everywhere else self.namespace)
+        at = replace(self.address, namespace="") if everywhere else self.address
+        action = Action("list", PATHS[kind][2], "", at)
         query = {**query, "limit": str(PAGE)}
         while True:
             page = self._json("GET", self._path(kind, everywhere=everywhere), action, query=query)
@@ -178,7 +190,7 @@ class Cluster:
 
         The watch is open when this returns.
         """
-        action = Action("watch", PATHS[kind][2], "", self.namespace)
+        action = Action("watch", PATHS[kind][2], "", self.address)
         query = {**query, "watch": "true"}
         response = self._request("GET", self._path(kind), action, query=query, stream=True)
 
@@ -195,7 +207,7 @@ class Cluster:
 
     def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Strategic merge patch."""
-        action = Action("patch", PATHS[kind][2], name, self.namespace)
+        action = Action("patch", PATHS[kind][2], name, self.address)
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         return self._json("PATCH", self._path(kind, name), action, query=query, body=body)
 
@@ -212,7 +224,7 @@ class Cluster:
 
         `grace_s` is a pod's grace period, None for its own.
         """
-        action = Action("delete", PATHS[kind][2], name, self.namespace)
+        action = Action("delete", PATHS[kind][2], name, self.address)
         body: dict[str, Any] = {
             "propagationPolicy": "Foreground" if foreground else "Background",
             "preconditions": {"uid": uid},
@@ -223,25 +235,25 @@ class Cluster:
 
     def stream_log(self, pod: str, **query: str) -> Any:
         """The log of a pod as a urllib3 response that is not read yet."""
-        action = Action("get", "pods/log", pod, self.namespace)
+        action = Action("get", "pods/log", pod, self.address)
         return self._request(
             "GET", self._path("Pod", pod) + "/log", action, query=query, stream=True
         )
 
     def version(self) -> dict[str, Any]:
         """What /version says: gitVersion, major, minor."""
-        action = Action("get", "/version", "", self.namespace)
+        action = Action("get", "/version", "", self.address)
         return self._json("GET", "/version", action)
 
     def groups(self) -> set[str]:
         """The names of the API groups that the server has."""
-        action = Action("get", "/apis", "", self.namespace)
+        action = Action("get", "/apis", "", self.address)
         return {str(one["name"]) for one in self._json("GET", "/apis", action)["groups"]}
 
     def versions(self, group: str) -> set[str]:
         """The versions of an API group that the server has; none without the group."""
         path = f"/apis/{group}"
-        action = Action("get", path, "", self.namespace)
+        action = Action("get", path, "", self.address)
         try:
             found = self._json("GET", path, action)["versions"]
         except GoneError:
@@ -269,7 +281,7 @@ class Cluster:
     def _object(self, content: bytes) -> dict[str, Any]:
         answer = json_of(content)
         if not isinstance(answer, dict):
-            raise unlike_kubernetes(self.host, content)
+            raise unlike_kubernetes(self.host, content, self.address)
         return answer
 
     def _request(

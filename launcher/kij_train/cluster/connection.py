@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import ssl
 import threading
 import warnings
@@ -30,7 +29,7 @@ from kij_train.cluster.credentials import (
     of_token_file,
     said,
 )
-from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section, read
+from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section, address_of, read
 from kij_train.cluster.proxies import (
     Proxy,
     pool_manager,
@@ -39,6 +38,7 @@ from kij_train.cluster.proxies import (
     split_url,
 )
 from kij_train.cluster.tls import tls_context
+from kij_train.commands import Address
 from kij_train.errors import UnreachableError
 from kij_train.redaction import keep_secret
 
@@ -73,7 +73,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whom TLS believes."""
+    """Which certificates TLS trusts."""
 
     authority: bytes | None = None
     """PEM; None: the authorities of this machine."""
@@ -100,6 +100,8 @@ class Connection:
         """`host` is https://address[:port][/path], `headers` go with every request."""
         self.host = host
         self.namespace = namespace
+        self.address = Address()
+        """How commands name it, which `open_connection` knows."""
         self._credentials = credentials or anonymous()
         self._trust = trust or Trust()
         self.proxy = proxy
@@ -160,11 +162,11 @@ class Connection:
                 if response.status == 401:
                     response.drain_conn()
             except Exception as error:
-                raise unreachable(self.host, error, self.proxy) from None
+                raise unreachable(self.host, error, self.proxy, self.address) from None
             if response.status != 401:
                 return response
             if last or not self._credentials.renewed(shown):
-                raise NotAcceptedError(self._credentials.said)
+                raise NotAcceptedError(self._credentials.said, self.address)
         raise AssertionError("the last attempt returns or raises")
 
     def websocket(self, path: str, *, protocols: list[str], timeout_s: float) -> Any:
@@ -194,9 +196,9 @@ class Connection:
                 if error.status_code != 401:
                     raise
             except Exception as error:
-                raise unreachable(self.host, error, self.proxy) from None
+                raise unreachable(self.host, error, self.proxy, self.address) from None
             if last or not self._credentials.renewed(shown):
-                raise NotAcceptedError(self._credentials.said)
+                raise NotAcceptedError(self._credentials.said, self.address)
         raise AssertionError("the last attempt returns or raises")
 
     def _socket(self, pool: Any, timeout_s: float) -> Any:
@@ -262,10 +264,16 @@ class Connection:
             ) from None
 
 
-def open_connection(kubeconfig: str | None, context: str | None) -> Connection:
-    """Read the configuration; the server is not spoken to. Raises UnreachableError."""
+def open_connection(
+    kubeconfig: str | None, context: str | None, implied: frozenset[str] = frozenset()
+) -> Connection:
+    """Read the configuration; the server is not spoken to. Raises UnreachableError.
+
+    `implied`: see Address.of.
+    """
     path = find_kubeconfig(kubeconfig, context)
     made = _of_this_pod() if path is None else _of_context(read(path, context))
+    made.address = Address.of(kubeconfig, context, implied)
     made.prepare()
     return made
 
@@ -365,12 +373,11 @@ def _server_of(chosen: Chosen) -> tuple[str, str]:
     server = whole.rstrip("/")
     if not whole.startswith(("http://", "https://")):
         _, _, place = server.rpartition("@")
+        url = f"https://{place.rpartition('://')[2] or 'HOST'}"
+        words = ("config", "set-cluster", cluster, f"--server={url}")
         raise KubeconfigError(
             f"kubeconfig {settings.file}: server {place!r} of cluster {cluster} has no scheme",
-            hints=(
-                f"set it: kubectl config set-cluster {shlex.quote(cluster)} "
-                f"--server=https://{place.rpartition('://')[2] or 'HOST'}",
-            ),
+            hints=(f"set it: {address_of(chosen.path).kubectl_of_cluster(*words)}",),
         )
     parts = split_url(server)
     if re.match(r"https?://([^/@]*@)?(:\d*)?(/|$)", whole):

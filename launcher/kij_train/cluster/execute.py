@@ -102,7 +102,7 @@ class Session:
         self._send(bytes([channel]) + data)
 
     def close_stdin(self) -> None:
-        """The command reads an end; where the server is too old for that, it waits on."""
+        """End the command's stdin. A server that is too old cannot: there the command waits on."""
         if self._opened.getsubprotocol() == CHANNELS[0]:
             self._send(bytes([CLOSE, STDIN]))
 
@@ -196,8 +196,8 @@ def ask(
 ) -> Iterator[Answer]:
     """Run a command in several pods, at most MOST_AT_ONCE at a time; answers as they come.
 
-    A pod that has said nothing for `timeout_s` is given up, and one whose connection does not even
-    open is left behind.
+    A pod that says nothing for `timeout_s` is given up, as is one whose connection does not even
+    open.
     """
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     answers: queue.Queue[Answer] = queue.Queue()  # no SimpleQueue: see local/nodes.py
@@ -265,7 +265,7 @@ def _pass_on(session: Session, stdin: bool) -> None:
 
 
 def _feed(session: Session) -> None:
-    """Our stdin, to its end. That the connection breaks is for whoever reads from it to say."""
+    """Send our stdin, to its end. A broken connection is reported by whoever reads from it."""
     with suppress(KijError, OSError):
         while typed := os.read(sys.stdin.fileno(), 2**14):
             session.write(STDIN, typed)

@@ -18,11 +18,9 @@ from kij_train.cluster.observe import Change, Note, Observation
 from kij_train.diagnosis import (
     HELD_S,
     JobState,
-    epoch,
+    JobView,
     failures_of_pods,
     own_end,
-    restarts_by_itself,
-    terminal_condition,
 )
 from kij_train.errors import RefusedError, UnreachableError
 
@@ -40,7 +38,7 @@ NO_PODS_AFTER_S = 3.0
 class End:
     """What was last seen of a job that has ended."""
 
-    job: dict[str, Any]
+    job: JobView
     pods: list[dict[str, Any]]
     """Oldest first, with those that were deleted meanwhile, as they were last."""
     seconds: float
@@ -101,28 +99,22 @@ def follow(
                     _raise_if_refused(submission)
         assert observed.job is not None
         watched_s = time.monotonic() - started
-        seconds = watched_s if submitted_now else _lasted(observed.job, watched_s)
+        known = None if submitted_now else observed.job.lasted_s
+        seconds = watched_s if known is None else known
         return End(observed.job, list(observed.pods.values()), seconds)
 
 
-def _lasted(job: Mapping[str, Any], unknown_s: float) -> float:
-    start = epoch(job.get("status", {}).get("startTime"))
-    end = epoch((terminal_condition(job) or {}).get("lastTransitionTime"))
-    return end - start if start is not None and end is not None else unknown_s
+def end_if_decided(cluster: Cluster, job: JobView, pods: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the nodes have given up; if so, make the Job fail now.
 
-
-def end_if_decided(
-    cluster: Cluster, job: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]
-) -> bool:
-    """Let a Job fail whose nodes have given up; whether they have.
-
-    A Job cannot tell their verdict from lost pods, which it replaces until it has counted enough.
+    To the Job, pods whose nodes have given up look like lost ones: by itself it would replace them
+    until its backoff limit is reached.
     """
-    if not restarts_by_itself(job) or not any(each.final for each in failures_of_pods(pods)):
+    if not job.restarts_by_itself or not any(each.final for each in failures_of_pods(pods)):
         return False
-    body = {"metadata": {"uid": job["metadata"]["uid"]}, "spec": {"backoffLimit": 0}}
+    body = {"metadata": {"uid": job.uid}, "spec": {"backoffLimit": 0}}
     try:
-        cluster.patch("Job", str(job["metadata"]["name"]), body)
+        cluster.patch("Job", job.name, body)
     except (NotPermittedError, GoneError):
         pass  # without the right to, it takes as long as the Job's own counting
     except (UnreachableError, NotAcceptedError):
@@ -134,8 +126,8 @@ def await_a_pod(submission: Submission) -> None:
     """Return once the job has a pod, or waits in a queue; after NO_PODS_AFTER_S at the latest.
 
     One request, a watch of the Job, whose status counts its pods; without a pod another one, for
-    the reason. Raises RefusedError when no pod can be created; then the job is removed. That nobody
-    answers, or may answer, is no error: the job is submitted.
+    the reason. Raises RefusedError when no pod can be created; then the job is removed. A server
+    that does not answer, or refuses to, is no error here: the job is submitted.
     """
     query = {
         "fieldSelector": f"metadata.name={submission.name}",
@@ -143,10 +135,10 @@ def await_a_pod(submission: Submission) -> None:
     }
     try:
         for event in submission.cluster.watch("Job", **query):
-            job = event["object"]
-            if event["type"] not in ("ADDED", "MODIFIED") or job["spec"].get("suspend"):
+            job = JobView(event["object"])
+            if event["type"] not in ("ADDED", "MODIFIED") or job.suspended:
                 return
-            if any(job["status"].get(count) for count in ("active", "succeeded", "failed")):
+            if any(map(job.count, ("active", "succeeded", "failed"))):
                 return
         _raise_if_refused(submission)
     except (NotPermittedError, UnreachableError):
@@ -162,7 +154,7 @@ def _raise_if_refused(submission: Submission) -> None:
         return
     message = str(events[-1].get("message", ""))
     namespace = submission.cluster.namespace
-    error = admission_refusal(message, f"the pods of {submission.name}", namespace)
+    error = admission_refusal(message, f"the pods of {submission.name}", submission.cluster.address)
     submission.delete()
     raise error or RefusedError(
         f"namespace {namespace} refuses the pods of {submission.name}: {message}"

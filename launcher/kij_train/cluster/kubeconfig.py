@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from kij_train.commands import Address
 from kij_train.errors import UnreachableError
 from kij_train.names import check_namespace, check_text
 
@@ -120,6 +121,12 @@ class Section:
 
 def _type_of(value: object) -> str:
     return _TYPES.get(type(value), "a number or a date")
+
+
+def address_of(path: str, context: str | None = None) -> Address:
+    """How kubectl is told of a kubeconfig, unless it reads it without being told."""
+    usual = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    return Address.of(None if path == usual else path, context)
 
 
 def mending(file: Path) -> tuple[str, ...]:
@@ -240,14 +247,16 @@ def _no_context(path: str, asked: str | None, current: str, known: list[str]) ->
         words = f"kubeconfig {path}: its current-context {current} is none of its contexts"
     else:
         words = f"kubeconfig {path} has no current-context"
-    choose = f"choose one: kubectl config use-context {shlex.quote(known[0])}, or --context NAME"
+    use = address_of(path).kubectl_of_cluster("config", "use-context", known[0])
+    choose = f"choose one: {use}, or --context NAME"
     return KubeconfigError(words, hints=(f"it has: {', '.join(known)}", choose))
 
 
 def _missing(path: str, context: str, kind: str, name: str, known: list[str]) -> KubeconfigError:
     names = f"{kind} {name}, which it has not" if name else f"no {kind}"
     listed = f"its {kind}s: {', '.join(known)}" if known else f"it has no {kind}s at all"
-    flag = f"kubectl config set-context {shlex.quote(context)} --{kind}=NAME"
+    words = ("config", "set-context", context, f"--{kind}=NAME")
+    flag = address_of(path).kubectl_of_cluster(*words)
     return KubeconfigError(
         f"kubeconfig {path}: context {context} names {names}",
         hints=(listed, f"mend it: {flag}", "or name another: --context NAME"),

@@ -27,6 +27,7 @@ from kij_train.cluster.apierrors import (
 from kij_train.cluster.client import Cluster, lines_and_bars_of
 from kij_train.diagnosis import epoch, last_words, own
 from kij_train.errors import RefusedError, UnreachableError
+from kij_train.pod import status
 
 PAUSE_S = 1.0
 ATTEMPTS = 5
@@ -232,9 +233,9 @@ class Reader:
         )
 
     def _say_without_beginning(self, line: LogLine) -> None:
-        """The first words of every pod are the bootstrap's."""
+        """Note a log whose first line is not the bootstrap's: its beginning is missing."""
         life = self._life
-        if life is None or self._choice.since_s is not None or line.text.startswith("kij-train: "):
+        if life is None or self._choice.since_s is not None or line.text.startswith(status.PREFIX):
             return
         at = epoch(line.time)
         if at is not None and at - life.started > HEAD_S:
@@ -244,7 +245,7 @@ class Reader:
             )
 
     def _say_nothing_left(self, before: str) -> None:
-        """The newest file has not a line, where one was shown or must have been written."""
+        """Note that the newest file is empty, where lines were shown or must have been written."""
         silent = not before and self._life is not None and self._life.ended
         if silent and self._choice.since_s is None:
             self._note(

@@ -32,16 +32,15 @@ from kij_train.cluster.watch import Back, Changed, Event, Lost, Synced, changes
 from kij_train.diagnosis import (
     STARTED,
     JobState,
+    JobView,
     Node,
     Phase,
-    job_state,
     last_words,
     node_of,
     nodes_of_job,
     trimmed,
 )
 from kij_train.errors import KijError
-from kij_train.pod import contract
 
 LAST_WORDS_S = 10.0
 """How long nodes may take to end, and to say why, after the Job has its verdict."""
@@ -83,7 +82,7 @@ class Observation:
         name: str,
         *,
         uid: str | None = None,
-        job: dict[str, Any] | None = None,
+        job: JobView | None = None,
         pods: bool = True,
         log_indexes: Set[int] | None = frozenset(),
         log_choice: LogChoice | None = None,
@@ -101,7 +100,7 @@ class Observation:
         """
         self._cluster = cluster
         self.name = name
-        self._uid = str(job["metadata"]["uid"]) if job is not None else uid
+        self._uid = job.uid if job is not None else uid
         self._with_pods = pods
         self._log_indexes = log_indexes
         self._log_choice = log_choice or LogChoice()
@@ -168,7 +167,7 @@ class Observation:
                     except KijError:
                         yield from self._lines.rest()
                         raise
-            if self.job is None or not job_state(self.job).ended or self._awaiting:
+            if self.job is None or not self.job.state.ended or self._awaiting:
                 deadline = None
                 continue
             deadline = deadline or time.monotonic() + self._last_words_s()
@@ -193,7 +192,7 @@ class Observation:
         """Whether more than one index is followed."""
         if self._log_indexes is not None:
             return len(self._log_indexes) > 1
-        return self.job is None or int(self.job["spec"].get("completions") or 1) > 1
+        return self.job is None or self.job.completions > 1
 
     def _start(self, kind: str, **query: str) -> None:
         def pump() -> None:
@@ -229,19 +228,19 @@ class Observation:
         deleted = isinstance(event, Changed) and event.deleted
         found = event.objects if isinstance(event, Synced) else [event.object]
         namespace = self._cluster.namespace
-        hints = (f"see what there is: kij-train list -n {namespace}",)
+        hints = (f"see what there is: {self._cluster.address.command('list')}",)
         if deleted or not found:
             if self.job is None and self._uid is None:
                 raise GoneError(f"namespace {namespace} has no job {self.name}", hints=hints)
             raise GoneError(f"job {self.name} was deleted while we watched", hints=hints)
-        uid = str(found[0]["metadata"]["uid"])
-        self._uid = self._uid or uid
-        if uid != self._uid:
+        job = JobView(found[0])
+        self._uid = self._uid or job.uid
+        if job.uid != self._uid:
             raise GoneError(
                 f"job {self.name} was replaced by another of that name while we watched",
-                hints=(f"watch that one: kij-train attach {self.name} -n {namespace}",),
+                hints=(f"watch that one: {self._cluster.address.on_job('attach', self.name)}",),
             )
-        self.job = found[0]
+        self.job = job
 
     def _take_pods(self, event: Synced | Changed) -> None:
         if isinstance(event, Changed):
@@ -310,17 +309,15 @@ class Observation:
     def _last_words_s(self) -> float:
         """How long to listen on: ranks of a cancelled job have their grace period to save."""
         assert self.job is not None
-        if job_state(self.job) is not JobState.CANCELLED:
-            return LAST_WORDS_S
-        pod = self.job["spec"]["template"]["spec"]
-        return LAST_WORDS_S + float(pod.get("terminationGracePeriodSeconds") or contract.GRACE_S)
+        cancelled = self.job.state is JobState.CANCELLED
+        return LAST_WORDS_S + (self.job.grace_s if cancelled else 0)
 
     def _all_said(self) -> bool:
         """Whether nothing more is to come: every pod has ended, every log is read."""
         assert self.job is not None
         if not self._is_known() or self._streams or self._awaiting:
             return False
-        if not self._with_pods or job_state(self.job) is JobState.CANCELLED:
+        if not self._with_pods or self.job.state is JobState.CANCELLED:
             return self._queue.empty()
         ended = (Phase.DONE, Phase.FAILED)
         gone = (pod["metadata"].get("deletionTimestamp") for pod in self.pods.values())

@@ -70,7 +70,7 @@ class Oidc:
             return Shown(header, self._stated.shown().certificate)
 
     def renewed(self, refused: Shown) -> bool:
-        """Only its expiry tells, as in client-go."""
+        """Whether there is another token now. As in client-go, only one that expires is renewed."""
         return self.shown() != refused
 
     def _renew(self) -> None:

@@ -21,13 +21,12 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from kij_train import names, tokens
 from kij_train.cluster.apierrors import json_of
 from kij_train.cluster.credentials import Credentials, CredentialsError, Shown, bearer
-from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section
+from kij_train.cluster.kubeconfig import Chosen, KubeconfigError, Section, address_of
 from kij_train.redaction import keep_secret, redacted
 
 PAUSE_S = 30.0
@@ -195,10 +194,8 @@ class Plugin:
 
     def _failure(self, what: str, hint: str = "") -> CredentialsError:
         chosen = self._chosen
-        flags = ["--context", chosen.context]
-        if not is_kubectls(chosen.path):
-            flags += ["--kubeconfig", chosen.path]
-        see = f"see all that it says: kubectl auth whoami {shlex.join(flags)}"
+        whoami = address_of(chosen.path, chosen.context).kubectl_of_cluster("auth", "whoami")
+        see = f"see all that it says: {whoami}"
         steps = (hint,) if hint else (see, "then log in again, as it or your cluster's admin says")
         return CredentialsError(
             f"kubeconfig {chosen.path}: {self.said} {what}",
@@ -209,9 +206,9 @@ class Plugin:
 def _heard(
     command: list[str], environ: dict[str, str], *, interactive: bool
 ) -> tuple[int, bytes, bytes]:
-    """Run it: exit code, stdout and stderr; this is empty where it goes to a terminal.
+    """Run it: exit code, stdout and stderr, which is empty where the terminal has it.
 
-    What it has started and left behind may hold the pipes for hours, and is not waited for.
+    Processes that the plugin leaves behind may keep the pipes open: they are not waited for.
     """
     out, err = bytearray(), bytearray()
     # stderr: it may ask its user to open a page, and wait.
@@ -266,11 +263,6 @@ def _secrets_of(args: list[str]) -> list[str]:
         if flag.startswith("-") and names.looks_secret(flag.strip("-").replace("-", "_"), value):
             found.append(value)
     return found
-
-
-def is_kubectls(path: str) -> bool:
-    """Whether kubectl reads a kubeconfig without being told."""
-    return path == (os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser()))
 
 
 def _cluster_info(settings: Section) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Create a job so that it is whole or not there, at any moment.
 
 Four requests, however many nodes: the Job, suspended; the ConfigMap and the Service, owned by it;
-the Job, resumed, or put into its queue, whose controller resumes it when there is room. Whenever
-this process dies, what exists hangs on the Job, and a suspended Job has no pods. Code too large for
-one ConfigMap, a pod group and a claim template add a request each, Kubernetes' own pod group one
-more, for its version; code that is there already, from another job, adds one that makes this Job an
-owner too.
+the Job, resumed, or put into its queue, whose controller resumes it when there is room. If this
+process dies in between, the Job owns all that exists, and a suspended Job has no pods.
+
+Some jobs take more requests: one for each further ConfigMap of large code, one for a pod group, one
+for a claim template; one to ask which version of Kubernetes' own pod group the server has; and one
+to make this Job an owner of code that another job has brought already.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import copy
 import time
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names
@@ -34,7 +36,7 @@ OPTIONAL_KINDS = {
     "PodGroup": "install that scheduler, or leave --scheduler out",
     "ResourceClaimTemplate": "it takes Kubernetes 1.34 with a DRA driver; or leave --gpu-kind out",
 }
-"""Kinds that a cluster may lack, and what to do then."""
+"""Kinds that a cluster may lack, and what to do if it does."""
 REPLACE_TIMEOUT_S = 120.0
 SHARING_ATTEMPTS = 5
 SUSPENDED_S = 20.0
@@ -46,15 +48,10 @@ COLLECTOR_S = 10.0
 class Submission:
     """A job that was created."""
 
-    def __init__(self, cluster: Cluster, job: dict[str, Any], queue: str | None = None) -> None:
+    def __init__(self, cluster: Cluster, job: Mapping[str, Any]) -> None:
         self.cluster = cluster
         self.name = str(job["metadata"]["name"])
         self.uid = str(job["metadata"]["uid"])
-        self._queue = queue
-
-    def cancel(self) -> None:
-        """End the pods; the Job stays, suspended and marked as cancelled."""
-        cancel(self.cluster, self.name, self.uid, self._queue)
 
     def delete(self) -> None:
         """Remove the job with all that it owns."""
@@ -69,7 +66,7 @@ def cancel(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> N
     annotations = {names.CANCELLED: "true"}
     if queue is not None:
         annotations[names.CANCELLED_QUEUE] = queue
-    # Out of its queue, which would resume it.
+    # It leaves its queue, whose controller would resume it.
     marked = {"uid": uid, "annotations": annotations, "labels": {names.QUEUE: None}}
     cluster.patch("Job", name, {"metadata": marked, "spec": {"suspend": True}})
 
@@ -88,8 +85,9 @@ def resume(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> N
 def hasten(cluster: Cluster, name: str, uid: str, grace_s: int) -> None:
     """Shorten the grace period of the pods of a job that is suspended.
 
-    Each one's only after the Job controller has begun to end it: a pod that somebody else ends is
-    one that failed, and may fail the job. From then on Kubernetes takes shorter periods alone.
+    A pod is left alone until the Job controller has begun to delete it: to the Job, a pod that
+    somebody else deletes has failed, and may fail the job. After that, Kubernetes lets a grace
+    period only become shorter.
     """
     selector = f"{names.LABEL_JOB_NAME}={name},{names.CONTROLLER_UID}={uid}"
     deadline, hastened = time.monotonic() + SUSPENDED_S, set()
@@ -109,7 +107,7 @@ def hasten(cluster: Cluster, name: str, uid: str, grace_s: int) -> None:
         if time.monotonic() > deadline:
             raise TimedOutError(
                 f"{len(waiting)} pods of {name} are not being ended after {SUSPENDED_S:.0f} s",
-                hints=(f"see: kubectl get job,pods -n {cluster.namespace}",),
+                hints=(f"see: {cluster.address.kubectl('get', 'job,pods')}",),
             )
         time.sleep(0.2)
 
@@ -167,7 +165,7 @@ def submit(
     name = str(job["metadata"]["name"])
     try:
         created = _create_job(cluster, job, replace)
-        submission = Submission(cluster, created, queue)
+        submission = Submission(cluster, created)
     except (RefusedError, GoneError, NotSentError):
         raise  # there is no Job
     except BaseException:
@@ -175,7 +173,13 @@ def submit(
         raise
     try:
         _check_kept(job, created)
-        start["spec"] = start.get("spec", {}) | _retries_of_all(cluster, job, created)
+        retries = retries_of_all(job, created)
+        if retries is not None:
+            start["spec"] = start.get("spec", {}) | {"backoffLimit": retries}
+            cluster.warnings.append(
+                f"this server drops {names.PER_INDEX}: {retries} retries are counted for all "
+                "indexes together, and then the whole array fails"
+            )
         owner = owner_reference(created)
         for body in objects:
             if body["kind"] != "Job":
@@ -189,9 +193,10 @@ def submit(
 
 
 def as_served(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The objects, Kubernetes' own PodGroup in the version that the server has; asks for it alone.
+    """The objects, with Kubernetes' own PodGroup in the version that the server has.
 
-    Where the server has none of them, or does not say, it stays as it is, for the create to fail.
+    The server is asked only when there is such a PodGroup. Where it has no version of it, or does
+    not answer, the object stays as it is, and creating it fails with the server's own message.
     """
     if not any(_is_native_group(body) for body in objects):
         return objects
@@ -231,7 +236,7 @@ def _create(cluster: Cluster, body: dict[str, Any], *, dry_run: bool = False) ->
 
 
 def _check_kept(job: dict[str, Any], created: dict[str, Any]) -> None:
-    """The server drops the fields of features that are off without a word."""
+    """Raise RefusedError if the server has silently dropped a field: its feature gate is off."""
     if "schedulingGroup" not in job["spec"]["template"]["spec"]:
         return
     if "schedulingGroup" not in created["spec"]["template"]["spec"]:
@@ -242,21 +247,16 @@ def _check_kept(job: dict[str, Any], created: dict[str, Any]) -> None:
         )
 
 
-def _retries_of_all(
-    cluster: Cluster, job: dict[str, Any], created: dict[str, Any]
-) -> dict[str, Any]:
-    """What a Job of indexes needs whose server, before 1.33, does not count retries by index.
+def retries_of_all(job: dict[str, Any], created: dict[str, Any]) -> int | None:
+    """The retries of an array on a server, before 1.33, that does not count them by index.
 
-    It has dropped the rules by which an index fails alone as well, and its own limit is none.
+    It drops the rules by which an index fails alone as well, and leaves no limit at all. None where
+    the server has kept what was asked for.
     """
     retries = job["spec"].get(names.PER_INDEX)
     if retries is None or "backoffLimit" in job["spec"] or names.PER_INDEX in created["spec"]:
-        return {}
-    cluster.warnings.append(
-        f"this server drops {names.PER_INDEX}: {retries} retries are counted for all indexes "
-        "together, and then the whole array fails"
-    )
-    return {"backoffLimit": retries}
+        return None
+    return int(retries)
 
 
 def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[str, Any]:
@@ -272,14 +272,14 @@ def _create_job(cluster: Cluster, job: dict[str, Any], replace: bool) -> dict[st
     except TakenError:
         raise RefusedError(
             f"somebody else created a job {name} in namespace {cluster.namespace} meanwhile",
-            hints=(f"look at it: kubectl get job {name} -n {cluster.namespace}",),
+            hints=(f"look at it: {cluster.address.kubectl('get', 'job', name)}",),
         ) from None
 
 
 def _delete_and_wait(cluster: Cluster, name: str) -> None:
-    """Delete a Job in the foreground, and wait until it is gone, which is after its pods.
+    """Delete a Job and its pods, and wait until they are gone.
 
-    Its Service may be there a moment longer: the garbage collector comes to it by itself.
+    Its Service may be there a moment longer: the garbage collector removes it afterwards.
     """
     try:
         old = cluster.get("Job", name)
@@ -296,7 +296,7 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
             if time.monotonic() > deadline:
                 raise TimedOutError(
                     f"--replace: the old job {name} is still there after {REPLACE_TIMEOUT_S:.0f} s",
-                    hints=(f"see why: kubectl get job,pods -n {cluster.namespace}",),
+                    hints=(f"see why: {cluster.address.kubectl('get', 'job,pods')}",),
                 )
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 2.0)
@@ -307,7 +307,7 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
 def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
     """An object of this name, which is not ours, is there."""
     kind, name = str(body["kind"]).lower(), body["metadata"]["name"]
-    remove = f"or remove it: kubectl delete -n {cluster.namespace} {kind} {name}"
+    remove = f"or remove it: {cluster.address.kubectl('delete', kind, name)}"
     if kind == "job":
         remove = "or replace it, with its pods and logs: --replace"
     return RefusedError(
@@ -317,15 +317,16 @@ def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
 
 
 def _create_owned(
-    cluster: Cluster, body: dict[str, Any], owner: dict[str, Any], job: dict[str, Any]
+    cluster: Cluster, body: dict[str, Any], owner: Mapping[str, Any], job: dict[str, Any]
 ) -> None:
     """Create a Service or ConfigMap that goes with the Job.
 
-    Code is named by its content: one that is there is the same, and gets one owner more. Its last
-    owner may be going at this moment, so that it is there and gone in turns.
+    Code is named by its content: a ConfigMap of this name has the same code, and this Job becomes
+    one more of its owners. If its last owner is deleted at this moment, the ConfigMap may vanish
+    before that succeeds: then it is created again, a few times if need be.
 
-    Anything else of this name is the user's, or was owned by a Job of this name that is gone, and
-    the garbage collector is on its way: waiting tells which, and takes no right to read it.
+    Any other object of this name is either the user's, or a leftover of a deleted Job of this name,
+    which the garbage collector will remove. Waiting tells which, without the right to read it.
     """
     owned = copy.deepcopy(body)
     owned["metadata"]["ownerReferences"] = [owner]
@@ -364,7 +365,7 @@ def _create_shared(cluster: Cluster, owned: dict[str, Any], job: dict[str, Any])
 
 
 def _remove(cluster: Cluster, name: str, token: str) -> None:
-    """Remove what a failed submission made; only the Job with its token, whoever made others."""
+    """Remove what a failed submission made: the Job, if it has this submission's token."""
     try:
         job = cluster.get("Job", name)
         if job["metadata"].get("annotations", {}).get(names.SUBMISSION) == token:
@@ -374,6 +375,6 @@ def _remove(cluster: Cluster, name: str, token: str) -> None:
     except KijError as error:
         # The first error is the one to report; this one tells what it could not clean.
         cluster.warnings.append(
-            f"job {name} may be left, suspended: kubectl delete job {name} "
-            f"-n {cluster.namespace} ({error})"
+            f"job {name} may be left, suspended: {cluster.address.kubectl('delete', 'job', name)} "
+            f"({error})"
         )

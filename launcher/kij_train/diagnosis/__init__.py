@@ -1,7 +1,7 @@
 """What the objects of a job say: phases of its nodes, why it failed, waits or hangs.
 
-Pure functions from dicts, as the API server gives them, to verdicts. Nothing here asks anybody, and
-nothing guesses: what is not known is said as it was seen.
+Pure functions from dicts, as the API server gives them, to verdicts. Nothing here reads
+a cluster, and nothing guesses: what has no known cause is quoted as it was seen.
 """
 
 from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now
@@ -15,28 +15,19 @@ from kij_train.diagnosis.failures import (
     parse_record,
     verdict,
 )
-from kij_train.diagnosis.held import HELD_S, own_end
+from kij_train.diagnosis.held import HELD_S, end_while_held, own_end, state_with
+from kij_train.diagnosis.jobview import JobState, JobView, Object, epoch, own
 from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding, sorted_events
 from kij_train.diagnosis.phases import (
     STARTED,
-    JobState,
     Node,
     Phase,
-    epoch,
-    gang_settings,
-    grace_s,
     index_of,
     is_out_of_touch,
-    job_state,
     node_of,
     nodes_of_job,
-    own,
-    own_container,
     phases,
-    ranks_per_node,
-    restarts_by_itself,
-    terminal_condition,
     trimmed,
 )
 from kij_train.diagnosis.why import Verdict, as_json, why
@@ -47,34 +38,31 @@ __all__ = [
     "Failure",
     "Finding",
     "JobState",
+    "JobView",
     "Node",
+    "Object",
     "Phase",
     "Verdict",
     "accounts_at_the_end",
     "accounts_now",
     "as_json",
+    "end_while_held",
     "epoch",
     "failures_of_pods",
     "first_failure",
-    "gang_settings",
-    "grace_s",
     "hint_here",
     "index_of",
     "is_out_of_touch",
-    "job_state",
     "last_words",
     "missing_file",
     "node_of",
     "nodes_of_job",
     "own",
-    "own_container",
     "own_end",
     "parse_record",
     "phases",
-    "ranks_per_node",
-    "restarts_by_itself",
     "sorted_events",
-    "terminal_condition",
+    "state_with",
     "trimmed",
     "verdict",
     "which_nobody_has",

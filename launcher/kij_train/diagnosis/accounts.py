@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from kij_train.diagnosis.phases import Object
+from kij_train.diagnosis.jobview import Object
 from kij_train.pod.gang import History
 
 

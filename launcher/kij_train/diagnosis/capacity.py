@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from kij_train import gpus
-from kij_train.diagnosis.phases import Object
+from kij_train import commands, gpus
+from kij_train.diagnosis.jobview import Object
 from kij_train.units import quantity_value
 
 FREE = "kij-train/free"
@@ -15,7 +15,7 @@ FREE = "kij-train/free"
 
 
 def which_nobody_has(resources: Iterable[str], machines: Iterable[Object]) -> list[str]:
-    """Those that no machine can give any of; it looks at no more machines than it takes to know."""
+    """The resources that no machine has at all. `machines` is read only as far as needed."""
     missing = list(dict.fromkeys(resources))
     for machine in machines:
         there = machine.get("status", {}).get("allocatable") or {}
@@ -26,7 +26,7 @@ def which_nobody_has(resources: Iterable[str], machines: Iterable[Object]) -> li
 
 
 def without(resource: str, machines: Iterable[Object]) -> str:
-    """What to do about a resource that no machine has."""
+    """What to do about a resource that no machine has; a command in it is a mark."""
     there = {
         name
         for machine in machines
@@ -37,7 +37,7 @@ def without(resource: str, machines: Iterable[Object]) -> str:
     if others and gpus.of_resource(resource) is not None:
         flags = " or ".join(kind.flags for kind in others.values())
         return f"their GPUs are {', '.join(others)}: {flags}"
-    return "what the machines have: kij-train doctor"
+    return f"what the machines have: {commands.command('doctor')}"
 
 
 def with_free(machines: Sequence[Object], pods: Iterable[Object]) -> list[dict[str, Any]]:

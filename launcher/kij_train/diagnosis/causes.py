@@ -1,4 +1,4 @@
-"""What an ending means: exceptions by their words, exit codes and signals by name, what to try."""
+"""Causes of failure: known by an exception's text, an exit code or a signal, with what to try."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from kij_train.pod import contract
+from kij_train import commands
+from kij_train.pod import contract, status
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ _MESSAGES = [
         Cause("no-python", ENVIRONMENT, "there is no python3 on the PATH of the image"),
     ),
     (
-        r"torch cannot be imported by \S+: No module named",
+        status.NO_TORCH,
         Cause("missing-module", f"take an image that has torch; {ENVIRONMENT}"),
     ),
     (
@@ -59,7 +60,7 @@ _MESSAGES = [
         r"Watchdog caught collective operation timeout|collective operation timeout",
         Cause(
             "nccl-timeout",
-            "find the rank that did not come: kij-train logs NAME --all --tail 20",
+            f"find the rank that did not come: {commands.on_job('logs', '--all', '--tail', '20')}",
         ),
     ),
     (
@@ -75,7 +76,7 @@ _MESSAGES = [
         r"|No CUDA GPUs are available|not compiled with CUDA",
         Cause(
             "cuda",
-            "ask for GPUs with --gpus, and take an image whose CUDA the nodes' driver knows",
+            "ask for GPUs with --gpus, and take an image whose CUDA the machines' driver knows",
             here="install a torch whose CUDA this machine's driver knows: nvidia-smi",
         ),
     ),
@@ -126,7 +127,8 @@ def of_exit(
 ) -> Cause | None:
     """The cause that an exit code names; negative for a rank that a signal ended.
 
-    `own`: the command has chosen it, as a shell does that tells how a command of its own ended.
+    `own`: the process ended with this code itself and by no signal, as a shell whose command was
+    killed ends with 128 + N.
     """
     if code is None:
         return None
@@ -146,7 +148,7 @@ def of_exit(
             "killed",
             "more memory: --memory",
             "killed by SIGKILL; the kernel does that to a process that goes over the pod's memory "
-            f"limit{limit} or takes what its node has left",
+            f"limit{limit} or takes what its machine has left",
             here="where the kernel did it for memory, it says so: dmesg | tail",
         )
     if number == signal.SIGTERM:
@@ -160,7 +162,7 @@ def of_exit(
     if number == signal.SIGABRT:
         return Cause(
             "aborted",
-            "its last words: kij-train logs NAME --all --tail 50",
+            f"its last words: {commands.on_job('logs', '--all', '--tail', '50')}",
             "ended by SIGABRT, as by a failed assertion in C++ or by NCCL's watchdog, which aborts "
             "ranks whose collective has timed out",
         )

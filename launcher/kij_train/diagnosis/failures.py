@@ -1,7 +1,7 @@
 """Why a job failed, from dicts alone: failure records and pods in, one verdict out.
 
-Pure functions. The records are those that bootstrap.py writes: one a node, of the rank of that node
-that failed first. When a rank dies, the others lose their connections to it within milliseconds;
+Pure functions. pod/records.py writes the records, one for each node, of its rank that
+failed first. When a rank dies, the others lose their connections to it within milliseconds;
 those failures are secondary, and are told apart by their text.
 """
 
@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kij_train.diagnosis.phases import epoch, foreign, index_of, own
+from kij_train.diagnosis.jobview import epoch, own
+from kij_train.diagnosis.phases import foreign, index_of
 from kij_train.pod.gang import SECONDARY
 
 TRACEBACK_LINES = 12
@@ -48,7 +49,7 @@ class Failure:
     hung: bool = False
     """Whether it did not fail, but gave no sign of life."""
     container: str | None = None
-    """Somebody else's, where not ours has failed but that one."""
+    """The container that failed, where it is not ours."""
 
     @property
     def secondary(self) -> bool:
@@ -198,7 +199,7 @@ def followers(cause: Failure, failures: Iterable[Failure]) -> str:
 
 
 def shortened(message: str, where: str) -> list[str]:
-    """The lines of a message that fit a verdict; where they are not all, `where` those are."""
+    """The first lines of a message; if there are more, a last line says `where` to read them."""
     lines = message.strip().splitlines()
     found = [_short_line(line) for line in lines[:MESSAGE_LINES]]
     return lines if found == lines else [*found, f"… {where}"]

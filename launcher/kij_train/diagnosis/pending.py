@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from kij_train import gpus, names
+from kij_train import commands, gpus, names
 from kij_train.diagnosis import capacity, causes
 from kij_train.diagnosis.capacity import FREE
-from kij_train.diagnosis.phases import Node, Object, Phase, own_container
+from kij_train.diagnosis.jobview import JobView, Object
+from kij_train.diagnosis.phases import Node, Phase
+from kij_train.diagnosis.refusals import refusal_in
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ _IMAGE = re.compile(r'image "([^"]+)"')
 
 
 def of_nodes(
-    nodes: Sequence[Node], job: Object, events: Sequence[Object], machines: Sequence[Object]
+    nodes: Sequence[Node], job: JobView, events: Sequence[Object], machines: Sequence[Object]
 ) -> list[Finding]:
     """Findings about nodes that do not run; those that say the same are one."""
     by_pod = _events_by_pod(events)
@@ -63,47 +65,19 @@ def of_nodes(
 
 def of_creation(events: Iterable[Object]) -> list[Finding]:
     """Why the Job controller could not create pods, from its events; the newest word counts."""
-    messages = [
-        str(e.get("message", ""))
-        for e in sorted_events(events)
-        if e.get("reason") == "FailedCreate"
-    ]
-    if not messages:
+    failed = [e for e in sorted_events(events) if e.get("reason") == "FailedCreate"]
+    if not failed:
         return []
-    message = messages[-1].partition("is forbidden: ")[2] or messages[-1]
-    if "exceeded quota" in message:
-        return [
-            Finding(
-                "quota",
-                "the namespace has no quota left for its pods",
-                (message,),
-                "ask for less, or wait; what is left: kij-train doctor",
-            )
-        ]
-    if "must specify" in message:
-        return [
-            Finding(
-                "quota",
-                "the namespace's quota asks for numbers",
-                (message,),
-                "give them: --cpu 4 --memory 16Gi",
-            )
-        ]
-    if "violates PodSecurity" in message:
-        hint = "--run-as-user 1000" if "runAsNonRoot" in message else None
-        return [
-            Finding(
-                "pod-security",
-                "the namespace's Pod Security level refuses its pods",
-                (message,),
-                hint,
-            )
-        ]
-    return [Finding("refused", "the cluster refuses to create its pods", (message,))]
+    message = str(failed[-1].get("message", ""))
+    known = refusal_in(message, "its pods")
+    if known is not None:
+        return [Finding(known.kind, f"the namespace {known.clause}", (known.said,), known.hint)]
+    said = message.partition("is forbidden: ")[2] or message
+    return [Finding("refused", "the cluster refuses to create its pods", (said,))]
 
 
 def _of_node(
-    node: Node, events: Sequence[Object], job: Object, machines: Sequence[Object]
+    node: Node, events: Sequence[Object], job: JobView, machines: Sequence[Object]
 ) -> Finding | None:
     finding = (
         _image(node, events)
@@ -133,7 +107,7 @@ def _image(node: Node, events: Sequence[Object]) -> Finding | None:
     if node.reason == "ErrImageNeverPull":
         return Finding(
             "image-pull",
-            f"{what}: it is not on the node, and --image-pull-policy is Never",
+            f"{what}: it is not on the machine, and --image-pull-policy is Never",
             _quoted(said),
             "--image-pull-policy IfNotPresent",
         )
@@ -159,7 +133,7 @@ def _image(node: Node, events: Sequence[Object]) -> Finding | None:
             "check --image",
         )
     return Finding(
-        "image-pull", what, _quoted(said), "check --image, and that the nodes reach the registry"
+        "image-pull", what, _quoted(said), "check --image, and that the machines reach the registry"
     )
 
 
@@ -174,12 +148,12 @@ def _config(node: Node, events: Sequence[Object]) -> Finding | None:
     missing = re.search(r'(secret|configmap) "([^"]+)" not found', said)
     if missing:
         kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing[1]]
+        what = ("secret", "generic") if kind == "Secret" else ("configmap",)
         return Finding(
             "missing-object",
             f"{kind} {missing[2]} does not exist in the namespace",
             _quoted(said),
-            f"create it: kubectl create {missing[1]} "
-            f"{'generic ' if kind == 'Secret' else ''}{missing[2]} …",
+            f"create it: {commands.kubectl('create', *what, missing[2])} …",
         )
     key = re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S+/(\S+)", said)
     if key:
@@ -197,7 +171,7 @@ def _config(node: Node, events: Sequence[Object]) -> Finding | None:
     return Finding("container-create", "the container cannot be created", _quoted(said))
 
 
-def _mount(node: Node, events: Sequence[Object], job: Object) -> Finding | None:
+def _mount(node: Node, events: Sequence[Object], job: JobView) -> Finding | None:
     if node.phase is not Phase.STARTING:
         return None
     said = _last(events, "FailedMount", "FailedAttachVolume", "FailedMapVolume")
@@ -208,14 +182,14 @@ def _mount(node: Node, events: Sequence[Object], job: Object) -> Finding | None:
         return _missing_volume(missing[1], missing[2], said, job)
     path = re.search(r"hostPath type check failed: (\S+)", said)
     if path:
-        return Finding("mount", f"the host path {path[1]} is not on its node", _quoted(said))
+        return Finding("mount", f"the host path {path[1]} is not on its machine", _quoted(said))
     return Finding("mount", "a volume cannot be mounted", _quoted(said), "check --mount")
 
 
-def _missing_volume(kind: str, name: str, said: str, job: Object) -> Finding:
+def _missing_volume(kind: str, name: str, said: str, job: JobView) -> Finding:
     """A Secret or ConfigMap of a volume: of the code, of a --mount, or of what a policy added."""
-    pod = job["spec"]["template"]["spec"]
-    of_volumes = {str(volume["name"]): json.dumps(volume) for volume in pod.get("volumes") or []}
+    volumes = job.pod.get("volumes") or []
+    of_volumes = {str(volume["name"]): json.dumps(volume) for volume in volumes}
     by = [volume for volume, text in of_volumes.items() if json.dumps(name) in text]
     what = f"{'Secret' if kind == 'secret' else 'ConfigMap'} {name}"
     if names.CODE_VOLUME in by:
@@ -223,8 +197,8 @@ def _missing_volume(kind: str, name: str, said: str, job: Object) -> Finding:
             "missing-code",
             f"{what}, which carries its code, does not exist in the namespace",
             _quoted(said),
-            "launch it again, with --replace; where it was applied, apply all that "
-            "kij-train render prints: kubectl apply --server-side -f -",
+            "launch it again, with --replace; where it was applied, apply all that kij-train "
+            f"render prints: {commands.kubectl('apply', '--server-side', '-f', '-')}",
         )
     if by:
         return Finding(
@@ -247,14 +221,14 @@ def _sandbox(node: Node, events: Sequence[Object]) -> Finding | None:
         return None
     return Finding(
         "sandbox",
-        "the pod's network or sandbox cannot be made on its node",
+        "the pod's network or sandbox cannot be made on its machine",
         _quoted(said),
-        "another node: --node-selector; an admin must look at this one",
+        "another machine: --node-selector; an admin must look at this one",
     )
 
 
-def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Finding:
-    """The scheduler's sentence, read: what is short on how many machines, which taints."""
+def unschedulable(message: str, job: JobView, machines: Sequence[Object]) -> Finding:
+    """The scheduler's message in other words: what is short on how many machines, which taints."""
     claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
     if claim:
         return Finding(
@@ -268,7 +242,7 @@ def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Find
             "volume-unbound",
             "a PersistentVolumeClaim has no volume yet",
             (message,),
-            "it needs a volume or a storage class: kubectl get pvc,storageclass",
+            f"it needs a volume or a storage class: {commands.kubectl('get', 'pvc,storageclass')}",
         )
     if "gated" in message.lower() and "scheduling gate" in message.lower():
         return Finding("gated", "it has a scheduling gate that somebody must lift", (message,))
@@ -277,7 +251,7 @@ def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Find
         said = (message,) if message else ()
         return Finding(
             "unschedulable",
-            "no node fits" if message else "the scheduler has found no node yet",
+            "no machine fits" if message else "the scheduler has found no machine yet",
             said,
         )
     reasons = _REASON.findall(message[total.end() :].partition(" preemption:")[0])
@@ -292,12 +266,12 @@ def unschedulable(message: str, job: Object, machines: Sequence[Object]) -> Find
 
 
 def _reason(
-    count: str, text: str, job: Object, machines: Sequence[Object]
+    count: str, text: str, job: JobView, machines: Sequence[Object]
 ) -> tuple[str, str | None]:
     short = _INSUFFICIENT.match(text)
     if short:
         resource = short[1].rstrip(".")
-        asked = _asked(job, resource)
+        asked = job.requests.get(resource)
         if machines and capacity.which_nobody_has([resource], machines):
             of = f" (asked {asked})" if asked else ""
             return f"no machine has {resource}{of}", capacity.without(resource, machines)
@@ -322,8 +296,8 @@ def _reason(
         hint = f"--toleration {known[0]}" if len(known) == 1 else None
         return f"{count} have a taint that it does not tolerate{which}", hint
     if "didn't match Pod's node affinity/selector" in text:
-        selector = job["spec"]["template"]["spec"].get("nodeSelector")
-        wanted = ",".join(f"{key}={value}" for key, value in (selector or {}).items())
+        selector = job.pod.get("nodeSelector") or {}
+        wanted = ",".join(f"{key}={value}" for key, value in selector.items())
         return f"{count} do not match the node selector" + (
             f" {wanted}" if wanted else " or affinity"
         ), "check --node-selector"
@@ -346,12 +320,6 @@ def _taint_text(taint: Object) -> str:
 def _toleration(taint: str) -> str:
     key, _, value = taint.strip().partition(":")
     return f"{key.strip()}={value.strip()}" if value.strip() else key.strip()
-
-
-def _asked(job: Object, resource: str) -> str | None:
-    resources = own_container(job).get("resources") or {}
-    asked = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return None if asked.get(resource) is None else str(asked[resource])
 
 
 def _largest(machines: Sequence[Object], resource: str) -> str | None:

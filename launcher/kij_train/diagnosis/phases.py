@@ -1,20 +1,14 @@
-"""The phase of every node of a job, and the state of the job, from its pods and its Job."""
+"""The phase of every node of a job, from its pods and its Job."""
 
 from __future__ import annotations
 
 import enum
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from kij_train import names
-from kij_train.pod import contract, gang
-
-Object = Mapping[str, Any]
-SUCCEEDED = ("SuccessCriteriaMet", "Complete")
-FAILED = ("FailureTarget", "Failed")
+from kij_train.diagnosis.jobview import JobState, JobView, Object, condition, epoch, own
 
 
 class Phase(str, enum.Enum):
@@ -23,14 +17,14 @@ class Phase(str, enum.Enum):
     PENDING = "pending"
     """No pod yet, or no place for it."""
     STARTING = "starting"
-    """On a node, which prepares its network and volumes."""
+    """On a machine, which prepares its network and volumes."""
     PULLING = "pulling"
     """Its network and volumes are ready; what is left is the image."""
     WAITING = "waiting for rank 0"
     """Runs, while the pod of index 0 does not: the bootstrap waits for it."""
     RUNNING = "running"
     STANDBY = "standby"
-    """Of a job that restarts: runs, and trains not; a spare, or too few others are there."""
+    """Of a job that restarts: runs, but does not train; a spare, or too few others are there."""
     ENDING = "ending"
     """Runs, and was told to end: its pod is being deleted, or its job was cancelled."""
     DONE = "done"
@@ -45,22 +39,6 @@ class Phase(str, enum.Enum):
 
 STARTED = (Phase.RUNNING, Phase.ENDING, Phase.DONE, Phase.FAILED)
 """Of a pod alone: those in which its container runs, or did."""
-
-
-class JobState(str, enum.Enum):
-    """What a job as a whole does. The values are what users and scripts read."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    SUSPENDED = "suspended"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether it stays so. A cancelled job can be resumed, but nothing of it runs."""
-        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -86,7 +64,7 @@ class Node:
 
     @property
     def troubled(self) -> bool:
-        """Whether it will not go on by itself."""
+        """Whether the node has failed, or is kept by something that does not pass by itself."""
         return self.phase is Phase.FAILED or self.reason in TROUBLES or self.held_up
 
     @property
@@ -130,24 +108,6 @@ def trimmed(pod: Object) -> dict[str, Any]:
     return small
 
 
-def epoch(timestamp: str | None) -> float | None:
-    """Seconds since the epoch of an RFC 3339 time in UTC, as Kubernetes writes it."""
-    if not timestamp:
-        return None
-    # Python 3.10 reads neither Z nor nine digits.
-    seconds, _, fraction = timestamp.rstrip("Z").partition(".")
-    whole = datetime.fromisoformat(seconds + "+00:00").timestamp()
-    return whole + (float(f"0.{fraction}") if fraction else 0.0)
-
-
-def condition(obj: Object, kind: str) -> Object | None:
-    """The condition of this type that is True."""
-    for each in obj.get("status", {}).get("conditions") or []:
-        if each["type"] == kind and each["status"] == "True":
-            return dict(each)
-    return None
-
-
 def status_of_condition(obj: Object, kind: str) -> str | None:
     """True, False or Unknown; None where there is no condition of this type."""
     for each in obj.get("status", {}).get("conditions") or []:
@@ -165,77 +125,11 @@ def is_out_of_touch(pod: Object) -> bool:
     return ready == "False" and containers == "True"
 
 
-def terminal_condition(job: Object) -> Object | None:
-    """The verdict: FailureTarget and SuccessCriteriaMet come before every pod has ended."""
-    for kind in (*SUCCEEDED, *FAILED):
-        if found := condition(job, kind):
-            return found
-    return None
-
-
-def job_state(job: Object) -> JobState:
-    """The state of the job, from the Job alone."""
-    ended = terminal_condition(job)
-    if ended is not None:
-        return JobState.SUCCEEDED if ended["type"] in SUCCEEDED else JobState.FAILED
-    if job["spec"].get("suspend"):
-        annotations = job["metadata"].get("annotations") or {}
-        return JobState.CANCELLED if names.CANCELLED in annotations else JobState.SUSPENDED
-    status = job.get("status", {})
-    return JobState.RUNNING if status.get("ready") or status.get("succeeded") else JobState.PENDING
-
-
-def own(containers: Iterable[Object] | None) -> Object:
-    """Ours among containers or their statuses: policies add others, before it or behind it.
-
-    The first one of a pod that is not ours; {} where there is none.
-    """
-    there = list(containers or [])
-    named = (each for each in there if each.get("name") == names.CONTAINER)
-    return next(named, there[0] if there else {})
-
-
-def own_container(job: Object) -> Object:
-    """Ours in a Job."""
-    return own(job["spec"]["template"]["spec"]["containers"])
-
-
 def foreign(pod: Object) -> list[Object]:
     """Statuses of the containers of a pod that are not ours."""
     statuses = pod.get("status", {}).get("containerStatuses") or []
     mine = own(statuses)
     return [each for each in statuses if each is not mine]
-
-
-def _contract(job: Object, name: str) -> str | None:
-    """A variable of the pod contract in the Job."""
-    for variable in own_container(job).get("env") or []:
-        if variable["name"] == name:
-            return str(variable.get("value") or "")
-    return None
-
-
-def ranks_per_node(job: Object) -> int:
-    """Processes a node, from the pod contract in the Job; 1 for a Job that is not ours."""
-    return int(_contract(job, contract.ENV_NPROC_PER_NODE) or 1)
-
-
-def restarts_by_itself(job: Object) -> bool:
-    """Whether supervisors in the pods start ranks again, so that a failed pod is no failed job."""
-    return _contract(job, gang.ENV_GANG) is not None
-
-
-def gang_settings(job: Object) -> gang.Settings | None:
-    """What the supervisors in the pods were told; None for a job that has none."""
-    said = _contract(job, gang.ENV_GANG)
-    return None if said is None else gang.Settings(**json.loads(said))
-
-
-def grace_s(job: Object) -> int:
-    """The grace period of the pods, from the Job."""
-    return int(
-        job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or contract.GRACE_S
-    )
 
 
 def index_of(pod: Object) -> int:
@@ -244,7 +138,7 @@ def index_of(pod: Object) -> int:
 
 
 def node_of(pod: Object) -> Node:
-    """The node that this pod is, as if it were alone: WAITING takes the knowledge of index 0."""
+    """A pod as a node. Only `nodes_of_job`, which sees index 0 too, tells who waits for rank 0."""
     status = pod.get("status", {})
     phase, since, reason, code = _phase(pod)
     held_by = _held_by(pod, phase)
@@ -324,7 +218,7 @@ def _phase(pod: Object) -> tuple[Phase, float | None, str | None, int | None]:
 
 
 def _waits_for(state: Object) -> str | None:
-    """What keeps a container that waits; None where that is as usual."""
+    """Why a container waits; None where it is being made, as every container is at first."""
     reason = (state.get("waiting") or {}).get("reason")
     return None if reason in ("ContainerCreating", "PodInitializing") else reason
 
@@ -334,17 +228,16 @@ def _times(pod: Object, kind: str) -> float | None:
     return None if found is None else epoch(found.get("lastTransitionTime")) or 0.0
 
 
-def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
+def nodes_of_job(job: JobView, nodes: Iterable[Node]) -> list[Node]:
     """Every completion index of the job, in order; `nodes` come from `node_of`, oldest first."""
     newest = {node.index: node for node in nodes}
-    completed = _completed(job)
+    completed = job.completed
     first = newest.get(0)
     rank0_runs = 0 in completed or (first is not None and first.phase in STARTED)
-    supervised, without = restarts_by_itself(job), _without_pod(job)
-    awaits_rank0 = not supervised and waits_for_rank0(job)
-    suspended = bool(job["spec"].get("suspend"))
+    supervised, without = job.restarts_by_itself, _without_pod(job.state)
+    awaits_rank0, suspended = job.awaits_rank0, job.suspended
     found = []
-    for index in range(int(job["spec"].get("completions") or 1)):
+    for index in range(job.completions):
         node = newest.get(index)
         if node is None:
             node = Node(index, Phase.DONE if index in completed else without)
@@ -358,29 +251,12 @@ def nodes_of_job(job: Object, nodes: Iterable[Node]) -> list[Node]:
     return found
 
 
-def waits_for_rank0(job: Object) -> bool:
-    """Whether the indexes of a job that does not restart wait for rank 0: not all commands do."""
-    arguments: list[str] = own_container(job).get("args") or []
-    return contract.NO_TORCHRUN not in arguments[:1] or contract.AWAIT_RANK0 in arguments[1:2]
-
-
-def _without_pod(job: Object) -> Phase:
-    """The phase of an index that has no pod, and has not completed."""
-    state = job_state(job)
+def _without_pod(state: JobState) -> Phase:
+    """The phase of an index that has no pod, and has not completed, in a job of this state."""
     if state in (JobState.SUCCEEDED, JobState.FAILED):
         return Phase.ENDED
     words = {JobState.CANCELLED: Phase.CANCELLED, JobState.SUSPENDED: Phase.SUSPENDED}
     return words.get(state, Phase.PENDING)
-
-
-def _completed(job: Object) -> set[int]:
-    """`1,3-5,7` of status.completedIndexes."""
-    done: set[int] = set()
-    for part in (job.get("status", {}).get("completedIndexes") or "").split(","):
-        low, _, high = part.partition("-")
-        if low:
-            done.update(range(int(low), int(high or low) + 1))
-    return done
 
 
 def phases(nodes: Iterable[Node]) -> dict[Phase, int]:

@@ -1,4 +1,4 @@
-"""Why a job that has not ended is not further: pods that wait, machines that are gone, silence."""
+"""What keeps a job from going on: pods that wait, machines that are gone, silence."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kij_train import units
+from kij_train import commands, units
 from kij_train.diagnosis import pending
+from kij_train.diagnosis.held import state_with
+from kij_train.diagnosis.jobview import JobView, Object, epoch
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
     Node,
-    Object,
     Phase,
-    epoch,
     is_out_of_touch,
-    job_state,
     phases,
-    restarts_by_itself,
     status_of_condition,
 )
+from kij_train.pod import rank0
+from kij_train.pod.status import WaitingForRank0
 
 STUCK_AFTER_S = 60.0
 SILENT_AFTER_S = 300.0
-STALE_AFTER_S = 60.0
-"""A bootstrap that waits says so every 30 s: an older word is of the past."""
+STALE_AFTER_S = 2 * rank0.STILL_WAITING_S
+"""After which a node that said that it waits for rank 0 waits no more: it would have said it
+again."""
 MOST_NAMED = 5
-# What the bootstrap says every 30 s.
-_WAITS_FOR_RANK_0 = re.compile(r"kij-train: still waiting for rank 0 after \d+ s: (.*)")
 
 LastLines = Mapping[int, tuple[float, str]]
 
 
 def going_on(
-    job: Object,
+    job: JobView,
     nodes: Sequence[Node],
     pods: Sequence[Object],
     events: Sequence[Object],
@@ -43,34 +42,30 @@ def going_on(
     last_lines: LastLines,
 ) -> tuple[str, list[Finding]]:
     """Headline and findings of a job that has not ended."""
-    name, state = str(job["metadata"]["name"]), job_state(job)
-    flags = f"{name} -n {job['metadata'].get('namespace')}"
-    start = epoch(job.get("status", {}).get("startTime")) or epoch(
-        job["metadata"].get("creationTimestamp")
-    )
+    start = epoch(job.started or job.created)
     age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
     counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
-    lost = _on_lost_machines(flags, nodes, pods, events, machines)
+    lost = _on_lost_machines(nodes, pods, events, machines)
     without = _not_created(nodes, events)
-    if restarts_by_itself(job):
+    if job.restarts_by_itself:
         without = without or _not_replaced(nodes, events)
     waiting = without + pending.of_nodes(nodes, job, events, machines)
     if any(each.kind == "unschedulable" for each in waiting):
         waiting += _half_gang(nodes)
-    headline = f"{name} is {state.value}, {age} after its start: {counted}"
+    headline = f"{job.name} is {state_with(job, nodes).value}, {age} after its start: {counted}"
     if waiting or lost:
         return headline, lost + waiting
     behind = [n for n in nodes if n.phase in (Phase.PENDING, Phase.STARTING, Phase.PULLING)]
     if behind:
         slow = _without_rank_0(nodes, now) or _slow(behind, now)
         return headline, slow
-    apart = _cannot_reach_rank_0(flags, last_lines, now)
+    apart = _cannot_reach_rank_0(job.name, last_lines, now)
     speaker = 0
-    if restarts_by_itself(job) and last_lines:
+    if job.restarts_by_itself and last_lines:
         speaker = max(last_lines, key=lambda index: last_lines[index])
     if all(node.phase in (Phase.DONE, Phase.FAILED) for node in nodes):
-        headline = f"{name} has ended, {age} after its start: {counted}"
-    return headline, apart or _silent(flags, speaker, last_lines, now)
+        headline = f"{job.name} has ended, {age} after its start: {counted}"
+    return headline, apart or _silent(speaker, last_lines, now)
 
 
 def _not_created(nodes: Sequence[Node], events: Sequence[Object]) -> list[Finding]:
@@ -97,7 +92,7 @@ def _not_replaced(nodes: Sequence[Node], events: Sequence[Object]) -> list[Findi
 
 
 def _half_gang(nodes: Sequence[Node]) -> list[Finding]:
-    """Some have a place and hold it, for others that have none."""
+    """Some nodes hold their machines and wait for others that find no place."""
     hold = [node for node in nodes if node.phase in (Phase.RUNNING, Phase.WAITING)]
     if not hold:
         return []
@@ -112,7 +107,6 @@ def _half_gang(nodes: Sequence[Node]) -> list[Finding]:
 
 
 def _on_lost_machines(
-    flags: str,
     nodes: Sequence[Node],
     pods: Sequence[Object],
     events: Sequence[Object],
@@ -145,7 +139,7 @@ def _on_lost_machines(
             f"{_named(found)} on a machine that does not answer: {where}",
             tuple(said[-1:]),
             "Kubernetes gives its pods up after their toleration, 300 s as a rule; to end the job "
-            f"now: kij-train cancel {flags}",
+            f"now: {commands.on_job('cancel')}",
         )
     ]
 
@@ -157,7 +151,7 @@ def _named(nodes: Sequence[Node]) -> str:
 
 
 def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
-    """Others run and wait for index 0, which takes long."""
+    """Nodes run and wait for index 0, which takes long to start."""
     waiting = [node for node in nodes if node.phase is Phase.WAITING]
     first = next((node for node in nodes if node.index == 0), None)
     if not waiting or first is None:
@@ -165,7 +159,7 @@ def _without_rank_0(nodes: Sequence[Node], now: float) -> list[Finding]:
     longest = max(now - (node.since or now) for node in waiting)
     if longest < STUCK_AFTER_S:
         return []
-    at = f" on node {first.node}" if first.node else ""
+    at = f" on {first.node}" if first.node else ""
     return [
         Finding(
             "waiting-for-rank-0",
@@ -194,10 +188,10 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
                 f"container {oldest.held_by}, which is not kij-train's and runs before the "
                 f"training, has not ended for {units.format_seconds(waited)}",
                 (f"pod {oldest.pod}",),
-                f"its log: kubectl logs {oldest.pod} -c {oldest.held_by}",
+                f"its log: {commands.kubectl('logs', str(oldest.pod), '-c', oldest.held_by)}",
             )
         ]
-    at = f" on node {oldest.node}" if oldest.node else ""
+    at = f" on {oldest.node}" if oldest.node else ""
     return [
         Finding(
             "slow-start",
@@ -208,34 +202,37 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
     ]
 
 
-def _cannot_reach_rank_0(flags: str, last_lines: LastLines, now: float) -> list[Finding]:
+def _cannot_reach_rank_0(name: str, last_lines: LastLines, now: float) -> list[Finding]:
     """All pods run, and some still look for rank 0: a matter of DNS, network or its process."""
     said = [
-        (index, match)
+        (index, text, waiting.last)
         for index, (time, text) in sorted(last_lines.items())
-        if now - time < STALE_AFTER_S and (match := _WAITS_FOR_RANK_0.search(text)) is not None
+        if now - time < STALE_AFTER_S and (waiting := WaitingForRank0.read(text)) is not None
     ]
     if not said:
         return []
-    index, match = said[0]
-    if "does not resolve" in match[1]:
-        hint = f"a NetworkPolicy may block DNS, or the Service is gone: kubectl get service {flags}"
-    elif "refused" in match[1].lower():
-        hint = f"rank 0 does not listen: kij-train logs {flags} --index 0 --tail 50"
+    index, text, last = said[0]
+    if not last.resolved:
+        service = commands.kubectl("get", "service", name)
+        hint = f"a NetworkPolicy may block DNS, or the Service is gone: {service}"
+    elif last.refused:
+        its_log = commands.on_job("logs", "--index", "0", "--tail", "50")
+        hint = f"rank 0 does not listen: {its_log}"
     else:
-        hint = f"a NetworkPolicy or firewall may keep pods apart; see kij-train logs {flags} --all"
+        logs = commands.on_job("logs", "--all")
+        hint = f"a NetworkPolicy or firewall may keep pods apart; see {logs}"
     return [
         Finding(
             "rank-0-unreachable",
-            f"index {index} cannot reach rank 0, which runs: {match[1]}",
-            (match[0],),
+            f"index {index} cannot reach rank 0, which runs: {last.text()}",
+            (text,),
             hint,
         )
     ]
 
 
-def _silent(flags: str, speaker: int, last_lines: LastLines, now: float) -> list[Finding]:
-    """Rank 0 is the one that prints as a rule: its silence counts, others' words are evidence."""
+def _silent(speaker: int, last_lines: LastLines, now: float) -> list[Finding]:
+    """Silence of rank 0, which prints as a rule; the last lines of the others are evidence."""
     first = last_lines.get(speaker)
     if first is None or now - first[0] < SILENT_AFTER_S:
         return []
@@ -249,6 +246,6 @@ def _silent(flags: str, speaker: int, last_lines: LastLines, now: float) -> list
             "silent",
             f"index {speaker} has printed nothing for {units.format_seconds(now - first[0])}",
             tuple(said),
-            f"compare the ranks: kij-train logs {flags} --all --tail 5",
+            f"compare the ranks: {commands.on_job('logs', '--all', '--tail', '5')}",
         )
     ]

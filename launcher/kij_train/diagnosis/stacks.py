@@ -69,7 +69,7 @@ def grouped(ranks: Iterable[RankStack]) -> list[StackGroup]:
 
 
 def _of_script(frames: Sequence[str]) -> tuple[str, ...]:
-    """Without those that start the script, unless there are no others."""
+    """The frames without those that start the script, unless there are no others."""
     end = len(frames)
     while end and _starts(frames[end - 1]):
         end -= 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kij_train import names, units
+from kij_train import commands, names, units
+from kij_train.commands import Address
 from kij_train.diagnosis import causes, pending
 from kij_train.diagnosis.accounts import accounts_as_json
 from kij_train.diagnosis.failures import (
@@ -17,25 +18,14 @@ from kij_train.diagnosis.failures import (
     shortened,
     traceback_tail,
 )
-from kij_train.diagnosis.held import of_held, own_end
+from kij_train.diagnosis.held import of_held, own_end, state_with
+from kij_train.diagnosis.jobview import JobState, JobView, Object, condition
 from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding
-from kij_train.diagnosis.phases import (
-    JobState,
-    Object,
-    Phase,
-    condition,
-    epoch,
-    gang_settings,
-    job_state,
-    node_of,
-    nodes_of_job,
-    own_container,
-    terminal_condition,
-)
+from kij_train.diagnosis.phases import Phase, node_of, nodes_of_job
 from kij_train.diagnosis.progress import going_on
 from kij_train.errors import JobFailedError, KijError, TimedOutError
-from kij_train.pod import programs
+from kij_train.pod import status
 from kij_train.pod.gang import History
 
 MOST_LOSSES = 3
@@ -74,7 +64,7 @@ class Verdict:
 
 
 def why(
-    job: Object,
+    job: JobView,
     pods: Sequence[Object],
     events: Sequence[Object],
     *,
@@ -82,65 +72,86 @@ def why(
     machines: Sequence[Object] = (),
     last_lines: Mapping[int, tuple[float, str]] | None = None,
     end: JobState | None = None,
+    at: Address | None = None,
 ) -> Verdict:
     """The verdict, from a Job, its pods (oldest first), the events about them, and the time.
 
     `machines` are Node objects, for what they have in all; `last_lines` are time and text of the
     newest log line of some indexes. Both may be left out, and then nothing is said of them. `end`
-    is what `own_end` has made of a Job that other containers hold up.
+    is what `own_end` has made of a Job that other containers hold up. `at` is where the job is, for
+    the commands in its hints.
     """
-    state = end or job_state(job)
-    name = str(job["metadata"]["name"])
+    verdict = _why(job, pods, events, now, machines, last_lines or {}, end)
+    at = at or Address(job.namespace)
+
+    def filled(text: str) -> str:
+        return at.fill(text, job.name)
+
+    findings = (
+        replace(
+            each,
+            summary=filled(each.summary),
+            evidence=tuple(map(filled, each.evidence)),
+            hint=each.hint and filled(each.hint),
+        )
+        for each in verdict.findings
+    )
+    return replace(verdict, findings=tuple(findings))
+
+
+def _why(
+    job: JobView,
+    pods: Sequence[Object],
+    events: Sequence[Object],
+    now: float,
+    machines: Sequence[Object],
+    last_lines: Mapping[int, tuple[float, str]],
+    end: JobState | None,
+) -> Verdict:
+    """The verdict, with marks in place of commands."""
+    state, name = end or job.state, job.name
     nodes = nodes_of_job(job, map(node_of, pods))
-    held = of_held(job, nodes, now=now) if not job_state(job).ended else []
+    held = of_held(nodes, now=now) if not job.state.ended else []
     if state is JobState.FAILED:
-        failed = _failed(name, job, pods, events)
+        failed = _failed(job, pods, events)
         return replace(failed, findings=(*failed.findings, *held))
     if state is JobState.SUCCEEDED:
-        ended = terminal_condition(job) or {}
-        took = _duration(job, epoch(ended.get("lastTransitionTime")))
-        return Verdict(state, f"{name} succeeded" + (f" in {took}" if took else ""), tuple(held))
+        took = "" if job.lasted_s is None else f" in {units.format_seconds(job.lasted_s)}"
+        return Verdict(state, f"{name} succeeded{took}", tuple(held))
     if state is JobState.CANCELLED:
         finding = Finding(
             "cancelled",
             "it can start again; indexes that have completed do not run again",
             (),
-            f"start it again: kij-train resume {name} -n {job['metadata'].get('namespace')}",
+            f"start it again: {commands.on_job('resume')}",
         )
         going = any(node.phase is Phase.ENDING for node in nodes)
         pods_now = "its pods are ending" if going else "its pods have ended"
         headline = f"{name} was cancelled: {pods_now}, the Job stays, suspended"
         return Verdict(state, headline, (finding,))
     if state is JobState.SUSPENDED:
-        return _suspended(name, job, events)
+        return _suspended(job, events)
     if held and own_end(job, nodes, pods) is JobState.FAILED:
-        failed = _failed(name, job, pods, events)
+        failed = _failed(job, pods, events)
         headline = f"{failed.headline} · its pods go on"
         return Verdict(JobState.RUNNING, headline, (*failed.findings, *held))
     headline, findings = going_on(
-        job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines or {}
+        job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines
     )
-    if held:
-        state = JobState.RUNNING  # to the Job its pods are not ready, as those that never ran
-    return Verdict(state, headline, (*held, *findings))
-
-
-def _duration(job: Object, end: float | None) -> str | None:
-    start = epoch(job.get("status", {}).get("startTime"))
-    return units.format_seconds(end - start) if start is not None and end is not None else None
+    return Verdict(state_with(job, nodes), headline, (*held, *findings))
 
 
 # --- failed ---------------------------------------------------------------------------------------
 
 
-def _failed(name: str, job: Object, pods: Sequence[Object], events: Sequence[Object]) -> Verdict:
-    ended = terminal_condition(job) or {}
-    took = _duration(job, epoch(ended.get("lastTransitionTime")))
-    head = f"{name} failed" + (f" after {took}" if took else "")
-    if ended.get("reason") == "DeadlineExceeded":
-        return _deadline(f"{name} failed at its deadline", job, events)
+def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> Verdict:
+    ended = job.end or {}
+    took = "" if job.lasted_s is None else f" after {units.format_seconds(job.lasted_s)}"
+    head = f"{job.name} failed{took}"
+    if job.is_at_deadline:
+        return _deadline(job, events)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
-    settings = gang_settings(job)
+    settings = job.gang_settings
     exhausted = settings is not None and ended.get("reason") == "BackoffLimitExceeded"
     if settings is not None and exhausted and not any(failure.final for failure in failures):
         limit = f"more pods were lost than --max-restarts {settings.max_restarts} allows"
@@ -155,7 +166,7 @@ def _failed(name: str, job: Object, pods: Sequence[Object], events: Sequence[Obj
     return Verdict(JobState.FAILED, headline(head, cause, where), (finding,))
 
 
-def _losses(job: Object, pods: Sequence[Object]) -> list[Finding]:
+def _losses(job: JobView, pods: Sequence[Object]) -> list[Finding]:
     """What ended the pods of a job that restarts, the newest first; not what its end took along."""
     failed = [(found, pod) for pod in pods if (found := failure_of_pod(pod)) is not None]
     lost = [(one, pod) for one, pod in failed if not one.secondary or _disruption(pod) is not None]
@@ -168,23 +179,22 @@ def _losses(job: Object, pods: Sequence[Object]) -> list[Finding]:
 
 def _where(failure: Failure, pod: Object) -> str:
     machine = pod.get("spec", {}).get("nodeName")
-    return f"index {failure.index}, pod {failure.pod}" + (f", node {machine}" if machine else "")
+    return f"index {failure.index}, pod {failure.pod}" + (f", machine {machine}" if machine else "")
 
 
-def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failure]) -> Finding:
-    name = str(job["metadata"]["name"])
+def _finding(cause: Failure, pod: Object, job: JobView, failures: Sequence[Failure]) -> Finding:
     disruption = _disruption(pod)
     if disruption is not None:
         finding = disruption
     elif cause.container is not None:
         finding = _foreign(cause, pod)
     else:
-        limit = _memory_limit(job)
+        limit = job.limits.get("memory")
         known = causes.of_message(cause.message)
         by_exit = causes.of_exit(
             cause.exit_code,
             memory_limit=limit,
-            own=programs.OWN_EXIT.search(cause.message) is not None,
+            own=status.Exited.find(cause.message) is not None,
         )
         if cause.oom_killed:
             of_limit = f" of {limit}" if limit else ""
@@ -198,38 +208,29 @@ def _finding(cause: Failure, pod: Object, job: Object, failures: Sequence[Failur
         ):
             known = by_exit
         known = known or causes.Cause("exception" if cause.callstack else "exit-code")
-        message = "\n".join(shortened(cause.message, f"all of it: {_logs(cause, job)}"))
+        message = "\n".join(shortened(cause.message, f"all of it: {_logs(cause)}"))
         summary = f"{known.summary}" if known.summary else message
         evidence = [message] if known.summary and cause.message else []
         stack = traceback_tail(cause.callstack, cause.message)
         if stack:
             evidence.append("\n".join(stack))
-        hint = (
-            known.hint.replace("NAME", name, 1)
-            if known.hint and "logs NAME" in known.hint
-            else known.hint
-        )
-        annotations = job["metadata"].get("annotations") or {}
-        left_out = missing_file(cause.message, annotations.get(names.LEFT_OUT))
+        left_out = missing_file(cause.message, job.annotations.get(names.LEFT_OUT))
         if left_out is not None:
             finding = Finding("left-out", summary, tuple(evidence), left_out)
         else:
-            finding = Finding(known.kind, summary, tuple(evidence), hint)
+            finding = Finding(known.kind, summary, tuple(evidence), known.hint)
     followed = followers(cause, failures)
     return replace(finding, evidence=(*finding.evidence, followed)) if followed else finding
 
 
-def _logs(cause: Failure, job: Object) -> str:
+def _logs(cause: Failure) -> str:
     """The command that shows what a node printed."""
-    about = job["metadata"]
-    flags = f"-n {about.get('namespace')} --index {cause.index} --tail 100"
-    return f"kij-train logs {about['name']} {flags}"
+    return commands.on_job("logs", "--index", str(cause.index), "--tail", "100")
 
 
 def _foreign(cause: Failure, pod: Object) -> Finding:
     """A container that a policy has added has failed, and with it the pod."""
-    about = pod["metadata"]
-    everything = f"kubectl logs {about['name']} -n {about.get('namespace')} -c {cause.container}"
+    everything = commands.kubectl("logs", str(pod["metadata"]["name"]), "-c", str(cause.container))
     trained = "ended well" if node_of(pod).phase is Phase.DONE else "did not begin"
     return Finding(
         "foreign-container",
@@ -241,21 +242,15 @@ def _foreign(cause: Failure, pod: Object) -> Finding:
     )
 
 
-def _memory_limit(job: Object) -> str | None:
-    resources = own_container(job).get("resources") or {}
-    limit = (resources.get("limits") or {}).get("memory")
-    return None if limit is None else str(limit)
-
-
 _DISRUPTIONS = {
     "PreemptionByScheduler": (
         "preempted",
         "a job of higher priority took its place",
         "--priority-class",
     ),
-    "DeletionByTaintManager": ("node-lost", "its node was lost or tainted", None),
-    "EvictionByEvictionAPI": ("evicted", "it was evicted, as by a drain of its node", None),
-    "DeletionByPodGC": ("node-lost", "its node is gone from the cluster", None),
+    "DeletionByTaintManager": ("node-lost", "its machine was lost or tainted", None),
+    "EvictionByEvictionAPI": ("evicted", "it was evicted, as by a drain of its machine", None),
+    "DeletionByPodGC": ("node-lost", "its machine is gone from the cluster", None),
 }
 
 
@@ -269,10 +264,12 @@ def _disruption(pod: Object) -> Finding | None:
             hint = "write to a mount: --mount pvc:NAME:/path"
         elif "memory" in said:
             hint = "ask for the memory it takes: --memory"
-        return Finding("evicted", "its node evicted it", (said,) if said else (), hint)
+        return Finding("evicted", "its machine evicted it", (said,) if said else (), hint)
     if status.get("reason") in ("Terminated", "NodeShutdown", "Shutdown"):
         return Finding(
-            "node-shutdown", "its node was shut down, as spot machines are", (said,) if said else ()
+            "node-shutdown",
+            "its machine was shut down, as spot machines are",
+            (said,) if said else (),
         )
     if status.get("reason") in (
         "NodeLost",
@@ -283,7 +280,9 @@ def _disruption(pod: Object) -> Finding | None:
         "OutOfpods",
     ):
         return Finding(
-            "node-refused", f"its node did not take it: {status['reason']}", (said,) if said else ()
+            "node-refused",
+            f"its machine did not take it: {status['reason']}",
+            (said,) if said else (),
         )
     disrupted = condition(pod, "DisruptionTarget")
     if disrupted is None:
@@ -292,9 +291,9 @@ def _disruption(pod: Object) -> Finding | None:
     if disrupted.get("reason") == "TerminationByKubelet":
         shutdown = "shutdown" in words.lower()
         kind, summary = (
-            ("node-shutdown", "its node was shut down")
+            ("node-shutdown", "its machine was shut down")
             if shutdown
-            else ("evicted", "its node ended it")
+            else ("evicted", "its machine ended it")
         )
         return Finding(kind, summary, (words,) if words else ())
     known = _DISRUPTIONS.get(str(disrupted.get("reason")))
@@ -309,9 +308,9 @@ def _disruption(pod: Object) -> Finding | None:
 
 _EVENTS = {
     "Preempted": ("preempted", "a pod of higher priority took its place"),
-    "TaintManagerEviction": ("node-lost", "its node was lost or tainted"),
-    "NodeNotReady": ("node-lost", "its node was lost"),
-    "Evicted": ("evicted", "its node evicted it"),
+    "TaintManagerEviction": ("node-lost", "its machine was lost or tainted"),
+    "NodeNotReady": ("node-lost", "its machine was lost"),
+    "Evicted": ("evicted", "its machine evicted it"),
 }
 
 
@@ -327,50 +326,49 @@ def _without_pods(ended: Object, events: Sequence[Object]) -> list[Finding]:
         return [
             Finding(
                 "pods-gone",
-                "a pod failed, and it is gone: deleted, or its node was",
+                "a pod failed, and it is gone: deleted, or its machine was",
                 (said,) if said else (),
             )
         ]
     return [Finding("unknown", f"{ended.get('reason')}: {said}")]
 
 
-def _deadline(headline: str, job: Object, events: Sequence[Object]) -> Verdict:
-    limit = units.format_seconds(float(job["spec"].get("activeDeadlineSeconds") or 0))
+def _deadline(job: JobView, events: Sequence[Object]) -> Verdict:
+    limit = units.format_seconds(job.deadline_s)
     finding = Finding(
         "deadline", f"it did not end within its --timeout of {limit}", (), "a longer --timeout"
     )
     waited = [str(e.get("message", "")) for e in events if e.get("reason") == "FailedScheduling"]
     more = [pending.unschedulable(waited[-1], job, ())] if waited else []
     more += pending.of_creation(events)
-    return Verdict(JobState.FAILED, headline, (finding, *more))
+    return Verdict(JobState.FAILED, f"{job.name} failed at its deadline", (finding, *more))
 
 
 # --- not ended ------------------------------------------------------------------------------------
 
 
-def _suspended(name: str, job: Object, events: Sequence[Object]) -> Verdict:
+def _suspended(job: JobView, events: Sequence[Object]) -> Verdict:
     said = [
         str(event.get("message", ""))
         for event in pending.sorted_events(events)
         if "kueue" in str(event.get("reportingComponent") or event.get("source")).lower()
     ]
-    queue = (job["metadata"].get("labels") or {}).get(names.QUEUE)
-    if queue:
+    if job.queue:
         finding = Finding(
             "queued",
-            f"queue {queue} has not admitted it yet",
+            f"queue {job.queue} has not admitted it yet",
             tuple(said[-1:]),
-            f"what it waits for: kubectl get workloads -n {job['metadata'].get('namespace')}",
+            f"what it waits for: {commands.kubectl('get', 'workloads')}",
         )
-        return Verdict(JobState.SUSPENDED, f"{name} is suspended: it waits in a queue", (finding,))
-    resume = f"kij-train resume {name} -n {job['metadata'].get('namespace')}"
+        headline = f"{job.name} is suspended: it waits in a queue"
+        return Verdict(JobState.SUSPENDED, headline, (finding,))
     finding = Finding(
         "suspended",
         "somebody suspended it, or its submission did not end",
         (),
-        f"resume it: {resume}",
+        f"resume it: {commands.on_job('resume')}",
     )
-    return Verdict(JobState.SUSPENDED, f"{name} is suspended", (finding,))
+    return Verdict(JobState.SUSPENDED, f"{job.name} is suspended", (finding,))
 
 
 def as_json(verdict: Verdict) -> Mapping[str, object]:

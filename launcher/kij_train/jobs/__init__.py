@@ -1,28 +1,16 @@
 """One job that is on a cluster: what is read of it, and what changes it."""
 
+from kij_train.jobs.asking import ABOUT_LOCAL, check_name, events_of, get, pods_of
 from kij_train.jobs.inside import execute
-from kij_train.jobs.read import (
-    ABOUT_LOCAL,
-    JobStatus,
-    JobSummary,
-    Object,
-    check_name,
-    events_of,
-    get,
-    list_jobs,
-    logs,
-    pods_of,
-    status,
-    summary_of,
-    wait,
-    why,
-)
+from kij_train.jobs.logs import logs
+from kij_train.jobs.status import JobStatus, status, why
+from kij_train.jobs.summary import JobSummary, list_jobs, summary_of
+from kij_train.jobs.waiting import wait
 
 __all__ = [
     "ABOUT_LOCAL",
     "JobStatus",
     "JobSummary",
-    "Object",
     "check_name",
     "events_of",
     "execute",

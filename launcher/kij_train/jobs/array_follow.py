@@ -10,16 +10,14 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kij_train import diagnosis
 from kij_train.arrays.store import ArrayFolder, Attempt
-from kij_train.arrays.view import items_of
+from kij_train.arrays.view import indexes_of, items_of
 from kij_train.jobs.collect import ENDS, Collector
 from kij_train.pod import results
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice
-    from kij_train.diagnosis import JobState
-    from kij_train.jobs.read import Object
+    from kij_train.diagnosis import JobState, JobView
 
 MOST_LOGS = 32
 """Pods whose lines are passed on at once."""
@@ -32,14 +30,13 @@ class Labels:
     def __init__(self, folder: ArrayFolder, attempt: Attempt) -> None:
         self._plan = folder.plan()
         self._positions = items_of(attempt, self._plan)
-        chosen = attempt.selection
-        self._numbers = None if chosen is None else [index for index, _ in chosen]
+        self._numbers = indexes_of(attempt, self._plan)
         self._keys: dict[str, str] = {}
         """Pod → key of its item."""
 
     def index_of(self, number: int) -> int:
         """The index of the first attempt that a completion index of this one stands for."""
-        return number if self._numbers is None else self._numbers[number]
+        return self._numbers[number]
 
     def key_of(self, pod: str, number: int, text: str) -> str:
         """The key of the item that a line is of; empty where none has started.
@@ -60,7 +57,7 @@ def follow_array(
     folder: ArrayFolder,
     attempt: Attempt,
     *,
-    job: Object | None = None,
+    job: JobView | None = None,
     most_logs: int = MOST_LOGS,
     log_choice: LogChoice | None = None,
     on_line: Callable[[int, str, str], None],
@@ -104,10 +101,10 @@ def follow_array(
                         )
                 else:
                     assert observed.job is not None
-                    collector.take_job(observed.job)
+                    collector.take_job(observed.job.raw)
                     on_change(collector)
         assert observed.job is not None
-        state = diagnosis.job_state(observed.job)
+        state = observed.job.state
         collector.drain(unfinished=True)
         folder.end_attempt(attempt.number, ENDS[state])
         on_change(collector)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, names
 from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
+from kij_train.diagnosis import Object
 from kij_train.errors import RefusedError, RequestError, UnreachableError
-from kij_train.jobs.read import Object
 from kij_train.pod import contract, itemplan
 from kij_train.pod.contract import Failure
 from kij_train.spec import values_of
@@ -144,7 +144,7 @@ def _config_maps(job: Object) -> list[str]:
 
 
 def _variable(job: Object, name: str) -> str:
-    for variable in diagnosis.own_container(job).get("env") or []:
+    for variable in diagnosis.JobView(job).container.get("env") or []:
         if variable["name"] == name:
             return str(variable.get("value") or "")
     return ""

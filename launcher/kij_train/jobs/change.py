@@ -9,27 +9,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kij_train import diagnosis, jobs, names, units
-from kij_train.diagnosis import JobState
+from kij_train import jobs, names, units
+from kij_train.diagnosis import JobState, JobView
 from kij_train.errors import KijError, RefusedError, RequestError
-from kij_train.jobs import JobSummary, Object
+from kij_train.jobs import JobSummary
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, Submission
 
 
-def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None = None) -> Object:
-    """The Job, which must be one of ours; `instead` is what kubectl does to it all the same.
+DELETE = ("delete", "job", "{}")
+
+
+def _ours(
+    cluster: Cluster, name: str, what: str, instead: tuple[str, ...], uid: str | None = None
+) -> JobView:
+    """The Job, which must be one of ours; `instead` is what kubectl does to it all the
+    same, with {} for the name.
 
     With `uid` it must be that one: a name can be taken again.
     """
     from kij_train.cluster.apierrors import GoneError
 
     job = jobs.get(cluster, name)
-    if uid is not None and job["metadata"]["uid"] != uid:
+    if uid is not None and job.uid != uid:
         raise GoneError(f"job {name} is gone: another one of that name has taken its place")
-    if (job["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) != names.MANAGER:
-        line = f"kubectl {instead.format(name)} -n {cluster.namespace}"
+    if not job.is_ours:
+        line = cluster.address.kubectl(*(word.format(name) for word in instead))
         raise RefusedError(
             f"job {name} in namespace {cluster.namespace} was not made by kij-train",
             hints=(f"{what} it all the same: {line}",),
@@ -37,12 +43,12 @@ def _ours(cluster: Cluster, name: str, what: str, instead: str, uid: str | None 
     return job
 
 
-def submission_of(cluster: Cluster, name: str) -> tuple[Submission, Object]:
-    """A job that is there, as `submit` gives one, to follow or to cancel; and the Job."""
+def submission_of(cluster: Cluster, name: str) -> tuple[Submission, JobView]:
+    """A job that is there, as `submit` gives one, to follow; and the Job."""
     from kij_train.cluster import Submission
 
-    job = _ours(cluster, name, "follow", "logs -f job/{}")
-    return Submission(cluster, job, _queue_of(job)), job
+    job = _ours(cluster, name, "follow", ("logs", "-f", "job/{}"))
+    return Submission(cluster, job.raw), job
 
 
 def cancel(
@@ -55,23 +61,23 @@ def cancel(
     """
     from kij_train.cluster.submit import cancel, hasten
 
-    job = _ours(cluster, name, "delete", "delete job {}", uid)
+    job = _ours(cluster, name, "delete", DELETE, uid)
     before = jobs.summary_of(job)
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         return before
-    own_s = diagnosis.grace_s(job)
+    own_s = job.grace_s
     if grace_s is not None and grace_s > own_s:
         own = units.format_seconds(own_s)
         raise RequestError(
             f"{name} was launched with a grace period of {own}, which Kubernetes lets one shorten "
             "only; nothing was done",
             hints=(
-                f"with that one: kij-train cancel {name} -n {cluster.namespace}",
+                f"with that one: {cluster.address.on_job('cancel', name)}",
                 f"the next launch with a longer one: --grace {grace_s}s",
             ),
         )
     if before.state is not JobState.CANCELLED:
-        cancel(cluster, name, before.uid, _queue_of(job))
+        cancel(cluster, name, before.uid, job.queue)
     if grace_s is not None:
         try:
             hasten(cluster, name, before.uid, grace_s)
@@ -79,10 +85,6 @@ def cancel(
             own = f"{name} is cancelled, with its own grace period of {units.format_seconds(own_s)}"
             raise type(error)(f"{own}: {error.message}", hints=error.hints) from error
     return before
-
-
-def _queue_of(job: Object) -> str | None:
-    return (job["metadata"].get("labels") or {}).get(names.QUEUE)
 
 
 @dataclass(frozen=True)
@@ -98,26 +100,25 @@ def resume(cluster: Cluster, name: str) -> Resumed:
     """Let a cancelled or suspended job go on. Raises RequestError for any other one."""
     from kij_train.cluster.submit import resume
 
-    patch = """patch job {} -p '{{"spec":{{"suspend":false}}}}'"""
+    patch = ("patch", "job", "{}", "-p", '{{"spec":{{"suspend":false}}}}')
     job = _ours(cluster, name, "resume", patch)
     before = jobs.summary_of(job)
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         raise RequestError(
             f"{name} has ended ({before.state.value}), and a Job that has ended never goes on",
-            hints=(f"again: kij-train launch --again {name} --replace -n {cluster.namespace}",),
+            hints=(f"again: {cluster.address.command('launch', '--again', name, '--replace')}",),
         )
     if before.state not in (JobState.CANCELLED, JobState.SUSPENDED):
         raise RequestError(
             f"{name} is not suspended: it is {before.state.value}",
-            hints=(f"see: kij-train status {name} -n {cluster.namespace}",),
+            hints=(f"see: {cluster.address.on_job('status', name)}",),
         )
-    waits_in = _queue_of(job)
-    if waits_in is not None:
+    if job.queue is not None:
         raise RequestError(
-            f"{name} waits in queue {waits_in}, which starts it when it is admitted",
-            hints=(f"what it waits for: kij-train why {name} -n {cluster.namespace}",),
+            f"{name} waits in queue {job.queue}, which starts it when it is admitted",
+            hints=(f"what it waits for: {cluster.address.on_job('why', name)}",),
         )
-    queue = (job["metadata"].get("annotations") or {}).get(names.CANCELLED_QUEUE)
+    queue = job.annotations.get(names.CANCELLED_QUEUE)
     resume(cluster, name, before.uid, queue)
     return Resumed(before, queue)
 
@@ -139,11 +140,11 @@ def scale(cluster: Cluster, name: str, size: int) -> Scaled:
 
     Raises RequestError for a job that is neither, and for a number that it does not take.
     """
-    job = _ours(cluster, name, "scale", "get job {}")
+    job = _ours(cluster, name, "scale", ("get", "job", "{}"))
     before = jobs.summary_of(job)
-    if names.ARRAY in (job["metadata"].get("labels") or {}):
-        low, high, unit = 1, int(job["spec"]["completions"]), "indexes at once"
-        was, changed = int(job["spec"]["parallelism"]), {"parallelism": size}
+    if job.array is not None:
+        low, high, unit = 1, job.completions, "indexes at once"
+        was, changed = job.parallelism, {"parallelism": size}
     else:
         (low, high), unit, was = _range_of(job), "nodes", before.nodes
         # Both at once, or the server refuses.
@@ -159,14 +160,14 @@ def scale(cluster: Cluster, name: str, size: int) -> Scaled:
     return Scaled(before, was, unit)
 
 
-def _range_of(job: Object) -> tuple[int, int]:
+def _range_of(job: JobView) -> tuple[int, int]:
     """Nodes that an elastic job takes, at least and at most. Raises RequestError."""
-    name, settings = str(job["metadata"]["name"]), diagnosis.gang_settings(job)
+    settings = job.gang_settings
     if settings is not None and settings.low < settings.high:
         return settings.low, settings.pods
-    nodes = int(job["spec"].get("completions") or 1) if settings is None else settings.high
+    nodes = job.completions if settings is None else settings.high
     raise RequestError(
-        f"{name} was not launched with a range of nodes: it always trains on {nodes} nodes",
+        f"{job.name} was not launched with a range of nodes: it always trains on {nodes} nodes",
         hints=("a job that scales: kij-train launch --restart elastic --nodes MIN:MAX …",),
     )
 
@@ -178,8 +179,8 @@ def delete(cluster: Cluster, name: str, *, uid: str | None = None) -> JobSummary
     """
     from kij_train.cluster.adopt import adopt_applied
 
-    job = _ours(cluster, name, "delete", "delete job {}", uid)
-    adopt_applied(cluster, job)
+    job = _ours(cluster, name, "delete", DELETE, uid)
+    adopt_applied(cluster, job.raw)
     before = jobs.summary_of(job)
     cluster.delete("Job", name, uid=before.uid)
     return before

@@ -17,10 +17,9 @@ from kij_train.arrays import numbers
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
-from kij_train.arrays.view import Live, items_of
-from kij_train.diagnosis import JobState, Phase
+from kij_train.arrays.view import Live, indexes_of, items_of
+from kij_train.diagnosis import JobState, Object, Phase
 from kij_train.errors import KijError
-from kij_train.jobs.read import Object
 from kij_train.pod import itemplan, itemrecords, results
 
 if TYPE_CHECKING:
@@ -84,8 +83,7 @@ class Collector:
         self._on_volume = bool(folder.about.request.get("results"))
         plan = folder.plan()
         positions = items_of(attempt, plan)
-        chosen = attempt.selection
-        self._numbers = range(plan.indexes) if chosen is None else [index for index, _ in chosen]
+        self._numbers = indexes_of(attempt, plan)
         self._indexes = {index: _Index(len(positions(index))) for index in self._numbers}
         self._left = folder.left(attempt.number)
         self._kept = {index: dict(one) for index, one in self._left.items()}
@@ -114,7 +112,7 @@ class Collector:
 
     def take_job(self, job: Object) -> None:
         """The Job as it is now: indexes of it are given up, or all of them."""
-        ended = diagnosis.job_state(job) in (JobState.SUCCEEDED, JobState.FAILED)
+        ended = diagnosis.JobView(job).state in (JobState.SUCCEEDED, JobState.FAILED)
         text = job.get("status", {}).get("failedIndexes") or ""
         given_up = numbers.parse(text, below=len(self._numbers)) if text and not ended else []
         for number in range(len(self._numbers)) if ended else given_up:
@@ -349,11 +347,10 @@ def refresh(
 def _is_over(folder: ArrayFolder) -> bool:
     """Whether all attempts have ended with all their records here: no cluster knows more."""
     plan = folder.plan()
-    for attempt in folder.attempts():
-        wanted = plan.indexes if attempt.selection is None else len(attempt.selection)
-        if not attempt.state or len(folder.parts(attempt.number).whole) < wanted:
-            return False
-    return True
+    return all(
+        attempt.state and len(folder.parts(attempt.number).whole) >= len(indexes_of(attempt, plan))
+        for attempt in folder.attempts()
+    )
 
 
 def _refresh_attempt(
@@ -376,7 +373,7 @@ def _refresh_attempt(
         for page in pages:
             for pod in page.get("items") or []:
                 collector.take(pod)
-        state = diagnosis.job_state(job)
+        state = diagnosis.JobView(job).state
         collector.take_job(job)
         collector.drain(unfinished=partial or state.ended)
         if state.ended:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kij_train import diagnosis
 from kij_train.diagnosis import Phase
 from kij_train.errors import RequestError, no_such_index
-from kij_train.jobs.read import get, pods_of
+from kij_train.jobs.asking import get, pods_of
 from kij_train.pod import contract
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ def execute(
     from kij_train.cluster.execute import execute
 
     job = get(cluster, name)
-    completions = int(job["spec"].get("completions") or 1)
-    if not 0 <= index < completions:
-        raise no_such_index(name, index, completions)
+    if not 0 <= index < job.completions:
+        raise no_such_index(name, index, job.completions)
     nodes = [diagnosis.node_of(pod) for pod in pods_of(cluster, name, index)]
     up = [node for node in nodes if node.phase in UP and node.pod]
     if not up:
@@ -67,8 +66,8 @@ def execute(
         raise RequestError(
             f"index {index} of {name} does not run: {is_now}",
             hints=(
-                f"why: kij-train why {name} -n {cluster.namespace}",
-                f"what it said: kij-train logs {name} --index {index} -n {cluster.namespace}",
+                f"why: {cluster.address.on_job('why', name)}",
+                f"what it said: {cluster.address.on_job('logs', name, '--index', str(index))}",
             ),
         )
     command = become(f"{contract.WORK_DIR}/code", choices)

@@ -5,17 +5,17 @@ Every rank that torchrun starts waits for SIGUSR2, and bootstrap.py in the same 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, jobs
-from kij_train.diagnosis import Node
+from kij_train.diagnosis import JobView, Node
 from kij_train.diagnosis.stacks import RankStack, StackGroup, grouped, threads_of
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError, no_such_index
 from kij_train.jobs.inside import UP
 from kij_train.pod import contract
+from kij_train.pod.stacks import RankNow
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -40,7 +40,7 @@ COMMAND = ["python3", "-c", _GUARD, _SCRIPT, contract.STACKS]
 class Stacks:
     """Where the ranks of a job are."""
 
-    job: Mapping[str, Any]
+    job: JobView
     ranks: list[RankStack]
     """In the order of their numbers; those that have not said it included."""
     silent: dict[int, str]
@@ -64,7 +64,7 @@ class Stacks:
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
         return {
-            **jobs.summary_of(dict(self.job)).identity(),
+            **jobs.summary_of(self.job).identity(),
             "ranks": [rank.as_json() for rank in self.ranks],
             "groups": [
                 {"ranks": [one.rank for one in group.ranks], "frames": list(group.frames)}
@@ -86,9 +86,8 @@ def stacks(
 
     job = jobs.get(cluster, name)
     _check_python(job)
-    state = diagnosis.job_state(job)
-    if state.ended:
-        raise RequestError(f"{name} does not run any more: {state.value}")
+    if job.state.ended:
+        raise RequestError(f"{name} does not run any more: {job.state.value}")
     index = _index_of(job, rank, index)
     nodes = _nodes(cluster, job, index)
     by_pod = {str(node.pod): node for node in nodes if node.phase in UP and node.pod}
@@ -101,7 +100,7 @@ def stacks(
         which = f"no pod of {name} runs" if index is None else f"index {index} of {name} is not up"
         raise RequestError(
             f"{which}: {nodes[0].phase.value}",
-            hints=(f"why: kij-train why {name} -n {cluster.namespace}",),
+            hints=(f"why: {cluster.address.on_job('why', name)}",),
         )
     found, errors = [], list[KijError]()
     for answer in ask(cluster, list(by_pod), COMMAND, timeout_s=ANSWER_S):
@@ -120,38 +119,36 @@ def stacks(
         which = name if rank is None else f"rank {rank} of {name}"
         raise UnreachableError(
             f"{which} cannot say where it is: {next(iter(silent.values()), 'it does not run now')}",
-            hints=(f"see: kij-train status {name} -n {cluster.namespace}",),
+            hints=(f"see: {cluster.address.on_job('status', name)}",),
         )
     return Stacks(job, found, silent)
 
 
-def _check_python(job: Mapping[str, Any]) -> None:
-    name = job["metadata"]["name"]
-    arguments = diagnosis.own_container(job).get("args") or [""]
-    if arguments[0] == contract.NO_TORCHRUN:
+def _check_python(job: JobView) -> None:
+    first = (job.arguments or [""])[0]
+    if first == contract.NO_TORCHRUN:
         raise RequestError(
-            f"{name} was launched with --no-torchrun: its ranks are not started by kij-train, "
+            f"{job.name} was launched with --no-torchrun: its ranks are not started by kij-train, "
             "which knows no stack of theirs"
         )
-    if arguments[0] == "--no-python":
-        raise RequestError(f"{name} runs a program (--no-python): it has no Python stack")
+    if first == "--no-python":
+        raise RequestError(f"{job.name} runs a program (--no-python): it has no Python stack")
 
 
-def _index_of(job: Mapping[str, Any], rank: int | None, index: int | None) -> int | None:
+def _index_of(job: JobView, rank: int | None, index: int | None) -> int | None:
     """The index to ask; None for all."""
-    name, nodes = job["metadata"]["name"], int(job["spec"].get("completions") or 1)
-    nproc = diagnosis.ranks_per_node(job)
+    nodes, nproc = job.completions, job.ranks_per_node
     if index is not None and not 0 <= index < nodes:
-        raise no_such_index(name, index, nodes)
+        raise no_such_index(job.name, index, nodes)
     if rank is not None and not 0 <= rank < nodes * nproc:
         raise RequestError(f"--rank {rank}: the job has {nodes * nproc} ranks, from 0 on")
-    if rank is None or diagnosis.restarts_by_itself(job):  # there, ranks move
+    if rank is None or job.restarts_by_itself:  # there, ranks move
         return index
     return rank // nproc
 
 
-def _nodes(cluster: Cluster, job: jobs.Object, index: int | None) -> list[Node]:
-    pods = jobs.pods_of(cluster, str(job["metadata"]["name"]), index)
+def _nodes(cluster: Cluster, job: JobView, index: int | None) -> list[Node]:
+    pods = jobs.pods_of(cluster, job.name, index)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
     return [node for node in nodes if index in (None, node.index)]
 
@@ -160,13 +157,10 @@ def _ranks_in(answer: Answer, node: Node) -> list[RankStack]:
     """What a pod said."""
     found = []
     for line in answer.out.splitlines() if answer.code == 0 else ():
-        try:
-            said = json.loads(line)
-            threads = threads_of(str(said["stack"]))
-            rank = int(said["rank"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-        found.append(RankStack(rank, node.index, answer.pod, threads, str(said.get("state", ""))))
+        now = RankNow.read(line)
+        if now is not None:
+            threads = threads_of(now.stack)
+            found.append(RankStack(now.rank, node.index, answer.pod, threads, now.state))
     return found
 
 

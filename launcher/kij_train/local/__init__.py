@@ -1,4 +1,4 @@
-"""A job as processes of this machine: one bootstrap a node, the same contract as in pods."""
+"""A job as processes of this machine: a bootstrap for each node, the same contract as in pods."""
 
 from kij_train.local.array import (
     ArrayOutcome,

@@ -64,7 +64,7 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
 def check_command(
     spec: Common, environ: Mapping[str, str], cwd: Path, *, with_own_path: bool
 ) -> None:
-    """A program or module that is not there is said once, before every node does.
+    """Refuse a program or module that is missing: once, before every process says the same.
 
     Raises RequestError. `with_own_path`: programs are looked for beside this Python first.
     """

@@ -60,12 +60,12 @@ class Stop:
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        """The signal that the nodes get; of those that cannot be passed on, SIGTERM."""
+        """The signal that the nodes get: SIGTERM in place of one that cannot be passed on."""
         self.calls = 0
         self._first_at = float("inf")
 
     def is_over(self, grace_s: float) -> bool:
-        """Whether nothing is to be waited for any more."""
+        """Whether the time to save is over: `grace_s` after the first call, or a second call."""
         return self.calls > 1 or time.monotonic() >= self._first_at + grace_s
 
     def __call__(self, signum: int = signal.SIGTERM) -> None:
@@ -116,7 +116,7 @@ class _Run:
     output: Output | None = None
 
     def is_to_replace(self, index: int) -> bool:
-        """Whether a node that ended was lost, and comes again: as the Job controller would do it.
+        """Whether a node that ended was lost and is to be replaced, as the Job controller would.
 
         One that ended with a verdict, good or bad, was not lost.
         """
@@ -295,7 +295,7 @@ def kill_everything(keepers: Sequence[subprocess.Popen[bytes]], run_id: str) -> 
 
 
 def _kill_node(keeper: subprocess.Popen[bytes], *, also_keeper: bool) -> None:
-    """Not its keeper, which ends what the others leave behind, and then itself."""
+    """SIGKILL the node; its keeper, which kills what the node leaves behind, only if asked."""
     if also_keeper:
         keeper.kill()
     with suppress(psutil.Error):

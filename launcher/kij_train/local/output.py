@@ -20,7 +20,7 @@ Answer = Callable[[int, str], None]
 """Called, from that thread as well, with a process and a line that it has answered."""
 
 DRAIN_S = 1.0
-"""How long what was printed may take to be passed on, also where nobody is to wait for it."""
+"""How long the last output may take to be passed on, even when the run is over."""
 LOOK_S = 0.5
 """Between two looks at what is unended: a progress bar, a prompt."""
 CHUNK_BYTES = 1 << 16
@@ -53,7 +53,7 @@ class Output:
         os.write(self._wake_w, b".")
 
     def close(self, is_over: Callable[[], bool]) -> None:
-        """Take in what is there, and end; leave the rest when `is_over`, as `emit` may block."""
+        """Pass on what is left, and end; drop it if `is_over` says so, since `emit` may block."""
         self._closing = True
         os.write(self._wake_w, b".")
         while self._thread.is_alive():

@@ -60,7 +60,7 @@ REDOPS = {"sum": "SUM", "prod": "PRODUCT", "min": "MIN", "max": "MAX", "avg": "A
 
 
 class Collective(NamedTuple):
-    """All in which collectives differ."""
+    """Everything in which collectives differ."""
 
     program: str
     """The program of nccl-tests to compare with."""
@@ -217,7 +217,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def fill_in_sizes(args: argparse.Namespace) -> None:
-    """The defaults that hang on one another: 32M, and a factor of 2."""
+    """Defaults that depend on other flags: 32M, and a factor of 2."""
     default = 32 << 20
     if args.minbytes is None:
         args.minbytes = min(default, args.maxbytes or default)

@@ -4,7 +4,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import os
-import re
 import shutil
 import signal
 import sys
@@ -12,7 +11,7 @@ from typing import List
 
 from kij_train.pod import contract, rank0, signals
 from kij_train.pod.contract import Failure, Node
-from kij_train.pod.status import say
+from kij_train.pod.status import Exited, say
 
 
 def fault_of_program(path: str, is_here: bool = True) -> str:
@@ -76,10 +75,7 @@ def run_plain(node: Node, argv: List[str]) -> int:
 
 
 def plain_end(command: str, status: int) -> str:
-    """How a command without torchrun has ended; OWN_EXIT finds it where that was no signal."""
+    """How a command without torchrun has ended."""
     if os.WIFSIGNALED(status):
         return f"{command} was killed by {signals.signal_name(os.WTERMSIG(status))}"
-    return f"{command} ended with exit code {os.WEXITSTATUS(status)}"
-
-
-OWN_EXIT = re.compile(r"^kij-train: .* ended with exit code \d+$", re.MULTILINE)
+    return Exited(command, os.WEXITSTATUS(status)).text()

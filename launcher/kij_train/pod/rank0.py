@@ -8,7 +8,7 @@ import time
 
 from kij_train.pod import contract
 from kij_train.pod.contract import Failure
-from kij_train.pod.status import say
+from kij_train.pod.status import Attempt, WaitingForRank0, say
 
 CONNECT_TIMEOUT_S = 3.0
 STILL_WAITING_S = 30.0
@@ -28,13 +28,13 @@ def wait_for_rank0(address: str, port: int, timeout_s: float, nnodes: int) -> No
 
     started = time.monotonic()
     longest_pause_s = min(LONGEST_PAUSE_S, max(2 * FIRST_PAUSE_S, nnodes / ATTEMPTS_PER_S))
-    pause_s, next_word_s, last, resolved = FIRST_PAUSE_S, STILL_WAITING_S, "", ""
+    pause_s, next_word_s, resolved = FIRST_PAUSE_S, STILL_WAITING_S, ""
     while True:
         try:
             found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
             resolved = ", ".join(sorted({str(entry[4][0]) for entry in found}))
         except OSError as error:
-            found, last = [], f"{address} does not resolve ({error.strerror or error})"
+            found, last = [], Attempt(address, error.strerror or str(error), False)
         for family, kind, protocol, _, where in found:
             try:
                 with socket.socket(family, kind, protocol) as probe:
@@ -42,7 +42,7 @@ def wait_for_rank0(address: str, port: int, timeout_s: float, nnodes: int) -> No
                     probe.connect(where)
                     return
             except OSError as error:
-                last = f"{where[0]} port {port}: {error.strerror or error}"
+                last = Attempt(f"{where[0]} port {port}", error.strerror or str(error), True)
         waited_s = time.monotonic() - started
         if waited_s >= timeout_s:
             raise Failure(
@@ -50,20 +50,20 @@ def wait_for_rank0(address: str, port: int, timeout_s: float, nnodes: int) -> No
             )
         if waited_s >= next_word_s:
             next_word_s += STILL_WAITING_S
-            say(f"still waiting for rank 0 after {waited_s:.0f} s: {last}")
+            say(WaitingForRank0(round(waited_s), last).text())
         # Thousands of pods ask the same DNS server: spread them.
         time.sleep(min(pause_s * random.uniform(0.7, 1.3), timeout_s - waited_s))  # noqa: S311
         pause_s = min(pause_s * 1.5, longest_pause_s)
 
 
-def rank0_message(address: str, port: int, waited_s: float, last: str, resolved: str) -> str:
+def rank0_message(address: str, port: int, waited_s: float, last: Attempt, resolved: str) -> str:
     """What was tried, what came back, and what usually causes it."""
     if not resolved:
         cause = (
             "the pod of index 0 has no address yet (pending, pulling its image), the headless "
             "Service is missing, or a NetworkPolicy blocks DNS"
         )
-    elif "refused" in last.lower():
+    elif last.refused:
         cause = (
             f"the pod of index 0 ({resolved}) runs, but its torchrun does not listen: see its log"
         )
@@ -73,6 +73,6 @@ def rank0_message(address: str, port: int, waited_s: float, last: str, resolved:
             f"firewall blocks port {port}"
         )
     return (
-        f"rank 0 never came: tried {address} port {port} for {waited_s:.0f} s, last: {last}. "
-        f"Likely: {cause}"
+        f"rank 0 never came: tried {address} port {port} for {waited_s:.0f} s, "
+        f"last: {last.text()}. Likely: {cause}"
     )

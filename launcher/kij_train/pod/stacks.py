@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import List, NamedTuple, Optional
 
 from kij_train.pod import contract
 
@@ -26,6 +26,37 @@ STARTS = re.compile(
 """Whose frames start a script. The kubelet mounts files through a folder named by the time."""
 DUMP_FRAME = re.compile(r'\s*File "(.*)", line (\S+) in (.*)')
 """In a stack that faulthandler writes."""
+
+
+class RankNow(NamedTuple):
+    """Where a rank of this node is, and the line of JSON that --stacks prints of it."""
+
+    rank: int
+    pid: int
+    state: str
+    """The kernel's word on the process, such as "T (stopped)"."""
+    caught: bool
+    """Whether the process has a handler for SIGUSR2; without one it is not asked."""
+    stack: str = ""
+    """What faulthandler wrote; empty for a process that did not answer."""
+
+    def line(self) -> str:
+        return json.dumps(self._asdict())
+
+    @staticmethod
+    def read(line: str) -> "Optional[RankNow]":
+        """From a line of what --stacks printed; None for another one."""
+        try:
+            said = json.loads(line)
+            return RankNow(
+                int(said["rank"]),
+                int(said.get("pid", 0)),
+                str(said.get("state", "")),
+                said.get("caught") is True,
+                str(said["stack"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
 
 
 def crash_file(ranks_dir: str, local_rank: int) -> str:
@@ -61,7 +92,7 @@ def show_crash(path: str) -> None:
         sys.stderr.flush()
 
 
-def read_rank(pid: int) -> Optional[Dict[str, Any]]:
+def read_rank(pid: int) -> Optional[RankNow]:
     """Rank and state of a process that runs a rank; None for any other one (Linux)."""
     folder = Path("/proc", str(pid))
     try:
@@ -80,24 +111,21 @@ def read_rank(pid: int) -> Optional[Dict[str, Any]]:
     # A process that does not catch the signal would die of it.
     caught = int(status.get("SigCgt", "0"), 16) >> (signal.SIGUSR2 - 1) & 1
     state = status.get("State", "").strip()
-    return {"rank": rank, "pid": pid, "state": state, "caught": bool(caught)}
+    return RankNow(rank, pid, state, bool(caught))
 
 
-def stacks_of_ranks(folder: str) -> List[Dict[str, Any]]:
-    """Ask every rank of this node where it is: rank, pid, stack.
-
-    Where the stack is empty, `state` is the kernel's word on the process, such as "T (stopped)".
-    """
+def stacks_of_ranks(folder: str) -> List[RankNow]:
+    """Ask every rank of this node where it is."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     found = [read_rank(pid) for pid in sorted(int(name) for name in names if name.isdigit())]
     ranks = [rank for rank in found if rank is not None]
     sizes, began = {}, time.monotonic()
     for rank in ranks:
         with contextlib.suppress(OSError):
-            path = os.path.join(folder, str(rank["pid"]))
+            path = os.path.join(folder, str(rank.pid))
             os.truncate(path, 0)
-            if rank["caught"]:
-                os.kill(rank["pid"], signal.SIGUSR2)
+            if rank.caught:
+                os.kill(rank.pid, signal.SIGUSR2)
                 sizes[path] = (0, began)
     settled = False
     while not settled and time.monotonic() < began + STACKS_S:
@@ -107,13 +135,14 @@ def stacks_of_ranks(folder: str) -> List[Dict[str, Any]]:
             if os.path.getsize(path) != size:
                 sizes[path] = (os.path.getsize(path), now)
             settled = settled and size > 0 and now - since > STACKS_STILL_S
-    for rank in ranks:
-        rank["stack"] = Path(folder, str(rank["pid"])).read_text(errors="replace")
-    return ranks
+    return [
+        rank._replace(stack=Path(folder, str(rank.pid)).read_text(errors="replace"))
+        for rank in ranks
+    ]
 
 
 def print_stacks() -> int:
     """Print a line of JSON for every rank of this pod."""
     for rank in stacks_of_ranks(contract.STACKS_DIR):
-        print(json.dumps(rank), flush=True)
+        print(rank.line(), flush=True)
     return 0

@@ -1,13 +1,96 @@
 """The status lines of a node's processes, on standard error: standard output is the script's.
 
+`diagnosis` finds some of them in logs and in termination messages: those are types here, which
+write and read their line.
+
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
 import contextlib
+import re
 import sys
+from typing import NamedTuple, Optional
+
+PREFIX = "kij-train: "
 
 
 def say(text: str) -> None:
     """One line of status; where nobody takes it, the work goes on."""
     with contextlib.suppress(OSError):
-        print("kij-train: " + text, file=sys.stderr, flush=True)
+        print(PREFIX + text, file=sys.stderr, flush=True)
+
+
+class Attempt(NamedTuple):
+    """An attempt to reach rank 0 that failed."""
+
+    where: str
+    """The name, where it has no address; else address and port."""
+    error: str
+    resolved: bool
+    """Whether the name has an address."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the machine is there, and nobody listens at the port."""
+        return self.resolved and "refused" in self.error.lower()
+
+    def text(self) -> str:
+        if self.resolved:
+            return f"{self.where}: {self.error}"
+        return f"{self.where} does not resolve ({self.error})"
+
+
+class WaitingForRank0(NamedTuple):
+    """A node waits for rank 0."""
+
+    waited_s: int
+    last: Attempt
+
+    def text(self) -> str:
+        return f"still waiting for rank 0 after {self.waited_s} s: {self.last.text()}"
+
+    @staticmethod
+    def read(line: str) -> "Optional[WaitingForRank0]":
+        """From a line of a log; None for another one."""
+        found = _WAITING.search(line)
+        if found is None:
+            return None
+        if found["name"]:
+            last = Attempt(found["name"], found["unresolved"], resolved=False)
+        else:
+            last = Attempt(found["where"], found["error"], resolved=True)
+        return WaitingForRank0(int(found["waited"]), last)
+
+
+_WAITING = re.compile(
+    re.escape(PREFIX) + r"still waiting for rank 0 after (?P<waited>\d+) s: "
+    r"(?:(?P<name>\S+) does not resolve \((?P<unresolved>.*)\)"
+    r"|(?P<where>\S+ port \d+): (?P<error>.*))"
+)
+
+
+class Exited(NamedTuple):
+    """A command without torchrun has ended with an exit code that is not 0, and by no signal."""
+
+    command: str
+    code: int
+
+    def text(self) -> str:
+        return f"{self.command} ended with exit code {self.code}"
+
+    @staticmethod
+    def find(text: str) -> "Optional[Exited]":
+        """The last one in some lines of a log."""
+        found = _EXITED.findall(text)
+        return Exited(found[-1][0], int(found[-1][1])) if found else None
+
+
+_EXITED = re.compile("^" + re.escape(PREFIX) + r"(.*) ended with exit code (\d+)$", re.MULTILINE)
+
+
+def no_torch(python: str, error: ImportError) -> str:
+    """Why a node cannot run torchrun; NO_TORCH finds it where no torch is there at all."""
+    return f"torch cannot be imported by {python}: {error}"
+
+
+NO_TORCH = r"torch cannot be imported by .+: No module named"

@@ -15,7 +15,7 @@ from typing import Any, Iterator, List
 
 from kij_train.pod import contract, lines, programs, rank0, records, signals, stacks
 from kij_train.pod.contract import Failure, Node
-from kij_train.pod.status import say
+from kij_train.pod.status import no_torch, say
 
 
 def torchrun_args(node: Node, argv: List[str], log_dir: str) -> List[str]:
@@ -99,9 +99,7 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
         from torch.distributed.elastic.multiprocessing.api import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     except ImportError as error:
-        raise Failure(
-            contract.EXIT_CONTRACT, f"torch cannot be imported by {sys.executable}: {error}"
-        ) from error
+        raise Failure(contract.EXIT_CONTRACT, no_torch(sys.executable, error)) from error
     if node.rank != 0:
         rank0.wait_for_rank0(
             node.master_addr, node.master_port, node.rendezvous_timeout_s, node.nnodes

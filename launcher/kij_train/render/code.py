@@ -16,11 +16,11 @@ from kij_train.spec import Common
 BOOTSTRAP_KEY = "bootstrap.py"
 PREFLIGHT_KEY = "preflight.py"
 MOST_CONFIG_MAPS = 999
-"""How many the keys of the chunks allow for; far more than bundle.py lets one ship."""
+"""As many as the three digits in a chunk's key can count; far more than bundle.py allows."""
 KEYS_BYTES = 64
 """For the words `data` and `binaryData`."""
 LEAST_CHUNK_BYTES = 16 * 1024
-"""Less of the code than this is no use of what the sources have left of a ConfigMap."""
+"""A ConfigMap with sources in it gets a chunk of the code only if so much of it fits."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Code:
 def code_config_maps(spec: Common, code: Code, component: str = "training") -> list[dict[str, Any]]:
     """As many ConfigMaps as the code takes, one at least, for the bootstrap.
 
-    Each is small enough for `kubectl apply`, which is a quarter of what a ConfigMap holds: what is
-    rendered is what is sent, and each of them costs a launch one short request. The name is a hash
-    of the content: the same content is the same object, for every job.
+    Each is small enough for `kubectl apply`, which takes a quarter of what a ConfigMap can hold. A
+    launch sends the same objects, with one short request for each. The name is a hash of the
+    content, so that jobs with the same code share one object.
     """
     sources = {BOOTSTRAP_KEY: code.bootstrap}
     if code.preflight:

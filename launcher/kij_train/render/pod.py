@@ -35,6 +35,7 @@ def pod_spec(
         "terminationGracePeriodSeconds": spec.grace,
         "schedulingGroup": {"podGroupName": name} if spec.scheduler == "native" else None,
         "priorityClassName": spec.priority_class,
+        "dnsPolicy": spec.dns_policy,
         "serviceAccountName": spec.service_account,
         "imagePullSecrets": [{"name": secret} for secret in dict.fromkeys(spec.image_pull_secrets)],
     }
@@ -94,7 +95,7 @@ def _container(spec: Common, name: str, shape: Shape, code_sha256: str | None) -
 
 
 def literal(text: str, shape: Shape) -> str:
-    """Text that the kubelet gives to the process as it is, but for $(NODE_RANK) where there is one.
+    """Text escaped so that the kubelet expands nothing in it but $(NODE_RANK), where there is one.
 
     It expands $(VAR) and folds $$.
     """
@@ -131,7 +132,7 @@ def _environment(
 
 
 def _resources(spec: Common) -> dict[str, str]:
-    """Requests equal limits: guaranteed, and what the user asked for, neither more nor less."""
+    """Requests equal limits, so that the pod gets exactly what was asked for (QoS Guaranteed)."""
     resources = {name: str(count) for name, count in sorted(spec.resources.items())}
     if spec.gpu_resource is not None:
         resources[spec.gpu_resource] = str(spec.gpus)

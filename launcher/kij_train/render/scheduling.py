@@ -54,7 +54,7 @@ def scheduling_metadata(spec: Common, name: str, shape: Shape) -> SchedulingMeta
 
 
 def pod_groups(spec: Common, name: str, shape: Shape) -> list[dict[str, Any]]:
-    """The PodGroup, where the user and not the scheduler makes it."""
+    """The PodGroup of schedulers that do not make one by themselves."""
     shared = {
         "kind": "PodGroup",
         "metadata": metadata(spec, name, job_labels(spec, name, shape.component)),

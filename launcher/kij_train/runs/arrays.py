@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -261,12 +261,6 @@ def attempt_of(plan: ArrayPlan, uid: str = "") -> Attempt:
 
 def _now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def ended_at_deadline(job: Mapping[str, Any]) -> bool:
-    """Whether a Job has ended because its --timeout was over."""
-    conditions = (job.get("status") or {}).get("conditions") or []
-    return any(each.get("reason") == names.DEADLINE_EXCEEDED for each in conditions)
 
 
 def array_summary(plan: ArrayPlan, *, where: str, at_once: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import re
 import time
 from collections import Counter
@@ -16,16 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kij_train import names, scripts, units
+from kij_train.commands import Address
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note
 from kij_train.spec import Common, JobSpec
 from kij_train.spec.common import Where
-from kij_train.specfile import Resolved
+from kij_train.specfile import Layer, Resolved, resolve
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice, LogLine, Observation, Submission
-    from kij_train.diagnosis import JobState
+    from kij_train.diagnosis import JobState, JobView
 
 _log = logging.getLogger(__name__)
 
@@ -189,7 +191,8 @@ class ClusterRun(Run):
             log_choice=log_choice,
             submitted_now=self.created is not None,
         )
-        verdict = diagnosis.why(end.job, end.pods, (), now=time.time(), end=end.own)
+        at = self.cluster.address
+        verdict = diagnosis.why(end.job, end.pods, (), now=time.time(), end=end.own, at=at)
         if verdict.state is diagnosis.JobState.SUCCEEDED:
             if end.own is not None:
                 on_note(verdict.text())
@@ -197,9 +200,9 @@ class ClusterRun(Run):
         if verdict.findings and verdict.findings[0].kind in ("deadline", "pods-gone", "unknown"):
             # The pods do not tell; events may.
             events = jobs.events_of(self.cluster, self.name)
-            verdict = diagnosis.why(end.job, end.pods, events, now=time.time(), end=end.own)
-        flags = f"{self.name} -n {self.cluster.namespace}"
-        error = verdict.error((f"log: kij-train logs {flags} --all --tail 100",))
+            verdict = diagnosis.why(end.job, end.pods, events, now=time.time(), end=end.own, at=at)
+        log = at.on_job("logs", self.name, "--all", "--tail", "100")
+        error = verdict.error((f"log: {log}",))
         assert error is not None, "following ends with the job"
         raise error
 
@@ -218,9 +221,9 @@ class ClusterRun(Run):
         return (Line(line.index, line.text) for line in lines)
 
     def status(self) -> JobState:
-        from kij_train import diagnosis, jobs
+        from kij_train import jobs
 
-        return diagnosis.job_state(jobs.get(self.cluster, self.name))
+        return jobs.get(self.cluster, self.name).state
 
     def why(self) -> str:
         from kij_train import jobs
@@ -242,12 +245,12 @@ class ClusterRun(Run):
         except GoneError:
             raise
         except KijError as error:
-            flags = f"{self.name} -n {self.cluster.namespace}"
-            error.hints = (*error.hints, f"it may be left: kij-train delete {flags}")
+            command = self.cluster.address.on_job("delete", self.name)
+            error.hints = (*error.hints, f"it may be left: {command}")
             raise
 
 
-def attached(cluster: Cluster, name: str) -> tuple[ClusterRun, dict[str, Any]]:
+def attached(cluster: Cluster, name: str) -> tuple[ClusterRun, JobView]:
     """A job that is there, to stay with; and its Job. Raises RefusedError for somebody else's."""
     from kij_train.jobs import change
 
@@ -260,8 +263,28 @@ def connect(spec: Where) -> Cluster:
     from kij_train.cluster import Cluster
 
     return Cluster.connect(
-        kubeconfig=spec.kubeconfig, context=spec.context, namespace=spec.namespace
+        kubeconfig=spec.kubeconfig,
+        context=spec.context,
+        namespace=spec.namespace,
+        implied=_implied(spec),
     )
+
+
+def address_of(spec: Where) -> Address:
+    """How commands name the cluster of a spec; the namespace is left out."""
+    return Address.of(spec.kubeconfig, spec.context, _implied(spec))
+
+
+def _implied(spec: Where) -> frozenset[str]:
+    """Which of context and kubeconfig a command without flags finds, too, where we run."""
+    said = [field for field in ("context", "kubeconfig") if getattr(spec, field) is not None]
+    if not said:
+        return frozenset()
+    try:
+        plain = resolve(Layer({}), environ=os.environ, cwd=Path.cwd()).spec
+    except RequestError:  # the command would say so
+        return frozenset()
+    return frozenset(field for field in said if getattr(spec, field) == getattr(plain, field))
 
 
 def dry_run(plan: Submittable, cluster: Cluster) -> list[dict[str, Any]]:
@@ -300,7 +323,7 @@ def which_nobody_has(spec: Common, cluster: Cluster) -> dict[str, str]:
     except (RefusedError, UnreachableError):
         return {}
     missing = diagnosis.which_nobody_has(asked, machines) if machines else []
-    return {one: diagnosis.without(one, machines) for one in missing}
+    return {one: cluster.address.fill(diagnosis.without(one, machines)) for one in missing}
 
 
 def extended_resources(spec: Common) -> list[str]:

@@ -77,7 +77,7 @@ class Command(Model):
     name: Annotated[
         str | None, Field(examples=["train-x3k9"]), Setting(Group.COMMAND, "--name NAME")
     ] = None
-    """Name of the Job and its Service; made from the script's name when not given."""
+    """Name of the Job and what belongs to it; made from the script's name when not given."""
     script: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
     """Python script to run, a path inside code_dir."""
     module: Annotated[str | None, Setting(Group.COMMAND, facts=Fact.COMMAND)] = None
@@ -142,7 +142,7 @@ class Where(Model):
         AfterValidator(names.check_image),
         Setting(Group.WHERE, "--image IMAGE", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = DEFAULT_IMAGE
-    """Container image; it needs python3 and torch."""
+    """Container image; it needs python3, and torch for ranks."""
     image_pull_policy: Annotated[
         Literal["Always", "IfNotPresent", "Never"] | None,
         Setting(
@@ -339,6 +339,16 @@ class Placement(Model):
         Setting(Group.PLACEMENT, "--priority-class NAME", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = None
     """PriorityClass of the pods."""
+    dns_policy: Annotated[
+        Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default"] | None,
+        Setting(
+            Group.PLACEMENT,
+            "--dns-policy ClusterFirst|ClusterFirstWithHostNet|Default",
+            Fact.CLUSTER_ONLY | Fact.TORCHX,
+        ),
+    ] = None
+    """DNS policy of the pods; on their machines' network (hostNetwork) they need
+    ClusterFirstWithHostNet."""
 
     @property
     def kueue(self) -> str | None:

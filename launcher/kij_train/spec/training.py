@@ -235,7 +235,7 @@ class JobSpec(Common):
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
         checks = (_check_processes, _check_gpus, _check_preflight, _check_restart, _check_heartbeat)
-        for check in (*checks, _check_names, _check_env, check_paths, check_sizes):
+        for check in (*checks, _check_names, _check_dns, _check_env, check_paths, check_sizes):
             check(self)
         return self
 
@@ -335,6 +335,15 @@ def _check_names(spec: JobSpec) -> None:
             names.check_job_name(spec.name, spec.pods)
         except ValueError as error:
             raise SpecConflict("name", str(error)) from None
+
+
+def _check_dns(spec: JobSpec) -> None:
+    if spec.dns_policy == "Default" and (spec.torchrun or spec.nodes > 1):
+        raise SpecConflict(
+            "dns_policy",
+            "Default asks the DNS of the machine, which does not know MASTER_ADDR. It takes one "
+            "node and --no-torchrun",
+        )
 
 
 def _check_env(spec: JobSpec) -> None:

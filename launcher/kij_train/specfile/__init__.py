@@ -71,6 +71,11 @@ class Resolved(Generic[SomeSpec]):
         found = nearest(self.origins, location)
         return found.where if found else "default"
 
+    def in_command(self, location: Location) -> bool:
+        """Whether the command itself says the value at `location`, and no file or variable."""
+        found = nearest(self.origins, location)
+        return found is not None and found.in_command
+
     def given(self, name: str) -> bool:
         """Whether anybody set the field."""
         return any(location[0] == name for location in self.origins)

@@ -20,6 +20,8 @@ class Origin:
     where: str
     names_value: bool = False
     """`where` is the name of the option itself, so that messages need not repeat the key."""
+    in_command: bool = False
+    """Said by this very command, or call: its paths begin where that runs."""
 
 
 @dataclass

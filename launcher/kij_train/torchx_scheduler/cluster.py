@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Stream
 from torchx.specs import AppDef, AppDryRunInfo, AppState, ReplicaStatus, Role, RoleStatus
 
 from kij_train import api, diagnosis, jobs, names, runs
-from kij_train.diagnosis import JobState, Phase
+from kij_train.diagnosis import JobState, JobView, Phase
 from kij_train.diagnosis.tracebacks import first_traceback
 from kij_train.errors import RefusedError, RequestError, UnreachableError
 from kij_train.jobs import change
@@ -150,7 +150,7 @@ class KijTrainScheduler(BaseScheduler):
         self._clusters[cluster.namespace] = cluster
         return cluster
 
-    def _find(self, app_id: str) -> tuple[Cluster, list[dict[str, Any]]]:
+    def _find(self, app_id: str) -> tuple[Cluster, list[JobView]]:
         """The Jobs of an app, in the order of its roles; none where there is no such app."""
         namespace, _, name = app_id.rpartition(":")
         cluster = self._cluster(namespace or None)
@@ -158,7 +158,7 @@ class KijTrainScheduler(BaseScheduler):
         if not found:
             selector = f"metadata.name={name}"
             found = cluster.list("Job", fieldSelector=selector)
-        return cluster, sorted(found, key=roles.role_index_of)
+        return cluster, sorted(map(JobView, found), key=roles.role_index_of)
 
     @refuses_as_torchx
     def describe(self, app_id: str) -> DescribeAppResponse | None:
@@ -176,25 +176,31 @@ class KijTrainScheduler(BaseScheduler):
         return response
 
     def _described(
-        self, app_id: str, cluster: Cluster, found: list[dict[str, Any]]
+        self, app_id: str, cluster: Cluster, found: list[JobView]
     ) -> DescribeAppResponse:
+        pods = {
+            job.uid: jobs.pods_of(cluster, job.name)
+            for job in found
+            if job.completions <= MOST_REPLICAS
+        }
+        states = [_state_of(job, pods.get(job.uid, ())) for job in found]
         response = DescribeAppResponse(
             app_id=app_id,
-            state=state_of_app([diagnosis.job_state(job) for job in found]),
+            state=state_of_app(states),
             num_restarts=sum(jobs.summary_of(job).restarts for job in found),
             msg="",
             roles=[roles.role_of(job) for job in found],
         )
-        for job in found:
-            name = str(job["metadata"]["name"])
-            state = diagnosis.job_state(job)
+        for job, state in zip(found, states, strict=True):
+            name = job.name
             if state is JobState.FAILED:
                 response.msg = jobs.why(cluster, name).text() + _traceback(cluster, name)
-                response.msg += f"\n\n  log: kij-train logs {name} -n {cluster.namespace} --all"
+                log = cluster.address.on_job("logs", name, "--all")
+                response.msg += f"\n\n  log: {log}"
             elif response.state is AppState.FAILED and not state.ended:
-                response.msg += f"\n  it goes on: kij-train cancel {name} -n {cluster.namespace}"
-            if int(job["spec"].get("completions") or 1) <= MOST_REPLICAS:
-                replicas = _replicas(job, jobs.pods_of(cluster, name))
+                response.msg += f"\n  it goes on: {cluster.address.on_job('cancel', name)}"
+            if job.uid in pods:
+                replicas = _replicas(job, pods[job.uid])
                 response.roles_statuses.append(RoleStatus(roles.role_name_of(job), replicas))
         return response
 
@@ -203,11 +209,10 @@ class KijTrainScheduler(BaseScheduler):
         """The apps of the namespace, newest first, those that kij-train launch made included."""
         cluster = self._cluster(cfg=cfg)
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
-        found = cluster.list("Job", labelSelector=selector)
-        found.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
+        found = map(JobView, cluster.list("Job", labelSelector=selector))
         apps: dict[str, list[JobState]] = {}
-        for job in found:
-            apps.setdefault(roles.app_id_of(job), []).append(diagnosis.job_state(job))
+        for job in sorted(found, key=lambda job: job.created, reverse=True):
+            apps.setdefault(roles.app_id_of(job), []).append(job.state)
         return [
             ListAppResponse(app_id=f"{cluster.namespace}:{name}", state=state_of_app(states))
             for name, states in apps.items()
@@ -217,13 +222,13 @@ class KijTrainScheduler(BaseScheduler):
     def _cancel_existing(self, app_id: str) -> None:
         cluster, found = self._find(app_id)
         for job in found:
-            change.cancel(cluster, str(job["metadata"]["name"]))
+            change.cancel(cluster, job.name)
 
     @refuses_as_torchx
     def _delete_existing(self, app_id: str) -> None:
         cluster, found = self._find(app_id)
         for job in found:
-            change.delete(cluster, str(job["metadata"]["name"]))
+            change.delete(cluster, job.name)
 
     @refuses_as_torchx
     def log_iter(
@@ -249,7 +254,7 @@ class KijTrainScheduler(BaseScheduler):
         since_s = None if since is None else max(1, int(time.time() - since.timestamp()))
         lines = jobs.logs(
             cluster,
-            str(job["metadata"]["name"]),
+            job.name,
             indexes={k},
             choice=LogChoice(since_s=since_s),
             follow=should_tail,
@@ -280,9 +285,16 @@ def _traceback(cluster: Cluster, name: str) -> str:
     return "".join(f"\n    {line}" for line in ["", *found]) if found else ""
 
 
-def _replicas(job: Mapping[str, Any], pods: list[dict[str, Any]]) -> list[ReplicaStatus]:
+def _state_of(job: JobView, pods: Sequence[dict[str, Any]]) -> JobState:
+    """Of a job whose pods are held up by containers of somebody else's: what ours have decided."""
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    end = diagnosis.end_while_held(job, nodes, pods, now=time.time())
+    return end or diagnosis.state_with(job, nodes)
+
+
+def _replicas(job: JobView, pods: list[dict[str, Any]]) -> list[ReplicaStatus]:
     failures = {failure.index: failure for failure in diagnosis.failures_of_pods(pods)}
-    cancelled = diagnosis.job_state(job) is JobState.CANCELLED
+    cancelled = job.state is JobState.CANCELLED
     replicas = []
     for node in diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods)):
         state = REPLICA_STATES.get(node.phase, AppState.PENDING)

@@ -25,7 +25,8 @@ from typing import Any
 import torchx
 from torchx.specs import AppDef, BindMount, Role, VolumeMount, macros
 
-from kij_train import diagnosis, gpus, names
+from kij_train import gpus, names
+from kij_train.diagnosis import JobView
 from kij_train.errors import RequestError
 from kij_train.pod import contract
 from kij_train.spec import CONTRACT_ENV, JobSpec
@@ -219,43 +220,39 @@ def _port_name(name: str) -> str:
 # --- back again -----------------------------------------------------------------------------------
 
 
-def app_id_of(job: Mapping[str, Any]) -> str:
+def app_id_of(job: JobView) -> str:
     """The app that a Job belongs to; one that TorchX did not make is its own."""
-    labels = job["metadata"].get("labels") or {}
-    return str(labels.get(names.APP) or job["metadata"]["name"])
+    return job.labels.get(names.APP) or job.name
 
 
-def role_name_of(job: Mapping[str, Any]) -> str:
+def role_name_of(job: JobView) -> str:
     """The role that a Job runs."""
-    notes = job["metadata"].get("annotations") or {}
-    return str(notes.get(names.ROLE) or names.CONTAINER)
+    return job.annotations.get(names.ROLE) or names.CONTAINER
 
 
-def role_index_of(job: Mapping[str, Any]) -> int:
+def role_index_of(job: JobView) -> int:
     """Its place among the roles of its app."""
-    notes = job["metadata"].get("annotations") or {}
-    return int(notes.get(names.ROLE_INDEX) or 0)
+    return int(job.annotations.get(names.ROLE_INDEX) or 0)
 
 
-def role_of(job: Mapping[str, Any]) -> Role:
+def role_of(job: JobView) -> Role:
     """The role as far as its Job tells."""
-    container = diagnosis.own_container(job)
     flags = (contract.NO_TORCHRUN, contract.AWAIT_RANK0, "--no-python")
-    command = [str(text).replace("$$", "$") for text in container.get("args") or []]
+    command = [text.replace("$$", "$") for text in job.arguments]
     while command and command[0] in flags:
         command.pop(0)
     env = {
-        each["name"]: str(each.get("value") or "").replace("$$", "$")
-        for each in container.get("env") or []
-        if "value" in each and each["name"] not in CONTRACT_ENV
+        name: value.replace("$$", "$")
+        for name, value in job.environment.items()
+        if name not in CONTRACT_ENV
     }
     return Role(
         name=role_name_of(job),
-        image=str(container.get("image")),
+        image=str(job.container.get("image")),
         entrypoint=command[0] if command else "",
         args=command[1:],
         env=env,
-        num_replicas=int(job["spec"].get("completions") or 1),
+        num_replicas=job.completions,
     )
 
 

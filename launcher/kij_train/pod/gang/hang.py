@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from kij_train.pod.stacks import DUMP_FRAME, STARTS
+from kij_train.pod.stacks import DUMP_FRAME, STARTS, RankNow
 
 Json = Dict[str, Any]
 FILE, OUTPUT = "file", "output"
@@ -148,13 +148,13 @@ def main_thread(threads: Iterable[Thread]) -> Optional[Thread]:
     return found[-1] if found else None
 
 
-def brief(ranks: Iterable[Json]) -> List[Json]:
-    """Of what stacks.stacks_of_ranks says, what the leader needs: rank, state, frames."""
+def brief(ranks: Iterable[RankNow]) -> List[Json]:
+    """Of what ranks of this node say, what the leader needs: rank, state, frames."""
     found = []
     for rank in ranks:
-        main = main_thread(threads_of(rank["stack"]))
+        main = main_thread(threads_of(rank.stack))
         frames = list(main.frames[:MOST_FRAMES]) if main else []
-        found.append({"rank": rank["rank"], "state": rank["state"], "frames": frames})
+        found.append({"rank": rank.rank, "state": rank.state, "frames": frames})
     return found
 
 

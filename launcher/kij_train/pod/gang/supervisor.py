@@ -45,7 +45,7 @@ def import_torch() -> None:
     try:
         import torch.distributed.run  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"torch cannot be imported by {sys.executable}: {error}") from error
+        raise ImportError(status.no_torch(sys.executable, error)) from error
 
 
 def run_round(order: Json, argv: List[str], output: Optional[hang.Output]) -> int:

@@ -1,4 +1,4 @@
-"""Kinds of job: all in which they differ on Kubernetes, a file each.
+"""Kinds of job: everything in which they differ on Kubernetes, one file for each.
 
 No other module of `render` asks which kind of job it renders.
 """

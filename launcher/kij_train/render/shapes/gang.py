@@ -10,7 +10,7 @@ from kij_train.render.shapes.shape import Shape
 from kij_train.spec import DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
 
 LOST_MACHINE_S = 5
-"""After which a pod on a machine that is not heard of is replaced; Kubernetes' own is 300."""
+"""Seconds until a pod on a machine that is not heard of is replaced; Kubernetes waits 300."""
 
 
 def shape(spec: JobSpec, name: str) -> Shape:
@@ -21,8 +21,8 @@ def shape(spec: JobSpec, name: str) -> Shape:
     )
     return Shape(
         # No podFailurePolicy: it forces podReplacementPolicy Failed, under which a pod on a dead
-        # machine is not replaced until somebody removes it. An index has its own backoff, which
-        # starts at 10 s, where that of all pods together would double with every loss.
+        # machine is not replaced until somebody removes it. backoffLimitPerIndex gives every index
+        # a backoff of its own, from 10 s on; a shared one would double with every pod that is lost.
         policy={
             "completions": spec.pods,
             "parallelism": spec.pods,
@@ -38,7 +38,7 @@ def shape(spec: JobSpec, name: str) -> Shape:
             gang.ENV_GANG_ID: f"metadata.labels['{names.CONTROLLER_UID}']",
         },
         ports={"supervisor": port},
-        # A pod is ready while its node trains, and not while it stands by.
+        # A pod is ready while its node trains. A pod that stands by is not ready.
         probes={
             "readinessProbe": {
                 "tcpSocket": {"port": port + gang.READY_PORT},

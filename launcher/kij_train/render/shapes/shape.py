@@ -12,7 +12,7 @@ class Shape:
     """Pieces of the Job, its pods and their container."""
 
     policy: dict[str, Any]
-    """Of the Job: completions, parallelism, and what a pod that fails means."""
+    """Fields of the Job's spec: completions, parallelism, and what follows when a pod fails."""
     first_process: str
     """File in the pods' folder of the code, which is run first."""
     sources: tuple[Path, ...] = ()

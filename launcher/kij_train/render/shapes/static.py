@@ -9,7 +9,7 @@ from kij_train.render.shapes.shape import Shape
 from kij_train.spec import JobSpec
 
 FAIL_FAST_EXIT_CODES = [contract.EXIT_CONTRACT, contract.EXIT_CODE]
-"""The bootstrap's failures that another pod would repeat."""
+"""Exit codes of the bootstrap that end the job: another pod would fail in the same way."""
 
 
 def shape(spec: JobSpec) -> Shape:
@@ -27,7 +27,7 @@ def shape(spec: JobSpec) -> Shape:
             "completions": spec.pods,
             "parallelism": spec.pods,
             "backoffLimit": spec.backoff,
-            # Two pods of index 0 would both be in DNS: the new one waits until the old one is gone.
+            # A new pod waits until the old one is gone: two pods of index 0 would both be in DNS.
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": [fail_fast]},
         },

@@ -1,0 +1,221 @@
+"""kij-train rerun"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kij_train import runs
+from kij_train.arrays import numbers
+from kij_train.arrays.outcomes import Outcome, State
+from kij_train.arrays.plan import Pinned
+from kij_train.arrays.selection import Chosen, Wanted, choose
+from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.view import Live, items_of, outcomes_of
+from kij_train.cli import grouped, output
+from kij_train.cli.array_attached import run_here, stay_on_cluster
+from kij_train.cli.onarray import opened, up_to_date
+from kij_train.cli.onjob import job_name
+from kij_train.cli.options import (
+    resolve_options,
+    spec_options,
+    warn_about_plan,
+    warn_of_doubts,
+    warn_of_what_is_left_out,
+)
+from kij_train.cli.submitting import detach_from, submit
+from kij_train.errors import RequestError
+from kij_train.paths import shown
+from kij_train.spec import ArraySpec
+from kij_train.spec.settings import Group
+from kij_train.specfile import WHERE, Layer, Origin
+
+if TYPE_CHECKING:
+    pass
+
+PINNED = ("items", "glob", "range", "chunk", "indexes", "slice", "seed", "name", "results")
+"""What an array is: the same in all of its attempts."""
+NO_COMMAND = {
+    "script": None,
+    "args": (),
+    "as_module": False,
+    "as_program": False,
+    "spec_file": None,
+    "profile": None,
+}
+MOST_NAMED = 5
+
+
+@click.command("rerun", cls=grouped.Command)
+@click.argument("name", metavar="NAME", callback=job_name)
+@grouped.option(Group.ITEMS, "--failed", is_flag=True, help="All that have failed or are missing.")
+@grouped.option(
+    Group.ITEMS, "--index", "indexes", metavar="3,7-9", help="All items of these indexes."
+)
+@grouped.option(
+    Group.ITEMS, "--key", "keys", metavar="KEY", multiple=True, help="This item. Repeatable."
+)
+@grouped.option(Group.LIFE, "--detach", "-d", is_flag=True, help="Submit and return.")
+@grouped.option(
+    Group.OUTPUT,
+    "--output",
+    "-o",
+    "form",
+    type=click.Choice(["text", "yaml", "json"]),
+    default="text",
+    help="Format of what --detach prints.",
+)
+def command(
+    name: str,
+    failed: bool,
+    indexes: str | None,
+    keys: tuple[str, ...],
+    detach: bool,
+    form: str,
+    **params: Any,
+) -> None:
+    """Run items of an array again, where it ran, with the code of now; flags go on top.
+
+    The newest success of an item is its result, so what was done before stays.
+
+    \b
+      kij-train rerun NAME --failed
+      kij-train rerun NAME --failed --memory 64Gi
+      kij-train rerun NAME --index 3,7-9
+    """
+    folder, cluster = opened(name, {flag: params.get(f"spec_{flag}") for flag in WHERE})
+    live = up_to_date(folder, cluster)
+    chosen = chosen_items(folder, live, failed, indexes, keys)
+    if not chosen.selection:
+        output.status(_nothing(folder, live))
+        return
+    resolved = resolve_options({**NO_COMMAND, **params}, request_layer(folder), ArraySpec)
+    backend = runs.OnMachine() if cluster is None else runs.OnCluster(cluster)
+    plan = runs.plan_rerun(
+        resolved,
+        Pinned(folder.plan_text()),
+        array=name,
+        number=folder.next_attempt(),
+        selection=chosen.selection,
+        cwd=Path.cwd(),
+        place=backend,
+    )
+    warn_of_what_is_left_out(plan.archive)
+    warn_about_plan(plan)
+    if isinstance(backend, runs.OnMachine):
+        if detach:
+            raise RequestError(f"--detach is of no use: {name} runs on this machine")
+        runs.check_here(plan)
+        _say(plan, backend.where(plan.spec), runs.at_once_here(plan))
+        folder.begin_attempt(runs.attempt_of(plan))
+        run_here(plan, folder)
+        return
+    warn_of_doubts(backend, plan.spec)
+    _say(plan, backend.where(plan.spec), plan.spec.parallelism or plan.indexes)
+    run = submit(plan, backend)
+    attempt = runs.attempt_of(plan, run.uid)
+    _begin(folder, attempt)
+    if detach:
+        detach_from(run, form)
+    else:
+        stay_on_cluster(run, folder, attempt)
+
+
+command.params += [
+    option.option for option in spec_options(ArraySpec) if option.field not in PINNED
+]
+
+
+def _say(plan: runs.ArrayPlan, where: str, at_once: int) -> None:
+    output.status(runs.array_summary(plan, where=where, at_once=at_once))
+
+
+def _begin(folder: ArrayFolder, attempt: Attempt) -> None:
+    """Make the attempt's folder, unless somebody who has just read the cluster did."""
+    try:
+        folder.begin_attempt(attempt)
+    except RequestError:
+        if all(each.uid != attempt.uid for each in folder.attempts()):
+            raise
+
+
+def request_layer(folder: ArrayFolder) -> Layer:
+    """What the array was launched with, and where, for flags to go on top of."""
+    about = folder.about
+    if not about.request:
+        raise RequestError(
+            f"{folder.name} does not say how it was launched, as requests of more than 16 KiB do "
+            "not",
+            hints=("use the folder that it was launched from",),
+        )
+    where = {flag: getattr(about.where, flag) for flag in WHERE}
+    values = {**about.request, **{flag: value for flag, value in where.items() if value}}
+    origin = Origin(f"array {folder.name}")
+    return Layer(values, {(field,): origin for field in values})
+
+
+def chosen_items(
+    folder: ArrayFolder, live: Live, failed: bool, indexes: str | None, keys: tuple[str, ...]
+) -> Chosen:
+    """The items that the flags ask for. Raises RequestError."""
+    name, flags = folder.name, folder.about.where.flags
+    if not failed and indexes is None and not keys:
+        raise RequestError(
+            "which items are to be run again?",
+            hints=(
+                f"all that are not done: kij-train rerun {name} --failed{flags}",
+                "some: --index 3,7-9, or --key KEY",
+            ),
+        )
+    plan = folder.plan()
+    try:
+        wanted = Wanted(
+            failed,
+            frozenset(numbers.parse(indexes, below=plan.indexes) if indexes is not None else ()),
+            frozenset(keys),
+        )
+    except ValueError as error:
+        raise RequestError(f"--index {indexes}: {error}") from None
+    attempts = {attempt.number: items_of(attempt, plan) for attempt in folder.attempts()}
+
+    def is_busy(one: Outcome) -> bool:
+        return any(
+            one.index in going
+            and one.attempt != number
+            and one.position in attempts[number](one.index)
+            for number, going in live.items()
+        )
+
+    chosen = choose(outcomes_of(folder, live), wanted, is_busy)
+    if chosen.unknown:
+        raise unknown_key(folder, min(chosen.unknown))
+    if chosen.busy:
+        named = ", ".join(shown(one.key) for one in chosen.busy[:MOST_NAMED])
+        raise RequestError(
+            f"{len(chosen.busy):,} of these items run at this moment, or will: {named}",
+            hints=(
+                f"how far they are: kij-train report {name}{flags}",
+                f"all that have failed so far: kij-train rerun {name} --failed{flags}",
+            ),
+        )
+    return chosen
+
+
+def unknown_key(folder: ArrayFolder, key: str) -> RequestError:
+    """The error for a key that an array has not."""
+    close = difflib.get_close_matches(key, list(folder.plan().keys()), n=1, cutoff=0.7)
+    hints = (f"did you mean {shown(close[0])}?",) if close else ()
+    see = f"all keys: kij-train results {folder.name} --format table --partial"
+    return RequestError(
+        f"{folder.name} has no item {shown(key)}", hints=(*hints, see + folder.about.where.flags)
+    )
+
+
+def _nothing(folder: ArrayFolder, live: Live) -> str:
+    states = {one.state for one in outcomes_of(folder, live)}
+    if states <= {State.DONE}:
+        return f"{folder.name}: every item is done, nothing is run again"
+    return f"{folder.name}: no item has failed so far that no attempt runs; nothing is run again"

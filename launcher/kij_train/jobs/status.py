@@ -1,0 +1,160 @@
+"""Where a job stands, and why: from its pods, events, last lines, and the cluster's machines."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from kij_train import diagnosis
+from kij_train.diagnosis import JobState, JobView, Node, Phase, Verdict
+from kij_train.errors import RefusedError, UnreachableError
+from kij_train.jobs.asking import events_of, get, pods_of
+from kij_train.jobs.summary import summary_of
+from kij_train.pod import contract
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
+    from kij_train.pod.gang import History
+
+MOST_ASKED = 8
+"""Indexes whose last log line `why` reads."""
+ACCOUNTS_S = 5.0
+"""How long a pod may take to say what the time was spent on."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """Where a job stands."""
+
+    job: JobView
+    nodes: list[Node]
+    """Every completion index."""
+    replaced: Mapping[int, int]
+    """Pods that an index had before its newest, as far as they are still there."""
+    verdict: Verdict
+
+    @property
+    def state(self) -> JobState:
+        return self.verdict.state
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable form of `status -o json`; times are RFC 3339, as Kubernetes has them."""
+        return {
+            **replace(summary_of(self.job), state=self.state).as_json(),
+            "ranksPerNode": self.job.ranks_per_node,
+            "phases": {phase.value: count for phase, count in diagnosis.phases(self.nodes).items()},
+            "indexes": [
+                {
+                    "index": node.index,
+                    "phase": node.phase.value,
+                    "pod": node.pod,
+                    "node": node.node,
+                    "reason": node.reason,
+                    "exitCode": node.exit_code,
+                    "created": _rfc3339(node.created),
+                    "since": _rfc3339(node.since),
+                    "restarts": self.replaced.get(node.index, 0),
+                }
+                for node in self.nodes
+            ],
+            "verdict": diagnosis.as_json(self.verdict),
+        }
+
+
+def _rfc3339(epoch_s: float | None) -> str | None:
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def why(cluster: Cluster, name: str) -> Verdict:
+    """Why a job is as it is."""
+    job = get(cluster, name)
+    return verdict_on(cluster, job, pods_of(cluster, name))
+
+
+def status(cluster: Cluster, name: str) -> JobStatus:
+    """Where every index stands, and the verdict."""
+    job = get(cluster, name)
+    pods = pods_of(cluster, name)
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    replaced = {i: n - 1 for i, n in Counter(map(diagnosis.index_of, pods)).items()}
+    return JobStatus(job, nodes, replaced, verdict_on(cluster, job, pods))
+
+
+def verdict_on(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:
+    """Why a job with these pods is as it is; what more that takes is asked for."""
+    verdict = _cause(cluster, job, pods)
+    if not job.restarts_by_itself:
+        return verdict
+    if verdict.state.ended:
+        return replace(verdict, accounts=diagnosis.accounts_at_the_end(pods))
+    return replace(verdict, accounts=_accounts_now(cluster, job, pods))
+
+
+def _accounts_now(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> History | None:
+    """Asked in a pod that trains, one request; None where none does, or without that right."""
+    from kij_train.cluster.execute import ask
+
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    there = [str(node.pod) for node in nodes if node.phase is Phase.RUNNING]
+    command = ["sh", "-c", f"cat {contract.ACCOUNTS_FILE} && echo && date +%s"]
+    for answer in ask(cluster, there[:1], command, timeout_s=ACCOUNTS_S):
+        said, _, now = answer.out.strip().rpartition("\n")
+        if answer.code == 0 and now.isdigit():
+            return diagnosis.accounts_now(said, float(now))
+    return None
+
+
+def _cause(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:
+    state, now = job.state, time.time()
+    if state in (JobState.SUCCEEDED, JobState.CANCELLED):
+        return diagnosis.why(job, pods, (), now=now, at=cluster.address)
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    well = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and not any(
+        map(diagnosis.is_out_of_touch, pods)
+    )
+    if state is not JobState.FAILED and well:
+        lines = _last_lines(cluster, nodes)
+        return diagnosis.why(job, pods, (), now=now, last_lines=lines, at=cluster.address)
+    events = events_of(cluster, job.name)
+    unfit = any(event.get("reason") == "FailedScheduling" for event in events)
+    machines = _machines(cluster) if unfit else ()
+    return diagnosis.why(job, pods, events, now=now, machines=machines, at=cluster.address)
+
+
+def _machines(cluster: Cluster) -> list[dict[str, Any]]:
+    """The cluster's nodes, with what is free on them, as far as the user may know."""
+    try:
+        machines = cluster.list("Node")
+    except (RefusedError, UnreachableError):
+        return []
+    going = "status.phase!=Succeeded,status.phase!=Failed,spec.nodeName!="
+    try:
+        pages = cluster.pages("Pod", everywhere=True, fieldSelector=going)
+        pods = (pod for page in pages for pod in page.get("items") or [])
+        return diagnosis.with_free(machines, pods)
+    except (RefusedError, UnreachableError):
+        return machines
+
+
+def _last_lines(cluster: Cluster, nodes: list[Node]) -> dict[int, tuple[float, str]]:
+    """When some running indexes spoke last, and what; index 0 and others evenly, a request each."""
+    from kij_train.cluster.logs import LogChoice, Reader
+
+    running = [node for node in nodes if node.phase is Phase.RUNNING and node.pod]
+    found = {}
+    for node in running[:: max(1, -(-len(running) // MOST_ASKED))]:
+        try:
+            reader = Reader(cluster, str(node.pod), node.index, LogChoice(tail=1))
+            lines = list(reader.read(follow=False))
+        except (RefusedError, UnreachableError):
+            continue
+        at = diagnosis.epoch(lines[-1].time) if lines else None
+        if at is not None:
+            found[node.index] = (at, lines[-1].text)
+    return found
