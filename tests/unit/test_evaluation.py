@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from typing import Any
 
 import pytest
@@ -31,8 +30,10 @@ def evaluated(
     before = None if baseline is None else evaluation.read_baseline(baseline, "main.jsonl", IDS)
     wanted = [gates.parse_gate(text) for text in texts]
     gates.check(wanted, before)
-    scores, counts = evaluation.scores_of(outcomes, IDS)
-    return evaluation.evaluate(scores, counts, wanted, before, outcomes)
+    scores, counts = evaluation.scores_of(outcomes)
+    return evaluation.evaluate(
+        scores, counts, wanted, before, lambda positions: [outcomes[at] for at in positions]
+    )
 
 
 ALL_RIGHT = [outcome(name, acc=True, answer=f"answer of {name}") for name in IDS]
@@ -144,16 +145,6 @@ def test_of_a_metric_with_a_limit_above_the_largest_are_the_worst() -> None:
     assert evaluated(outcomes, "loss <= 500").worst[0].id == IDS[-1]
 
 
-@pytest.mark.parametrize("shards", [1, 3, 7])
-def test_the_number_of_shards_changes_no_figure(shards: int) -> None:
-    rng = random.Random(1)
-    outcomes = [outcome(n, f1=rng.random(), acc=rng.random() < 0.8) for n in IDS]
-    sharded = [one for part in range(shards) for one in outcomes[part::shards]]
-    texts = ("acc >= 0.7", "f1 >= 0.3")
-    told = [evalreport.as_json(evaluated(each, *texts)) for each in (outcomes, sharded)]
-    assert told[0] == told[1]
-
-
 # --- forms ----------------------------------------------------------------------------------------
 
 
@@ -180,10 +171,8 @@ def test_the_json_is_json_also_of_what_is_infinite() -> None:
 
 
 def test_the_noise_of_two_runs_is_told_for_each_metric() -> None:
-    first, _ = evaluation.scores_of(ALL_RIGHT, IDS)
-    second, _ = evaluation.scores_of(
-        [outcome(name, acc=at >= 5) for at, name in enumerate(IDS)], IDS
-    )
+    first, _ = evaluation.scores_of(ALL_RIGHT)
+    second, _ = evaluation.scores_of([outcome(name, acc=at >= 5) for at, name in enumerate(IDS)])
     [noise] = evaluation.noise_of(first, second)
     assert (noise.metric, noise.changed, noise.ids) == ("acc", 5, 200)
     assert noise.change.mean == pytest.approx(-0.025)

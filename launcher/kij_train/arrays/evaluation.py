@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from kij_train.arrays import gates, items, statistics
@@ -142,16 +142,20 @@ class Evaluation:
         return gates.overall(self.judged)
 
 
-def scores_of(outcomes: Iterable[Outcome], ids: Iterable[str]) -> tuple[Scores, dict[State, int]]:
-    """The scores of what is done, and how many ids are in which state."""
-    scores = Scores(ids)
-    counts: dict[State, int] = {}
+def scores_of(outcomes: Iterable[Outcome]) -> tuple[Scores, dict[State, int]]:
+    """The scores of what is done, and how many ids are in which state.
+
+    The outcomes are those of all ids, whose numbers in the scores are their positions.
+    """
+    scores = Scores()
+    counts: dict[State, int] = dict.fromkeys(State, 0)
     for outcome in outcomes:
-        counts[outcome.state] = counts.get(outcome.state, 0) + 1
+        counts[outcome.state] += 1
+        scores.know(outcome.key)
         if outcome.state is State.DONE:
             for record in outcome.records:
                 scores.add(outcome.key, record, NO_METRICS)
-    return scores, counts
+    return scores, {state: count for state, count in counts.items() if count}
 
 
 def evaluate(
@@ -159,14 +163,14 @@ def evaluate(
     counts: Mapping[State, int],
     wanted: Iterable[Gate],
     baseline: Scores | None,
-    outcomes: Iterable[Outcome],
+    outcomes_at: Callable[[list[int]], Iterable[Outcome]],
 ) -> Evaluation:
-    """Judge the scores. `outcomes`, once more, are where the worst examples come from."""
+    """Judge the scores. `outcomes_at` gives the outcomes of some positions, for the worst."""
     judged = tuple(gates.judge(gate, scores, baseline) for gate in wanted)
     metrics = tuple(_metric(name, scores, baseline) for name in scores.metrics)
     by = _worst_by(judged, metrics)
     largest = bool(judged) and judged[0].gate.kind in ("<=", "rise")
-    worst = _worst(outcomes, by, baseline, largest=largest) if by else ()
+    worst = _worst(outcomes_at, by, scores, baseline, largest=largest) if by else ()
     return Evaluation(scores.wanted, dict(counts), metrics, judged, by, worst, baseline is not None)
 
 
@@ -191,26 +195,30 @@ def _metric(name: str, scores: Scores, baseline: Scores | None) -> Metric:
 
 
 def _worst(
-    outcomes: Iterable[Outcome], metric: str, baseline: Scores | None, *, largest: bool
+    outcomes_at: Callable[[list[int]], Iterable[Outcome]],
+    metric: str,
+    scores: Scores,
+    baseline: Scores | None,
+    *,
+    largest: bool,
 ) -> tuple[Example, ...]:
-    """The examples that lost most against the baseline, else those with the worst value."""
-    before = baseline.means(metric) if baseline is not None else {}
+    """The ids that lost most against the baseline, else those with the worst value."""
+    now = scores.by_number(metric)
+    before = {} if baseline is None else baseline.by_number(metric)
     sign = -1 if largest else 1
-
-    def told() -> Iterator[tuple[float, int, Example]]:
-        for outcome in outcomes:
-            if outcome.state is not State.DONE:
-                continue
-            for record in outcome.records:
-                value = record.get(metric)
-                if not isinstance(value, (int, float)):
-                    continue
-                old = before.get(outcome.key)
-                rank = sign * (value - (old or 0.0))
-                yield rank, outcome.position, Example(outcome.key, float(value), old, record)
-
-    found = heapq.nsmallest(WORST, told(), key=lambda one: one[:2])
-    return tuple(example for _, _, example in found)
+    chosen = heapq.nsmallest(
+        WORST, now, key=lambda number: (sign * (now[number] - before.get(number, 0.0)), number)
+    )
+    found = {outcome.position: outcome for outcome in outcomes_at(sorted(chosen))}
+    return tuple(
+        Example(
+            found[number].key,
+            now[number],
+            before.get(number),
+            found[number].records[-1] if found[number].records else {},
+        )
+        for number in chosen
+    )
 
 
 # --- noise ----------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kij_train.arrays import evaluation, gates
 from kij_train.arrays.evaluation import Evaluation
 from kij_train.arrays.gates import Gate
+from kij_train.arrays.outcomes import Outcome
 from kij_train.arrays.statistics import Scores
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import Live, outcomes_of
@@ -23,10 +25,18 @@ def is_evaluation(request: Mapping[str, Any]) -> bool:
 def evaluation_in(folder: ArrayFolder, live: Live | None = None) -> Evaluation:
     """Judge what is in the folder. Raises RequestError for a baseline that cannot be read."""
     request = folder.about.request
-    ids = list(folder.plan().keys())
-    wanted, baseline = judges(request.get("gates") or (), request.get("baseline"), ids)
-    scores, counts = evaluation.scores_of(outcomes_of(folder, live), ids)
-    return evaluation.evaluate(scores, counts, wanted, baseline, outcomes_of(folder, live))
+    scores, counts = evaluation.scores_of(outcomes_of(folder, live))
+    wanted, baseline = judges(request.get("gates") or (), request.get("baseline"), scores.ids)
+
+    def outcomes_at(positions: list[int]) -> Iterator[Outcome]:
+        plan, asked = folder.plan(), set(positions)
+        starts, every = (lambda index: plan.positions(index).start), range(plan.indexes)
+        indexes = {bisect.bisect_right(every, at, key=starts) - 1 for at in positions}
+        for outcome in outcomes_of(folder, live, indexes):
+            if outcome.position in asked:
+                yield outcome
+
+    return evaluation.evaluate(scores, counts, wanted, baseline, outcomes_at)
 
 
 def judges(

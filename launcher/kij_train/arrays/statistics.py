@@ -244,6 +244,11 @@ class Scores:
         self.unknown: list[str] = []
         """Ids that came and are not among those that have to."""
 
+    def know(self, name: str) -> None:
+        """An id that has to come."""
+        self._positions.setdefault(name, len(self._positions))
+        self.wanted = len(self._positions)
+
     def add(self, name: str, record: Mapping[str, Any], skip: frozenset[str]) -> None:
         """The numbers of a record, but for fields in `skip`."""
         at = self._positions.get(name)
@@ -284,9 +289,13 @@ class Scores:
 
     def means(self, metric: str) -> dict[str, float]:
         """The mean of each id that has a value."""
-        units, names = self.units(metric), self.ids
-        numbers = zip(units.ids.tolist(), units.means.tolist(), strict=True)
-        return {names[at]: mean for at, mean in numbers}
+        names = self.ids
+        return {names[at]: mean for at, mean in self.by_number(metric).items()}
+
+    def by_number(self, metric: str) -> dict[int, float]:
+        """The same, by the numbers of ids."""
+        units = self.units(metric)
+        return dict(zip(units.ids.tolist(), units.means.tolist(), strict=True))
 
     def nan(self, metric: str) -> int:
         """How many values were no number."""

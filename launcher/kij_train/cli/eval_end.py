@@ -34,10 +34,7 @@ def print_evaluation(found: Evaluation) -> None:
 
 def tell_noise(first: ArrayFolder, second: ArrayFolder) -> None:
     """Print how two runs of the same evaluation differ."""
-    scores = []
-    for folder in (first, second):
-        ids = list(folder.plan().keys())
-        scores.append(evaluation.scores_of(outcomes_of(folder), ids)[0])
+    scores = [evaluation.scores_of(outcomes_of(folder))[0] for folder in (first, second)]
     noise = evaluation.noise_of(scores[0], scores[1])
     output.data("")
     output.table(*evalreport.noise_table(noise))
