@@ -129,9 +129,9 @@ def as_markdown(evaluation: Evaluation, name: str, rest: str = "") -> str:
     """For a pull request. `rest` is what failed, as the report of any array tells it."""
     lines = [f"## {_SIGN[evaluation.verdict]} {escaped(name)}: {escaped(headline(evaluation))}", ""]
     if evaluation.judged:
-        lines += [*_markdown(gates_table(evaluation.judged)), ""]
+        lines += [*markdown_table(gates_table(evaluation.judged)), ""]
     if evaluation.metrics:
-        lines += [*_markdown(metrics_table(evaluation)), ""]
+        lines += [*markdown_table(metrics_table(evaluation)), ""]
         if len(evaluation.metrics) > MOST_METRICS:
             lines += [f"{len(evaluation.metrics) - MOST_METRICS} more metrics.", ""]
     text = "\n".join(lines)
@@ -139,14 +139,15 @@ def as_markdown(evaluation: Evaluation, name: str, rest: str = "") -> str:
         text += rest.rstrip("\n") + "\n\n"
     if evaluation.worst:
         title = f"<details><summary>The worst {len(evaluation.worst)} examples</summary>"
-        worst = [title, "", *_markdown(worst_table(evaluation)), "", "</details>", ""]
+        worst = [title, "", *markdown_table(worst_table(evaluation)), "", "</details>", ""]
         block = "\n".join(worst)
         if len(text) + len(block) < MOST_MARKDOWN_CHARS:
             text += block
     return text
 
 
-def _markdown(table: Table) -> Iterator[str]:
+def markdown_table(table: Table) -> Iterator[str]:
+    """Line by line."""
     header, rows = table
     yield f"| {' | '.join(map(escaped, header))} |"
     yield "|" + "---|" * len(header)

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from kij_train import extras
-from kij_train.arrays import sweepplots
 from kij_train.arrays.axes import Value
 from kij_train.arrays.objective import Objective, unknown_metric
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.sweeps import Row, Sweep, point_key, sweep_of
 from kij_train.arrays.view import Live, outcomes_of
 from kij_train.pod import itemindex, trials
-
-PLOT = "sweep"
-"""Files of the folder with the picture, without their endings."""
 
 
 def objective_of(request: Mapping[str, Any]) -> Objective | None:
@@ -74,18 +67,6 @@ def command_of(folder: ArrayFolder, row: Row) -> str:
     style = request.get("style")
     parameters = trials.arguments(row.point, style) if style else []
     return itemindex.command([*script, *map(str, request.get("args") or ()), *parameters])
-
-
-def replay_words(row: Row) -> str:
-    """What names a point's first trial to `replay`."""
-    return f"--key {shlex.quote(row.key)}"
-
-
-def plot(folder: ArrayFolder, sweep: Sweep, base: Path | None = None) -> list[Path]:
-    """Draw it beside the results; no files without matplotlib or without a number."""
-    if not extras.has("matplotlib") or not sweep.ranked:
-        return []
-    return sweepplots.write(sweep, order_of(folder), base or folder.path / PLOT)
 
 
 def order_of(folder: ArrayFolder) -> list[str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from kij_train import diagnosis
-from kij_train.arrays.judged import is_evaluation
 from kij_train.arrays.report import Report, as_text
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.summary import summary_of
 from kij_train.arrays.view import Live, live_here, outcomes_of
 from kij_train.cli import output
-from kij_train.cli.eval_end import tell_evaluation
-from kij_train.cli.sweep_end import tell_sweep
+from kij_train.cli.findings import tell_findings
 
 
 def report_of(folder: ArrayFolder, live: Live | None = None) -> Report:
@@ -37,10 +35,8 @@ def report_of(folder: ArrayFolder, live: Live | None = None) -> Report:
 
 
 def finish(folder: ArrayFolder, live: Live | None = None) -> int:
-    """Say on stderr how an array ended; the exit code: 0 when every item is done, and what is
-    sought was found, else 1."""
+    """Say how an array ended, and what a sweep or an evaluation has found; the exit code: 0 when
+    every item is done and all is well, 6 where a gate could not decide, else 1."""
     found = report_of(folder, live)
     output.verdict(as_text(found).rstrip("\n"))
-    if is_evaluation(folder.about.request):
-        return tell_evaluation(folder, live)
-    return tell_sweep(folder, live) or found.exit_code
+    return tell_findings(folder, found, live)

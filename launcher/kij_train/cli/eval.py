@@ -15,7 +15,7 @@ from kij_train.arrays import items as sources
 from kij_train.arrays.items import Items
 from kij_train.arrays.store import ArrayFolder
 from kij_train.cli import grouped
-from kij_train.cli.eval_end import tell_noise
+from kij_train.cli.findings import tell_noise
 from kij_train.cli.map import Way, run_array, way_of, way_options
 from kij_train.cli.options import job_options
 from kij_train.errors import RequestError
