@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kij_train.arrays import gates, statistics
+from kij_train.arrays import gates, plan, statistics
 from kij_train.arrays.gates import Verdict
+from kij_train.arrays.items import Items
+from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
 
 ROOT = Path(__file__).parent.parent
 LIMITS = {
@@ -31,6 +33,7 @@ LIMITS = {
     "grid": {"processor_seconds": 2.0},
 }
 """Of one processor, so that a busy machine changes nothing."""
+SHARDS = 100
 SHARE, ANEW = 0.8, 0.1
 DROPS = (0.0, 0.01, 0.03, 0.05)
 EXAMPLES = (200, 1_000, 5_000)
@@ -41,22 +44,12 @@ RUNS = 2_000
 AGGREGATE = """\
 import json, resource, sys, time
 from pathlib import Path
-from kij_train.arrays import evaluation, gates
-from kij_train.arrays.outcomes import Outcome, State
-from kij_train.pod import results
-folder, count = Path(sys.argv[1]), int(sys.argv[2])
-ids = [f"q{number:07d}" for number in range(count)]
+from kij_train.arrays import gates, judged
+from kij_train.arrays.store import ArrayFolder
+folder = ArrayFolder.open(Path(sys.argv[1]), "big")
 started, used = time.perf_counter(), time.process_time()
-def outcomes():
-    at = 0
-    for part in sorted(folder.glob("part-*.jsonl")):
-        for record in results.read_part(part.read_bytes()).records:
-            yield Outcome(at, record["key"], record["index"], State.DONE, records=(record,))
-            at += 1
-scores, counts = evaluation.scores_of(outcomes(), ids)
-wanted = [gates.parse_gate("accuracy >= 0.5"), gates.parse_gate("f1 >= 0.4")]
-judged = [gates.judge(gate, scores, None) for gate in wanted]
-assert gates.overall(judged) is gates.Verdict.PASS, judged
+found = judged.evaluation_in(folder)
+assert found.verdict is gates.Verdict.PASS, found.judged
 print(json.dumps({"seconds": time.perf_counter() - started,
                   "processor_seconds": time.process_time() - used,
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
@@ -86,7 +79,19 @@ def measured(code: str, *argv: str) -> dict[str, float]:
     return found
 
 
-def write_parts(folder: Path, count: int, parts: int = 100) -> None:
+def keep_evaluation(cwd: Path, count: int) -> None:
+    """An evaluation of which every shard is done, in the folder of its results."""
+    ids = [f"q{at:07d}" for at in range(count)]
+    texts = [json.dumps({"id": name}) for name in ids]
+    pinned = plan.pin(Items("data", ids, texts), chunk=None, indexes=SHARDS, seed=0)
+    request = {"evaluate": True, "gates": ["accuracy >= 0.5", "f1 >= 0.4"]}
+    about = About("big", Where(), request, str(cwd), "", pinned.sha256, "2026-01-01T00:00:00Z")
+    folder = ArrayFolder.create(cwd, about, pinned.packed)
+    folder.begin_attempt(Attempt(0, "big"))
+    write_parts(folder.results_dir(0), count, SHARDS)
+
+
+def write_parts(folder: Path, count: int, parts: int) -> None:
     """Records of an evaluation, as its pods leave them."""
     rng = np.random.default_rng(1)
     right, f1 = rng.random(count) < SHARE, rng.random(count)
@@ -148,8 +153,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_parts(Path(folder), arguments.records)
-        aggregate = measured(AGGREGATE, folder, str(arguments.records))
+        keep_evaluation(Path(folder), arguments.records)
+        aggregate = measured(AGGREGATE, folder)
     grid = measured(GRID, str(arguments.points))
     for name, one in (("aggregate", aggregate), ("grid", grid)):
         seconds, used = one["seconds"], one["processor_seconds"]
