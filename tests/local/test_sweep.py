@@ -110,8 +110,8 @@ def test_a_metric_that_no_trial_has_names_those_that_there_are(project: Path) ->
     assert done.returncode == 1
     assert "--max scor: no result has a scor; did you mean score?" in done.stderr
     assert kij(project, "report", "s", "--max", "score").returncode == 0
-    other = kij(project, "report", "s", "--max", "x")
-    assert (other.returncode, "did you mean" in other.stderr) == (2, False)
+    both = kij(project, "report", "s", "--max", "score", "--min", "score")
+    assert (both.returncode, "--min and --max conflict" in both.stderr) == (2, True)
 
 
 def test_hydra_gets_overrides_and_more_repeats_change_no_seed(project: Path) -> None:

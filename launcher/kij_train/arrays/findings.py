@@ -88,7 +88,7 @@ def _of_sweep(folder: ArrayFolder, report: Report, found: Sweep, with_picture: b
     for table in shown:
         lines += [*evalreport.markdown_table(table), ""]
     lines += ["```sh", command, "```", "", as_markdown(report)]
-    more = len(found.rows) - sweeps.MOST_ROWS
+    notes = _notes(found)
     has_picture = with_picture and bool(found.ranked) and extras.has("matplotlib")
     return Findings(
         "sweep",
@@ -99,5 +99,19 @@ def _of_sweep(folder: ArrayFolder, report: Report, found: Sweep, with_picture: b
         0 if best is not None else 1,
         "\n".join(lines),
         sweepplots.svg(found, sought.order_of(folder)) if has_picture else "",
-        (f"{more:,} more points",) if more > 0 else (),
+        notes,
     )
+
+
+def _notes(found: Sweep) -> tuple[str, ...]:
+    notes = []
+    more = len(found.rows) - sweeps.MOST_ROWS
+    if more > 0:
+        notes.append(f"{more:,} more points")
+    errors = [row.values.error for row in found.ranked]
+    if errors and not any(error is None or error > 0 for error in errors):
+        notes.append(
+            "all repeats of a point are the same: the script gets its seed by --seed {seed}, say, "
+            "or from $KIJ_SEED"
+        )
+    return tuple(notes)
