@@ -40,12 +40,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kij_train.pod import collectives
+from kij_train.pod.collectives import arguments, measuring, table
 
 ROOT = Path(__file__).parent.parent
 sys.path[0] = str(ROOT)
 
-from benchmarks import turns  # noqa: E402 - the repository is no package
+from benchmarks import plainjob, turns  # noqa: E402 - the repository is no package
 
 LOOPED = ["-n", "5", "-w", "1"]
 LOOPS_A_ROUND = 3
@@ -58,44 +60,6 @@ LIMITS = {
     "kij-train in pods / torchrun in pods": 0.98,
 }
 PODS = 2
-PLAIN = """\
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  clusterIP: None
-  publishNotReadyAddresses: true
-  selector: {{batch.kubernetes.io/job-name: {name}}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {{name: {name}}}
-spec:
-  completionMode: Indexed
-  completions: {pods}
-  parallelism: {pods}
-  backoffLimit: 0
-  template:
-    spec:
-      subdomain: {name}
-      restartPolicy: Never
-      affinity:
-        podAntiAffinity:
-          requiredDuringSchedulingIgnoredDuringExecution:
-            - labelSelector: {{matchLabels: {{batch.kubernetes.io/job-name: {name}}}}}
-              topologyKey: kubernetes.io/hostname
-      containers:
-        - name: train
-          image: {image}
-          command: [torchrun, --nnodes={pods}, --nproc-per-node=1,
-                    --node-rank=$(JOB_COMPLETION_INDEX), --master-addr={name}-0.{name},
-                    --master-port=29500, /code/turns.py, /shared, "1", "{rounds}"]
-          env: [{{name: OMP_NUM_THREADS, value: "1"}}]
-          volumeMounts: [{{name: code, mountPath: /code}}, {{name: shared, mountPath: /shared}}]
-      volumes:
-        - {{name: code, configMap: {{name: payload}}}}
-        - {{name: shared, hostPath: {{path: {folder}}}}}
-"""
 
 
 def environment() -> dict[str, str]:
@@ -154,7 +118,7 @@ def launches_in_pods(rounds: int, image: str, shared: Path) -> list[dict[int, li
         line += ["turns.py", "/shared", "0", str(rounds)]
         subprocess.run(line, check=True, capture_output=True, timeout=600, cwd=code)
         manifest = folder / "plain.yaml"
-        manifest.write_text(plain_manifest("plain", image, folder, rounds))
+        manifest.write_text(yaml.safe_dump_all(plain_objects("plain", image, folder, rounds)))
         kubectl("apply", "-n", ns, "-f", str(manifest))
 
         def well() -> bool:
@@ -171,8 +135,8 @@ def with_code(folder: Path) -> Path:
     """A folder with what the ranks run."""
     code = folder / "code"
     code.mkdir()
-    for file in (collectives.__file__, turns.__file__):
-        shutil.copy(file, code)
+    shutil.copy(turns.__file__, code)
+    shutil.copytree(Path(collectives.__file__).parent, code / "collectives")
     return code
 
 
@@ -199,9 +163,21 @@ def figures(file: Path) -> dict[int, list[float]]:
     return {int(size): [line[size] for line in lines] for size in lines[0]}
 
 
-def plain_manifest(name: str, image: str, folder: Path, rounds: int) -> str:
-    """A Service and an Indexed Job, one pod a machine."""
-    return PLAIN.format(name=name, image=image, pods=PODS, folder=folder, rounds=rounds)
+def plain_objects(name: str, image: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """The same without kij-train, one pod a machine."""
+    script = ("/code/turns.py", "/shared", "1", str(rounds))
+    return plainjob.objects(
+        name,
+        image,
+        PODS,
+        plainjob.torchrun(name, PODS, *script),
+        {
+            "/code": {"configMap": {"name": "payload"}},
+            "/shared": {"hostPath": {"path": str(folder)}},
+        },
+        env={"OMP_NUM_THREADS": "1"},
+        apart=True,
+    )
 
 
 def kubectl(*arguments: str) -> str:
@@ -229,10 +205,10 @@ def as_rank(rounds: int) -> None:
     import torch
     import torch.distributed as dist
 
-    args = collectives.parse_args([*turns.SIZES, *LOOPED, "--device", "cpu"])
-    run = collectives.Run(args)
+    args = arguments.parse_args([*turns.SIZES, *LOOPED, "--device", "cpu"])
+    run = measuring.Run(args)
     sides: list[dict[int, list[float]]] = [{}, {}]
-    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
+    sizes = arguments.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
 
     def minimal(count: int) -> float:
         tensor = torch.ones(count)
@@ -253,7 +229,7 @@ def as_rank(rounds: int) -> None:
         for round_ in range(rounds * LOOPS_A_ROUND):
             pair = [(0, ours), (1, minimal)]
             for side, function in pair if round_ % 2 else reversed(pair):
-                factor = collectives.COLLECTIVES["all_reduce"].factor(run.ranks)
+                factor = table.COLLECTIVES["all_reduce"].factor(run.ranks)
                 busbw = size / function(size // 4) / 1e9 * factor
                 sides[side].setdefault(size, []).append(busbw)
     if run.rank == 0:

@@ -28,10 +28,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.cluster.paths import StatePaths  # noqa: E402 - the repository is no package
+from benchmarks import plainjob  # noqa: E402 - the repository is no package
+from tests.cluster.paths import StatePaths  # noqa: E402
 from tests.cluster.processes import namespace  # noqa: E402
 from tests.cluster.state import State  # noqa: E402
 
@@ -45,43 +48,6 @@ dist.barrier()
 if dist.get_rank() == 0:
     print("initialised at", time.time(), flush=True)
 dist.destroy_process_group()
-"""
-PLAIN = """\
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: {name}}}
-data:
-  train.py: |
-{script}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  clusterIP: None
-  publishNotReadyAddresses: true
-  selector: {{batch.kubernetes.io/job-name: {name}}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {{name: {name}}}
-spec:
-  completionMode: Indexed
-  completions: {nodes}
-  parallelism: {nodes}
-  backoffLimit: 0
-  template:
-    spec:
-      subdomain: {name}
-      restartPolicy: Never
-      containers:
-        - name: train
-          image: {image}
-          command: [torchrun, --nnodes={nodes}, --nproc-per-node=1,
-                    --node-rank=$(JOB_COMPLETION_INDEX), --master-addr={name}-0.{name},
-                    --master-port=29500, /code/train.py]
-          volumeMounts: [{{name: code, mountPath: /code}}]
-      volumes: [{{name: code, configMap: {{name: {name}}}}}]
 """
 
 
@@ -127,9 +93,17 @@ def kij_train(folder: Path, ns: str, image: str, nodes: int) -> Run:
 def plain(folder: Path, ns: str, image: str, nodes: int) -> Run:
     """One launch by kubectl."""
     name = f"plain-{uuid.uuid4().hex[:5]}"
-    script = "".join(f"    {line}\n" for line in SCRIPT.splitlines())
+    code = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name},
+        "data": {"train.py": SCRIPT},
+    }
+    command = plainjob.torchrun(name, nodes, "/code/train.py")
+    volumes = {"/code": {"configMap": {"name": name}}}
+    objects = [code, *plainjob.objects(name, image, nodes, command, volumes)]
     manifest = folder.parent / "plain.yaml"
-    manifest.write_text(PLAIN.format(name=name, script=script, nodes=nodes, image=image))
+    manifest.write_text(yaml.safe_dump_all(objects))
     started = time.time()
     output_of(["kubectl", "apply", "-n", ns, "-f", str(manifest)], folder)
     until = ["--for=condition=complete", "--timeout=300s"]

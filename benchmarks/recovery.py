@@ -36,55 +36,41 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.launch_overhead import on_the_cluster  # noqa: E402 - the repository is no package
+from benchmarks import plainjob  # noqa: E402 - the repository is no package
+from benchmarks.launch_overhead import on_the_cluster  # noqa: E402
 from tests.faults import STEPS, Lasting  # noqa: E402
 from tests.kube import Namespace, namespace  # noqa: E402
 
 PAUSE_S = 1.0
 """A step takes 0.05 s: a longer pause is the loss."""
 GANG = ("--restart", "gang", "--nodes", "2", "--max-restarts", "20")
-PLAIN = """\
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  clusterIP: None
-  publishNotReadyAddresses: true
-  selector: {{batch.kubernetes.io/job-name: {name}}}
----
-apiVersion: batch/v1
-kind: Job
-metadata: {{name: {name}}}
-spec:
-  completionMode: Indexed
-  completions: 2
-  parallelism: 2
-  backoffLimit: {backoff}
-  template:
-    spec:
-      subdomain: {name}
-      restartPolicy: Never
-      containers:
-        - name: train
-          image: {image}
-          command: {command}
-          volumeMounts: [{{name: shared, mountPath: /shared}}]
-      volumes: [{{name: shared, hostPath: {{path: {folder}}}}}]
-"""
 C10D_ALONE, ANEW = "torchrun c10d", "all pods anew"
-C10D = """[torchrun, --nnodes=2, --nproc-per-node=1, --rdzv-backend=c10d, --rdzv-id=a,
-            --rdzv-endpoint={name}-0.{name}:29400, --max-restarts=20, /shared/train.py, "1000000"]
-"""
-STATIC = """[torchrun, --nnodes=2, --nproc-per-node=1, --node-rank=$(JOB_COMPLETION_INDEX),
-            --master-addr={name}-0.{name}, --master-port=29500, /shared/train.py, "1000000"]
-"""
+
+
+def c10d(name: str) -> list[str]:
+    """torchrun with its elastic rendezvous, which restarts by itself."""
+    rendezvous = ["--rdzv-backend=c10d", "--rdzv-id=a", f"--rdzv-endpoint={name}-0.{name}:29400"]
+    sizes = ["torchrun", "--nnodes=2", "--nproc-per-node=1"]
+    return [*sizes, *rendezvous, "--max-restarts=20", "/shared/train.py", "1000000"]
+
+
+def static(name: str) -> list[str]:
+    """torchrun that ends with the first rank that fails."""
+    return plainjob.torchrun(name, 2, "/shared/train.py", "1000000")
 
 
 class Plain(Lasting):
     """The same script in a Job written by hand."""
 
     def __init__(
-        self, ns: Namespace, image: str, shared: Path, command: str, *, backoff: int, name: str
+        self,
+        ns: Namespace,
+        image: str,
+        shared: Path,
+        command: list[str],
+        *,
+        backoff: int,
+        name: str,
     ) -> None:
         self.ns, self.name, self.rows = ns, name, []
         self.folder = shared / f"{ns.name}-{name}"
@@ -93,19 +79,14 @@ class Plain(Lasting):
         (self.folder / "train.py").write_text(STEPS)
         self.log = self.folder / "log"
         self.log.touch()
-        self.manifest = PLAIN.format(
-            name=name,
-            backoff=backoff,
-            image=image,
-            folder=self.folder,
-            command=command.format(name=name),
-        )
+        volumes = {"/shared": {"hostPath": {"path": str(self.folder)}}}
+        self.objects = plainjob.objects(name, image, 2, command, volumes, backoff=backoff)
         self.kubectl("create")
         self.launch = subprocess.Popen(["sleep", "100000"])
 
     def kubectl(self, verb: str, *flags: str, only: str = "") -> None:
         """Create or delete the objects, of one kind or all."""
-        documents = [d for d in yaml.safe_load_all(self.manifest) if only in ("", d["kind"])]
+        documents = [body for body in self.objects if only in ("", body["kind"])]
         where = ["--kubeconfig", self.ns.kubeconfig, "-n", self.ns.name]
         subprocess.run(
             ["kubectl", verb, *where, *flags, "-f", "-"],
@@ -135,8 +116,8 @@ def ways(ns: Namespace, image: str, shared: Path) -> dict[str, Callable[[str], L
             ns, image, shared, *GANG, "--spares", "1", name=name
         ),
         "kij-train, no spare": lambda name: Lasting(ns, image, shared, *GANG, name=name),
-        C10D_ALONE: lambda name: Plain(ns, image, shared, C10D, backoff=20, name=name),
-        ANEW: lambda name: Plain(ns, image, shared, STATIC, backoff=0, name=name),
+        C10D_ALONE: lambda name: Plain(ns, image, shared, c10d(name), backoff=20, name=name),
+        ANEW: lambda name: Plain(ns, image, shared, static(name), backoff=0, name=name),
     }
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __name__ != "__main__":
-    from kij_train.pod import collectives
+    from kij_train.pod.collectives import arguments, measuring, table
 else:
-    import collectives  # it lies beside this file, in a job without kij-train
+    # It lies beside this file, in a job without kij-train.
+    from collectives import arguments, measuring, table
 
 SIZES = ["-b", "1M", "-e", "64M", "-f", "4"]
 ITERATIONS = ["-n", "5", "-w", "2"]
@@ -37,10 +38,10 @@ def turns_of(side: int, rounds: int) -> list[int]:
 def main() -> None:
     """Measure in every turn of ours."""
     folder, side, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    args = collectives.parse_args([*SIZES, *ITERATIONS, "--device", "cpu"])
-    run = collectives.Run(args)
-    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
-    factor = collectives.COLLECTIVES["all_reduce"].factor(run.ranks)
+    args = arguments.parse_args([*SIZES, *ITERATIONS, "--device", "cpu"])
+    run = measuring.Run(args)
+    sizes = arguments.message_sizes(args.minbytes, args.maxbytes, 0, args.stepfactor)
+    factor = table.COLLECTIVES["all_reduce"].factor(run.ranks)
     run.dist.barrier()
     if run.rank == 0:
         (folder / f"ready-{side}").touch()

@@ -135,13 +135,18 @@ class Lasting:
             time.sleep(0.1)
 
     def await_whole(self, pods: int, timeout_s: float = 120) -> None:
-        """Until all pods run, and those that do not train stand by."""
+        """Until all pods run, as many of them train as the script says, and the rest stand by.
+
+        Kubernetes takes some seconds to notice a lost pod, whose log still says that it trains.
+        """
 
         def whole() -> bool:
             there = self.pods()
-            return len(there) == pods and all(
+            spoken = all(
                 "round " in self.log_of(pod) or "is a spare" in self.log_of(pod) for pod in there
             )
+            trains = self.steps[-1].world if self.steps else 0
+            return len(there) == pods and spoken and len(self.training()) == trains
 
         assert eventually(whole, timeout_s), self.log.read_text()
 

@@ -2,8 +2,8 @@
 
 kij-train map --local --range 0:20 --chunk 4 train_examples/square.py {item}
 
-The number 13 fails on purpose, to see what is said of it, and how to run it again:
-kij-train rerun NAME --failed, with SQUARE_ANYTHING=1 in the environment.
+The number 13 fails on purpose, to show what is said of it, and how it is run again:
+kij-train rerun NAME --failed --env SQUARE_ANYTHING=1
 """
 
 import json

@@ -24,7 +24,7 @@ from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.report import counted
-from kij_train.arrays.store import ArrayFolder, Where, check_free
+from kij_train.arrays.store import ArrayFolder, Where, check_free, prepare
 from kij_train.arrays.summary import summary_of
 from kij_train.arrays.view import outcomes_of
 from kij_train.errors import (
@@ -79,6 +79,7 @@ def map(  # noqa: A001 - kij_train.map, as the map of an executor
         return _start_here(plan, here, replace)
     most = plan.spec.failed_indexes(plan.indexes)
     plans.check_limits(plan.pinned, parallelism=plan.spec.parallelism, max_failed=most)
+    prepare(here)  # before there is a Job whose results nobody could keep
     if not replace:
         check_free(here, plan.array)
     run = place.start(plan)

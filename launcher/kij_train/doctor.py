@@ -145,8 +145,10 @@ def _credentials(entry: Entry | None) -> Check:
 
 
 def _version(cluster: Cluster) -> Check:
+    from kij_train.cluster import served
+
     said = cluster.version()
-    minor = int("".join(filter(str.isdigit, str(said["minor"]))) or 0)
+    minor = served.minor(said)
     by = f", through {cluster.proxy}" if cluster.proxy is not None else ""
     text = f"{said['gitVersion']} at {cluster.host}{by}"
     if minor < OLDEST_MINOR:
@@ -155,6 +157,9 @@ def _version(cluster: Cluster) -> Check:
     if minor > NEWEST_MINOR:
         hint = f"kij-train is tested with 1.{OLDEST_MINOR} to 1.{NEWEST_MINOR}"
         return Check("server", Result.OK, f"{text}, newer than what kij-train is tested with", hint)
+    if minor < served.RESERVE_MINOR:
+        text += f"; before 1.{served.RESERVE_MINOR}, a Job makes another pod for one that "
+        text += "--restart has lost only after 10 s, and 20 s the next time"
     return Check("server", Result.OK, text)
 
 

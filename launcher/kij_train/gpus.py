@@ -69,14 +69,18 @@ _KINDS = (
 )
 
 
+def names() -> tuple[str, ...]:
+    """The kinds that have a name of their own: beside them there are MIG slices."""
+    return tuple(one.name for one in _KINDS)
+
+
 def kind(name: str) -> Kind:
     """The kind that --gpu-kind calls so. Raises ValueError."""
     for one in _KINDS:
         if one.name == name:
             return one
     if _MIG.fullmatch(name) is None:
-        names = ", ".join(one.name for one in _KINDS)
-        raise ValueError(f"must be one of {names}, or a MIG slice such as mig-1g.5gb")
+        raise ValueError(f"must be one of {', '.join(names())}, or a MIG slice such as mig-1g.5gb")
     return _nvidia(name, f"nvidia.com/{name}")
 
 

@@ -53,7 +53,8 @@ def test_a_resource_that_no_machine_has_is_known_before_the_launch(
 ) -> None:
     asked = JobSpec(script="a.py", gpus=1, resources={"example.com/none": 1})
     missing = runs.which_nobody_has(asked, cluster)
-    assert missing["example.com/none"] == "what the machines have: kij-train doctor"
+    doctor = cluster.address.command("doctor")
+    assert missing["example.com/none"] == f"what the machines have: {doctor}"
     before = cluster.requests
     assert runs.which_nobody_has(JobSpec(script="a.py", cpu="1"), cluster) == {}
     assert cluster.requests == before

@@ -349,7 +349,7 @@ def test_without_the_right_to_the_rest_of_an_applied_job_it_is_named(
     rules = [rule for rule in RULES if rule["resources"] != ["services"]]
     result = ns.kij_train("delete", "job", cwd=tmp_path, kubeconfig=ns.user("bob", rules, tmp_path))
     assert result.returncode == 0, result.stderr
-    assert f"remove it: kubectl delete -n {ns.name} service/job" in result.stderr
+    assert f"remove it: kubectl delete service/job -n {ns.name} --kubeconfig " in result.stderr
     assert eventually(lambda: ns.left() == ["services/job"], 30)
 
 

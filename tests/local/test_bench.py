@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kij_train.pod import collectives
+from kij_train import pod
+from kij_train.cli.bench import COMMANDS
 
 SMALL = ["-b", "1K", "-e", "16K", "-f", "4", "-n", "3"]
 
@@ -24,16 +25,20 @@ def bench(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "nproc", "more"),
-    [
-        ("allreduce", 2, ["-d", "bfloat16"]),
-        ("allgather", 3, []),
-        ("reducescatter", 3, ["-o", "max", "-d", "int8"]),
-        ("broadcast", 2, []),
-        ("alltoall", 3, ["-d", "int64"]),
-    ],
-)
+RUNS: list[tuple[str, int, list[str]]] = [
+    ("allreduce", 2, ["-d", "bfloat16"]),
+    ("allgather", 3, []),
+    ("reducescatter", 3, ["-o", "max", "-d", "int8"]),
+    ("broadcast", 2, []),
+    ("alltoall", 3, ["-d", "int64"]),
+]
+
+
+def test_every_collective_is_run() -> None:
+    assert {command for command, _, _ in RUNS} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "nproc", "more"), RUNS)
 def test_every_collective_gives_right_results(
     tmp_path: Path, command: str, nproc: int, more: list[str]
 ) -> None:
@@ -77,14 +82,14 @@ def test_no_variable_but_those_of_the_backends_reaches_the_report(tmp_path: Path
 def test_one_wrong_element_of_one_rank_is_counted(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "import sys\n"
-        f"sys.path.insert(0, {str(Path(collectives.__file__).parent)!r})\n"
-        "import collectives\n"
-        "right = collectives.Run.call\n"
+        f"sys.path.insert(0, {str(Path(pod.__file__).parent)!r})\n"
+        "from collectives import __main__, measuring\n"
+        "right = measuring.Run.call\n"
         "def wrong(self, send, receive):\n"
         "    right(self, send, receive)\n"
         "    if self.rank == 1: receive[3] += 1\n"
-        "collectives.Run.call = wrong\n"
-        "sys.exit(collectives.main(sys.argv[1:]))\n"
+        "measuring.Run.call = wrong\n"
+        "sys.exit(__main__.main(sys.argv[1:]))\n"
     )
     line = [sys.executable, "-m", "kij_train", "launch", "--local", "--nproc-per-node", "2"]
     result = subprocess.run(

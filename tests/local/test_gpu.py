@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kij_train.pod import collectives
+from kij_train.pod.collectives import table
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -20,7 +20,7 @@ COLLECTIVES = [
     ("reducescatter", "double"),
     ("broadcast", "int8"),
     ("alltoall", "int64"),
-    *(("allreduce", datatype) for datatype in collectives.DTYPES),
+    *(("allreduce", datatype) for datatype in table.DTYPES),
 ]
 LASTING = """\
 import os, sys, time

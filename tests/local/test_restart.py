@@ -146,9 +146,9 @@ def test_training_goes_on_after_every_kill(launch: Callable[..., Launch], tmp_pa
     job.supervisor(1).kill()
     job.wait_for(rf"round {turn + 2}: indexes 0, 2 train")
     job.wait_for(rf"step \d+ of round {turn + 1}, world 2")
-    job.wait_for("node 1 .*this node is a spare")
+    job.wait_for("node 3 .*this node is a spare")  # of the reserve
     job.supervisor(0).kill()
-    job.wait_for(rf"round {turn + 3}: indexes 1, 2 train")
+    job.wait_for(rf"round {turn + 3}: indexes 2, 3 train, .* index 3 took the place of index 0")
     job.wait_for(rf"step \d+ of round {turn + 2}, world 2")
     state.with_name("stop").touch()
     assert job.end() == 0, job.log
@@ -205,6 +205,26 @@ def test_a_script_that_always_fails_ends_the_job(
     assert job.log.count("round 2: indexes") == 1 and "round 3" not in job.log
 
 
+def test_a_node_more_than_the_reserve_that_is_lost_ends_the_job(
+    launch: Callable[..., Launch], tmp_path: Path
+) -> None:
+    job = launch(
+        "--nodes",
+        "1",
+        "--restart",
+        "gang",
+        "--max-restarts",
+        "1",
+        script=(str(tmp_path / "state"), "100000"),
+    )
+    job.wait_for(r"node 0 .*step 3 of round 0")
+    job.supervisor(0).kill()
+    job.wait_for(r"node 1 .*step \d+ of round 0")
+    job.supervisor(1).kill()
+    assert job.end() == 1, job.log
+    assert "(index 1)" in job.log.rpartition("train-")[2] or "index 1" in job.log
+
+
 @pytest.mark.slow
 def test_an_elastic_job_goes_on_with_fewer_and_grows_again(
     launch: Callable[..., Launch], tmp_path: Path
@@ -213,12 +233,12 @@ def test_an_elastic_job_goes_on_with_fewer_and_grows_again(
     job = launch(*elastic, script=(str(tmp_path / "state"), "100000"))
     job.wait_for(r"step \d+ of round 0, world 3")
     job.supervisor(2).kill()
-    job.wait_for(r"(?s)lost index 2.*node 2 \| kij-train: index 2 of 3")
-    late = job.supervisor(2)
+    job.wait_for(r"(?s)lost index 2.*node 3 \| kij-train: index 3, from the reserve, of 3")
+    late = job.supervisor(3)
     late.suspend()  # it would be there in time on a fast machine
     job.wait_for(r"step \d+ of round 1, world 2")
     late.resume()
-    job.wait_for(r"taking in index 2")
+    job.wait_for(r"taking in index 3")
     job.wait_for(r"step \d+ of round 2, world 3")
     (tmp_path / "stop").touch()
     assert job.end() == 0, job.log

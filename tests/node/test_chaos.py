@@ -42,6 +42,7 @@ def test_processes_are_killed(start: Start) -> None:
     ):
         victim = job.process(job.training()[place], process)
         job.fault(f"SIGKILL of {what}", victim.kill)
+    assert "rounds failed, the newest" in job.why()
     job.ends_well(3)
     assert [row.restarts for row in job.rows] == [1, 1, 1]
     assert pods.keys() <= {

@@ -137,3 +137,44 @@ def test_an_array_that_was_left_is_found_again_with_its_results(
     assert shown.returncode == 0, shown.stderr
     found = [json.loads(line) for line in shown.stdout.splitlines()]
     assert {one["key"]: one["square"] for one in found} == {"0": 0, "1": 1, "2": 4, "3": 9}
+
+
+def test_results_on_a_volume_are_not_mixed_with_those_of_an_older_array(
+    ns: Namespace, project: Path, small_image: str, shared_folder: str
+) -> None:
+    out = f"{shared_folder}/{ns.name}"
+    argv = ["--image", small_image, "--name", "sq", "--range", "0:4", "--indexes", "2", "--replace"]
+    argv += ["--mount", f"hostpath:{out}:/out", "--results", "/out", "--env", "EACH_S=0"]
+    for factor in (1, 10):
+        (project / "some.py").write_text(SCRIPT.replace("number**2", f"number**2 * {factor}"))
+        result = ns.kij_train("map", *argv, "some.py", "{item}", cwd=project)
+        assert result.returncode == 0, result.stderr
+        uid = ns.batch.read_namespaced_job("sq", ns.name).metadata.uid
+        lines = read_on_a_machine(ns, small_image, out, f"sq/attempt-0-{uid}/part-*.jsonl")
+        found = {one["key"]: one["square"] for one in map(json.loads, lines)}
+        assert found == {str(number): number**2 * factor for number in range(4)}
+
+
+def read_on_a_machine(ns: Namespace, image: str, folder: str, pattern: str) -> list[str]:
+    """Lines of files in a folder of the machines, read by a pod."""
+    container = {
+        "name": "read",
+        "image": image,
+        "command": ["sh", "-c", f"cat /out/{pattern}"],
+        "volumeMounts": [{"name": "out", "mountPath": "/out"}],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": [{"name": "out", "hostPath": {"path": folder}}],
+    }
+    made = ns.core.create_namespaced_pod(
+        ns.name, {"metadata": {"generateName": "r-"}, "spec": spec}
+    )
+    name = made.metadata.name
+
+    def has_ended() -> bool:
+        return ns.core.read_namespaced_pod(name, ns.name).status.phase in ("Succeeded", "Failed")
+
+    assert eventually(has_ended, 60)
+    return str(ns.core.read_namespaced_pod_log(name, ns.name)).splitlines()

@@ -6,8 +6,19 @@ import json
 from typing import Any
 
 import pytest
-from kij_train.diagnosis import JobState, Verdict, accounts_at_the_end, accounts_now, as_json
+from kij_train.diagnosis import (
+    JobState,
+    JobView,
+    Verdict,
+    accounts_at_the_end,
+    accounts_now,
+    as_json,
+    of_rounds,
+)
 from kij_train.pod.gang import History
+from kij_train.pod.gang.history import Who
+
+from tests.unit.test_why import situation
 
 SPENT: dict[str, Any] = {
     "rounds": 3,
@@ -71,9 +82,45 @@ def test_the_verdict_has_them_last() -> None:
         "step": None,
         "restarts": 2,
         "failures": 1,
+        "places": [],
         "blame": [{"node": "gpu-node-7", "restarts": 2, "seconds": 4.0}],
     }
     spent = History({**SPENT, "step": 900, "again_s": 30.0})
     told: Any = as_json(Verdict(JobState.RUNNING, "it trains", accounts=spent))["accounts"]
     assert (told["againSeconds"], told["step"]) == (30.0, 900)
     assert as_json(Verdict(JobState.RUNNING, "it trains"))["accounts"] is None
+
+
+RECORD = {
+    "message": {
+        "message": "ValueError: bad batch " + "x" * 5000,
+        "extraInfo": {"py_callstack": "File a.py, line 1\n" * 500},
+    },
+    "kij": {"rank": 3, "exit_code": 1, "time": 1090.0},
+}
+
+
+def test_a_job_that_fails_in_every_round_shows_its_newest_failure() -> None:
+    told = History(SPENT)
+    told.fail(Who(1, "uid", "10.0.0.1", "job-1-abcde", "gpu-node-7"), RECORD)
+    news = json.dumps({"history": told.as_json(), "state": "restarting", "since": 1100.0})
+    history = accounts_now(news, 1100.0)
+    assert history is not None
+    job = JobView(situation("running")["job"])
+    (finding,) = of_rounds(job, history, now=1100.0)
+    assert finding.kind == "round-failed"
+    who = "2 rounds failed, the newest 10 s ago, rank 3 (index 1, pod job-1-abcde): ValueError: "
+    assert finding.summary.startswith(who)
+    assert "File a.py, line 1" in finding.evidence[-1]
+    assert len(news) < 6000
+    assert history.brief()["newest_failure"] == {}
+    assert of_rounds(job, History(SPENT), now=1100.0) == []
+
+
+def test_a_hang_of_nobody_in_particular_is_a_failure_too() -> None:
+    history = History()
+    history.fail(
+        None, {"message": {"message": "no sign of life for 10.0 s"}, "kij": {"hung": True}}
+    )
+    (finding,) = of_rounds(JobView(situation("running")["job"]), history, now=1100.0)
+    assert finding.summary == "1 round failed, the newest: no sign of life for 10.0 s"

@@ -281,6 +281,17 @@ def test_the_request_is_kept_with_the_job_and_read_again(tmp_path: Path) -> None
     assert "A" not in (kept(plan.spec) or "")
 
 
+def test_results_on_a_volume_are_in_a_folder_of_this_job_alone(tmp_path: Path) -> None:
+    plan = planned(tmp_path, numbers(4), name="sq", results="pvc:out:/out/$a")
+    container = plan.objects()[-1]["spec"]["template"]["spec"]["containers"][0]
+    env = {each["name"]: each for each in container["env"]}
+    names = [each["name"] for each in container["env"]]
+    assert names.index("KIJ_JOB_UID") < names.index("KIJ_ARRAY")
+    assert "controller-uid" in env["KIJ_JOB_UID"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert '"/out/$$a/sq/attempt-0-$(KIJ_JOB_UID)"' in env["KIJ_ARRAY"]["value"]
+    assert '"/out/$$a/sq/run"' in env["KIJ_ARRAY"]["value"]
+
+
 def test_kueue_may_admit_fewer_pods_at_once(tmp_path: Path) -> None:
     job = planned(tmp_path, numbers(4), queue="team-a").objects()[-1]
     assert job["metadata"]["annotations"]["kueue.x-k8s.io/job-min-parallelism"] == "1"

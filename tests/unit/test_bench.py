@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train import extras, runs
-from kij_train.bench import documents, gates, plots, rows, scaling, sweep
+from kij_train.bench import documents, files, gates, plots, rows, scaling, sweep
 from kij_train.bench.rows import ReportLines
 from kij_train.cli import main
 from kij_train.errors import InterruptedByUserError, JobFailedError, RefusedError, RequestError
-from kij_train.pod import collectives
+from kij_train.pod.collectives import arguments, measuring, table
+from kij_train.pod.collectives.report import number, row_text, write_json
+from kij_train.pod.collectives.rows import make_row
 from kij_train.spec import JobSpec
 
 
@@ -29,9 +31,9 @@ def report(
     **own: Any,
 ) -> dict[str, Any]:
     """What the payload reports for times of 100 us + 1 us per 1000 bytes."""
-    args = collectives.parse_args([])
+    args = arguments.parse_args([])
     rows = [
-        collectives.make_row(args, size, size // 4, [(100e-6 + size * 1e-9) * slower] * ranks, 0)
+        make_row(args, size, size // 4, [(100e-6 + size * 1e-9) * slower] * ranks, 0)
         for size in sizes
     ]
     return {
@@ -51,21 +53,25 @@ def document(*runs: tuple[int, dict[str, Any]]) -> rows.Document:
 # --- the conventions of nccl-tests ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("collective", "ranks", "factor"),
-    [
-        ("all_reduce", 8, 1.75),
-        ("all_reduce", 1, 0),
-        ("all_gather", 4, 0.75),
-        ("reduce_scatter", 4, 0.75),
-        ("alltoall", 2, 0.5),
-        ("broadcast", 8, 1),
-    ],
-)
+FACTORS = [
+    ("all_reduce", 8, 1.75),
+    ("all_reduce", 1, 0),
+    ("all_gather", 4, 0.75),
+    ("reduce_scatter", 4, 0.75),
+    ("alltoall", 2, 0.5),
+    ("broadcast", 8, 1),
+]
+
+
+def test_every_collective_has_a_factor_to_compare_with() -> None:
+    assert {collective for collective, _, _ in FACTORS} == set(table.COLLECTIVES)
+
+
+@pytest.mark.parametrize(("collective", "ranks", "factor"), FACTORS)
 def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     collective: str, ranks: int, factor: float
 ) -> None:
-    assert collectives.COLLECTIVES[collective].factor(ranks) == factor
+    assert table.COLLECTIVES[collective].factor(ranks) == factor
 
 
 @pytest.mark.parametrize(
@@ -73,23 +79,23 @@ def test_bus_bandwidth_has_the_factors_of_nccl_tests(
     [("8", 8), ("1K", 1024), ("64k", 65536), ("8M", 2**23), ("1.5G", 3 * 2**29), ("1GiB", 2**30)],
 )
 def test_sizes_are_binary(text: str, size: int) -> None:
-    assert collectives.parse_size(text) == size
+    assert arguments.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1X", "1 M", "1e6", "٣"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
-        collectives.parse_size(text)
+        arguments.parse_size(text)
 
 
 def test_steps_are_by_factor_or_by_bytes() -> None:
-    assert collectives.message_sizes(1024, 20000, 0, 4) == [1024, 4096, 16384]
-    assert collectives.message_sizes(10, 35, 10, 0) == [10, 20, 30]
-    assert collectives.message_sizes(8, 8, 0, 2) == [8]
+    assert arguments.message_sizes(1024, 20000, 0, 4) == [1024, 4096, 16384]
+    assert arguments.message_sizes(10, 35, 10, 0) == [10, 20, 30]
+    assert arguments.message_sizes(8, 8, 0, 2) == [8]
 
 
 @given(
-    st.sampled_from(sorted(collectives.COLLECTIVES)),
+    st.sampled_from(sorted(table.COLLECTIVES)),
     st.integers(0, 10**6),
     st.sampled_from([1, 2, 4, 8]),
     st.integers(1, 100),
@@ -97,25 +103,25 @@ def test_steps_are_by_factor_or_by_bytes() -> None:
 def test_no_buffer_is_larger_than_the_message(
     collective: str, size: int, element_bytes: int, ranks: int
 ) -> None:
-    count, send, receive = collectives.elements(collective, size, element_bytes, ranks)
+    count, send, receive = table.elements(collective, size, element_bytes, ranks)
     assert max(send, receive) * element_bytes <= size
     assert max(send, receive) in (count, count * ranks)
 
 
 def test_columns_are_where_parsers_of_nccl_tests_look() -> None:
-    args = collectives.parse_args([])
-    row = collectives.make_row(args, 8388608, 2097152, [0.001, 0.003], 0)
-    fields = collectives.row_text(row).split()
+    args = arguments.parse_args([])
+    row = make_row(args, 8388608, 2097152, [0.001, 0.003], 0)
+    fields = row_text(row).split()
     assert fields[:5] == ["8388608", "2097152", "float", "sum", "-1"]
     assert fields[5:9] == ["N/A"] * 4
     assert fields[9:] == ["2000.00", "4.19", "4.19", "0"]
     assert row["ranks"] == {"times_us": [1000.0, 3000.0], "slowest": 1, "spread": 1.0}
-    assert len(collectives.row_text(row)) == 52 + 2 * 33
+    assert len(row_text(row)) == 52 + 2 * 33
 
 
 @given(st.floats(0, 1e12), st.sampled_from([6, 7]))
 def test_a_figure_never_breaks_its_column(figure: float, width: int) -> None:
-    text = collectives.number(figure, width)
+    text = number(figure, width)
     assert len(text) <= max(width, 7)
     assert math.isclose(float(text), figure, rel_tol=0.1, abs_tol=0.006)
 
@@ -136,18 +142,18 @@ def test_a_figure_never_breaks_its_column(figure: float, width: int) -> None:
 )
 def test_wrong_flags_are_refused(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        collectives.parse_args(line.split())
+        arguments.parse_args(line.split())
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64])
-@pytest.mark.parametrize("op", collectives.REDOPS)
+@pytest.mark.parametrize("op", table.REDOPS)
 def test_test_data_tells_ranks_and_places_apart(op: str, ranks: int) -> None:
     values = [
-        [collectives.value(op, rank, ranks, r) for r in range(collectives.PERIOD)]
+        [measuring.value(op, rank, ranks, r) for r in range(measuring.PERIOD)]
         for rank in range(ranks)
     ]
     assert len({tuple(row) for row in values}) == ranks
-    results = [collectives.reduced(op, ranks, r) for r in range(collectives.PERIOD)]
+    results = [measuring.reduced(op, ranks, r) for r in range(measuring.PERIOD)]
     assert max(results) <= 6 * ranks
     if op == "sum":
         assert results == [sum(column) for column in zip(*values, strict=True)]
@@ -158,7 +164,7 @@ def test_test_data_tells_ranks_and_places_apart(op: str, ranks: int) -> None:
 
 def test_a_report_survives_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     sent = report(ranks=300, note="a | b\n  c é")
-    collectives.write_json(sent, "-")
+    write_json(sent, "-")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1
     assert max(map(len, lines)) < 16 * 1024
@@ -406,6 +412,48 @@ def test_an_interruption_removes_all_jobs_and_keeps_what_is_done(backend: Any) -
     assert error.exit_code == 143
     assert all(job.deleted for job in backend.made.values())
     assert [run["nodes"] for run in made["runs"]] == [1]
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_a_report_is_replaced_by_a_new_measurement_and_not_before(tmp_path: Path) -> None:
+    path, said = tmp_path / "out.json", list[str]()
+    old = document((1, report()), (2, report()))
+    files.write(path, old)
+    new = files.start(str(path), False, {}, warn=lambda text, hints: said.extend((text, *hints)))
+    assert said == [
+        f"--json {path} has measurements of 1, 2 nodes, which new ones replace",
+        "to keep them, and add what is missing: --resume",
+    ]
+    assert new["runs"] == []
+    assert files.read(str(path)) == json.loads(json.dumps(old))
+    assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
+
+
+@pytest.mark.parametrize("what", ["text", "json", "folder"])
+def test_what_is_no_report_is_never_replaced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "out.json"
+    if what == "folder":
+        path.mkdir()
+    else:
+        path.write_text("notes" if what == "text" else '{"lr": 1}')
+    code, _, err = run(capsys, "allreduce", "--local", "--json", str(path))
+    assert code == 2
+    assert f"--json {path}: is there, and is no " in err
+    assert path.is_dir() or path.read_text() in ("notes", '{"lr": 1}')
+
+
+def test_an_empty_file_may_be_written(tmp_path: Path) -> None:
+    (tmp_path / "out.json").touch()  # as mktemp makes one
+    assert (
+        files.start(
+            str(tmp_path / "out.json"), False, {}, warn=lambda *said: pytest.fail(str(said))
+        )["runs"]
+        == []
+    )
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks import allreduce as benchmark
 from benchmarks import turns
@@ -16,7 +15,7 @@ PAIR = "kij-train in pods / torchrun in pods"
 
 
 def test_the_plain_job_takes_the_turns_of_the_other_side(tmp_path: Path) -> None:
-    service, job = yaml.safe_load_all(benchmark.plain_manifest("plain", "image:1", tmp_path, 9))
+    service, job = benchmark.plain_objects("plain", "image:1", tmp_path, 9)
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert service["metadata"]["name"] == pod["subdomain"] == "plain"

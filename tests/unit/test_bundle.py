@@ -335,7 +335,7 @@ def test_data_that_does_not_compress_is_refused_without_trying(
         bundle.pack(tmp_path)
 
 
-@pytest.mark.parametrize("repeats", [3, 40])
+@pytest.mark.parametrize("repeats", [3, 12])  # of 1 MiB, where 8 may ship
 def test_what_is_there_many_times_is_no_reason_to_refuse(tmp_path: Path, repeats: int) -> None:
     (tmp_path / "table").write_bytes(random.Random(1).randbytes(2**20) * repeats)
     assert len(bundle.pack(tmp_path).packed) < bundle.MAX_PACKED_BYTES
@@ -529,3 +529,30 @@ def test_no_note_error_or_command_holds_a_name_that_steers_the_terminal(
     assert told.isprintable()
     subprocess.run(["sh", "-c", caught.value.hints[0].partition(": ")[2]], check=True)
     assert f"{name}.out" not in shipped(tmp_path)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_home_folder_ships_only_where_it_says_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: bool
+) -> None:
+    home = tmp_path / "ada"
+    write(home / "project", {"train.py": ""})
+    monkeypatch.setenv("HOME", str(home))
+    folder = tmp_path if above else home
+    with pytest.raises(RequestError, match="your home folder") as caught:
+        bundle.pack(folder)
+    assert f"it is meant so: touch {folder}/.kijignore" in caught.value.hints[2]
+    assert shipped(home / "project") == ["train.py"]
+    (folder / ".kijignore").touch()
+    assert "project/train.py" in "".join(shipped(folder))
+
+
+def test_without_a_home_every_folder_is_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    write(tmp_path, {"train.py": ""})
+    assert shipped(tmp_path) == ["train.py"]

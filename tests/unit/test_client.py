@@ -213,7 +213,7 @@ def test_a_webhook_is_quoted_whatever_it_says(status: int, reason: str, words: s
         (
             'jobs.batch is forbidden: User "bob" cannot create resource "jobs" in API group',
             "bob may not create jobs.batch",
-            "kubectl create role kij-train-create-jobs-batch -n ml --verb=create --resource=jobs.b",
+            "create role kij-train-create-jobs-batch --verb=create --resource=jobs.batch -n ml",
         ),
         (
             'jobs.batch is forbidden: User "system:serviceaccount:ml:w" cannot create resource',

@@ -17,7 +17,7 @@ import pytest
 from kij_train.pod import contract, gang
 from kij_train.pod.gang import network, peers, processes, ranks
 from kij_train.pod.gang import node as gang_node
-from kij_train.pod.gang.history import Who
+from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import Leader, Member
 from kij_train.pod.gang.node import Supervisor
 
@@ -241,3 +241,64 @@ def test_nodes_with_addresses_of_ipv6_find_each_other(
         return [each.me.ip for each in nodes]
 
     assert asyncio.run(whole()) == ["::1", "::1"]
+
+
+def test_one_that_comes_from_the_reserve_finds_the_leader_by_the_name_of_all_pods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No index of the start is left, and none of the reserve is asked for by its name."""
+    asked: list[str] = []
+    leader = Who(7, "uid-7", "127.0.0.2", "pod", "machine")
+
+    async def resolve(host: str, port: int) -> list[str]:
+        if host.startswith("127."):
+            return [host]
+        asked.append(host)
+        return {"job": ["127.0.0.3", "127.0.0.2", "127.0.0.1"]}.get(host, [])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        answer = {"role": "leading", "index": 7, "who": list(leader), "running": False}
+        writer.write(json.dumps(answer).encode() + b"\n")
+        await writer.drain()
+        writer.close()
+
+    async def whole() -> peers.Found:
+        (port,) = free_ports(1)
+        settings = gang.Settings(2, 2, 1, [f"job-{{}}.job:{port}"], 20, 20, reserve=20)
+        me = Who(8, "uid-8", "127.0.0.1", "pod", "machine")
+        monkeypatch.setattr(peers, "_resolve", resolve)
+        made = peers.Peers(settings, me, "", lambda _: None)
+        async with await asyncio.start_server(answer, "127.0.0.2", port):
+            found = await asyncio.wait_for(made.look(History(), lambda: False), 20)
+            assert found is not None
+            found.channel.close()
+            await asyncio.sleep(0.1)
+            return found
+
+    found = asyncio.run(whole())
+    assert found.who == leader
+    assert asked == ["job-0.job", "job-1.job", "job-2.job", "job"]
+
+
+@pytest.mark.parametrize("lost", [[], [4]])
+def test_whoever_stays_tells_the_end_to_all_that_the_job_makes_and_ends_with_them(
+    lost: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Index 2 is the highest that was there. One may be lost before it can ask."""
+    monkeypatch.setattr(gang_node, "FAREWELL_S", 0.2)
+
+    async def whole() -> bool:
+        made = node(1, free_ports(3), tmp_path, 1)
+        made.settings = made.settings._replace(reserve=5, backoff_limit=5)
+        waiting = asyncio.ensure_future(made._until_all_are_told(2))
+        for index in (3, 4, 5):
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            if index not in lost:
+                made._told.add(index)
+                made._changed.set()
+        await asyncio.wait_for(waiting, 20)
+        return True
+
+    assert asyncio.run(whole())

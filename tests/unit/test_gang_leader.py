@@ -29,13 +29,20 @@ class Stage:
     """A leader, nodes that only write down what they are told, and a clock."""
 
     def __init__(
-        self, low: int, high: int, spares: int = 0, max_restarts: int = 3, hang_timeout_s: float = 0
+        self,
+        low: int,
+        high: int,
+        spares: int = 0,
+        max_restarts: int = 3,
+        hang_timeout_s: float = 0,
+        reserve: int = 0,
     ) -> None:
         self.now = 0.0
         self.said: list[str] = []
         self.told: dict[str, list[Json]] = {}
         self.closed: list[str] = []
-        settings = Settings(low, high, spares, ["job-{}.job:1"], max_restarts, max_restarts)
+        peers = ["job-{}.job:1"]
+        settings = Settings(low, high, spares, peers, max_restarts, max_restarts, reserve)
         settings = settings._replace(hang_timeout_s=hang_timeout_s)
         self.leader = Leader(
             settings,
@@ -122,6 +129,49 @@ def test_it_does_not_wait_for_ever() -> None:
     stage.join(2)
     stage.decide(ORDER_S)
     assert stage.trains() == [1, 2]
+
+
+def test_an_index_of_the_reserve_takes_the_place_of_one_that_is_lost() -> None:
+    stage = Stage(2, 2, reserve=3)
+    lost, left = stage.join(0), stage.join(1)
+    stage.decide()
+    stage.leader.leave(lost)
+    stage.decide(1)
+    stage.end(left, 143)
+    stage.join(2)
+    stage.decide(2)
+    assert stage.trains() == [1, 2]
+    assert starts(stage.told["uid-1"])[-1]["node_rank"] == 0
+    (said,) = (each for each in stage.said if each.startswith("round 2"))
+    assert said == (
+        "round 2: indexes 1, 2 train, 2.0 s after round 1; index 2 took the place of index 0"
+    )
+
+
+def test_indexes_of_the_reserve_are_not_waited_for_by_name() -> None:
+    stage = Stage(2, 2, spares=1, reserve=3)
+    stage.join(7)
+    stage.decide(100)
+    assert "still waiting for nodes after 100 s: 1 of 2 nodes are there" in stage.said
+
+
+@pytest.mark.parametrize(
+    ("reserve", "lost", "stays"),
+    [(1, 0, False), (2, 0, True), (2, 1, False), (5, 0, True), (5, 3, True), (5, 4, False)],
+)
+def test_one_stays_to_tell_the_others_where_the_job_makes_more_pods_when_all_have_failed(
+    reserve: int, lost: int, stays: bool
+) -> None:
+    """It counts failed indexes: two more must be more than the reserve."""
+    stage = Stage(2, 2, max_restarts=reserve, reserve=reserve)
+    members = [stage.join(index) for index in (lost, lost + 1)]
+    stage.leader.history.failures = reserve
+    stage.decide(LATE_S)
+    for member in members:
+        stage.end(member, 1, message="ValueError: bad")
+    stage.decide()
+    assert stage.leader.verdict is not None
+    assert stage.leader.verdict["stays"] == (members[1].who.uid if stays else "")
 
 
 def test_too_few_nodes_are_no_round() -> None:
@@ -231,7 +281,8 @@ def test_a_failure_that_a_loss_explains_is_a_loss() -> None:
 
 
 def test_the_cause_is_the_first_that_is_more_than_a_lost_connection() -> None:
-    stage = Stage(2, 2, max_restarts=0)
+    stage = Stage(2, 2, max_restarts=2)
+    stage.leader.history.failures = 2
     first, second = stage.join(0), stage.join(1)
     stage.decide()
     stage.end(first, 1, message="Connection closed by peer", time=1)
@@ -255,6 +306,9 @@ def test_failures_are_counted_and_losses_are_not() -> None:
         stage.decide()
         stage.end(member, 1, message="ValueError: bad")
         stage.decide(JUDGE_S)
+    newest = stage.leader.history.newest_failure
+    assert (newest["index"], newest["pod"]) == (0, "job-0")
+    assert newest["record"]["message"]["message"] == "ValueError: bad"
     assert "(restarted 2 times)" in str(stage.leader.verdict)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from kij_train.pod import itemplan, results
+from kij_train.pod.status import ItemStarts
 
 from tests.itemrunner import Array, Result, is_running, keys, until
 from tests.mainprogram import CONTAINERS, MODULES, SCRIPTS, make_project, pythons
@@ -45,7 +46,12 @@ def test_before_each_item_a_line_says_what_runs_with_its_seed(tmp_path: Path) ->
     said = array.run("a.py", "{item}").err
     seed = itemplan.seed_of(0, "a\nb\x1b[31m")
     key = "a\\nb\\x1b[31m"
-    assert f"kij-train: index 0, item 1 of 1, seed {seed}, key {key}: python a.py '{key}'\n" in said
+    line = f"kij-train: index 0, item 1 of 1, seed {seed}, key {key}: python a.py '{key}'"
+    assert line in said.split("\n")
+    found = ItemStarts.read(line)
+    assert found is not None
+    assert (found.index, found.place, found.items, "kij-train: " + found.text()) == (0, 1, 1, line)
+    assert [ItemStarts.read(each) is not None for each in said.split("\n")].count(True) == 1
 
 
 SEES = """

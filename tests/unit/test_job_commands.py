@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.shell_completion import ShellComplete
 from kij_train import names
-from kij_train.cli import main, onjob
+from kij_train.cli import completers, main
 from kij_train.cli.app import app
 from kij_train.pod import gang
 
@@ -355,7 +355,7 @@ def test_ctrl_c_in_a_command_that_follows_is_no_error(
 def test_status_that_stays_has_no_json(server: OneJob, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "status", "-w", "job", "-o", "json")
     assert code == 2
-    assert "kij-train wait job -o json" in err
+    assert "kij-train wait job -n default -o json" in err
 
 
 @pytest.mark.parametrize("server", ["exception-on-one-rank"], indirect=True)
@@ -404,10 +404,10 @@ def test_what_cannot_be_had_again_is_said(
 # --- completion -----------------------------------------------------------------------------------
 
 
-def completed(command: str, begun: str) -> list[str]:
-    """What a shell offers behind `kij-train COMMAND`, for a word that is begun."""
+def completed(words: str, begun: str) -> list[str]:
+    """What a shell offers behind `kij-train WORDS`, for a word that is begun."""
     shell = ShellComplete(app, {}, "kij-train", "_KIJ_TRAIN_COMPLETE")
-    return [item.value for item in shell.get_completions([command], begun)]
+    return [item.value for item in shell.get_completions(words.split(), begun)]
 
 
 @pytest.mark.parametrize("server", ["running"], indirect=True)
@@ -422,8 +422,8 @@ def test_a_shell_completes_the_names_of_jobs(server: OneJob) -> None:
 def test_a_server_that_is_silent_keeps_no_shell_waiting(
     server: OneJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert onjob.COMPLETION_S == 2.0
-    monkeypatch.setattr(onjob, "COMPLETION_S", 0.3)
+    assert completers.COMPLETION_S == 2.0
+    monkeypatch.setattr(completers, "COMPLETION_S", 0.3)
     # It takes the connection, and never says a word: the request itself would wait for a minute.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         config = Path(server.kubeconfig(tmp_path))
@@ -440,4 +440,57 @@ def test_without_a_cluster_nothing_is_completed_nor_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert completed("status", "jo") == []
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("words", ["launch", "render", "config", "bench allreduce"])
+def test_a_shell_completes_profiles_and_kinds_of_gpu(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kij-train.toml").write_text("[profiles.team]\nspec = {}\n")
+    assert completed(f"{words} --profile", "t") == ["team", "tcp"]
+    assert completed(f"{words} --gpu-kind", "") == ["whole", "shared", "amd", "dra"]
+    assert completed("profiles show", "ef") == ["efa"]
+    (tmp_path / "kij-train.toml").write_text("profiles = 7\n")
+    assert completed(f"{words} --profile", "t") == []
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_a_shell_completes_namespaces_and_queues(server: OneJob) -> None:
+    def named(*names: str) -> list[dict[str, Any]]:
+        return [{"metadata": {"name": name}} for name in names]
+
+    server.items |= {
+        "namespaces": named("ml", "team", "web"),
+        "localqueues": named("train-a", "train-b"),
+        "queues": named("volcano-q"),
+    }
+    own = server.answer
+
+    def answer(method: str, path: str, body: dict[str, Any]) -> Answer:
+        groups = ("kueue.x-k8s.io", "scheduling.volcano.sh")
+        if path in [f"/apis/{group}" for group in groups]:
+            return 200, b'{"versions": [{"version": "v1beta1"}]}'
+        return own(method, path, body)
+
+    server.answer = answer
+    assert completed("launch -n", "t") == ["team"]
+    assert completed("status --namespace", "") == ["ml", "team", "web"]
+    assert completed("launch --namespace ml --queue", "train-") == ["train-a", "train-b"]
+    assert server.asked[-1] == "/apis/kueue.x-k8s.io/v1beta1/namespaces/ml/localqueues"
+    assert completed("launch --scheduler volcano --queue", "") == ["volcano-q"]
+    assert server.asked[-1] == "/apis/scheduling.volcano.sh/v1beta1/queues"
+
+
+@pytest.mark.parametrize("server", ["running"], indirect=True)
+def test_what_a_cluster_lacks_or_refuses_is_not_completed(
+    server: OneJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no Kueue, and does not let this user see the namespaces."""
+    assert completed("launch --queue", "") == []
+    refused = {"reason": "Forbidden", "message": 'namespaces is forbidden: User "u" cannot list'}
+    server.answer = lambda *_: (403, json.dumps(refused).encode())
+    assert completed("launch --namespace", "") == []
+    assert completed("launch --queue", "") == []
     assert capsys.readouterr() == ("", "")

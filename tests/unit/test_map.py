@@ -143,6 +143,15 @@ def test_results_stay_at_home(capsys: pytest.CaptureFixture[str], project: Path)
     assert capsys.readouterr().out.split() == ["a.py"]
 
 
+def test_a_folder_that_keeps_no_results_is_told_before_a_cluster_is_asked(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    (project / ".kij-train").write_text("")
+    code, _, err = run(capsys, "--local", "--range", "0:5", "a.py")
+    assert code == 2
+    assert "cannot write .kij-train/arrays" in err.replace(f"{project}/", "")
+
+
 # --- from Python ----------------------------------------------------------------------------------
 
 

@@ -58,4 +58,4 @@ def test_a_refusal_reads_the_same_in_an_event_and_in_an_answer(
 def test_only_a_namespace_that_is_known_stands_in_the_hint() -> None:
     event = {"reason": "FailedCreate", "message": FORBIDDEN + NO_QUOTA, "metadata": {}}
     (finding,) = of_creation([event])
-    assert (finding.hint or "").endswith("kij-train doctor")
+    assert Address().fill(finding.hint or "").endswith("kij-train doctor")

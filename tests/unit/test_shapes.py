@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,40 @@ GANG = {"restart": "gang", "max_restarts": 7}
 
 
 @pytest.mark.parametrize(
-    ("fields", "completions", "backoff_limit", "per_index", "enough"),
+    ("fields", "at_once", "reserve", "enough"),
     [
-        ({"nodes": 4}, 4, 0, None, None),
-        ({"nodes": 4, "backoff": 2}, 4, 2, None, None),
-        ({"nodes": 4, **GANG}, 4, 7, 7, 4),
-        ({"nodes": 4, "spares": 2, **GANG}, 6, 7, 7, 4),
-        ({"nodes": "3:4", "restart": "elastic"}, 4, 3, 3, 3),
+        ({"nodes": 4}, 4, 0, None),
+        ({"nodes": 4, **GANG}, 4, 7, 4),
+        ({"nodes": 4, "spares": 2, **GANG}, 6, 7, 4),
+        ({"nodes": "3:4", "restart": "elastic"}, 4, 3, 3),
+        ({"nodes": 4, "restart": "gang", "max_restarts": 0}, 4, 0, 4),
     ],
 )
-def test_a_shape_says_how_many_pods_there_are_and_how_many_may_fail(
-    fields: dict[str, Any],
-    completions: int,
-    backoff_limit: int,
-    per_index: int | None,
-    enough: int | None,
+def test_a_shape_says_how_many_pods_there_are_and_how_many_more_there_may_be(
+    fields: dict[str, Any], at_once: int, reserve: int, enough: int | None
 ) -> None:
     policy = render.shape_of(JobSpec(script="a.py", **fields), "job").policy
-    assert policy["completions"] == policy["parallelism"] == completions
-    assert policy["backoffLimit"] == backoff_limit
-    assert policy.get("backoffLimitPerIndex") == per_index
+    assert (policy["parallelism"], policy["completions"]) == (at_once, at_once + reserve)
     rules = policy.get("successPolicy", {"rules": [{"succeededCount": None}]})["rules"]
     assert rules == [{"succeededCount": enough}]
+
+
+@pytest.mark.parametrize("backoff", [0, 2])
+def test_pods_of_a_job_that_does_not_restart_may_fail_as_often_as_its_user_says(
+    backoff: int,
+) -> None:
+    policy = render.shape_of(JobSpec(script="a.py", nodes=4, backoff=backoff), "job").policy
+    assert policy["backoffLimit"] == backoff
+    assert "backoffLimitPerIndex" not in policy
+
+
+def test_an_index_that_is_lost_is_never_tried_again_and_as_many_may_be_as_are_in_reserve() -> None:
+    shape = render.shape_of(JobSpec(script="a.py", nodes=4, spares=1, **GANG), "job")
+    assert shape.policy["backoffLimitPerIndex"] == 0
+    assert shape.policy["maxFailedIndexes"] == 7
+    assert "backoffLimit" not in shape.policy
+    told = json.loads(shape.environment[gang.ENV_GANG])
+    assert (told["reserve"], told["backoff_limit"], told["max_restarts"]) == (7, 7, 7)
 
 
 def test_only_a_job_that_does_not_restart_ends_at_its_first_failed_pod() -> None:

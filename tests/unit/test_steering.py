@@ -255,7 +255,7 @@ def test_where_ranks_move_no_log_is_chosen_by_rank(
     assert main(["logs", "job", "--rank", "1"]) == 2
     said = capsys.readouterr().err
     assert "--rank 1: ranks of job move" in said
-    assert "kij-train stacks job --rank 1" in said
+    assert "kij-train stacks job -n default --rank 1" in said
 
 
 def test_a_line_of_a_node_has_its_ranks_where_they_do_not_move() -> None:

@@ -30,7 +30,7 @@ FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/ful
 
 
 @FULL
-@pytest.mark.parametrize("command", ["render train.py", "profiles", "--help", "config train.py"])
+@pytest.mark.parametrize("command", ["render train.py", "profiles", "--help"])
 def test_data_that_cannot_be_written_is_an_error(folder: Path, command: str) -> None:
     done = shell(f"{ME} {command} > /dev/full")
     assert done.returncode == 1
@@ -72,7 +72,7 @@ def test_messages_are_readable_where_the_locale_knows_few_characters(folder: Pat
     assert '["\\u20ac"]' in table.stdout
 
 
-@pytest.mark.parametrize("command", ["render train.py", "config train.py", "schema"])
+@pytest.mark.parametrize("command", ["render train.py", "schema"])
 def test_a_reader_that_leaves_ends_a_command_that_reads_well(folder: Path, command: str) -> None:
     done = shell(f"{ME} {command} | true")
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import diagnosis, names
-from kij_train.diagnosis import Finding, JobView, Phase, Verdict
+from kij_train import diagnosis, names, render
+from kij_train.diagnosis import Finding, JobView, Phase, Verdict, causes
 from kij_train.pod import gang
-from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0
+from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0, no_torch
+from kij_train.spec import JobSpec
 
 FOLDER = Path(__file__).parent / "situations"
 
@@ -31,7 +32,7 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "no-gpu-driver": ("cuda", ("Found no NVIDIA driver", "--gpus")),
     "cuda-out-of-memory": ("cuda-out-of-memory", ("Tried to allocate 2.00 GiB", "smaller batch")),
     "nccl-error": ("nccl", ("ncclSystemError", "NCCL_DEBUG=INFO")),
-    "nccl-timeout": ("nccl-timeout", ("Watchdog caught", "kij-train logs job --all")),
+    "nccl-timeout": ("nccl-timeout", ("Watchdog caught", " --all --tail 20")),
     "missing-program": ("code", ("no-such-program: no such program",)),
     "image-without-python": ("no-python", ("ENTRYPOINT", "--env PATH=/opt/venv/bin:")),
     "image-without-torch": ("missing-module", ("torch cannot be imported", "ENTRYPOINT")),
@@ -328,6 +329,39 @@ def test_a_lost_pod_that_gets_no_other_is_told(lost_at: str, kinds: list[str]) -
     assert (said in verdict.text()) == bool(kinds)
 
 
+def with_reserve(
+    pods: list[dict[str, Any]], lost: str | None, state: str | None = None
+) -> dict[str, str]:
+    """Index → phase of a job of two nodes with three indexes in reserve."""
+    spec = JobSpec(script="a.py", namespace="ml", nodes=2, restart="gang")
+    job = render.render(spec, name="job", code=render.Code(""))[-1]
+    job["status"] = {"failedIndexes": lost}
+    if state is not None:
+        job["status"]["conditions"] = [{"type": state, "status": "True"}]
+    nodes = diagnosis.nodes_of_job(JobView(job), map(diagnosis.node_of, pods))
+    return {str(node.index): node.phase.value for node in nodes}
+
+
+def indexed(index: int, status: dict[str, Any]) -> dict[str, Any]:
+    labels = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return {"metadata": {"name": f"job-{index}", "labels": labels}, "status": status}
+
+
+def test_indexes_in_reserve_are_told_of_when_they_take_a_place() -> None:
+    one, two = indexed(1, RUNNING), indexed(2, RUNNING)
+    failed = indexed(0, ended("2026-01-01T00:00:00Z", 137))
+    assert with_reserve([], None) == {"0": "pending", "1": "pending"}
+    assert with_reserve([one], "0") == {"0": "lost", "1": "running", "2": "pending"}
+    assert with_reserve([failed, one, two], "0") == {"0": "lost", "1": "running", "2": "running"}
+    assert with_reserve([one, two], "0", "Complete") == {
+        "0": "lost",
+        "1": "running",
+        "2": "running",
+    }
+    assert with_reserve([failed], "0-3", "Failed")["0"] == "failed"
+    assert with_reserve([], "0-1", "Failed") == {"0": "lost", "1": "lost"}
+
+
 def exhausted(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     found = restarts(two_nodes(first, second))
     condition = {"type": "FailureTarget", "status": "True", "reason": "BackoffLimitExceeded"}
@@ -499,6 +533,28 @@ def test_indexes_wait_for_rank_0_where_their_command_does() -> None:
         running = diagnosis.Node(1, Phase.RUNNING)
         phases[" ".join(arguments)] = diagnosis.nodes_of_job(JobView(job), [running])[1].phase
     assert list(phases.values()) == [Phase.WAITING, Phase.WAITING, Phase.RUNNING]
+
+
+MESSAGES = [
+    ('exec: "python3": executable file not found in $PATH', "no-python"),
+    (no_torch("/usr/bin/python3", ImportError("No module named 'torch'")), "missing-module"),
+    (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+        "cuda-out-of-memory",
+    ),
+    ("RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error.", "shared-memory"),
+    ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)", "nccl-timeout"),
+    ("torch.distributed.DistBackendError: NCCL error, ncclSystemError", "nccl"),
+    ("RuntimeError: Found no NVIDIA driver on your system", "cuda"),
+    ("OSError: [Errno 28] No space left on device", "disk-full"),
+    ("ModuleNotFoundError: No module named 'einops'", "missing-module"),
+]
+
+
+def test_every_cause_is_known_by_a_message() -> None:
+    found = [causes.of_message(message) for message, _ in MESSAGES]
+    assert [cause and cause.kind for cause in found] == [kind for _, kind in MESSAGES]
+    assert found == [cause for _, cause in causes._MESSAGES]
 
 
 @pytest.mark.parametrize(

@@ -149,12 +149,10 @@ class ArrayFolder:
         cls, cwd: Path, about: About, items_xz: bytes, *, replace: bool = False
     ) -> ArrayFolder:
         """Make the folder, whole or not at all. Raises RequestError where the name is taken."""
-        base = cwd / BASE
+        base = prepare(cwd)
         if not replace:
             check_free(cwd, about.name)
         try:
-            base.mkdir(parents=True, exist_ok=True)
-            _write(base.parent / ".gitignore", b"*\n")
             made = base / f".new-{secrets.token_hex(6)}-{about.name}"
             made.mkdir()
             try:
@@ -325,6 +323,17 @@ class ArrayFolder:
             _write(path, _json({str(index): dict(one) for index, one in sorted(left.items())}))
         except OSError as error:
             raise _cannot_write(path, error) from None
+
+
+def prepare(cwd: Path) -> Path:
+    """Make what the folders of arrays are in. Raises RequestError where it cannot be written."""
+    base = cwd / BASE
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        _write(base.parent / ".gitignore", b"*\n")
+    except OSError as error:
+        raise _cannot_write(base, error) from None
+    return base
 
 
 def check_free(cwd: Path, name: str) -> None:

@@ -92,7 +92,7 @@ def _standing(
 ) -> StandingOf:
     left = folder.left(attempt.number)
     ended = (
-        f"has {attempt.state} before it came to it" if attempt.state else "does not run any more"
+        f"has {attempt.state} before it" if attempt.state else "does not run any more"
     )
 
     def standing_of(index: int, position: int) -> Standing:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kij_train.bench.rows import Document
 from kij_train.bench.scaling import summarize
 from kij_train.errors import RequestError
-from kij_train.pod import collectives
+from kij_train.pod.collectives import table
 
 FORMAT = 1
 
@@ -57,7 +57,7 @@ class _Result(_Part):
 
 
 class _Kij(_Part):
-    collective: Literal[tuple(collectives.COLLECTIVES)]  # type: ignore[valid-type]
+    collective: Literal[tuple(table.COLLECTIVES)]  # type: ignore[valid-type]
     ranks: _Positive
     nodes: _Positive
 

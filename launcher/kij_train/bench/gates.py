@@ -10,7 +10,7 @@ from typing import Literal
 
 from kij_train.bench.rows import Document, Row, all_rows, size_text
 from kij_train.errors import RequestError
-from kij_train.pod import collectives
+from kij_train.pod.collectives import arguments
 
 SIZE_SLACK = 0.02
 """A message of a collective in parts may be that much smaller than asked for."""
@@ -20,7 +20,7 @@ def parse_gate(text: str) -> tuple[int, float]:
     """Bytes and GB/s of "8M:10". Raises RequestError."""
     size, colon, least = text.partition(":")
     try:
-        gate = collectives.parse_size(size), float(least)
+        gate = arguments.parse_size(size), float(least)
     except ValueError:
         gate = 0, 0.0
     if not colon or not gate[0] or not 0 < gate[1] < math.inf:

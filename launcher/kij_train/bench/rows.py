@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kij_train.pod import collectives
+from kij_train.pod.collectives.report import Piece
+from kij_train.pod.collectives.rows import figures_of
 
 Document = dict[str, Any]
 
@@ -21,11 +22,11 @@ class ReportLines:
 
     def take(self, line: str) -> bool:
         """Whether the line belongs to the report."""
-        match = collectives.JSON_LINE.fullmatch(line)
-        if match is None:
+        piece = Piece.read(line)
+        if piece is None:
             return False
-        self._count = int(match[2])
-        self._pieces[int(match[1])] = match[3]
+        self._count = piece.of
+        self._pieces[piece.number] = piece.text
         return True
 
     def report(self) -> dict[str, Any] | None:
@@ -73,7 +74,7 @@ def rows_of(report: Mapping[str, Any], nodes: int) -> list[Row]:
     """The rows of one report."""
     rows = []
     for result in report["results"]:
-        figures = collectives.figures_of(result)
+        figures = figures_of(result)
         rows.append(
             Row(
                 collective=report["kij"]["collective"],

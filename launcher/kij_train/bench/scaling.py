@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from kij_train.bench.rows import Document, rows_of, size_text
-from kij_train.pod import collectives
+from kij_train.pod.collectives import table
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def summarize(document: Document) -> list[Scaling]:
         row = next(row for row in rows if row.size == wanted)
         if base is None and row.ranks > 1:
             base = row.busbw
-        factor = collectives.COLLECTIVES[row.collective].factor(row.ranks)
+        factor = table.COLLECTIVES[row.collective].factor(row.ranks)
         model = fit([r.size for r in rows], [r.time_us for r in rows], factor)
         grows = model is not None and math.isfinite(model.bandwidth) and row.ranks > 1
         lines.append(

@@ -1,6 +1,6 @@
 """A sweep of a collective over numbers of nodes: jobs in turn or all at once, one document.
 
-Every job is an ordinary launch of pod/collectives.py; its report comes back among its output.
+Every job is an ordinary launch of pod/collectives; its report comes back among its output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from kij_train.specfile import Layer, Origin
 Follow = Callable[[Any, Callable[[str], bool]], float]
 """Stays with a Run of the backend's kind, shows it but for the lines that the function takes; its
 seconds."""
-SCRIPT = "allreduce.py"
+MODULE = "allreduce"
+"""The name that the payload has in its folder, and its jobs with it."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,15 @@ class Sinks:
 def shipped_payload() -> Iterator[Path]:
     """A folder with the payload alone, which is what the pods get."""
     with tempfile.TemporaryDirectory(prefix="kij-train-bench-") as folder:
-        shutil.copyfile(collectives.__file__, Path(folder, SCRIPT))
+        here = Path(collectives.__file__).parent
+        shutil.copytree(here, Path(folder, MODULE), ignore=shutil.ignore_patterns("__pycache__"))
         yield Path(folder)
 
 
 def command_layer(folder: Path, arguments: list[str], nodes: int, name: str | None) -> Layer:
     """The values that a benchmark sets itself, above files and variables."""
     values: dict[str, Any] = {
-        "script": SCRIPT,
+        "module": MODULE,
         "args": [*arguments, "-J", "-"],
         "code_dir": str(folder),
         "code": True,

@@ -6,7 +6,7 @@ from typing import Any
 
 from kij_train import jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import connect
+from kij_train.cli.where import address, connect
 from kij_train.errors import RequestError
 from kij_train.names import REQUEST
 from kij_train.spec import values_of
@@ -20,12 +20,19 @@ def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
     """
     for flag, given in (("--file", params["spec_file"]), ("--profile", params["profile"])):
         if given:
+            again = address(params).command("launch", "--again", name, "--nodes", "4")
             raise RequestError(
                 f"{flag} conflicts with --again: the values of {name} were whole already",
-                hints=("flags go on top of them: kij-train launch --again NAME --nodes 4",),
+                hints=(f"flags go on top of them: {again}",),
             )
     cluster = connect(params)
-    values = values_of(jobs.get(cluster, name).raw)
+    job = jobs.get(cluster, name)
+    if job.array is not None:
+        raise RequestError(
+            f"{name} is of the array {job.array}, which launch does not make",
+            hints=(f"what failed of it: {cluster.address.on_job('rerun', job.array, '--failed')}",),
+        )
+    values = values_of(job.raw)
     if values is None:
         raise RequestError(
             f"{name} does not say how it was launched: it has no annotation {REQUEST}, which "

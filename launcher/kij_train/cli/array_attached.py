@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,17 +16,40 @@ from kij_train.cli import output
 from kij_train.cli.array_end import finish
 from kij_train.cli.array_view import array_view
 from kij_train.cli.attach import interrupted, signum_of, sigterm_as_interrupt
+from kij_train.cli.onarray import opened, up_to_date
 from kij_train.cli.submitting import signals_to
-from kij_train.errors import JobFailedError, TimedOutError
+from kij_train.errors import JobFailedError, RequestError, TimedOutError
 
 if TYPE_CHECKING:
     from kij_train import local
+    from kij_train.cluster import LogChoice
+    from kij_train.diagnosis import JobView
 
 
 # --- a cluster ------------------------------------------------------------------------------------
 
 
-def stay_on_cluster(run: runs.ClusterRun, folder: ArrayFolder, attempt: Attempt) -> None:
+def attach_array(
+    run: runs.ClusterRun, job: JobView, params: dict[str, Any], log_choice: LogChoice
+) -> None:
+    """Stay with an attempt that is there; `params` are the flags that say where."""
+    assert job.array is not None
+    folder, cluster = opened(job.array, params)
+    up_to_date(folder, cluster)
+    attempt = next((one for one in folder.attempts() if one.uid == job.uid), None)
+    if attempt is None:
+        raise RequestError(
+            f"{folder.path} is of another array {job.array} than {run.name} of the cluster"
+        )
+    stay_on_cluster(run, folder, attempt, log_choice)
+
+
+def stay_on_cluster(
+    run: runs.ClusterRun,
+    folder: ArrayFolder,
+    attempt: Attempt,
+    log_choice: LogChoice | None = None,
+) -> None:
     """Show an attempt until its Job ends, and collect its results; then exit as it has ended.
 
     Ctrl-C asks whether to detach or to cancel. What was collected until then stays.
@@ -42,6 +65,7 @@ def stay_on_cluster(run: runs.ClusterRun, folder: ArrayFolder, attempt: Attempt)
                     run.cluster,
                     folder,
                     attempt,
+                    log_choice=log_choice,
                     on_line=shown.line,
                     on_change=lambda collector: shown.progress(collector.progress),
                     on_note=shown.note,

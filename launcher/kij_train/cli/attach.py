@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ import click
 
 from kij_train import runs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument
+from kij_train.cli.onjob import job_argument
+from kij_train.cli.where import connect
 from kij_train.diagnosis import JobView
 from kij_train.errors import InterruptedByUserError, JobFailedError
 
@@ -39,14 +40,20 @@ def command(name: str, tail: int, **params: Any) -> None:
     """Stay with a job as launch does: the live table, the log of index 0, and the verdict.
 
     The exit code is the job's, 0 or 1. Ctrl-C asks whether to detach or to cancel. Of a job that
-    restarts, the logs of 32 indexes at most.
+    restarts, the logs of the first 32 indexes, and of those that take the place of lost ones; of an
+    array, the logs of 32 indexes at most.
     """
     from kij_train.cluster import LogChoice
 
     run, job = runs.attached(connect(params), name)
+    if job.array is not None:
+        from kij_train.cli.array_attached import attach_array
+
+        attach_array(run, job, params, LogChoice(tail=tail))
+        return
     stay(
         run,
-        pods=job.completions if job.restarts_by_itself else 1,
+        indexes=runs.followed(job.size, job.completions) if job.restarts_by_itself else {0},
         log_choice=LogChoice(tail=tail),
         found=job,
     )
@@ -55,14 +62,14 @@ def command(name: str, tail: int, **params: Any) -> None:
 def stay(
     run: runs.ClusterRun,
     *,
-    pods: int,
+    indexes: Set[int],
     log_choice: LogChoice | None = None,
     found: JobView | None = None,
 ) -> None:
     """Show a job until it ends, or until the user has enough of it.
 
-    `pods` are the first indexes whose logs are shown: where a job restarts, rank 0 may be anywhere.
-    `found` is the Job, where it was not submitted just now.
+    The logs of `indexes` are shown: where a job restarts, rank 0 may be anywhere. `found` is the
+    Job, where it was not submitted just now.
     """
     from kij_train.cli.view import view
 
@@ -72,9 +79,9 @@ def stay(
     try:
         with sigterm_as_interrupt(), view(run.name, found) as shown:
             seconds = run.follow(
-                pods=pods,
+                indexes=indexes,
                 log_choice=log_choice,
-                on_line=labelled if pods > 1 else shown.line,
+                on_line=labelled if len(indexes) > 1 else shown.line,
                 on_change=shown.change,
                 on_note=shown.note,
             )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import extras, runs
-from kij_train.bench import documents, gates, plots, scaling, sweep
+from kij_train.bench import files, gates, plots, scaling, sweep
 from kij_train.bench.rows import Document, size_text
-from kij_train.cli import grouped, output
+from kij_train.cli import completers, grouped, output
 from kij_train.cli.attach import sigterm_as_interrupt
 from kij_train.cli.options import (
     flags_layer,
@@ -25,7 +25,8 @@ from kij_train.cli.options import (
 )
 from kij_train.cli.submitting import signals_to
 from kij_train.errors import KijError, RequestError
-from kij_train.pod import collectives
+from kij_train.pod.collectives import table
+from kij_train.pod.collectives.arguments import message_sizes, parse_args
 from kij_train.spec import JobSpec
 from kij_train.spec.settings import Fact
 from kij_train.specfile import Layer, Resolved, resolve
@@ -33,7 +34,7 @@ from kij_train.specfile import Layer, Resolved, resolve
 if TYPE_CHECKING:
     from kij_train.cluster import LogLine
 
-COMMANDS = {name.replace("_", ""): name for name in collectives.COLLECTIVES}
+COMMANDS = {name.replace("_", ""): name for name in table.COLLECTIVES}
 PASSED_ON = (
     (("-b", "--minbytes"), "SIZE", "Smallest message; 32M, or -e."),
     (("-e", "--maxbytes"), "SIZE", "Largest message; 32M, or -b."),
@@ -41,8 +42,8 @@ PASSED_ON = (
     (("-i", "--stepbytes"), "SIZE", "Or bytes from size to size."),
     (("-n", "--iters"), "N", "Timed calls a size; 20."),
     (("-w", "--warmup_iters"), "N", "Calls before them; 1."),
-    (("-d", "--datatype"), "TYPE", f"{', '.join(collectives.DTYPES)}; float."),
-    (("-o", "--op"), "OP", f"{', '.join(collectives.REDOPS)}; sum."),
+    (("-d", "--datatype"), "TYPE", f"{', '.join(table.DTYPES)}; float."),
+    (("-o", "--op"), "OP", f"{', '.join(table.REDOPS)}; sum."),
     (("-c", "--check"), "0|1", "Check the results; 1."),
     (("-z", "--blocking"), "0|1", "Wait for every call; 0."),
     (("--min-bw",), "GBPS", "Fail when the mean busbw of a run is under 0.9 of this."),
@@ -109,18 +110,18 @@ def _run(
 
         def save(done: Document) -> None:
             if json_file is not None:
-                _write(Path(json_file), done)
+                files.write(Path(json_file), done)
 
         # A wrong request is refused before anything runs, or a file is written.
         largest = plan_for(max(counts))
-        document = _start(json_file, resume, settings)
+        document = files.start(json_file, resume, settings, warn=output.warning)
         sinks = sweep.Sinks(output.workload, output.status, where.follow, save)
         warn_of_doubts(where.backend, largest.spec)
         stack.enter_context(where.signals)
         errors = where.sweep(document, counts, plan_for, backend=where.backend, sinks=sinks)
     _report(document, json_file, plot)
     if errors:
-        _fail(errors, json_file)
+        _fail(errors, json_file if document["runs"] else None)
     problems = gates.below(document, limits) + _under_mean(document)
     if problems:
         output.verdict("\n".join(problems))
@@ -197,13 +198,13 @@ def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[st
         if given is not None:
             arguments += [flags[0], given]
     try:
-        return arguments, collectives.parse_args(arguments)
+        return arguments, parse_args(arguments)
     except ValueError as error:
         raise RequestError(str(error)) from None
 
 
 def _check_gates(limits: list[tuple[int, float]], args: Any) -> None:
-    sizes = collectives.message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
+    sizes = message_sizes(args.minbytes, args.maxbytes, args.stepbytes, args.stepfactor)
     for asked, _ in limits:
         if asked not in sizes:
             shown = ", ".join(size_text(size) for size in sizes[:12])
@@ -262,40 +263,6 @@ def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
     return resolved
 
 
-def _start(json_file: str | None, resume: bool, settings: dict[str, Any]) -> Document:
-    if json_file is None:
-        return documents.new_document(settings)
-    path = Path(json_file)
-    if resume and path.exists():
-        document = _read(json_file)
-        documents.check_resumable(document, settings, json_file)
-        return document
-    document = documents.new_document(settings)
-    _write(path, document)  # whether it can be written is known before the first job
-    return document
-
-
-def _write(path: Path, document: Document) -> None:
-    """Replace the file as a whole, so that an interruption leaves the old or the new."""
-    import json
-
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise RequestError(f"--json {path}: cannot be written: {error.strerror}") from None
-
-
-def _read(path: str) -> Document:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text in UTF-8"
-        raise RequestError(f"cannot read {path}: {reason}") from None
-    return documents.parse_document(text, path)
-
-
 def _report(document: Document, json_file: str | None, plot: str | None) -> None:
     if not document["runs"]:
         return
@@ -316,6 +283,7 @@ def _report(document: Document, json_file: str | None, plot: str | None) -> None
 
 
 def _fail(errors: list[KijError], json_file: str | None) -> None:
+    """`json_file` has what was measured before."""
     for error in errors:
         output.verdict(error.message, error.hints)
     if json_file is not None:
@@ -343,8 +311,8 @@ def compare(old: str, new: str, tolerance: str) -> None:
     Rows that are missing and results that are wrong count as worse.
     """
     allowed = gates.parse_tolerance(tolerance)
-    newer = _read(new)
-    rows = gates.compare(_read(old), newer, allowed)
+    newer = files.read(new)
+    rows = gates.compare(files.read(old), newer, allowed)
     output.table(
         ("row", "old", "new", "ratio", ""),
         (
@@ -421,7 +389,12 @@ def _collective_command(name: str, collective: str) -> click.Command:
                 help="Exit 1 when busbw at this size is less. Repeatable.",
             ),
             option(["--file", "spec_file"], metavar="FILE", help="Spec file (YAML)."),
-            option(["--profile"], metavar="NAME|FILE", help="Named settings of a fabric."),
+            option(
+                ["--profile"],
+                metavar="NAME|FILE",
+                help="Named settings of a fabric.",
+                shell_complete=completers.profiles,
+            ),
             *_spec_options(),
         ],
     )

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, duration, job_argument, output_option
+from kij_train.cli.onjob import duration, job_argument, output_option
+from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
 from kij_train.jobs import change
 

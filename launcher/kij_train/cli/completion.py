@@ -11,7 +11,7 @@ from kij_train.cli import output
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print a shell's completion script, names of jobs included.
+    """Print a shell's completion script, which knows names: of jobs, namespaces, queues and more.
 
     \b
       bash   eval "$(kij-train completion bash)"             in ~/.bashrc

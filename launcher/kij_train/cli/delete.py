@@ -8,17 +8,15 @@ from typing import Any
 import click
 
 from kij_train import jobs
-from kij_train.cli import output
+from kij_train.cli import completers, output
 from kij_train.cli.onjob import (
-    address,
     choice_options,
     chosen_labels,
-    complete,
-    connect,
     job_name,
     output_option,
     where_options,
 )
+from kij_train.cli.where import address, connect
 from kij_train.diagnosis import JobState
 from kij_train.errors import RequestError
 from kij_train.jobs import change
@@ -27,7 +25,9 @@ FINISHED = (JobState.SUCCEEDED, JobState.FAILED)
 
 
 @click.command("delete")
-@click.argument("names", metavar="[NAME]...", nargs=-1, callback=job_name, shell_complete=complete)
+@click.argument(
+    "names", metavar="[NAME]...", nargs=-1, callback=job_name, shell_complete=completers.jobs
+)
 @where_options
 @click.option("--finished", is_flag=True, help="All jobs that have succeeded or failed.")
 @choice_options

@@ -10,7 +10,8 @@ import click
 
 from kij_train import doctor
 from kij_train.cli import output
-from kij_train.cli.onjob import output_option, where_layer, where_options
+from kij_train.cli.onjob import output_option, where_options
+from kij_train.cli.where import where_layer
 from kij_train.doctor import Check, Result
 from kij_train.errors import RefusedError
 from kij_train.specfile import resolve

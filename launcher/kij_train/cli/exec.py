@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from kij_train import jobs
-from kij_train.cli.onjob import connect, job_argument
+from kij_train.cli.onjob import job_argument
+from kij_train.cli.where import connect
 
 
 @click.command("exec")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import runs, units
-from kij_train.cli import grouped, output
+from kij_train.cli import completers, grouped, output
 from kij_train.cli.again import layer_of
 from kij_train.cli.attach import stay
-from kij_train.cli.onjob import complete, job_name
+from kij_train.cli.onjob import job_name
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "--again",
     metavar="JOB",
     callback=job_name,
-    shell_complete=complete,
+    shell_complete=completers.jobs,
     help="As this job was launched; flags go on top. The code is that of now. With --replace, in "
     "its place.",
 )
@@ -140,7 +140,8 @@ def command(
     if detach:
         detach_from(run, form)
     else:
-        stay(run, pods=plan.spec.pods if plan.spec.supervised else 1)
+        spec = plan.spec
+        stay(run, indexes=runs.followed(spec.pods, spec.indexes) if spec.supervised else {0})
 
 
 job_options(command)

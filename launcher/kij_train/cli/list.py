@@ -9,7 +9,8 @@ import click
 
 from kij_train import diagnosis, jobs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import choice_options, chosen_labels, connect, output_option, where_options
+from kij_train.cli.onjob import choice_options, chosen_labels, output_option, where_options
+from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
 
 GOING_ON = (JobState.PENDING, JobState.RUNNING)
@@ -31,8 +32,8 @@ def command(states: tuple[str, ...], everywhere: bool, form: str, **params: Any)
     """List the jobs that kij-train made, newest first.
 
     NODES counts spares behind a plus. READY counts the nodes that run; with --restart, that train.
-    REPLACED counts the pods that have failed and were replaced. How often a job has started its
-    ranks again is in status.
+    REPLACED counts the pods that have failed and were replaced, and, with --restart, how many may
+    be in all. How often a job has started its ranks again is in status.
     """
     cluster = connect(params)
     found = jobs.list_jobs(cluster, everywhere=everywhere, labels=chosen_labels(params))
@@ -59,5 +60,8 @@ def _row(job: jobs.JobSummary) -> tuple[str, ...]:
     wanted = job.nodes - job.spares
     nodes = f"{wanted}+{job.spares}" if job.spares else str(wanted)
     ready = f"{job.ready}/{wanted}" if job.state in GOING_ON else ""
-    counts = job.state.value, ready, str(job.restarts)
+    restarts = str(job.restarts)
+    if job.reserve:
+        restarts = f"{job.reserve - job.reserve_left} of {job.reserve}"
+    counts = job.state.value, ready, restarts
     return job.name, age, nodes, str(job.gpus or "-"), *counts

@@ -12,7 +12,7 @@ import click
 from kij_train import runs
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
-from kij_train.arrays.store import Where, check_free
+from kij_train.arrays.store import Where, check_free, prepare
 from kij_train.cli import grouped, output
 from kij_train.cli.array_attached import run_here, stay_on_cluster
 from kij_train.cli.options import (
@@ -140,8 +140,7 @@ def run_array(
         _check_local(name, detach, dry_run)
     elif as_shipped:
         raise RequestError("--as-shipped goes with --local: pods always run what ships")
-    if not is_local:
-        check_whose_help(name, params)
+    check_whose_help(name, params)
     resolved, items = prepare(resolve_options(params, model=ArraySpec))
     if is_local:
         _map_here(resolved, items, as_shipped, replace, dry_run, form)
@@ -228,6 +227,7 @@ def _rows(plan: runs.ArrayPlan) -> Iterator[tuple[str, str, str]]:
 def _map_on_cluster(
     plan: runs.ArrayPlan, backend: runs.OnCluster, detach: bool, replace: bool, form: str
 ) -> None:
+    prepare(Path.cwd())  # before there is a Job whose results nobody could keep
     if not replace:
         check_free(Path.cwd(), plan.array)
     at_once = plans.pods_at_once(plan.indexes, plan.spec.parallelism)

@@ -16,7 +16,7 @@ import click
 from typing_extensions import TypeVar
 
 from kij_train import names, runs
-from kij_train.cli import grouped, output
+from kij_train.cli import completers, grouped, output
 from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
 from kij_train.scripts import launcher_of
@@ -57,6 +57,7 @@ class SpecOption:
             multiple=repeatable,
             help=self.help + " Repeatable." * repeatable,
             group=group,
+            shell_complete=completers.OF_FIELDS.get(self.field),
         )
 
     def value(self, given: Any, layer: Layer) -> Any:
@@ -124,6 +125,7 @@ def job_options(command: click.Command, model: type[Common] = JobSpec) -> click.
             ["--profile"],
             group=Group.COMMAND,
             metavar="NAME|FILE",
+            shell_complete=completers.profiles,
             help="Named settings: a built-in profile, one of the project file, or a .toml file.",
         ),
         *(option.option for option in spec_options(model)),

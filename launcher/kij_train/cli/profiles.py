@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train.cli import output
+from kij_train.cli import completers, output
 from kij_train.specfile import Profile, all_profiles
 
 
@@ -25,7 +25,7 @@ def command(context: click.Context) -> None:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completers.profiles)
 def show(name: str) -> None:
     """What a profile sets, why, by which source, and what it needs on the cluster.
 

@@ -9,7 +9,8 @@ import click
 
 from kij_train import diagnosis, jobs, units
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.cli.onjob import job_argument, output_option
+from kij_train.cli.where import connect
 from kij_train.errors import RequestError
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
     )
     counts = diagnosis.phases(found.nodes)
     output.data("  ".join(f"{phase.value} {count}" for phase, count in counts.items()))
+    if found.job.reserve:
+        left = f"{found.job.reserve_left} of {found.job.reserve}"
+        output.data(f"in reserve, for pods that may be lost: {left} indexes")
+    if found.items is not None:
+        done, failed = found.items
+        every = cluster.address.command("report", str(found.job.array))
+        output.data(f"items done {done:,}, failed {failed:,}; every one: {every}")
     output.data("")
     output.data(found.verdict.text())
 

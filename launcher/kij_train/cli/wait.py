@@ -8,7 +8,8 @@ import click
 
 from kij_train import jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, duration, job_argument, note, output_option
+from kij_train.cli.onjob import duration, job_argument, note, output_option
+from kij_train.cli.where import connect
 
 
 @click.command("wait")

@@ -8,7 +8,8 @@ import click
 
 from kij_train import diagnosis, jobs
 from kij_train.cli import output
-from kij_train.cli.onjob import connect, job_argument, output_option
+from kij_train.cli.onjob import job_argument, output_option
+from kij_train.cli.where import connect
 
 
 @click.command("why")

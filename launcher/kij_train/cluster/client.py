@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -179,6 +180,23 @@ class Cluster:
             if not token:
                 return
             query["continue"] = token
+
+    def custom(
+        self, group: str, resource: str, *, everywhere: bool = False
+    ) -> list[dict[str, Any]]:
+        """Objects of a kind that not every cluster has, in any version of it; none without it.
+
+        `everywhere`: they are in no namespace.
+        """
+        within = "" if everywhere else self._within
+        at = replace(self.address, namespace="") if everywhere else self.address
+        action = Action("list", f"{resource}.{group}", "", at)
+        for version in sorted(self.versions(group), reverse=True):
+            path = f"/apis/{group}/{version}{within}/{resource}"
+            with contextlib.suppress(GoneError):  # a version may lack it
+                found: list[dict[str, Any]] = self._json("GET", path, action)["items"]
+                return found
+        return []
 
     def list(self, kind: str, *, everywhere: bool = False, **query: str) -> list[dict[str, Any]]:
         """The items of a collection."""

@@ -5,8 +5,9 @@ the Job, resumed, or put into its queue, whose controller resumes it when there 
 process dies in between, the Job owns all that exists, and a suspended Job has no pods.
 
 Some jobs take more requests: one for each further ConfigMap of large code, one for a pod group, one
-for a claim template; one to ask which version of Kubernetes' own pod group the server has; and one
-to make this Job an owner of code that another job has brought already.
+for a claim template; one to ask which version of Kubernetes' own pod group the server has, or, for
+a job that restarts, which version the server is; and one to make this Job an owner of code that
+another job has brought already.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kij_train.cluster.apierrors import (
     NotSentError,
     TakenError,
 )
+from kij_train.cluster.served import as_served
 from kij_train.errors import KijError, RefusedError, TimedOutError
 
 if TYPE_CHECKING:
@@ -190,32 +192,6 @@ def submit(
         _remove(cluster, name, token)
         raise
     return submission
-
-
-def as_served(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The objects, with Kubernetes' own PodGroup in the version that the server has.
-
-    The server is asked only when there is such a PodGroup. Where it has no version of it, or does
-    not answer, the object stays as it is, and creating it fails with the server's own message.
-    """
-    if not any(_is_native_group(body) for body in objects):
-        return objects
-    try:
-        served = cluster.versions(names.NATIVE_GROUP)
-    except RefusedError:
-        return objects
-    best = next((one for one in names.NATIVE_VERSIONS if one in served), None)
-    if best is None:
-        return objects
-    return [
-        {**body, "apiVersion": f"{names.NATIVE_GROUP}/{best}"} if _is_native_group(body) else body
-        for body in objects
-    ]
-
-
-def _is_native_group(body: dict[str, Any]) -> bool:
-    version = str(body["apiVersion"])
-    return body["kind"] == "PodGroup" and version.startswith(f"{names.NATIVE_GROUP}/")
 
 
 def _job_of(objects: list[dict[str, Any]]) -> dict[str, Any]:

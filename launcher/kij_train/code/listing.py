@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -82,10 +83,35 @@ def list_files(folder: Path) -> Listing:
     if not folder.is_dir():
         raise RequestError(f"{shown(str(folder))}: no such folder to ship")
     listing = Listing(folder.resolve())
+    _check_is_meant(listing.folder)
     _Walk(listing).run()
     listing.files = dict(sorted(listing.files.items()))
     listing.notes += _links_to_nothing(listing)
     return listing
+
+
+def _check_is_meant(folder: Path) -> None:
+    """Raise RequestError for a home folder, and for what is above it: that is no project.
+
+    Unless it says itself what of it ships, in an ignore file or as a repository.
+    """
+    try:
+        home = Path.home().resolve()
+    except RuntimeError:  # a user id without one
+        return
+    marks = (*rules.IGNORE_FILES, ".git")
+    if not home.is_relative_to(folder) or any((folder / mark).exists() for mark in marks):
+        return
+    what = "your home folder" if folder == home else f"where your home folder {shown(str(home))} is"
+    mark = shlex.quote(str(folder / rules.IGNORE_FILES[0]))
+    raise RequestError(
+        f"the code folder {shown(str(folder))} is {what}, and all below it would ship",
+        hints=(
+            "launch from a folder of the project's own, or name it: --code-dir FOLDER",
+            "the image has the code: --no-code",
+            f"it is meant so: touch {mark}, which says what stays here",
+        ),
+    )
 
 
 class _Walk:

@@ -5,6 +5,7 @@ a cluster, and nothing guesses: what has no known cause is quoted as it was seen
 """
 
 from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now
+from kij_train.diagnosis.arrays import items_of
 from kij_train.diagnosis.capacity import which_nobody_has, with_free, without
 from kij_train.diagnosis.causes import hint_here
 from kij_train.diagnosis.failures import (
@@ -30,7 +31,7 @@ from kij_train.diagnosis.phases import (
     phases,
     trimmed,
 )
-from kij_train.diagnosis.why import Verdict, as_json, why
+from kij_train.diagnosis.why import Verdict, as_json, of_rounds, why
 
 __all__ = [
     "HELD_S",
@@ -53,10 +54,12 @@ __all__ = [
     "hint_here",
     "index_of",
     "is_out_of_touch",
+    "items_of",
     "last_words",
     "missing_file",
     "node_of",
     "nodes_of_job",
+    "of_rounds",
     "own",
     "own_end",
     "parse_record",

@@ -41,7 +41,8 @@ def accounts_at_the_end(pods: Iterable[Object]) -> History | None:
 
 
 def accounts_as_json(history: History) -> dict[str, Any]:
-    """For scripts: seconds, restarts, goodput from 0 to 1, and what machines cost.
+    """For scripts: seconds, restarts, goodput from 0 to 1, whose places were taken by whom at the
+    last losses, and what machines cost.
 
     againSeconds are those of trainingSeconds in which steps were trained again, and step is the
     highest: null where the script does not say its step.
@@ -55,6 +56,7 @@ def accounts_as_json(history: History) -> dict[str, Any]:
         "step": history.step,
         "restarts": max(0, history.rounds - 1),
         "failures": history.failures,
+        "places": [{"lost": lost, "by": by} for lost, by in history.taken],
         "blame": [
             {"node": machine, "restarts": int(count), "seconds": round(seconds, 3)}
             for machine, (count, seconds) in history.worst()

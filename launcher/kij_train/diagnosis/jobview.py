@@ -90,10 +90,23 @@ class JobView:
     def completions(self) -> int:
         return int(self.raw["spec"].get("completions") or 1)
 
+    @cached_property
+    def reserve(self) -> int:
+        """Of its completions, those that have no pod before another one is lost, at the start."""
+        said = self.environment.get(gang.ENV_GANG)
+        return 0 if said is None else int(json.loads(said).get("reserve", 0))
+
     @property
     def parallelism(self) -> int:
         """Indexes that may run at once."""
         return int(self.raw["spec"].get("parallelism") or 0)
+
+    @property
+    def size(self) -> int:
+        """Nodes that there are when all is well: its completions, without the reserve."""
+        if not self.reserve:
+            return self.completions
+        return min(self.parallelism or 1, self.completions)
 
     @property
     def needed(self) -> int:
@@ -184,13 +197,23 @@ class JobView:
 
     @property
     def completed(self) -> set[int]:
-        """The indexes that have completed: `1,3-5,7` in the Job."""
-        done: set[int] = set()
-        for part in (self.raw.get("status", {}).get("completedIndexes") or "").split(","):
-            low, _, high = part.partition("-")
-            if low:
-                done.update(range(int(low), int(high or low) + 1))
-        return done
+        """The indexes that have completed."""
+        return _indexes(self.raw.get("status", {}).get("completedIndexes"))
+
+    @property
+    def lost(self) -> set[int]:
+        """The indexes of a job with a reserve that have had their pod, and get no other."""
+        return self.failed if self.reserve else set()
+
+    @property
+    def failed(self) -> set[int]:
+        """The indexes that have failed for good."""
+        return _indexes(self.raw.get("status", {}).get("failedIndexes"))
+
+    @property
+    def reserve_left(self) -> int:
+        """How many more pods may be lost."""
+        return max(self.reserve - len(self.lost), 0)
 
     @property
     def started(self) -> str | None:
@@ -230,6 +253,16 @@ class JobView:
             return JobState.CANCELLED if cancelled else JobState.SUSPENDED
         runs = self.count("ready") or self.count("succeeded")
         return JobState.RUNNING if runs else JobState.PENDING
+
+
+def _indexes(said: str | None) -> set[int]:
+    """`1,3-5,7`, as a Job writes them."""
+    found: set[int] = set()
+    for part in (said or "").split(","):
+        low, _, high = part.partition("-")
+        if low:
+            found.update(range(int(low), int(high or low) + 1))
+    return found
 
 
 def own(containers: Iterable[Object] | None) -> Object:

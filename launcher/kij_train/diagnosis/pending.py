@@ -27,7 +27,7 @@ class Finding:
     evidence: tuple[str, ...] = ()
     """What the objects say, quoted."""
     hint: str | None = None
-    """What to do about it."""
+    """What to do about it. A command in it is a mark (commands.py), which `why` fills."""
 
 
 MOST_TAINTS = 4

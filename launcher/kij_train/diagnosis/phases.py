@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from kij_train import names
@@ -35,6 +36,8 @@ class Phase(str, enum.Enum):
     """No pod, since the job was cancelled."""
     ENDED = "ended"
     """Its pod is gone, and its job has ended."""
+    LOST = "lost"
+    """Of a job with a reserve: it has lost its pod and gets no other; another one comes instead."""
 
 
 STARTED = (Phase.RUNNING, Phase.ENDING, Phase.DONE, Phase.FAILED)
@@ -229,18 +232,25 @@ def _times(pod: Object, kind: str) -> float | None:
 
 
 def nodes_of_job(job: JobView, nodes: Iterable[Node]) -> list[Node]:
-    """Every completion index of the job, in order; `nodes` come from `node_of`, oldest first."""
+    """Every index of the job, in order; `nodes` come from `node_of`, oldest first.
+
+    Indexes in reserve are left out as long as none of them is to take a lost one's place.
+    """
     newest = {node.index: node for node in nodes}
-    completed = job.completed
+    completed, lost = job.completed, job.lost
     first = newest.get(0)
     rank0_runs = 0 in completed or (first is not None and first.phase in STARTED)
     supervised, without = job.restarts_by_itself, _without_pod(job.state)
     awaits_rank0, suspended = job.awaits_rank0, job.suspended
     found = []
-    for index in range(job.completions):
+    for index in _indexes_of(job, newest.keys()):
         node = newest.get(index)
-        if node is None:
+        if node is None and index in lost:
+            node = Node(index, Phase.LOST)
+        elif node is None:
             node = Node(index, Phase.DONE if index in completed else without)
+        elif node.phase is Phase.FAILED and index in lost and job.state is not JobState.FAILED:
+            node = replace(node, phase=Phase.LOST)
         elif node.phase is Phase.RUNNING and suspended:
             node = replace(node, phase=Phase.ENDING, since=None)  # the Job controller comes to it
         elif node.phase is Phase.RUNNING and supervised:
@@ -249,6 +259,18 @@ def nodes_of_job(job: JobView, nodes: Iterable[Node]) -> list[Node]:
             node = replace(node, phase=Phase.WAITING)
         found.append(node)
     return found
+
+
+def _indexes_of(job: JobView, with_pods: Collection[int]) -> Iterable[int]:
+    """Those that are, or were, part of the job: all, but for a reserve that is not needed."""
+    if not job.reserve:
+        return range(job.completions)
+    lost = job.lost
+    there = {*lost, *with_pods, *job.completed}
+    if not job.state.ended or job.state is JobState.CANCELLED:
+        left = (index for index in range(job.completions) if index not in lost)
+        there.update(islice(left, job.size))
+    return sorted(there)
 
 
 def _without_pod(state: JobState) -> Phase:

@@ -45,6 +45,7 @@ def going_on(
     start = epoch(job.started or job.created)
     age = units.format_seconds(max(0.0, now - start)) if start is not None else "?"
     counted = ", ".join(f"{phase.value} {count}" for phase, count in phases(nodes).items())
+    nodes = [node for node in nodes if node.phase is not Phase.LOST]
     lost = _on_lost_machines(nodes, pods, events, machines)
     without = _not_created(nodes, events)
     if job.restarts_by_itself:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kij_train import commands, names, units
 from kij_train.commands import Address
-from kij_train.diagnosis import causes, pending
+from kij_train.diagnosis import arrays, causes, pending
 from kij_train.diagnosis.accounts import accounts_as_json
 from kij_train.diagnosis.failures import (
     Failure,
@@ -15,6 +16,7 @@ from kij_train.diagnosis.failures import (
     first_failure,
     followers,
     headline,
+    parse_record,
     shortened,
     traceback_tail,
 )
@@ -29,6 +31,8 @@ from kij_train.pod import status
 from kij_train.pod.gang import History
 
 MOST_LOSSES = 3
+TOO_MANY_LOST = ("BackoffLimitExceeded", "MaxFailedIndexesExceeded", "FailedIndexes")
+"""Why a Job says that it has failed where more pods have than may."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +86,23 @@ def why(
     the commands in its hints.
     """
     verdict = _why(job, pods, events, now, machines, last_lines or {}, end)
+    findings = tuple(_with_commands(each, job, at) for each in verdict.findings)
+    return replace(verdict, findings=findings)
+
+
+def _with_commands(finding: Finding, job: JobView, at: Address | None) -> Finding:
+    """With commands in place of their marks."""
     at = at or Address(job.namespace)
 
     def filled(text: str) -> str:
         return at.fill(text, job.name)
 
-    findings = (
-        replace(
-            each,
-            summary=filled(each.summary),
-            evidence=tuple(map(filled, each.evidence)),
-            hint=each.hint and filled(each.hint),
-        )
-        for each in verdict.findings
+    return replace(
+        finding,
+        summary=filled(finding.summary),
+        evidence=tuple(map(filled, finding.evidence)),
+        hint=finding.hint and filled(finding.hint),
     )
-    return replace(verdict, findings=tuple(findings))
 
 
 def _why(
@@ -138,6 +144,8 @@ def _why(
     headline, findings = going_on(
         job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines
     )
+    if job.array is not None:
+        findings += arrays.failed_indexes(job, pods)[1]
     return Verdict(state_with(job, nodes), headline, (*held, *findings))
 
 
@@ -150,9 +158,11 @@ def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> V
     head = f"{job.name} failed{took}"
     if job.is_at_deadline:
         return _deadline(job, events)
+    if job.array is not None:
+        return _failed_array(head, job, pods, events)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
     settings = job.gang_settings
-    exhausted = settings is not None and ended.get("reason") == "BackoffLimitExceeded"
+    exhausted = settings is not None and ended.get("reason") in TOO_MANY_LOST
     if settings is not None and exhausted and not any(failure.final for failure in failures):
         limit = f"more pods were lost than --max-restarts {settings.max_restarts} allows"
         losses = _losses(job, pods) or _without_pods(ended, events)
@@ -164,6 +174,17 @@ def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> V
     where = _where(cause, pod)
     finding = _finding(cause, pod, job, failures)
     return Verdict(JobState.FAILED, headline(head, cause, where), (finding,))
+
+
+def _failed_array(
+    head: str, job: JobView, pods: Sequence[Object], events: Sequence[Object]
+) -> Verdict:
+    indexes, findings = arrays.failed_indexes(job, pods)
+    if not indexes:
+        return Verdict(JobState.FAILED, head, tuple(_without_pods(job.end or {}, events)))
+    many = "es" if job.completions != 1 else ""
+    said = f"{len(indexes):,} of {job.completions:,} index{many} failed: {arrays.named(indexes)}"
+    return Verdict(JobState.FAILED, f"{head} · {said}", tuple(findings))
 
 
 def _losses(job: JobView, pods: Sequence[Object]) -> list[Finding]:
@@ -189,38 +210,64 @@ def _finding(cause: Failure, pod: Object, job: JobView, failures: Sequence[Failu
     elif cause.container is not None:
         finding = _foreign(cause, pod)
     else:
-        limit = job.limits.get("memory")
-        known = causes.of_message(cause.message)
-        by_exit = causes.of_exit(
-            cause.exit_code,
-            memory_limit=limit,
-            own=status.Exited.find(cause.message) is not None,
-        )
-        if cause.oom_killed:
-            of_limit = f" of {limit}" if limit else ""
-            known = causes.Cause(
-                "oom-killed",
-                "more memory: --memory, or less of it a rank (batch size, DataLoader workers)",
-                f"out of memory: the kernel killed it at the pod's limit{of_limit}",
-            )
-        elif (known is None and cause.rank is None and by_exit is not None) or (
-            known is None and cause.exit_code is not None and cause.exit_code < 0
-        ):
-            known = by_exit
-        known = known or causes.Cause("exception" if cause.callstack else "exit-code")
-        message = "\n".join(shortened(cause.message, f"all of it: {_logs(cause)}"))
-        summary = f"{known.summary}" if known.summary else message
-        evidence = [message] if known.summary and cause.message else []
-        stack = traceback_tail(cause.callstack, cause.message)
-        if stack:
-            evidence.append("\n".join(stack))
-        left_out = missing_file(cause.message, job.annotations.get(names.LEFT_OUT))
-        if left_out is not None:
-            finding = Finding("left-out", summary, tuple(evidence), left_out)
-        else:
-            finding = Finding(known.kind, summary, tuple(evidence), known.hint)
+        finding = _of_ranks(cause, job)
     followed = followers(cause, failures)
     return replace(finding, evidence=(*finding.evidence, followed)) if followed else finding
+
+
+def _of_ranks(cause: Failure, job: JobView) -> Finding:
+    """How a node failed by itself, with what to try."""
+    limit = job.limits.get("memory")
+    known = causes.of_message(cause.message)
+    by_exit = causes.of_exit(
+        cause.exit_code,
+        memory_limit=limit,
+        own=status.Exited.find(cause.message) is not None,
+    )
+    if cause.oom_killed:
+        of_limit = f" of {limit}" if limit else ""
+        known = causes.Cause(
+            "oom-killed",
+            "more memory: --memory, or less of it a rank (batch size, DataLoader workers)",
+            f"out of memory: the kernel killed it at the pod's limit{of_limit}",
+        )
+    elif (known is None and cause.rank is None and by_exit is not None) or (
+        known is None and cause.exit_code is not None and cause.exit_code < 0
+    ):
+        known = by_exit
+    known = known or causes.Cause("exception" if cause.callstack else "exit-code")
+    message = "\n".join(shortened(cause.message, f"all of it: {_logs(cause)}"))
+    summary = f"{known.summary}" if known.summary else message
+    evidence = [message] if known.summary and cause.message else []
+    stack = traceback_tail(cause.callstack, cause.message)
+    if stack:
+        evidence.append("\n".join(stack))
+    left_out = missing_file(cause.message, job.annotations.get(names.LEFT_OUT))
+    if left_out is not None:
+        return Finding("left-out", summary, tuple(evidence), left_out)
+    return Finding(known.kind, summary, tuple(evidence), known.hint)
+
+
+def of_rounds(
+    job: JobView, history: History, *, now: float, at: Address | None = None
+) -> list[Finding]:
+    """The newest failure of a job that restarts and goes on; none where no round has failed."""
+    newest = history.newest_failure
+    if not newest:
+        return []
+    index = -1 if newest["index"] is None else int(newest["index"])
+    failure = parse_record(json.dumps(newest["record"]), index=index, pod=newest["pod"])
+    if failure is None:
+        return []
+    finding = _of_ranks(failure, job)
+    who = "" if index < 0 else f"index {index}, pod {failure.pod}"
+    if failure.rank is not None:
+        who = f"rank {failure.rank} ({who})" if who else f"rank {failure.rank}"
+    ago = f" {units.format_seconds(max(0.0, now - failure.time))} ago" if failure.time else ""
+    count = f"{history.failures} round{'' if history.failures == 1 else 's'} failed"
+    summary = f"{count}, the newest{ago}{', ' if who else ''}{who}: {finding.summary}"
+    finding = replace(finding, kind="round-failed", summary=summary)
+    return [_with_commands(finding, job, at)]
 
 
 def _logs(cause: Failure) -> str:
@@ -322,7 +369,7 @@ def _without_pods(ended: Object, events: Sequence[Object]) -> list[Finding]:
             kind, summary = _EVENTS[str(event["reason"])]
             about = event.get("involvedObject", {}).get("name")
             return [Finding(kind, f"pod {about}: {summary}", (str(event.get("message", "")),))]
-    if ended.get("reason") == "BackoffLimitExceeded":
+    if ended.get("reason") in TOO_MANY_LOST:
         return [
             Finding(
                 "pods-gone",

@@ -147,8 +147,9 @@ def scale(cluster: Cluster, name: str, size: int) -> Scaled:
         was, changed = job.parallelism, {"parallelism": size}
     else:
         (low, high), unit, was = _range_of(job), "nodes", before.nodes
-        # Both at once, or the server refuses.
-        changed = {"completions": size, "parallelism": size}
+        changed = {"parallelism": size}
+        if not job.reserve:  # both at once, or the server refuses
+            changed["completions"] = size
     if before.state in (JobState.SUCCEEDED, JobState.FAILED):
         raise RequestError(f"{name} has ended: {before.state.value}")
     if not low <= size <= high:
@@ -165,7 +166,7 @@ def _range_of(job: JobView) -> tuple[int, int]:
     settings = job.gang_settings
     if settings is not None and settings.low < settings.high:
         return settings.low, settings.pods
-    nodes = job.completions if settings is None else settings.high
+    nodes = job.size if settings is None else settings.high
     raise RequestError(
         f"{job.name} was not launched with a range of nodes: it always trains on {nodes} nodes",
         hints=("a job that scales: kij-train launch --restart elastic --nodes MIN:MAX …",),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, jobs
-from kij_train.diagnosis import JobView, Node
+from kij_train.diagnosis import JobView, Node, Phase
 from kij_train.diagnosis.stacks import RankStack, StackGroup, grouped, threads_of
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError, no_such_index
 from kij_train.jobs.inside import UP
@@ -94,7 +94,7 @@ def stacks(
     silent = {
         node.index: f"no running pod: {node.phase.value}"
         for node in nodes
-        if str(node.pod) not in by_pod
+        if str(node.pod) not in by_pod and (node.phase is not Phase.LOST or index is not None)
     }
     if not by_pod:
         which = f"no pod of {name} runs" if index is None else f"index {index} of {name} is not up"
@@ -137,9 +137,10 @@ def _check_python(job: JobView) -> None:
 
 def _index_of(job: JobView, rank: int | None, index: int | None) -> int | None:
     """The index to ask; None for all."""
-    nodes, nproc = job.completions, job.ranks_per_node
-    if index is not None and not 0 <= index < nodes:
-        raise no_such_index(job.name, index, nodes)
+    settings, nproc = job.gang_settings, job.ranks_per_node
+    if index is not None and not 0 <= index < job.completions:
+        raise no_such_index(job.name, index, job.completions)
+    nodes = job.completions if settings is None else settings.high
     if rank is not None and not 0 <= rank < nodes * nproc:
         raise RequestError(f"--rank {rank}: the job has {nodes * nproc} ranks, from 0 on")
     if rank is None or job.restarts_by_itself:  # there, ranks move

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_ASKED = 8
 """Indexes whose last log line `why` reads."""
+MOST_ASKED_ACCOUNTS = 2
+"""Pods that are asked what the time was spent on: one may be lost, which is not known yet."""
 ACCOUNTS_S = 5.0
 """How long a pod may take to say what the time was spent on."""
 
@@ -32,10 +34,12 @@ class JobStatus:
 
     job: JobView
     nodes: list[Node]
-    """Every completion index."""
+    """Every index, but for a reserve that is not needed."""
     replaced: Mapping[int, int]
     """Pods that an index had before its newest, as far as they are still there."""
     verdict: Verdict
+    items: tuple[int, int] | None = None
+    """Of an array, those that are done and that have failed, as far as indexes have ended."""
 
     @property
     def state(self) -> JobState:
@@ -61,6 +65,7 @@ class JobStatus:
                 }
                 for node in self.nodes
             ],
+            "items": self.items and {"done": self.items[0], "failed": self.items[1]},
             "verdict": diagnosis.as_json(self.verdict),
         }
 
@@ -83,7 +88,8 @@ def status(cluster: Cluster, name: str) -> JobStatus:
     pods = pods_of(cluster, name)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
     replaced = {i: n - 1 for i, n in Counter(map(diagnosis.index_of, pods)).items()}
-    return JobStatus(job, nodes, replaced, verdict_on(cluster, job, pods))
+    items = None if job.array is None else diagnosis.items_of(pods)
+    return JobStatus(job, nodes, replaced, verdict_on(cluster, job, pods), items)
 
 
 def verdict_on(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:
@@ -93,17 +99,22 @@ def verdict_on(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Ve
         return verdict
     if verdict.state.ended:
         return replace(verdict, accounts=diagnosis.accounts_at_the_end(pods))
-    return replace(verdict, accounts=_accounts_now(cluster, job, pods))
+    accounts = _accounts_now(cluster, job, pods)
+    if accounts is None:
+        return verdict
+    failed = diagnosis.of_rounds(job, accounts, now=time.time(), at=cluster.address)
+    return replace(verdict, accounts=accounts, findings=(*verdict.findings, *failed))
 
 
 def _accounts_now(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> History | None:
-    """Asked in a pod that trains, one request; None where none does, or without that right."""
+    """Asked in pods that train, else in those that stand by; None without any, or that right."""
     from kij_train.cluster.execute import ask
 
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
-    there = [str(node.pod) for node in nodes if node.phase is Phase.RUNNING]
+    phases = (Phase.RUNNING, Phase.STANDBY)
+    there = [str(node.pod) for phase in phases for node in nodes if node.phase is phase]
     command = ["sh", "-c", f"cat {contract.ACCOUNTS_FILE} && echo && date +%s"]
-    for answer in ask(cluster, there[:1], command, timeout_s=ACCOUNTS_S):
+    for answer in ask(cluster, there[:MOST_ASKED_ACCOUNTS], command, timeout_s=ACCOUNTS_S):
         said, _, now = answer.out.strip().rpartition("\n")
         if answer.code == 0 and now.isdigit():
             return diagnosis.accounts_now(said, float(now))
@@ -115,7 +126,7 @@ def _cause(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdic
     if state in (JobState.SUCCEEDED, JobState.CANCELLED):
         return diagnosis.why(job, pods, (), now=now, at=cluster.address)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
-    well = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE} and not any(
+    well = {node.phase for node in nodes} <= {Phase.RUNNING, Phase.DONE, Phase.LOST} and not any(
         map(diagnosis.is_out_of_touch, pods)
     )
     if state is not JobState.FAILED and well:

@@ -37,6 +37,10 @@ class JobSummary:
     """Of `nodes`, those that stand by when all are there."""
     ready: int
     """Nodes that run; of a job that restarts, those that train."""
+    reserve: int
+    """Pods that may be lost in its life, where indexes in reserve take their places."""
+    reserve_left: int
+    """How many more."""
 
     def identity(self) -> dict[str, str]:
         """Which job it is, for scripts."""
@@ -55,12 +59,14 @@ class JobSummary:
             "ready": self.ready,
             "gpus": self.gpus,
             "restarts": self.restarts,
+            "reserve": self.reserve,
+            "reserveLeft": self.reserve_left,
         }
 
 
 def summary_of(job: JobView) -> JobSummary:
     """From the Job alone."""
-    state, nodes, settings = job.state, job.completions, job.gang_settings
+    state, nodes, settings = job.state, job.size, job.gang_settings
     return JobSummary(
         name=job.name,
         namespace=job.namespace,
@@ -74,6 +80,8 @@ def summary_of(job: JobView) -> JobSummary:
         restarts=0 if state is JobState.FAILED else job.count("failed"),
         spares=0 if settings is None else max(nodes - settings.high, 0),
         ready=job.count("ready"),
+        reserve=job.reserve,
+        reserve_left=job.reserve_left,
     )
 
 

@@ -188,6 +188,8 @@ class _Run:
         self.outcome = ArrayOutcome()
         self.output = Output(self._emit)
         self._ahead = deque(range(share.indexes))
+        self._failed, self._most = 0, spec.failed_indexes(share.indexes)
+        """Indexes that have failed, and as many as may."""
         self._died: dict[int, int] = {}
         """Index → runners that have died of it."""
         self._events: queue.Queue[tuple[_Runner, Ended | None]] = queue.Queue()
@@ -293,23 +295,20 @@ class _Run:
                 self.outcome.deadline_exceeded = True
             if self._stop.calls > 1 or now >= kill_at:
                 return
-            if self._is_to_end() and not told:
+            if self._is_ending() and not told:
                 told, kill_at = True, now + (self._spec.grace or contract.GRACE_S)
                 self._ahead.clear()
                 for number in alive:
                     self.runners[number].process.send_signal(passed_on(self._stop.signum))
 
-    def _is_to_end(self) -> bool:
-        outcome = self.outcome
-        most = self._spec.failed_indexes(self._share.indexes)
-        failed = sum(1 for each in outcome.ended.values() if each.exit_code)
-        outcome.too_many_failed = most is not None and failed > most
-        broken = self.output.error is not None
-        asked = self._stop.calls > 0 or outcome.deadline_exceeded
-        return asked or broken or outcome.too_many_failed
+    def _is_ending(self) -> bool:
+        outcome, asked = self.outcome, self._stop.calls > 0 or self.output.error is not None
+        return asked or outcome.deadline_exceeded or outcome.too_many_failed
 
     def _count(self, ended: Ended) -> None:
         self.outcome.ended[ended.index] = ended
+        self._failed += ended.exit_code != 0
+        self.outcome.too_many_failed = self._most is not None and self._failed > self._most
         self._on_end(ended)
 
     def _next(self, runner: _Runner) -> None:
@@ -323,8 +322,7 @@ class _Run:
         index, code = runner.index, runner.process.returncode
         if index is None or index in self.outcome.ended:
             return False
-        ending = self._stop.calls > 0 or self.outcome.deadline_exceeded
-        if ending or self.outcome.too_many_failed:
+        if self._is_ending():
             return False
         died = self._died[index] = self._died.get(index, 0) + 1
         if code in VERDICTS or died > self._spec.retries:

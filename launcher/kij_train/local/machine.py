@@ -171,6 +171,7 @@ def node_environment(
     spec: JobSpec,
     index: int,
     *,
+    place: int,
     port: int,
     preflight_port: int,
     supervisor_ports: list[int],
@@ -178,7 +179,7 @@ def node_environment(
     error_file: Path,
     environ: Mapping[str, str],
 ) -> dict[str, str]:
-    """The environment of one node's bootstrap."""
+    """The environment of one node's bootstrap; `place` is its share of this machine's GPUs."""
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     env = {
         "GLOO_SOCKET_IFNAME": loopback,
@@ -223,6 +224,6 @@ def node_environment(
         }
     if spec.gpus:
         kind = gpus.kind(spec.gpu_kind)
-        mine = kind.on_this_machine(environ)[index * spec.gpus : (index + 1) * spec.gpus]
+        mine = kind.on_this_machine(environ)[place * spec.gpus : (place + 1) * spec.gpus]
         env[kind.visible] = ",".join(mine)
     return env

@@ -79,8 +79,9 @@ class Stop:
 class Outcome:
     """How a local run ended."""
 
-    exit_codes: tuple[int, ...]
-    """Of the nodes' first processes, by index; negative for a signal."""
+    exit_codes: dict[int, int]
+    """Index → of the node's first process, negative for a signal; not of nodes that others have
+    replaced."""
     failures: tuple[Failure, ...]
     """At most one a node."""
     seconds: float
@@ -97,48 +98,58 @@ class Outcome:
         """Enough nodes ended with exit code 0, by themselves."""
         if self.stopped_by is not None or self.deadline_exceeded:
             return False
-        return self.exit_codes.count(0) >= self.enough
+        return list(self.exit_codes.values()).count(0) >= self.enough
 
 
 @dataclass
 class _Run:
     spec: JobSpec
     run_id: str
-    start: Callable[[int], subprocess.Popen[bytes]]
-    """Starts the node of an index."""
+    start: Callable[[int, int], subprocess.Popen[bytes]]
+    """Starts the node of an index, in one of the places that there are for nodes."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    """By index, the newest."""
-    old: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    """That were lost and replaced, or are to be."""
-    replace_at: dict[int, float] = field(default_factory=dict)
+    """By index; those that were lost are among them."""
+    places: list[int] = field(default_factory=list)
+    """By index, its share of what this machine has."""
+    replace_at: list[tuple[float, int]] = field(default_factory=list)
+    """When a node is to take a place that another one has lost."""
     # No SimpleQueue: its get waits for ever where a signal handler outlasts the timeout (CPython).
     ended: queue.Queue[int] = field(default_factory=queue.Queue)
     output: Output | None = None
 
+    def begin(self, place: int) -> int:
+        """Start the next index, in a place; gives the index."""
+        index = len(self.processes)
+        self.processes.append(self.start(index, place))
+        self.places.append(place)
+        return index
+
     def is_to_replace(self, index: int) -> bool:
-        """Whether a node that ended was lost and is to be replaced, as the Job controller would.
+        """Whether a node that ended was lost, and one of the reserve comes, as the Job does it.
 
         One that ended with a verdict, good or bad, was not lost.
         """
-        ended = self.processes[index]
         verdicts = (0, contract.EXIT_FAILED, contract.EXIT_CONTRACT)
-        if not self.spec.supervised or ended.returncode in verdicts:
+        if not self.spec.supervised or self.processes[index].returncode in verdicts:
             return False
-        self.old.append(ended)
-        if len(self.old) > self.spec.max_restarts:
+        if len(self.processes) + len(self.replace_at) >= self.spec.indexes:
             return False
-        self.replace_at[index] = time.monotonic() + REPLACE_AFTER_S
+        self.replace_at.append((time.monotonic() + REPLACE_AFTER_S, self.places[index]))
         return True
 
-    def replace(self, now: float) -> None:
-        """Start those that are due."""
-        for index in [index for index, at in self.replace_at.items() if at <= now]:
-            del self.replace_at[index]
-            self.processes[index] = self.start(index)
+    def replace(self, now: float) -> list[int]:
+        """Start those that are due; gives their indexes."""
+        due = [place for at, place in self.replace_at if at <= now]
+        self.replace_at = [(at, place) for at, place in self.replace_at if at > now]
+        return [self.begin(place) for place in due]
+
+    def newest(self) -> list[int]:
+        """The index that every place has, or had last."""
+        return sorted({place: index for index, place in enumerate(self.places)}.values())
 
     def has_succeeded(self) -> bool:
         """Whether all nodes that must end well have; spares may be left."""
-        return [each.returncode for each in self.processes].count(0) >= _enough(self.spec)
+        return [each.returncode for each in self.processes].count(0) >= self.spec.least_nodes
 
 
 def run_nodes(
@@ -158,14 +169,15 @@ def run_nodes(
         if output is not None:
             stack.callback(output.close, lambda: stop.is_over(_grace_s(spec)))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX))
-        error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.pods)]
+        error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.indexes)]
         port, preflight_port = spec.port or free_port(), free_port()
         supervisor_ports = [free_port() for _ in error_files] if spec.supervised else []
 
-        def start(index: int) -> subprocess.Popen[bytes]:
+        def start(index: int, place: int) -> subprocess.Popen[bytes]:
             env = node_environment(
                 spec,
                 index,
+                place=place,
                 port=port,
                 preflight_port=preflight_port,
                 supervisor_ports=supervisor_ports,
@@ -177,25 +189,22 @@ def run_nodes(
 
         run = _Run(spec, run_id, start, output=output)
         try:
-            run.processes.extend(start(index) for index in range(spec.pods))
+            for place in range(spec.pods):
+                run.begin(place)
             deadline_exceeded = _supervise(run, stop, started)
         finally:
-            kill_everything([*run.processes, *run.old], run.run_id)
+            kill_everything(run.processes, run.run_id)
         failures = [_failure(path, index) for index, path in enumerate(error_files)]
     if output is not None and output.error is not None:
         raise output.error
     return Outcome(
-        exit_codes=tuple(process.returncode for process in run.processes),
+        exit_codes={index: run.processes[index].returncode for index in run.newest()},
         failures=tuple(failure for failure in failures if failure),
         seconds=time.monotonic() - started,
         stopped_by=stop.signum,
         deadline_exceeded=deadline_exceeded,
-        enough=_enough(spec),
+        enough=spec.least_nodes,
     )
-
-
-def _enough(spec: JobSpec) -> int:
-    return (spec.min_nodes or spec.nodes) if spec.supervised else spec.nodes
 
 
 def _grace_s(spec: JobSpec) -> float:
@@ -246,19 +255,19 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
     terminate_at = kill_at = float("inf")
     deadline = started + run.spec.timeout if run.spec.timeout else float("inf")
     deadline_exceeded = terminated = False
-    while alive:
+    while alive or run.replace_at:
         try:
             index = run.ended.get(timeout=TICK_S)
         except queue.Empty:
             pass
         else:
+            alive.discard(index)
             if not (terminated or stop.calls) and run.is_to_replace(index):
                 continue
-            alive.discard(index)
             if run.processes[index].returncode != 0 or run.has_succeeded():
                 terminate_at = min(terminate_at, time.monotonic() + SETTLE_S)
         now = time.monotonic()
-        run.replace(now)
+        alive.update(run.replace(now))
         if now >= deadline and not deadline_exceeded:
             deadline_exceeded, terminate_at = True, now
         if stop.calls == 1 or (run.output is not None and run.output.error is not None):
@@ -267,7 +276,6 @@ def _supervise(run: _Run, stop: Stop, started: float) -> bool:
             return deadline_exceeded
         if now >= terminate_at and not terminated:
             terminated, kill_at = True, now + _grace_s(run.spec)
-            alive -= run.replace_at.keys()
             run.replace_at.clear()
             for index in alive:
                 run.processes[index].send_signal(passed_on(stop.signum))

@@ -26,6 +26,7 @@ from kij_train.pod.itemrecords import (
 )
 from kij_train.pod.itemrun import PROGRAM, RANKS, SCRIPT, Order, Output, Starter, Stop
 from kij_train.pod.records import clipped
+from kij_train.pod.status import ItemStarts
 
 Json = Dict[str, Any]
 EXIT_USAGE = 2
@@ -145,11 +146,12 @@ class Index:
             itemplan.ENV_ITEM: json.dumps(value),
             itemplan.ENV_SEED: str(seed),
         }
-        where = f"item {at + 1} of {len(self._items)}, seed {seed}, key {shown(key, KEY_SHOWN)}"
         try:
             argv = [itemplan.fill(argument, item) for argument in self._tools.argv]
             argv += self._parameters(value)
-            run, written = self._run(argv, env, where)
+            about = f"seed {seed}, key {shown(key, KEY_SHOWN)}: {command(argv)}"
+            self._say(ItemStarts(self._index, at + 1, len(self._items), about).text())
+            run, written = self._run(argv, env)
             metrics = self._metrics()
         except itemplan.UnknownNameError as error:
             run, written = replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
@@ -182,7 +184,8 @@ class Index:
             itemplan.ENV_ITEMS_FILE: self._items_file,
             itemplan.ENV_SEED: str(itemplan.seed_of(self._settings.seed, str(self._index))),
         }
-        run, written = self._run(self._tools.argv, env, f"{len(left)} items at once")
+        self._say(f"index {self._index}, {len(left)} items at once: {command(self._tools.argv)}")
+        run, written = self._run(self._tools.argv, env)
         keys = [self._items[at][0] for at in left]
         records, self._error = slice_records(keys, run, written)
         if self._error:
@@ -202,10 +205,9 @@ class Index:
             lines = [dumps(record) for record in records]
         return Found(lines, next((r["error"] for r in records if failed(r)), ""))
 
-    def _run(self, argv: List[str], env: Dict[str, str], where: str) -> Tuple[Run, bytes]:
+    def _run(self, argv: List[str], env: Dict[str, str]) -> Tuple[Run, bytes]:
         """Run a process to its end; what it wrote to its result file."""
         settings = self._settings
-        self._say(f"index {self._index}, {where}: {shown(command(argv), COMMAND_SHOWN)}")
         os.makedirs(self._tools.scratch, exist_ok=True)  # an item before may have emptied /tmp
         for path in (self._result_file, self._error_file):
             remove(path)
@@ -292,12 +294,11 @@ def read_results(path: str) -> Tuple[bytes, str]:
 
 
 def command(argv: List[str]) -> str:
-    """A command as one types it."""
+    """A command as one types it, on one line."""
     if argv[0] == itemcall.FUNCTION:
         return f"{argv[1]}(item)"
-    if argv[0] == "--no-python":
-        return " ".join(map(shlex.quote, argv[1:]))
-    return " ".join(["python", *map(shlex.quote, argv)])
+    words = argv[1:] if argv[0] == "--no-python" else ["python", *argv]
+    return shown(" ".join(map(shlex.quote, words)), COMMAND_SHOWN)
 
 
 def shown(text: str, room: int) -> str:

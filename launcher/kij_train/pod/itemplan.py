@@ -35,6 +35,8 @@ MOST_ITEM_BYTES = 100_000
 
 ENV_ARRAY = "KIJ_ARRAY"
 """Of a runner: ArraySettings as JSON."""
+ENV_JOB_UID = "KIJ_JOB_UID"
+"""Of a runner in a pod: its Job's, which is in the name of the folder of its results."""
 ENV_INDEX = "KIJ_INDEX"
 ENV_COUNT = "KIJ_COUNT"
 ENV_KEY = "KIJ_KEY"

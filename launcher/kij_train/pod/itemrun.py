@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from kij_train.pod import contract, records, signals
+from kij_train.pod import contract, records, signals, status
 from kij_train.pod.contract import Failure
 from kij_train.pod.gang.processes import kill_descendants
 from kij_train.pod.trials import Metrics
@@ -129,7 +129,7 @@ class Output:
 
     def say(self, text: str) -> None:
         """One line of status."""
-        self.line(2, f"kij-train: {text}\n".encode("utf-8", "replace"))
+        self.line(2, f"{status.PREFIX}{text}\n".encode("utf-8", "replace"))
 
     def forget(self) -> None:
         """Before an item: what the one before has written."""

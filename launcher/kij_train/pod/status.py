@@ -9,6 +9,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import contextlib
 import re
 import sys
+from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
 PREFIX = "kij-train: "
@@ -86,6 +87,35 @@ class Exited(NamedTuple):
 
 
 _EXITED = re.compile("^" + re.escape(PREFIX) + r"(.*) ended with exit code (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ItemStarts:
+    """A runner of an array starts an item: the lines of its pod that follow are this item's."""
+
+    index: int
+    place: int
+    """Within the index, from 1."""
+    items: int
+    """Of the index."""
+    about: str
+    """Its seed, key and command."""
+
+    def text(self) -> str:
+        return f"index {self.index}, item {self.place} of {self.items}, {self.about}"
+
+    @staticmethod
+    def read(line: str) -> "Optional[ItemStarts]":
+        """From a line of a log; None for another one."""
+        found = _ITEM_STARTS.match(line)
+        if found is None:
+            return None
+        return ItemStarts(int(found[1]), int(found[2]), int(found[3]), found[4])
+
+
+_ITEM_STARTS = re.compile(
+    re.escape(PREFIX) + r"index (\d+), item (\d+) of (\d+), (seed \d+, key .*)"
+)
 
 
 def no_torch(python: str, error: ImportError) -> str:

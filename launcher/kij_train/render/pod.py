@@ -112,7 +112,7 @@ def _environment(
         return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
     fixed = {contract.ENV_JOB: name}
-    fixed |= {key: literal(value, shape) for key, value in shape.environment.items()}
+    fixed |= shape.environment
     fixed[contract.ENV_ERROR_FILE] = contract.TERMINATION_LOG
     if spec.settings_script is not None:
         fixed[contract.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script, shape)

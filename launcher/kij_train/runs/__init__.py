@@ -18,6 +18,7 @@ from kij_train.runs.on_cluster import (
     attached,
     connect,
     dry_run,
+    followed,
     user_of,
     which_nobody_has,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "check_placeholders",
     "connect",
     "dry_run",
+    "followed",
     "keep_array",
     "plan",
     "plan_array",

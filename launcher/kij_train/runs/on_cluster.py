@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -169,13 +169,13 @@ class ClusterRun(Run):
     def follow(
         self,
         *,
-        pods: int = 1,
+        indexes: Set[int] = frozenset({0}),
         log_choice: LogChoice | None = None,
         on_line: Callable[[LogLine], None],
         on_change: Callable[[Observation], None],
         on_note: Callable[[str], None],
     ) -> float:
-        """Stay until it ends, passing on the log of the first `pods` indexes; the seconds it took.
+        """Stay until it ends, passing on the logs of some `indexes`; the seconds it took.
 
         Raises JobFailedError with the verdict, TimedOutError at the job's deadline, RefusedError
         when the cluster makes no pod at all of a job that was submitted just now, and removes it.
@@ -187,7 +187,7 @@ class ClusterRun(Run):
             on_line=on_line,
             on_change=on_change,
             on_note=on_note,
-            log_indexes=frozenset(range(min(pods, MOST_FOLLOWED))),
+            log_indexes=indexes,
             log_choice=log_choice,
             submitted_now=self.created is not None,
         )
@@ -248,6 +248,15 @@ class ClusterRun(Run):
             command = self.cluster.address.on_job("delete", self.name)
             error.hints = (*error.hints, f"it may be left: {command}")
             raise
+
+
+def followed(size: int, completions: int) -> frozenset[int]:
+    """The indexes whose logs are shown of a job whose rank 0 may be anywhere.
+
+    Not all of a large one, of which `size` pods are there at once, but those of the reserve that
+    come instead of others.
+    """
+    return frozenset([*range(min(size, MOST_FOLLOWED)), *range(size, completions)])
 
 
 def attached(cluster: Cluster, name: str) -> tuple[ClusterRun, JobView]:

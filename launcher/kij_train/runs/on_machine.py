@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from kij_train.diagnosis import JobState
 
 
+LOOK_S = 0.2
+"""Between two looks of who follows: a handler of Python's runs in the main thread, once that wakes,
+and the signal may have come to another one."""
 SomePlan = TypeVar("SomePlan", Plan, ArrayPlan)
 
 
@@ -192,7 +195,7 @@ class LocalRun(Run):
         while True:
             with self._changed:
                 while follow and not self._ended and len(self._lines) == shown:
-                    self._changed.wait()
+                    self._changed.wait(LOOK_S)
                 lines, ended = self._lines[shown:], self._ended
             yield from (line for line in lines if index in (None, line.index))
             shown += len(lines)
@@ -286,7 +289,7 @@ def _run(plan: Plan, environ: Mapping[str, str], streams: local.Streams, stop: l
         limit = units.format_seconds(float(plan.spec.timeout or 0))
         raise TimedOutError(f"{plan.name} did not end within its --timeout of {limit}")
     failures = list(outcome.failures) or [
-        _unrecorded(index, code) for index, code in enumerate(outcome.exit_codes) if code
+        _unrecorded(index, code) for index, code in outcome.exit_codes.items() if code
     ]
     hints: tuple[str, ...] = ()
     cause = diagnosis.first_failure(failures)

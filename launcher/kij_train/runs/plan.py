@@ -113,7 +113,9 @@ def plan(resolved: Resolved, *, cwd: Path, place: Place, random_name: bool = Fal
     archive = bundle.pack(code_dir) if place.ships(spec) else None
     check_shipped(spec, archive, code_dir)
     content = archive.sha256 if archive else ""
-    name = spec.name or generated_name(spec, content, code_dir, spec.pods, random_name=random_name)
+    name = spec.name or generated_name(
+        spec, content, code_dir, spec.indexes, random_name=random_name
+    )
     where = code_dir if spec.code else cwd
     notes = (*_notes_of_code(spec, where, archive), *place.notes(spec))
     return Plan(spec, name, where, archive, notes)
@@ -197,7 +199,7 @@ def check_shipped(spec: Common, archive: bundle.Archive | None, code_dir: Path) 
 
 
 def generated_name(
-    spec: Common, content: str, code_dir: Path, pods: int, *, random_name: bool, room: int = 0
+    spec: Common, content: str, code_dir: Path, indexes: int, *, random_name: bool, room: int = 0
 ) -> str:
     """A name made of the script's, and of a hash of the request and `content`, or of chance.
 
@@ -210,7 +212,7 @@ def generated_name(
         request = spec.model_dump_json(exclude={"code_dir", "kubeconfig", "context"})
         entropy = hashlib.sha256(f"{request} {content}".encode()).digest()
     suffix = base64.b32encode(entropy).decode().lower()[:SUFFIX_CHARS]
-    return names.generated_job_name(spec.stem or code_dir.resolve().name, suffix, pods, room)
+    return names.generated_job_name(spec.stem or code_dir.resolve().name, suffix, indexes, room)
 
 
 def summary(plan: Plan, *, where: str) -> str:

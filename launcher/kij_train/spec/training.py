@@ -18,6 +18,7 @@ DEFAULT_PORT = 29500
 SUPERVISOR_PORT = 2
 """Added to the port. The next one is the preflight's, the one behind it shows who trains."""
 MAX_NODES = 100_000
+MOST_RESTARTS = 1000
 
 
 CONTRACT_ENV = frozenset(
@@ -141,7 +142,7 @@ class JobSpec(Common):
     """Pods that wait, each with a node's resources, ready to take the place of a lost one."""
     max_restarts: Annotated[
         int,
-        Field(ge=0, le=1000),
+        Field(ge=0, le=MOST_RESTARTS),
         NotBool,
         Setting(Group.RESTART, "--max-restarts N", Fact.NOT_IN_BENCH),
     ] = 3
@@ -174,8 +175,18 @@ class JobSpec(Common):
 
     @property
     def pods(self) -> int:
-        """Completions of the Job: nodes and spares."""
+        """How many there are at once: nodes and spares."""
         return self.nodes + self.spares
+
+    @property
+    def reserve(self) -> int:
+        """Indexes that have no pod until another one is lost, whose place they take."""
+        return self.max_restarts if self.supervised else 0
+
+    @property
+    def indexes(self) -> int:
+        """How many there may be: completions of the Job."""
+        return self.pods + self.reserve
 
     @property
     def least_nodes(self) -> int:
@@ -194,7 +205,10 @@ class JobSpec(Common):
         return [one.path for one in self.mounts if one.type in shared and not one.read_only]
 
     def gang_settings(
-        self, peers: list[str], backoff_limit: int, shared: list[str] | None = None
+        self,
+        peers: list[str],
+        backoff_limit: int,
+        shared: list[str] | None = None,
     ) -> gang.Settings:
         """What every supervisor is told; the arguments as Settings has them."""
         settings = gang.Settings(
@@ -204,6 +218,7 @@ class JobSpec(Common):
             peers=peers,
             max_restarts=self.max_restarts,
             backoff_limit=backoff_limit,
+            reserve=self.reserve,
             hang_timeout_s=self.hang_timeout or 0,
             start_timeout_s=self.rendezvous_timeout,
             heartbeat=self.heartbeat,
@@ -332,7 +347,7 @@ def _check_gpus(spec: JobSpec) -> None:
 def _check_names(spec: JobSpec) -> None:
     if spec.name is not None:
         try:
-            names.check_job_name(spec.name, spec.pods)
+            names.check_job_name(spec.name, spec.indexes)
         except ValueError as error:
             raise SpecConflict("name", str(error)) from None
 

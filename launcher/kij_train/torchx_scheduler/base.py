@@ -18,7 +18,7 @@ from torchx.workspace.api import WorkspaceMixin
 from kij_train import names, runs
 from kij_train.diagnosis import JobState
 from kij_train.errors import RequestError
-from kij_train.spec import JobSpec
+from kij_train.spec import MOST_RESTARTS, JobSpec
 from kij_train.specfile import Resolved, resolve
 from kij_train.torchx_scheduler import roles
 from kij_train.torchx_scheduler.errors import UnknownOptionError
@@ -126,13 +126,15 @@ class BaseScheduler(WorkspaceMixin, Scheduler, abc.ABC):
         """The app's id, and the checked request of every role. Raises RequestError."""
         suffix = secrets.token_hex(4)[: runs.SUFFIX_CHARS]
         app_id = names.generated_job_name(app.name, suffix, 1)
+        # With room for the indexes that a job that restarts has in reserve.
+        indexes = [role.num_replicas + MOST_RESTARTS for role in app.roles]
         if len(app.roles) == 1:
-            app_id = names.generated_job_name(app.name, suffix, app.roles[0].num_replicas)
+            app_id = names.generated_job_name(app.name, suffix, indexes[0])
             job_names = [app_id]
         else:
             job_names = [
-                names.generated_job_name(f"{app.name}-{role.name}", suffix, role.num_replicas)
-                for role in app.roles
+                names.generated_job_name(f"{app.name}-{role.name}", suffix, most)
+                for role, most in zip(app.roles, indexes, strict=True)
             ]
         for index, name in enumerate(job_names):
             if name in job_names[:index]:

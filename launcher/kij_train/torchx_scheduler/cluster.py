@@ -179,9 +179,7 @@ class KijTrainScheduler(BaseScheduler):
         self, app_id: str, cluster: Cluster, found: list[JobView]
     ) -> DescribeAppResponse:
         pods = {
-            job.uid: jobs.pods_of(cluster, job.name)
-            for job in found
-            if job.completions <= MOST_REPLICAS
+            job.uid: jobs.pods_of(cluster, job.name) for job in found if job.size <= MOST_REPLICAS
         }
         states = [_state_of(job, pods.get(job.uid, ())) for job in found]
         response = DescribeAppResponse(
@@ -297,6 +295,8 @@ def _replicas(job: JobView, pods: list[dict[str, Any]]) -> list[ReplicaStatus]:
     cancelled = job.state is JobState.CANCELLED
     replicas = []
     for node in diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods)):
+        if node.phase is Phase.LOST:
+            continue
         state = REPLICA_STATES.get(node.phase, AppState.PENDING)
         status = ReplicaStatus(
             id=node.index,

@@ -252,7 +252,7 @@ def role_of(job: JobView) -> Role:
         entrypoint=command[0] if command else "",
         args=command[1:],
         env=env,
-        num_replicas=job.completions,
+        num_replicas=job.size,
     )
 
 

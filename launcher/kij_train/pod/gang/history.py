@@ -7,6 +7,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 Json = Dict[str, Any]
 MOST_BLAMED = 5
+MOST_CHARS = 2000
+"""Of a message and of a stack: the history travels with every news."""
+MOST_PLACES = 5
 
 
 def span(seconds: float) -> str:
@@ -16,6 +19,11 @@ def span(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def place_taken(lost: int, by: int) -> str:
+    """Who trains for whom."""
+    return f"index {by} took the place of index {lost}"
 
 
 class Who(NamedTuple):
@@ -71,18 +79,57 @@ class History:
         """The highest that the script has said it is at; None where it does not say."""
         self.again_s: float = said.get("again_s", 0.0)
         """Of the time in rounds, what it took to come to that step again."""
+        self.newest_failure: Json = said.get("newest_failure", {})
+        """Of a round: index and pod of the node, and the record that it left."""
+        self.trained: List[int] = said.get("trained", [])
+        """Indexes of the last round."""
+        self.taken: List[List[int]] = said.get("taken", [])
+        """Of the last losses: the index that was lost, and the one that trains in its place."""
+        self.highest: int = said.get("highest", 0)
+        """Index that was ever there: those below it were, too."""
 
     def as_json(self) -> Json:
         return dict(vars(self))
+
+    def fail(self, who: Optional[Who], record: Json) -> None:
+        """A round has failed. Of what the node has recorded, what people read is kept."""
+        self.failures += 1
+        message = record.get("message") or {}
+        stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
+        self.newest_failure = {
+            "index": None if who is None else who.node,
+            "pod": None if who is None else who.pod,
+            "record": {
+                "message": {
+                    "message": str(message.get("message", ""))[:MOST_CHARS],
+                    "extraInfo": {"py_callstack": stack[-MOST_CHARS:]},
+                },
+                "kij": record.get("kij") or {},
+            },
+        }
 
     def reach(self, step: Optional[int]) -> None:
         """The script was at this step."""
         if step is not None:
             self.step = max(step, self.step or 0)
 
+    def train(self, indexes: List[int]) -> List[List[int]]:
+        """A round of these indexes begins; gives those of the last one whose places were taken.
+
+        None where the number of nodes varies: no index is in the place of another then.
+        """
+        gone, new = (
+            sorted(set(a) - set(b)) for a, b in ((self.trained, indexes), (indexes, self.trained))
+        )
+        places = [[lost, by] for lost, by in zip(gone, new)] if len(gone) == len(new) else []
+        self.trained = indexes
+        self.taken = (self.taken + places)[-MOST_PLACES:]
+        return places
+
     def learn(self, other: "History") -> None:
-        """Take over what another node has seen of the script."""
+        """Take over what another node has seen of the script, and of the other indexes."""
         self.heard = self.heard or other.heard
+        self.highest = max(self.highest, other.highest)
         self.reach(other.step)
 
     @property
@@ -92,8 +139,8 @@ class History:
         return self.training_s / whole if whole else 0.0
 
     def brief(self) -> Json:
-        """With the worst machines alone, for a record that must be short."""
-        return dict(self.as_json(), blame=dict(self.worst()))
+        """With the worst machines alone, for a record that must be short and has its failure."""
+        return dict(self.as_json(), blame=dict(self.worst()), newest_failure={}, trained=[])
 
     def worst(self) -> List[Tuple[str, List[float]]]:
         """The machines that cost most: name, restarts and seconds."""
@@ -116,6 +163,8 @@ class History:
                 f", restarted {restarts} time{'' if restarts == 1 else 's'} in "
                 f"{span(self.restarting_s)}"
             )
+        for lost, by in self.taken:
+            text += f"; {place_taken(lost, by)}"
         for machine, (count, seconds) in self.worst():
             text += (
                 f"; {machine} cost {count:.0f} restart{'' if count == 1 else 's'}, {span(seconds)}"

@@ -12,7 +12,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from kij_train.pod.gang.hang import compare
-from kij_train.pod.gang.history import History, Who, span
+from kij_train.pod.gang.history import History, Who, place_taken, span
 from kij_train.pod.gang.settings import Settings
 
 Json = Dict[str, Any]
@@ -127,6 +127,7 @@ class Leader:
     def join(self, member: Member, history: History) -> None:
         """A node is there."""
         mine = self.history
+        history.highest = max(history.highest, member.who.node)
         mine.learn(history)
         history.learn(mine)
         if history.rounds > mine.rounds or (
@@ -242,8 +243,10 @@ class Leader:
         if self._restart_since is not None:
             after = f", {span(now - self._restart_since)} after round {history.rounds - 1}"
         spares = len(self.members) - len(chosen)
+        places = history.train([member.who.node for member in chosen])
         self._say(
             f"round {history.rounds}: indexes {indexes} train{after}"
+            + "".join(f"; {place_taken(lost, by)}" for lost, by in places)
             + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
             + _told_of(self.settings.shared)
         )
@@ -259,16 +262,19 @@ class Leader:
         waited = self._clock() - self.wait_since
         there = {m.who.node for m in self.members.values()}
         missing, what = sorted(set(range(self.settings.pods)) - there), "there"
+        if max(there, default=0) >= self.settings.pods:
+            missing = []  # of the reserve, whoever comes next may be any
         if len(there) >= self.settings.low:
             slow = {m.who.node for m in self.members.values() if not m.ready}
             missing, what, there = sorted(slow), "ready", there - slow
         few = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        text = f"{len(there)} of {self.settings.low} nodes are {what}, without index {few}"
+        text = f"{len(there)} of {self.settings.low} nodes are {what}"
+        text += f", without index {few}" if missing else ""
         if self.history.rounds == 0 and waited >= self._timeout_s:
             self._end_with_failure(
                 None, {}, f"not every node came within {self._timeout_s:.0f} s: {text}"
             )
-        elif waited >= self._next_word and missing:
+        elif waited >= self._next_word and (missing or len(there) < self.settings.low):
             self._next_word += STILL_S
             self._say(f"still waiting for nodes after {waited:.0f} s: {text}")
 
@@ -315,9 +321,9 @@ class Leader:
         for member in self.members.values():
             member.told_news = False
         if current.failure is not None:
-            self.history.failures += 1
+            culprit, what, record = current.failure
+            self.history.fail(culprit, record)
             if self.history.failures > self.settings.max_restarts:
-                culprit, what, record = current.failure
                 again = self.history.failures - 1
                 times = f" (restarted {again} time{'' if again == 1 else 's'})" if again else ""
                 self._end_with_failure(culprit, record, what + times)
@@ -435,6 +441,15 @@ class Leader:
         for member in members:
             member.send({"stop": kill_after_s, **self._loss(), **self._news()})
 
+    def _would_be_replaced(self) -> bool:
+        """Whether the Job goes on making pods when all that there are have failed.
+
+        Whoever comes then must find one that knows that there is nothing left to do.
+        """
+        if self.settings.reserve:
+            return self.history.highest < self.settings.backoff_limit
+        return self.settings.backoff_limit >= self.settings.pods
+
     def _end_with_failure(self, who: Optional[Who], record: Json, text: str) -> None:
         uid = who.uid if who else ""
         others = [m for m in self.members.values() if m.who.uid != uid and not m.leaving]
@@ -445,7 +460,7 @@ class Leader:
             "record": record,
             "summary": str(self.history),
             "history": self.history.as_json(),
-            "stays": stays.who.uid if stays else "",
+            "stays": stays.who.uid if stays and self._would_be_replaced() else "",
         }
 
 

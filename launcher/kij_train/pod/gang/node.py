@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from kij_train.pod import contract, records, signals, status
 from kij_train.pod.gang import hang, network, peers, processes, ranks
@@ -73,6 +73,8 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._channels: List[peers.Channel] = []
         """To the members, where this node leads."""
+        self._told: Set[int] = set()
+        """Indexes that have asked, and heard the verdict."""
 
     async def run(self) -> int:
         """The exit code."""
@@ -152,28 +154,24 @@ class Supervisor:
             channel.close()
             return
         leader = self.leader
+        answer: Json = {"role": "looking", "index": self.node.rank}
         if self.verdict is not None:
-            channel.send({"role": "ended", "verdict": self.verdict})
+            answer.update(role="ended", verdict=self.verdict)
         elif leader is not None:
-            channel.send(
-                {
-                    "role": "leading",
-                    "who": list(self.me),
-                    "index": self.node.rank,
-                    "running": leader.round is not None,
-                }
-            )
+            answer.update(role="leading", who=list(self.me), running=leader.round is not None)
         elif self.up is not None:
-            channel.send({"role": "following", "at": list(self.up.address)})
+            answer.update(role="following", at=list(self.up.address))
         elif self._cannot_lead():
-            channel.send({"role": "ending"})
-        else:
-            channel.send({"role": "looking", "index": self.node.rank})
+            answer.update(role="ending")
+        channel.send(answer)
         if leader is None or self.verdict is not None or not hello.get("join"):
             await channel.flush()
             channel.close()
-            if leader is not None and self.verdict is not None:
-                leader.heard.add(hello["who"][0])
+            if self.verdict is not None:
+                self._told.add(hello["who"][0])
+                self._changed.set()
+                if leader is not None:
+                    leader.heard.add(hello["who"][0])
             return
         member = Member(Who(*hello["who"]), channel.send, time.monotonic(), channel.close)
         await self._serve_member(leader, channel, member, History(hello.get("history")))
@@ -406,17 +404,30 @@ class Supervisor:
         self._stop(KILL_AFTER_S)
         self._write_verdict(verdict, mine)
         status.say(f"the job failed: {verdict['failed']}. It {verdict['summary']}")
-        if self.settings.backoff_limit >= self.settings.pods and verdict["stays"] == self.me.uid:
-            # The Job replaces those that ended until it has counted enough failures: whoever comes
-            # must find one that knows that there is nothing left to do.
+        if verdict["stays"] == self.me.uid:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._signal(), TOMBSTONE_S)
+                highest = History(verdict["history"]).highest
+                await asyncio.wait_for(self._until_all_are_told(highest), TOMBSTONE_S)
         return contract.EXIT_FAILED
 
-    async def _signal(self) -> None:
-        while self.signalled is None:
+    async def _until_all_are_told(self, highest: int) -> None:
+        """Tell the verdict to those that the Job makes still, until it has counted enough failures.
+
+        From the reserve it makes one index after the other, from the `highest` on that was there.
+        With the last one that it allows to fail, and this node, it is over. A lost index that comes
+        back may do so any number of times.
+        """
+        last = self.settings.backoff_limit
+        coming = set(range(highest + 1, last + 1))
+        give_up_at = float("inf")
+        while self.signalled is None and time.monotonic() < give_up_at:
+            if self.settings.reserve and coming <= self._told:
+                return
+            if last in self._told:  # one of the others may have ended before it could ask
+                give_up_at = min(give_up_at, time.monotonic() + FAREWELL_S)
             self._changed.clear()
-            await self._changed.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), FAREWELL_S)
 
     def _write_verdict(self, verdict: Json, mine: bool) -> None:
         record = verdict["record"]

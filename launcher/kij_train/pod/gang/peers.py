@@ -13,7 +13,19 @@ import ipaddress
 import json
 import socket
 import time
-from typing import Any, AsyncIterator, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    AsyncIterator,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.settings import Settings
@@ -33,6 +45,9 @@ SILENT_S = 5.0
 FIRST_LOOK_S = 3.0
 """How long a node looks for a lower index that has not started yet before it leads itself."""
 MOST_AT_ONCE = 32
+Place = Union[int, str]
+"""Where one is asked: an index, whose address is looked up, or the address of one that is not
+known."""
 LONGEST_LINE = 1 << 20
 
 
@@ -99,14 +114,18 @@ class Peers:
     async def look(self, history: History, is_over: Callable[[], bool]) -> Optional[Found]:
         """The leader, joined; None: this node has to lead, or `is_over` says to look no longer."""
         mine = self._me.node
-        above = range(mine + 1, self._settings.pods)
-        silent: Dict[int, float] = {}
+        silent: Dict[Place, float] = {}
+        # The first one alone: it leads most of the time. But not one of a few that come later.
+        at_once = 1 if mine < self._settings.pods else MOST_AT_ONCE
         while not is_over():
             now = time.monotonic()
-            lower = [index for index in range(mine) if silent.get(index, now) <= now]
+            known = self._known()
+            lower = [at for at in known if at < mine and silent.get(at, now) <= now]
             waits = False
-            # The first one alone: it leads most of the time.
-            async for said in self._answers(lower, 1, silent if history.rounds else None):
+            asked: Set[str] = set()
+            async for said in self._answers(
+                lower, asked, at_once, silent if history.rounds else None
+            ):
                 found = await self._join(said, history)
                 if found is not None:
                     return found
@@ -114,10 +133,13 @@ class Peers:
                 if waits or is_over():
                     break
             if not waits and not is_over():
-                async for said in self._answers(above):
+                above = [at for at in known if at > mine]
+                async for said in self._answers_of_all(above, asked):
                     found = await self._join(said, history)
                     if found is not None:
                         return found
+                    waits = waits or self._is_awaited(said)
+            if not waits and not is_over():
                 early = time.monotonic() - self._began < FIRST_LOOK_S
                 if mine == 0 or not early or history.rounds:
                     return None
@@ -127,11 +149,37 @@ class Peers:
     async def has_better_leader(self) -> bool:
         """Whether another node leads with a round, or with a lower index."""
         mine = self._me.node
-        others = [index for index in range(self._settings.pods) if index != mine]
-        async for said in self._answers(others):
+        others = [at for at in self._known() if at != mine]
+        async for said in self._answers_of_all(others, set()):
             if said["role"] == "leading" and (said["running"] or said["index"] < mine):
                 return True
         return False
+
+    def _known(self) -> List[int]:
+        """The indexes that are asked by their number: those of the start, and whoever was there."""
+        return sorted(set(range(self._settings.pods)).union(self.ips))
+
+    def _is_awaited(self, said: Json) -> bool:
+        """Whether it is a lower index, which will lead, or find the leader."""
+        return said["role"] in ("looking", "following") and said["index"] < self._me.node
+
+    async def _answers_of_all(self, indexes: Sequence[int], asked: Set[str]) -> AsyncIterator[Json]:
+        """What these say, and then those of the reserve that are there.
+
+        No name in DNS is asked for before there is a pod: one look-up of the name that all pods
+        have gives the addresses of those that there are.
+        """
+        async for said in self._answers(indexes, asked):
+            yield said
+        more: List[Place] = []
+        if self._settings.service and self._settings.reserve:
+            port = self._settings.address(0)[1]
+            there = await _resolve(self._settings.service, port)
+            more += [at for at in there if at not in asked]
+        else:  # on one machine, where a port that nobody has refuses at once
+            more += range(self._settings.pods, self._settings.indexes)
+        async for said in self._answers(more, asked):
+            yield said
 
     async def _join(self, said: Json, history: History) -> Optional[Found]:
         if said["role"] != "leading":
@@ -141,46 +189,51 @@ class Peers:
 
     async def _answers(
         self,
-        indexes: Sequence[int],
+        places: Sequence[Place],
+        asked: Set[str],
         at_once: int = MOST_AT_ONCE,
-        silent: Optional[Dict[int, float]] = None,
+        silent: Optional[Dict[Place, float]] = None,
     ) -> AsyncIterator[Json]:
-        """What those say that answer, in their order, asked without joining.
+        """What those say that answer, as they do, asked without joining.
 
-        Some are asked at once, then twice as many. `silent` gets until when an index that took its
-        time not to answer is not asked again.
+        Some are asked at once, then twice as many. `asked` gets their addresses, `silent` until
+        when a place that took its time not to answer is not asked again.
         """
         start = 0
-        while start < len(indexes):
-            some = indexes[start : start + at_once]
-            asked = [asyncio.ensure_future(self._ask_patiently(index, silent)) for index in some]
+        while start < len(places):
+            some = places[start : start + at_once]
+            asking = [asyncio.ensure_future(self._ask_patiently(at, asked, silent)) for at in some]
             try:
-                for each in asked:
+                for each in asyncio.as_completed(asking):
                     said = await each
                     if said is not None:
                         yield said
             finally:
-                for each in asked:
-                    each.cancel()
+                for task in asking:
+                    task.cancel()
             start, at_once = start + at_once, min(2 * at_once, MOST_AT_ONCE)
 
     async def _ask_patiently(
-        self, index: int, silent: Optional[Dict[int, float]]
+        self, at: Place, asked: Set[str], silent: Optional[Dict[Place, float]]
     ) -> Optional[Json]:
         began = time.monotonic()
-        said = await self._ask(index)
+        said = await self._ask(at, asked)
         now = time.monotonic()
         if silent is not None and said is None and now - began > LOOK_AGAIN_S:
-            silent[index] = now + SILENT_S
+            silent[at] = now + SILENT_S
         return said
 
-    async def _ask(self, index: int) -> Optional[Json]:
-        """Ask an index, and whom it names, for the leader, whose answer gets its address."""
-        host, port = self._settings.address(index)
-        places = [(self.ips[index], port)] if index in self.ips else []
+    async def _ask(self, at: Place, asked: Set[str]) -> Optional[Json]:
+        """Ask a place, and whom it names, for the leader, whose answer gets its address."""
+        if isinstance(at, int):
+            host, port = self._settings.address(at)
+            hosts = [self.ips[at], host] if at in self.ips else [host]
+        else:
+            hosts, port = [at], self._settings.address(0)[1]
         tried: List[str] = []
-        for place in [*places, (host, port)]:
-            _, said = await self._ask_at(place, None, tried)
+        for host in hosts:
+            _, said = await self._ask_at((host, port), None, tried)
+            asked.update(tried)
             if said is not None and said.get("role") == "following":
                 # Where its leader is gone, it will look itself in a moment.
                 _, there = await self._ask_at((said["at"][0], int(said["at"][1])), None)

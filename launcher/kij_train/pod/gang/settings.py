@@ -30,11 +30,15 @@ class Settings(NamedTuple):
     """And at most."""
     spares: int
     peers: List[str]
-    """host:port of every index, an IPv6 host in []; or one of them, with {} for the index."""
+    """host:port of every index, an IPv6 host in []; or INDEX.SERVICE:PORT, with {} for the number
+    of the index, where SERVICE resolves to the addresses of all pods that are there."""
     max_restarts: int
     """Rounds that may fail before the job does."""
     backoff_limit: int
     """Pods that the Job allows to fail; the job's own end must exceed it."""
+    reserve: int = 0
+    """Indexes that have no pod until another index is lost, whose place they take. With 0, a lost
+    index comes back with another pod."""
     grace_s: float = float(contract.GRACE_S)
     """Between SIGTERM and SIGKILL where a round ends so that more nodes can take part."""
     hang_timeout_s: float = 0.0
@@ -48,7 +52,20 @@ class Settings(NamedTuple):
 
     @property
     def pods(self) -> int:
+        """How many there are at once."""
         return self.high + self.spares
+
+    @property
+    def indexes(self) -> int:
+        """How many there may be in the life of the job."""
+        return self.pods + self.reserve
+
+    @property
+    def service(self) -> str:
+        """The name that all pods have in DNS; empty where they have none."""
+        if len(self.peers) > 1:
+            return ""
+        return self.peers[0].rpartition(":")[0].partition("{}.")[2]
 
     @property
     def first_sign_s(self) -> float:
@@ -82,7 +99,7 @@ def read_node(env: Dict[str, str], settings: Settings) -> contract.Node:
             contract.EXIT_CONTRACT,
             f"{contract.ENV_WORLD_SIZE}={env[contract.ENV_WORLD_SIZE]!r}, not {world}",
         )
-    every = settings.pods
+    every = settings.indexes
     counts = {contract.ENV_NNODES: str(every)}
     if nproc.isdigit() and env.get(contract.ENV_WORLD_SIZE):
         counts[contract.ENV_WORLD_SIZE] = str(every * int(nproc))

@@ -67,7 +67,8 @@ def run_supervised(argv: List[str]) -> int:
     spares = f" and {settings.spares} spare{'' if settings.spares == 1 else 's'}"
     where = f" on {env[contract.ENV_NODE_NAME]}" if env.get(contract.ENV_NODE_NAME) else ""
     status.say(
-        f"index {node.rank} of {settings.high}{spares if settings.spares else ''}, "
+        f"index {node.rank}{'' if node.rank < settings.pods else ', from the reserve,'} "
+        f"of {settings.high}{spares if settings.spares else ''}, "
         f"pod {socket.gethostname()}{where}, port {node.master_port}"
     )
     bootstrap.prepare(dict(env))

@@ -15,6 +15,10 @@ FAIL_INDEX_EXIT_CODES = [itemplan.EXIT_ITEMS, contract.EXIT_CONTRACT, contract.E
 """What another pod of the index would repeat."""
 
 
+JOB_UID = "<job-uid>"
+"""Stands in the settings for what only the cluster knows."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One Job of an array: the first, or a rerun."""
@@ -67,8 +71,19 @@ def shape(spec: ArraySpec, attempt: Attempt) -> Shape:
         component="array",
         labels={names.ARRAY: attempt.array, names.ATTEMPT: str(attempt.number)},
         annotations={names.KUEUE_MIN_PARALLELISM: "1"} if several else {},
-        environment={itemplan.ENV_ARRAY: settings(spec, attempt).to_json()},
+        environment={itemplan.ENV_ARRAY: _environment(settings(spec, attempt))},
+        field_references={
+            itemplan.ENV_JOB_UID: f"metadata.labels['{names.CONTROLLER_UID}']",
+        }
+        if spec.results
+        else {},
     )
+
+
+def _environment(settings: itemplan.ArraySettings) -> str:
+    """The settings as the kubelet is to read them."""
+    text = settings.to_json().replace("$", "$$")
+    return text.replace(JOB_UID, f"$({itemplan.ENV_JOB_UID})")
 
 
 def settings(spec: ArraySpec, attempt: Attempt) -> itemplan.ArraySettings:
@@ -79,7 +94,8 @@ def settings(spec: ArraySpec, attempt: Attempt) -> itemplan.ArraySettings:
         name=attempt.array,
         plan_sha256=attempt.plan_sha256,
         attempt=attempt.number,
-        results_dir=f"{own_folder}/attempt-{attempt.number}" if own_folder else "",
+        # Of this Job alone: one of the same name before it has left its parts there.
+        results_dir=f"{own_folder}/attempt-{attempt.number}-{JOB_UID}" if own_folder else "",
         jitter_s=spec.start_jitter or 0,
         selection=bool(attempt.selection),
         run_dir=f"{own_folder or contract.WORK_DIR}/run",

@@ -24,6 +24,7 @@ class Shape:
     annotations: dict[str, str] = field(default_factory=dict)
     """Of the Job."""
     environment: dict[str, str] = field(default_factory=dict)
+    """As the kubelet reads it: $(NAME) is the value of a variable that stands in front."""
     field_references: dict[str, str] = field(default_factory=dict)
     """Environment variables, and the fields of the pod that they have their values from."""
     ports: dict[str, int] = field(default_factory=dict)

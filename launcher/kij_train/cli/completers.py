@@ -1,0 +1,78 @@
+"""What a shell offers for a word that is begun; nothing where it cannot know."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kij_train import gpus
+from kij_train import jobs as jobs_on_cluster
+from kij_train.cli.where import connect
+from kij_train.errors import KijError
+from kij_train.specfile import all_profiles
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
+
+COMPLETION_S = 2.0
+"""How long a shell waits for what the cluster says: somebody has pressed a key."""
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def _of_cluster(ask: Callable[[Cluster, click.Context], Iterable[str]]) -> Completer:
+    """Offers names that begin so, as far as the cluster says them in COMPLETION_S."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        del param
+        found: list[str] = []
+
+        def asked() -> None:
+            with contextlib.suppress(KijError):  # completion has no place for an error
+                found.extend(ask(connect(ctx.params), ctx))
+
+        # In a thread that nobody waits for: what may hang is a login, a name server, a proxy, a
+        # server.
+        asking = threading.Thread(target=asked, daemon=True)
+        asking.start()
+        asking.join(COMPLETION_S)
+        return [name for name in found if name.startswith(incomplete)]
+
+    return complete
+
+
+def _of_here(names: Callable[[], Iterable[str]]) -> Completer:
+    """Offers names that this machine knows."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        del ctx, param
+        with contextlib.suppress(KijError):
+            return [name for name in names() if name.startswith(incomplete)]
+        return []
+
+    return complete
+
+
+def _queues(cluster: Cluster, ctx: click.Context) -> Iterable[str]:
+    """Kueue's LocalQueues, or Volcano's with --scheduler volcano."""
+    if ctx.params.get("spec_scheduler") == "volcano":
+        found = cluster.custom("scheduling.volcano.sh", "queues", everywhere=True)
+    else:
+        found = cluster.custom("kueue.x-k8s.io", "localqueues")
+    return (str(one["metadata"]["name"]) for one in found)
+
+
+jobs = _of_cluster(lambda cluster, _: (job.name for job in jobs_on_cluster.list_jobs(cluster)))
+profiles = _of_here(lambda: (profile.name for profile in all_profiles(Path.cwd())))
+OF_FIELDS = {
+    "gpu_kind": _of_here(gpus.names),
+    "namespace": _of_cluster(
+        lambda cluster, _: (str(one["metadata"]["name"]) for one in cluster.list("Namespace"))
+    ),
+    "queue": _of_cluster(_queues),
+}
+"""By the field of a spec that a flag sets."""
