@@ -13,7 +13,7 @@ import stat
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from kij_train.pod import contract, itemcall, itemplan, results
+from kij_train.pod import contract, itemcall, itemplan, results, trials
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
 from kij_train.pod.itemrecords import (
@@ -79,7 +79,7 @@ class Index:
         self._items_file = os.path.join(tools.scratch, "items.jsonl")
         self._error_file = os.path.join(tools.scratch, "error.json")
         self._is_cut_short = False
-        """An item was told to end, and did not end well."""
+        """An item was told to end, and did not end well, or was not tried again for that."""
         self._error = ""
         """Of the process, in slice mode."""
 
@@ -106,6 +106,7 @@ class Index:
                 break
             self._say(f"index {self._index}: trying {len(left)} items again that failed")
         for found in held.values():
+            self._is_cut_short = True
             self._part.add(found.lines)
         return self._verdict()
 
@@ -148,17 +149,35 @@ class Index:
         }
         try:
             argv = [itemplan.fill(argument, item) for argument in self._tools.argv]
+            argv += self._parameters(value)
             about = f"seed {seed}, key {shown(key, KEY_SHOWN)}: {command(argv)}"
             self._say(ItemStarts(self._index, at + 1, len(self._items), about).text())
             run, written = self._run(argv, env)
+            metrics = self._metrics()
         except itemplan.UnknownNameError as error:
             run, written = replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
-        found = self._kept(key, run, item_records(key, run, written))
+            metrics = {}
+        records = item_records(key, run, written)
+        records[-1] = trials.with_metrics(records[-1], metrics)
+        if self._settings.style and isinstance(value, dict):
+            records = [trials.with_parameters(record, value, seed) for record in records]
+        found = self._kept(key, run, records)
         if found.error:
             self._say(f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found.error}")
         return found
 
+    def _parameters(self, value: Any) -> List[str]:
+        """Arguments that come of the item's own fields."""
+        style = self._settings.style
+        return trials.arguments(value, style) if style and isinstance(value, dict) else []
+
+    def _metrics(self) -> Dict[str, float]:
+        """What was found in the output of the item that has just ended."""
+        metrics = self._tools.output.metrics
+        return {} if metrics is None else metrics.values()
+
     def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, Found]]:
+        os.makedirs(self._tools.scratch, exist_ok=True)  # an index before may have emptied /tmp
         with open(self._items_file, "w", encoding="utf-8") as file:
             for key, value in (self._items[at] for at in left):
                 seed = itemplan.seed_of(self._settings.seed, key)

@@ -20,7 +20,7 @@ from array import array
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
 
@@ -84,6 +84,10 @@ class ArraySettings(NamedTuple):
     run_dir: str = ""
     """Each index has a folder of its own in it, named by its number."""
     seed: int = 0
+    style: str = ""
+    """How the fields of an item become arguments, one of trials.STYLES; empty: they do not."""
+    metrics: Tuple[Tuple[str, str], ...] = ()
+    """Names, and regular expressions that find them in the output of an item."""
 
     def to_json(self) -> str:
         """For the environment of a runner."""
@@ -95,6 +99,7 @@ class ArraySettings(NamedTuple):
         try:
             values = json.loads(text)
             values["preload"] = tuple(values.get("preload", ()))
+            values["metrics"] = tuple(map(tuple, values.get("metrics", ())))
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise Failure(EXIT_CONTRACT, f"{ENV_ARRAY} cannot be read: {error}") from error
@@ -239,19 +244,6 @@ def compress_numbers(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def expand_numbers(text: str) -> List[int]:
-    """The numbers of "3,7-9", each once, ascending. Raises ValueError for anything else."""
-    found: Set[int] = set()
-    for run in filter(None, text.split(",")):
-        first, dash, last = run.partition("-")
-        if not (first.isascii() and first.isdigit()):
-            raise ValueError(f"{run!r} is neither a number nor a range such as 7-9")
-        if dash and not (last.isascii() and last.isdigit() and int(last) >= int(first)):
-            raise ValueError(f"{run!r} is no range such as 7-9")
-        found.update(range(int(first), int(last if dash else first) + 1))
-    return sorted(found)
 
 
 def seed_of(seed: int, key: str) -> int:

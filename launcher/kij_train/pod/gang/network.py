@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import weakref
-from typing import Awaitable, Callable, List, Tuple
+from typing import Any, Awaitable, Callable, List, Tuple
 
 LOOK_S = 1.0
 ALONE_S = 8.0
@@ -29,7 +29,7 @@ RESOLV_CONF = "/etc/resolv.conf"
 DNS_PORT = 53
 
 
-_looked_up: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[object]]" = (
+_looked_up: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Any]]" = (
     weakref.WeakKeyDictionary()
 )
 """The look-up that goes on. Where DNS is silent, each holds a thread for longer than a probe."""
@@ -66,9 +66,9 @@ def _look_up(peer: str) -> Awaitable[object]:
     loop = asyncio.get_running_loop()
     found = _looked_up.get(loop)
     if found is None or found.done():
-        found = asyncio.ensure_future(loop.getaddrinfo(peer, 1, type=socket.SOCK_STREAM))
-        found.add_done_callback(lambda done: done.cancelled() or done.exception())
-        _looked_up[loop] = found
+        new = asyncio.ensure_future(loop.getaddrinfo(peer, 1, type=socket.SOCK_STREAM))
+        new.add_done_callback(lambda done: done.cancelled() or done.exception())
+        found = _looked_up[loop] = new
     return asyncio.shield(found)
 
 
