@@ -31,8 +31,12 @@ def test_a_script_that_fails_ends_the_job(start: Start, ns: Namespace) -> None:
     assert status.failed <= 3
 
 
-def test_a_script_that_fails_ends_the_job_that_nobody_watches(start: Start, ns: Namespace) -> None:
-    job = start(*gang(1))
+@pytest.mark.parametrize("reserve", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_script_that_fails_ends_the_job_that_nobody_watches(
+    start: Start, ns: Namespace, reserve: int
+) -> None:
+    """At once, or after the rest of the reserve has heard that it is over."""
+    job = start(*gang(reserve))
     job.launch.kill()
     (job.folder / "state").unlink()
     (job.folder / "state").mkdir()
@@ -41,7 +45,9 @@ def test_a_script_that_fails_ends_the_job_that_nobody_watches(start: Start, ns: 
         conditions = ns.batch.read_namespaced_job(job.name, ns.name).status.conditions or []
         return "FailureTarget" in {condition.type for condition in conditions}
 
-    assert eventually(failed, 90)
+    assert eventually(failed, 120)
+    indexes = ns.batch.read_namespaced_job(job.name, ns.name).status.failed_indexes
+    assert indexes == ("0-2" if reserve == 1 else "0-5")
 
 
 def test_a_script_that_fails_after_a_restart_is_named_by_its_exit_code(start: Start) -> None:

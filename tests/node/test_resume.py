@@ -27,6 +27,7 @@ dist.init_process_group("gloo")
 print("trains on", dist.get_world_size(), flush=True)
 time.sleep(600)
 """
+INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @pytest.fixture
@@ -146,10 +147,33 @@ def test_an_elastic_job_trains_on_with_the_nodes_that_it_is_given(
     wrong = ns.kij_train("scale", "a", "4", cwd=ROOT)
     assert (wrong.returncode, "takes 2 to 3 nodes" in wrong.stderr) == (2, True)
     done(ns, "scale", "a", "2")
-    says(ns, "trains on 2")
     assert eventually(lambda: len(pods(ns)) == 2, 60)
+    left = [int(pod.metadata.labels[INDEX]) for pod in pods(ns)]
+    says(ns, "trains on 2", min(left))
     done(ns, "scale", "a", "3")
     assert eventually(lambda: len(pods(ns)) == 3, 60)
-    says(ns, "taking in index 2")
-    says(ns, "round 3: rank 2 of 3", 2)
+    (index,) = {0, 1, 2} - set(left)  # the one that ended was not lost: it comes again
+    says(ns, f"taking in index {index}", min(left))
+    says(ns, "of 3", index)
     assert state(ns) == "running"
+    assert not ns.batch.read_namespaced_job("a", ns.name).status.failed
+
+
+def test_a_job_that_has_lost_an_index_is_resumed_without_it(
+    ns: Namespace, project: Path, image: str
+) -> None:
+    launch(ns, project, image, "--nodes", "2", "--restart", "gang", "counts.py")
+    says(ns, "trains on 2")
+    (first,) = (pod for pod in pods(ns) if pod.metadata.labels[INDEX] == "0")
+    ns.core.delete_namespaced_pod(first.metadata.name, ns.name, grace_period_seconds=0)
+    says(ns, "index 2 took the place of index 0", 1)
+    done(ns, "cancel", "a")
+    assert eventually(lambda: not pods(ns), 60)
+    done(ns, "resume", "a")
+    says(ns, "round 1: indexes 1, 2 train", 1)
+    seen = json.loads(done(ns, "status", "a", "-o", "json"))
+    phases = {one["index"]: one["phase"] for one in seen["indexes"]}
+    assert phases == {0: "lost", 1: "running", 2: "running"}
+    assert (seen["reserve"], seen["reserveLeft"]) == (3, 2)
+    assert "in reserve, for pods that may be lost: 2 of 3 indexes" in done(ns, "status", "a")
+    assert "1 of 3" in done(ns, "list")

@@ -82,6 +82,7 @@ def test_the_verdict_has_them_last() -> None:
         "step": None,
         "restarts": 2,
         "failures": 1,
+        "places": [],
         "blame": [{"node": "gpu-node-7", "restarts": 2, "seconds": 4.0}],
     }
     spent = History({**SPENT, "step": 900, "again_s": 30.0})

@@ -45,7 +45,25 @@ def test_a_job_that_restarts_needs_the_fewest_nodes_that_train() -> None:
     settings = job.gang_settings
     assert settings is not None
     assert (settings.low, settings.high, settings.max_restarts) == (3, 5, 7)
-    assert (job.completions, job.needed, job.awaits_rank0) == (5, 3, False)
+    assert (job.size, job.needed, job.awaits_rank0) == (5, 3, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "lost", "left"),
+    [(None, set(), 7), ("0,3-5", {0, 3, 4, 5}, 3), ("0-7", set(range(8)), 0)],
+)
+def test_a_job_that_restarts_has_a_reserve_that_lost_indexes_use_up(
+    said: str | None, lost: set[int], left: int
+) -> None:
+    job = rendered(nodes=2, spares=1, restart="gang", max_restarts=7)
+    assert (job.completions, job.size, job.reserve) == (10, 3, 7)
+    job = JobView({**job.raw, "status": {"failedIndexes": said}})
+    assert (job.lost, job.reserve_left) == (lost, left)
+
+
+def test_other_jobs_have_no_reserve() -> None:
+    job = rendered(nodes=4)
+    assert (job.completions, job.size, job.reserve, job.lost) == (4, 4, 0, set())
 
 
 def test_claims_are_read_where_gpus_are_no_resource() -> None:

@@ -170,13 +170,13 @@ def test_any_valid_spec_renders_objects_that_obey_the_rules(
         spec = JobSpec.model_validate(fields)
     except ValidationError:
         return  # the checks between fields; what they let through is looked at here
-    name = spec.name or names.generated_job_name(stem, "x3k9a", spec.pods)
+    name = spec.name or names.generated_job_name(stem, "x3k9a", spec.indexes)
     config_map, service, *extra, job = render.render(spec, name=name, code=CODE)
 
     claims = ["ResourceClaimTemplate"] * (spec.gpu_kind == "dra")
     groups = ["PodGroup"] * (spec.scheduler in ("coscheduling", "native"))
     assert [body["kind"] for body in extra] == claims + groups
-    assert DNS_LABEL.fullmatch(f"{name}-{spec.pods - 1}")
+    assert DNS_LABEL.fullmatch(f"{name}-{spec.indexes - 1}")
     assert config_map["immutable"] is True
     assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"] == name
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
@@ -190,7 +190,9 @@ def test_any_valid_spec_renders_objects_that_obey_the_rules(
 
 def check_job_rules(job: dict[str, Any], spec: JobSpec) -> None:
     body = job["spec"]
-    assert body["completions"] == body["parallelism"] == spec.nodes + spec.spares
+    assert body["parallelism"] == spec.nodes + spec.spares
+    reserve = spec.max_restarts if spec.supervised else 0
+    assert body["completions"] == body["parallelism"] + reserve
     assert body["completionMode"] == "Indexed"
     # podFailurePolicy and backoffLimitPerIndex need it.
     assert body["template"]["spec"]["restartPolicy"] == "Never"

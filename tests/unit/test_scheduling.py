@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -333,6 +334,22 @@ def test_the_native_pod_group_is_sent_in_the_version_of_the_server(
     assert [body["kind"] for body in changed] == ["PodGroup"] * (taken != "v1beta1")
     group = next(body for body in sent if body["kind"] == "PodGroup")
     assert group["apiVersion"] == f"scheduling.k8s.io/{taken}"
+
+
+@pytest.mark.parametrize(("minor", "has_reserve"), [("37", True), ("33+", True), ("32", False)])
+def test_a_job_that_restarts_has_a_reserve_where_the_server_is_new_enough(
+    minor: str, has_reserve: bool
+) -> None:
+    objects = rendered(nodes=2, spares=1, restart="gang", max_restarts=5)
+    server: Any = SimpleNamespace(version=lambda: {"minor": minor})
+    job = JobView(as_served(server, objects)[-1])
+    assert (job.size, job.reserve) == (3, 5 if has_reserve else 0)
+    if not has_reserve:
+        policy = job.raw["spec"]
+        assert (policy["completions"], policy["parallelism"]) == (3, 3)
+        assert policy["backoffLimit"] == policy["backoffLimitPerIndex"] == 5
+        assert "maxFailedIndexes" not in policy
+        assert JobView(objects[-1]).reserve == 5  # what was rendered is as it was
 
 
 @pytest.mark.parametrize("scheduler", [None, "volcano", "coscheduling"])

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import diagnosis, names
+from kij_train import diagnosis, names, render
 from kij_train.diagnosis import Finding, JobView, Phase, Verdict, causes
 from kij_train.pod import gang
 from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0, no_torch
+from kij_train.spec import JobSpec
 
 FOLDER = Path(__file__).parent / "situations"
 
@@ -326,6 +327,39 @@ def test_a_lost_pod_that_gets_no_other_is_told(lost_at: str, kinds: list[str]) -
     assert [finding.kind for finding in verdict.findings] == kinds
     said = "1 of 2 nodes have lost their pod, and get no other: the namespace has no quota left"
     assert (said in verdict.text()) == bool(kinds)
+
+
+def with_reserve(
+    pods: list[dict[str, Any]], lost: str | None, state: str | None = None
+) -> dict[str, str]:
+    """Index → phase of a job of two nodes with three indexes in reserve."""
+    spec = JobSpec(script="a.py", namespace="ml", nodes=2, restart="gang")
+    job = render.render(spec, name="job", code=render.Code(""))[-1]
+    job["status"] = {"failedIndexes": lost}
+    if state is not None:
+        job["status"]["conditions"] = [{"type": state, "status": "True"}]
+    nodes = diagnosis.nodes_of_job(JobView(job), map(diagnosis.node_of, pods))
+    return {str(node.index): node.phase.value for node in nodes}
+
+
+def indexed(index: int, status: dict[str, Any]) -> dict[str, Any]:
+    labels = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return {"metadata": {"name": f"job-{index}", "labels": labels}, "status": status}
+
+
+def test_indexes_in_reserve_are_told_of_when_they_take_a_place() -> None:
+    one, two = indexed(1, RUNNING), indexed(2, RUNNING)
+    failed = indexed(0, ended("2026-01-01T00:00:00Z", 137))
+    assert with_reserve([], None) == {"0": "pending", "1": "pending"}
+    assert with_reserve([one], "0") == {"0": "lost", "1": "running", "2": "pending"}
+    assert with_reserve([failed, one, two], "0") == {"0": "lost", "1": "running", "2": "running"}
+    assert with_reserve([one, two], "0", "Complete") == {
+        "0": "lost",
+        "1": "running",
+        "2": "running",
+    }
+    assert with_reserve([failed], "0-3", "Failed")["0"] == "failed"
+    assert with_reserve([], "0-1", "Failed") == {"0": "lost", "1": "lost"}
 
 
 def exhausted(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

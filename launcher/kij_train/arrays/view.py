@@ -89,9 +89,7 @@ def _standing(
     live: Mapping[int, State],
 ) -> StandingOf:
     left = folder.left(attempt.number)
-    ended = (
-        f"has {attempt.state} before it came to it" if attempt.state else "does not run any more"
-    )
+    ended = f"has {attempt.state} before it" if attempt.state else "does not run any more"
 
     def standing_of(index: int, position: int) -> Standing:
         known = left.get(index, {})

@@ -63,9 +63,9 @@ def array_view(name: str) -> ArrayView:
     return LinesView(name)
 
 
-def labelled(index: int, key: str, text: str) -> str:
-    """`3/key | text`; without a key where no item has started, or all run as one."""
-    return f"{index}{'/' + shown(key) if key else ''} | {text}"
+def labelled(index: int, key: str) -> str:
+    """`3/key`; without a key where no item has started, or all run as one."""
+    return f"{index}{'/' + shown(key) if key else ''}"
 
 
 class LinesView:
@@ -85,7 +85,7 @@ class LinesView:
         self._show(time.monotonic())
 
     def line(self, index: int, key: str, text: str) -> None:
-        output.workload(labelled(index, key, text))
+        output.workload(f"{labelled(index, key)} | {text}")
 
     def progress(self, get: GetProgress) -> None:
         self._get = get
@@ -166,7 +166,7 @@ class BarView:
         self._live.__exit__(kind, error, trace)
 
     def line(self, index: int, key: str, text: str) -> None:
-        line = labelled(index, key, text)
+        line = f"{labelled(index, key)} | {text}"
         if sys.stdout.isatty():
             self._console.print(Text(line), soft_wrap=True)
         else:

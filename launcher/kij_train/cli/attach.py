@@ -41,7 +41,7 @@ def command(name: str, tail: int, **params: Any) -> None:
 
     The exit code is the job's, 0 or 1. Ctrl-C asks whether to detach or to cancel. Of a job that
     restarts, the logs of the first 32 indexes, and of those that take the place of lost ones; of an
-    array, those of 32 indexes at once.
+    array, the logs of 32 indexes at most.
     """
     from kij_train.cluster import LogChoice
 

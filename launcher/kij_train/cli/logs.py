@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import jobs
-from kij_train.cli import output
+from kij_train.cli import array_logs, output
 from kij_train.cli.onjob import duration, job_argument, note, output_option
 from kij_train.cli.where import connect
 from kij_train.diagnosis import JobView
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     metavar="R",
     help="Of the node of this rank; not with --restart, where ranks move. Repeatable.",
 )
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    help="Of this item of an array. Repeatable.",
+)
+@click.option("--failed", is_flag=True, help="Of the items of an array that are not done.")
 @click.option("--all", "everybody", is_flag=True, help="Of all nodes, by time.")
 @click.option(
     "--since", metavar="DURATION", callback=duration, help="Only lines younger than 90s, 10m, 1h."
@@ -51,6 +59,8 @@ def command(
     follow: bool,
     indexes: tuple[int, ...],
     ranks: tuple[int, ...],
+    keys: tuple[str, ...],
+    failed: bool,
     everybody: bool,
     since: int | None,
     tail: int | None,
@@ -62,7 +72,8 @@ def command(
 ) -> None:
     """Print the log of a job: of index 0, of some nodes, or of all.
 
-    Lines of several nodes begin with index/ranks. With -o json every line is an object with index,
+    Lines of several nodes begin with index/ranks, those of an array with index/key; of an array all
+    logs are printed unless some are chosen. With -o json every line is an object with index,
     ranks, pod, time and text. Of a job that restarts, whose ranks move, lines begin with the index
     alone, and ranks is null.
     """
@@ -76,6 +87,18 @@ def command(
         raise RequestError(f"--grep {pattern!r} is no regular expression: {error}") from None
     cluster = connect(params)
     job = jobs.get(cluster, name)
+    if job.array is not None:
+        asked = array_logs.Asked(frozenset(indexes), frozenset(keys), failed, follow, previous)
+        choice = LogChoice(since, tail)
+        for one in array_logs.lines(cluster, job, params, asked, choice):
+            if wanted is None or wanted.search(one.text):
+                text = f"{one.time} {one.text}" if timestamps else one.text
+                shown = array_logs.as_json(one) if form == "json" else text
+                output.log_line(shown, one.label if form == "text" else None, one.index)
+        return
+    if keys or failed:
+        flag = "--key" if keys else "--failed"
+        raise RequestError(f"{flag}: {name} is no array, and has no items")
     nproc, anywhere = job.ranks_per_node, job.restarts_by_itself
     if anywhere and ranks:
         where = cluster.address.on_job("stacks", name, "--rank", str(ranks[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from kij_train.cli import output
 from kij_train.cli.onjob import job_name, where_options
 from kij_train.cli.where import connect
 from kij_train.errors import RequestError, UnreachableError
+from kij_train.paths import shown
 from kij_train.specfile import WHERE
 
 if TYPE_CHECKING:
@@ -81,3 +83,13 @@ def up_to_date(folder: ArrayFolder, cluster: Cluster | None, *, partial: bool = 
     from kij_train.jobs import collect
 
     return collect.refresh(cluster, folder, partial=partial, note=output.warning)
+
+
+def unknown_key(folder: ArrayFolder, key: str) -> RequestError:
+    """The error for a key that an array has not."""
+    close = difflib.get_close_matches(key, list(folder.plan().keys()), n=1, cutoff=0.7)
+    hints = (f"did you mean {shown(close[0])}?",) if close else ()
+    see = f"all keys: kij-train results {folder.name} --format table --partial"
+    return RequestError(
+        f"{folder.name} has no item {shown(key)}", hints=(*hints, see + folder.about.where.flags)
+    )

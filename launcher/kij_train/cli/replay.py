@@ -19,9 +19,9 @@ from kij_train.arrays.plan import Pinned
 from kij_train.arrays.store import ArrayFolder, Where
 from kij_train.arrays.view import Live, live_here, outcomes_of
 from kij_train.cli import output
-from kij_train.cli.onarray import array_argument, opened, up_to_date
+from kij_train.cli.onarray import array_argument, opened, unknown_key, up_to_date
 from kij_train.cli.options import resolve_options
-from kij_train.cli.rerun import NO_COMMAND, request_layer, unknown_key
+from kij_train.cli.rerun import NO_COMMAND, request_layer
 from kij_train.cli.submitting import signals_to
 from kij_train.code import bundle
 from kij_train.code.listing import list_files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import Live, items_of, outcomes_of
 from kij_train.cli import grouped, output
 from kij_train.cli.array_attached import run_here, stay_on_cluster
-from kij_train.cli.onarray import opened, up_to_date
+from kij_train.cli.onarray import opened, unknown_key, up_to_date
 from kij_train.cli.onjob import job_name
 from kij_train.cli.options import (
     resolve_options,
@@ -202,16 +201,6 @@ def chosen_items(
             ),
         )
     return chosen
-
-
-def unknown_key(folder: ArrayFolder, key: str) -> RequestError:
-    """The error for a key that an array has not."""
-    close = difflib.get_close_matches(key, list(folder.plan().keys()), n=1, cutoff=0.7)
-    hints = (f"did you mean {shown(close[0])}?",) if close else ()
-    see = f"all keys: kij-train results {folder.name} --format table --partial"
-    return RequestError(
-        f"{folder.name} has no item {shown(key)}", hints=(*hints, see + folder.about.where.flags)
-    )
 
 
 def _nothing(folder: ArrayFolder, live: Live) -> str:

@@ -21,10 +21,10 @@ def command(name: str, nodes: int, form: str, **params: Any) -> None:
     """Give a job of --restart elastic N nodes, or have an array run N indexes at once.
 
     A job takes its MIN to its MAX nodes (--nodes MIN:MAX). What is more than MAX, up to the number
-    of its spares, stands by. With fewer nodes, the highest indexes end, and the ranks of the others
-    start again at once. With more, they start again when the new nodes have been there for ten
-    seconds: they get SIGTERM, and the job's --grace (30 s) for a checkpoint. A suspended job has N
-    nodes when it is resumed.
+    of its spares, stands by. With fewer nodes, those that stand by end first, then those that began
+    to train last, and the ranks of the others start again at once. With more, they start again when
+    the new nodes have been there for ten seconds: they get SIGTERM, and the job's --grace (30 s)
+    for a checkpoint. A suspended job has N nodes when it is resumed.
 
     Of an array with fewer indexes at once, some of those that run are ended, and begin anew later.
 

@@ -54,6 +54,10 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
     if found.job.reserve:
         left = f"{found.job.reserve_left} of {found.job.reserve}"
         output.data(f"in reserve, for pods that may be lost: {left} indexes")
+    if found.items is not None:
+        done, failed = found.items
+        every = cluster.address.command("report", str(found.job.array))
+        output.data(f"items done {done:,}, failed {failed:,}; every one: {every}")
     output.data("")
     output.data(found.verdict.text())
 

@@ -44,10 +44,9 @@ def minor(version: dict[str, Any]) -> int:
 
 def _settings_variables(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Those that tell the supervisors how the job restarts."""
-    containers = job["spec"]["template"]["spec"]["containers"]
     return [
         variable
-        for container in containers
+        for container in job["spec"]["template"]["spec"].get("containers") or []
         for variable in container.get("env") or []
         if variable["name"] == gang.ENV_GANG
     ]

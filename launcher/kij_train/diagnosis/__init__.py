@@ -5,6 +5,7 @@ a cluster, and nothing guesses: what has no known cause is quoted as it was seen
 """
 
 from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now
+from kij_train.diagnosis.arrays import items_of
 from kij_train.diagnosis.capacity import which_nobody_has, with_free, without
 from kij_train.diagnosis.causes import hint_here
 from kij_train.diagnosis.failures import (
@@ -53,6 +54,7 @@ __all__ = [
     "hint_here",
     "index_of",
     "is_out_of_touch",
+    "items_of",
     "last_words",
     "missing_file",
     "node_of",

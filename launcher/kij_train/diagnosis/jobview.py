@@ -90,22 +90,23 @@ class JobView:
     def completions(self) -> int:
         return int(self.raw["spec"].get("completions") or 1)
 
+    @cached_property
+    def reserve(self) -> int:
+        """Of its completions, those that have no pod before another one is lost, at the start."""
+        said = self.environment.get(gang.ENV_GANG)
+        return 0 if said is None else int(json.loads(said).get("reserve", 0))
+
     @property
     def parallelism(self) -> int:
         """Indexes that may run at once."""
         return int(self.raw["spec"].get("parallelism") or 0)
 
     @property
-    def reserve(self) -> int:
-        """Of its completions, those that have no pod before another one is lost, at the start."""
-        return 0 if self.gang_settings is None else self.gang_settings.reserve
-
-    @property
     def size(self) -> int:
         """Nodes that there are when all is well: its completions, without the reserve."""
         if not self.reserve:
             return self.completions
-        return min(int(self.raw["spec"].get("parallelism") or 1), self.completions)
+        return min(self.parallelism or 1, self.completions)
 
     @property
     def needed(self) -> int:
@@ -174,7 +175,7 @@ class JobView:
         """Whether supervisors in the pods start ranks again: a failed pod is no failed job then."""
         return gang.ENV_GANG in self.environment
 
-    @cached_property
+    @property
     def gang_settings(self) -> gang.Settings | None:
         """What the supervisors in the pods were told; None for a job that has none."""
         said = self.environment.get(gang.ENV_GANG)
@@ -202,7 +203,12 @@ class JobView:
     @property
     def lost(self) -> set[int]:
         """The indexes of a job with a reserve that have had their pod, and get no other."""
-        return _indexes(self.raw.get("status", {}).get("failedIndexes")) if self.reserve else set()
+        return self.failed if self.reserve else set()
+
+    @property
+    def failed(self) -> set[int]:
+        """The indexes that have failed for good."""
+        return _indexes(self.raw.get("status", {}).get("failedIndexes"))
 
     @property
     def reserve_left(self) -> int:

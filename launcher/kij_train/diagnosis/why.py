@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from kij_train import commands, names, units
 from kij_train.commands import Address
-from kij_train.diagnosis import causes, pending
+from kij_train.diagnosis import arrays, causes, pending
 from kij_train.diagnosis.accounts import accounts_as_json
 from kij_train.diagnosis.failures import (
     Failure,
@@ -144,6 +144,8 @@ def _why(
     headline, findings = going_on(
         job, nodes, pods, events, now=now, machines=machines, last_lines=last_lines
     )
+    if job.array is not None:
+        findings += arrays.failed_indexes(job, pods)[1]
     return Verdict(state_with(job, nodes), headline, (*held, *findings))
 
 
@@ -156,6 +158,8 @@ def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> V
     head = f"{job.name} failed{took}"
     if job.is_at_deadline:
         return _deadline(job, events)
+    if job.array is not None:
+        return _failed_array(head, job, pods, events)
     failures = [found for pod in pods if (found := failure_of_pod(pod)) is not None]
     settings = job.gang_settings
     exhausted = settings is not None and ended.get("reason") in TOO_MANY_LOST
@@ -170,6 +174,17 @@ def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> V
     where = _where(cause, pod)
     finding = _finding(cause, pod, job, failures)
     return Verdict(JobState.FAILED, headline(head, cause, where), (finding,))
+
+
+def _failed_array(
+    head: str, job: JobView, pods: Sequence[Object], events: Sequence[Object]
+) -> Verdict:
+    indexes, findings = arrays.failed_indexes(job, pods)
+    if not indexes:
+        return Verdict(JobState.FAILED, head, tuple(_without_pods(job.end or {}, events)))
+    many = "es" if job.completions != 1 else ""
+    said = f"{len(indexes):,} of {job.completions:,} index{many} failed: {arrays.named(indexes)}"
+    return Verdict(JobState.FAILED, f"{head} · {said}", tuple(findings))
 
 
 def _losses(job: JobView, pods: Sequence[Object]) -> list[Finding]:

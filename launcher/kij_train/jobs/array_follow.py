@@ -6,7 +6,6 @@ do not fit into its termination message. Nothing polls.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import indexes_of, items_of
 from kij_train.jobs.collect import ENDS, Collector
 from kij_train.pod import results
+from kij_train.pod.status import ItemStarts
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MOST_LOGS = 32
 """Pods whose lines are passed on at once."""
-_STARTS = re.compile(r"kij-train: index \d+, item (\d+) of \d+, ")
 
 
 class Labels:
@@ -43,10 +42,10 @@ class Labels:
 
         `pod` printed it as the completion index `number`.
         """
-        match = _STARTS.match(text)
-        if match is not None:
+        starts = ItemStarts.read(text)
+        if starts is not None:
             positions = self._positions(self.index_of(number))
-            place = int(match[1]) - 1
+            place = starts.place - 1
             if place < len(positions):
                 self._keys[pod] = self._plan.item(positions[place])[0]
         return self._keys.get(pod, "")

@@ -263,18 +263,22 @@ class Collector:
 
         Raises the first error of a file that could not be written.
         """
+        self._await_logs()
         if unfinished:
             for index, known in self._indexes.items():
                 pods = sorted(known.pods.values(), key=lambda pod: pod.created)
                 begun = [pod for pod in pods if pod.phase in (*ENDED, *GOING)]
                 if begun and not known.whole and not self._on_volume:
                     self._reading.append(self._pool.submit(self._read, index, begun, None))
-        reading, self._reading = self._reading, []
-        for each in reading:
-            each.result()
+            self._await_logs()
         if self._left != self._kept:
             self._folder.keep_left(self._attempt.number, self._left)
             self._kept = {index: dict(one) for index, one in self._left.items()}
+
+    def _await_logs(self) -> None:
+        reading, self._reading = self._reading, []
+        for each in reading:
+            each.result()
 
     # --- what is known ----------------------------------------------------------------------------
 

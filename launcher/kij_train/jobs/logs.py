@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis
-from kij_train.errors import RequestError, no_such_index
+from kij_train.errors import no_such_index
 from kij_train.jobs.asking import get, pods_of
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, LogChoice, LogLine
+    from kij_train.diagnosis import JobView
 
 
 def logs(
@@ -26,31 +27,19 @@ def logs(
     """Lines of the logs of some indexes (None: all) in the order of time.
 
     With `follow`, until the job ends, waiting for pods that do not run yet, and going on with those
-    that replace them. `previous` is the log of the pod before the newest. `note` hears of what has
-    no log. Raises RequestError for an index that the job does not have.
+    that replace them. `previous` is the log of the pod before the newest. At most MOST_STREAMS logs
+    are read at once: of more than these, not all lines are in order. `note` hears of what has no
+    log. Raises RequestError for an index that the job does not have.
     """
-    from kij_train.cluster.logs import MOST_STREAMS, LogLine, merged
-    from kij_train.cluster.observe import Note, Observation
+    from kij_train.cluster.logs import MOST_STREAMS, merged
 
     job = get(cluster, name)
     nodes = job.completions
     wrong = [index for index in indexes or () if not 0 <= index < nodes]
     if wrong:
         raise no_such_index(name, wrong[0], nodes)
-    if len(indexes or range(job.size)) > MOST_STREAMS:
-        raise RequestError(
-            f"{name} has {job.size} nodes; logs of at most {MOST_STREAMS} can be read at once",
-            hints=("choose: --index 0 --index 7",),
-        )
     if follow and not job.state.ended:
-        with Observation(
-            cluster, name, job=job, log_indexes=indexes, log_choice=choice
-        ) as observed:
-            for event in observed.events():
-                if isinstance(event, Note):
-                    note(event.text)
-                elif isinstance(event, LogLine):
-                    yield event
+        yield from _to_come(cluster, job, indexes, choice, note)
         return
     only = next(iter(indexes)) if indexes is not None and len(indexes) == 1 else None
     by_index: dict[int, list[dict[str, Any]]] = {}
@@ -68,4 +57,26 @@ def logs(
             if not previous and index >= job.size and index not in job.lost:
                 what = "no pod: it is in reserve"
             note(f"index {index} has {what}: {cluster.address.on_job('why', name)}")
-    yield from merged(cluster, chosen, choice, note, by_name)
+    for start in range(0, len(chosen), MOST_STREAMS):
+        some = chosen[start : start + MOST_STREAMS]
+        yield from merged(cluster, some, choice, note, by_name)
+
+
+def _to_come(
+    cluster: Cluster,
+    job: JobView,
+    indexes: Set[int] | None,
+    choice: LogChoice,
+    note: Callable[[str], None],
+) -> Iterator[LogLine]:
+    from kij_train.cluster.logs import LogLine
+    from kij_train.cluster.observe import Note, Observation
+
+    with Observation(
+        cluster, job.name, job=job, log_indexes=indexes, log_choice=choice
+    ) as observed:
+        for event in observed.events():
+            if isinstance(event, Note):
+                note(event.text)
+            elif isinstance(event, LogLine):
+                yield event

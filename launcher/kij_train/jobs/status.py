@@ -38,6 +38,8 @@ class JobStatus:
     replaced: Mapping[int, int]
     """Pods that an index had before its newest, as far as they are still there."""
     verdict: Verdict
+    items: tuple[int, int] | None = None
+    """Of an array, those that are done and that have failed, as far as indexes have ended."""
 
     @property
     def state(self) -> JobState:
@@ -63,6 +65,7 @@ class JobStatus:
                 }
                 for node in self.nodes
             ],
+            "items": self.items and {"done": self.items[0], "failed": self.items[1]},
             "verdict": diagnosis.as_json(self.verdict),
         }
 
@@ -85,7 +88,8 @@ def status(cluster: Cluster, name: str) -> JobStatus:
     pods = pods_of(cluster, name)
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
     replaced = {i: n - 1 for i, n in Counter(map(diagnosis.index_of, pods)).items()}
-    return JobStatus(job, nodes, replaced, verdict_on(cluster, job, pods))
+    items = None if job.array is None else diagnosis.items_of(pods)
+    return JobStatus(job, nodes, replaced, verdict_on(cluster, job, pods), items)
 
 
 def verdict_on(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:

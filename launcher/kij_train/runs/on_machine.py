@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from kij_train.diagnosis import JobState
 
 
-SomePlan = TypeVar("SomePlan", Plan, ArrayPlan)
 LOOK_S = 0.2
 """Between two looks of who follows: a handler of Python's runs in the main thread, once that wakes,
 and the signal may have come to another one."""
+SomePlan = TypeVar("SomePlan", Plan, ArrayPlan)
 
 
 class OnMachine(Backend):

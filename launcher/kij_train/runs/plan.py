@@ -199,7 +199,7 @@ def check_shipped(spec: Common, archive: bundle.Archive | None, code_dir: Path) 
 
 
 def generated_name(
-    spec: Common, content: str, code_dir: Path, pods: int, *, random_name: bool, room: int = 0
+    spec: Common, content: str, code_dir: Path, indexes: int, *, random_name: bool, room: int = 0
 ) -> str:
     """A name made of the script's, and of a hash of the request and `content`, or of chance.
 
@@ -212,7 +212,7 @@ def generated_name(
         request = spec.model_dump_json(exclude={"code_dir", "kubeconfig", "context"})
         entropy = hashlib.sha256(f"{request} {content}".encode()).digest()
     suffix = base64.b32encode(entropy).decode().lower()[:SUFFIX_CHARS]
-    return names.generated_job_name(spec.stem or code_dir.resolve().name, suffix, pods, room)
+    return names.generated_job_name(spec.stem or code_dir.resolve().name, suffix, indexes, room)
 
 
 def summary(plan: Plan, *, where: str) -> str:

@@ -12,15 +12,27 @@ import contextlib
 import os
 import socket
 import time
-from typing import Awaitable, Callable, List, Tuple
+import weakref
+from typing import Any, Awaitable, Callable, List, Tuple
 
-LOOK_S = 4.0
-ALONE_S = 20.0
-"""How long a node that was in a round may miss others, and reach nothing else either."""
-PROBE_S = 8.0
-"""How long DNS and the API server may take to answer."""
+LOOK_S = 1.0
+ALONE_S = 8.0
+"""How long a node that was in a round may miss others, and reach nothing else either.
+
+Longer than nodes take to agree on another leader when theirs falls silent, in which they miss each
+other and nothing is wrong: 7.4 s with 64 of them (benchmarks/results/supervisors.md). It holds two
+probes, so that one lost packet is not taken for a lost link.
+"""
+PROBE_S = 3.0
+"""How long DNS and the API server may take to answer: a connection is tried again after 1 s."""
 RESOLV_CONF = "/etc/resolv.conf"
 DNS_PORT = 53
+
+
+_looked_up: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Any]]" = (
+    weakref.WeakKeyDictionary()
+)
+"""The look-up that goes on. Where DNS is silent, each holds a thread for longer than a probe."""
 
 
 async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
@@ -33,7 +45,7 @@ async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
         await asyncio.sleep(LOOK_S)
         if is_connected() or await has_network(peer) or is_connected():
             reached = time.monotonic()
-        elif time.monotonic() - reached > ALONE_S:
+        elif time.monotonic() - reached >= ALONE_S:
             return time.monotonic() - reached
 
 
@@ -42,13 +54,22 @@ async def has_network(peer: str) -> bool:
 
     DNS that is down takes connections while its machine is up, or has them refused by the cluster.
     """
-    loop = asyncio.get_running_loop()
-    asked: List[Awaitable[object]] = [loop.getaddrinfo(peer, 1, type=socket.SOCK_STREAM)]
+    asked: List[Awaitable[object]] = [_look_up(peer)]
     asked += [_connects(*server) for server in (*_api_server(), *_name_servers())]
     answers = await asyncio.gather(
         *(asyncio.wait_for(each, PROBE_S) for each in asked), return_exceptions=True
     )
     return any(_is_answer(answer) for answer in answers)
+
+
+def _look_up(peer: str) -> Awaitable[object]:
+    loop = asyncio.get_running_loop()
+    found = _looked_up.get(loop)
+    if found is None or found.done():
+        new = asyncio.ensure_future(loop.getaddrinfo(peer, 1, type=socket.SOCK_STREAM))
+        new.add_done_callback(lambda done: done.cancelled() or done.exception())
+        found = _looked_up[loop] = new
+    return asyncio.shield(found)
 
 
 def _is_answer(answer: object) -> bool:

@@ -1,0 +1,484 @@
+"""An array's records collected from its pods, against a small server that has one array."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+from kij_train import names
+from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
+from kij_train.cli import main
+from kij_train.pod import contract, itemplan, itemrecords, results
+
+from tests.unit.test_client import Answer, ApiServer, Handler
+
+KEYS = [f"k{number}" for number in range(6)]
+PLAN = itemplan.encode(KEYS, indexes=3, chunk=2, seed=0)
+SHA256 = itemplan.sha256(PLAN)
+STARTED, ENDED = "2026-01-01T00:00:01Z", "2026-01-01T00:00:09Z"
+COMPLETE = {"type": "Complete", "status": "True", "lastTransitionTime": ENDED}
+FAILED = {"type": "Failed", "status": "True", "reason": "FailedIndexes", "message": "some failed"}
+
+
+def lines_of(index: int, *failed: str, attempt: int = 0, value: Any = 1) -> list[str]:
+    """The records of an index, as its pod writes them."""
+    found: list[str] = []
+    for key in KEYS[2 * index : 2 * index + 2]:
+        error = "ValueError: no" if key in failed else ""
+        run = itemrecords.Run(index, attempt, 0.5, 1 if error else 0, f"machine-{index}", error)
+        written = b"" if error else json.dumps({"value": value}).encode()
+        found += map(itemrecords.dumps, itemrecords.item_records(key, run, written))
+    return found
+
+
+def log_of(lines: list[str]) -> list[str]:
+    """What a pod prints that has these records."""
+    said = ["kij-train: index, items", "a line of the script"]
+    records = (results.encode_line(n, line).decode() for n, line in enumerate(lines))
+    return said + [line.rstrip("\n") for line in records]
+
+
+def message_of(
+    index: int, lines: list[str], *, without_lines: bool = False, attempt: int = 0
+) -> str:
+    places = {key: place for place, key in enumerate(KEYS[2 * index : 2 * index + 2])}
+    account = json.loads(
+        results.encode_account(results.account_of(index, attempt, places, lines)).decode()
+    )
+    return json.dumps({**account, "lines": []} if without_lines else account)
+
+
+class OneArray(ApiServer):
+    """Serves an array's Jobs, pods, their logs and the ConfigMaps with its items."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.jobs: list[dict[str, Any]] = [job()]
+        self.pods: list[dict[str, Any]] = []
+        self.logs: dict[str, list[str]] = {}
+        self.asked: list[str] = []
+        self.refuses = ""
+        self.answer = self._answer
+
+    def pod(
+        self,
+        index: int,
+        *,
+        code: int | None,
+        message: str = "",
+        log: list[str],
+        name: str = "",
+        **more: Any,
+    ) -> None:
+        """Add a pod: one that runs has no exit code."""
+        name = name or f"arr-{index}-{len(self.pods)}"
+        times = {"startedAt": STARTED, "finishedAt": ENDED}
+        ended = {"exitCode": code, "message": message, "reason": "Error", **times, **more}
+        state = {"running": {"startedAt": STARTED}} if code is None else {"terminated": ended}
+        phase = "Running" if code is None else "Failed" if code else "Succeeded"
+        self.logs[name] = log
+        self.pods.append(
+            {
+                "metadata": {
+                    "name": name,
+                    "uid": f"uid-{len(self.pods)}",
+                    "creationTimestamp": f"2026-01-01T00:00:{len(self.pods):02d}Z",
+                    "labels": {names.COMPLETION_INDEX: str(index), names.LABEL_JOB_NAME: "arr"},
+                },
+                "spec": {"nodeName": f"machine-{index}"},
+                "status": {
+                    "phase": phase,
+                    "containerStatuses": [{"name": names.CONTAINER, "state": state}],
+                },
+            }
+        )
+
+    def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
+        del method, body
+        split = urlsplit(path)
+        query = {key: values[0] for key, values in parse_qs(split.query).items()}
+        self.asked.append(split.path.rpartition("/")[2])
+        *_, kind, name = split.path.split("/")
+        if kind == "configmaps" and self.refuses:
+            return 403, json.dumps({"reason": "Forbidden", "message": self.refuses}).encode()
+        if name == "log":
+            pod = split.path.split("/")[-2]
+            stamp = "2026-01-01T00:00:02.000000000Z"
+            return 200, "".join(f"{stamp} {line}\n" for line in self.logs[pod]).encode()
+        if name == "jobs":
+            return listed(self.jobs)
+        if name == "pods":
+            wanted = query["labelSelector"].partition("=")[2]
+            at = int(query.get("continue") or 0)
+            found = [
+                p for p in self.pods if p["metadata"]["labels"][names.LABEL_JOB_NAME] == wanted
+            ]
+            more = str(at + 2) if len(found) > at + 2 else ""
+            return listed(found[at : at + 2], more)
+        if kind == "configmaps":
+            packed = itemplan.compress(PLAN)
+            half = len(packed) // 2
+            chunk = packed[:half] if name == "items-0" else packed[half:]
+            data = {f"{itemplan.ITEMS_PREFIX}00{name[-1]}": base64.b64encode(chunk).decode()}
+            return 200, json.dumps({"kind": "ConfigMap", "binaryData": data}).encode()
+        return 404, json.dumps({"reason": "NotFound", "message": f"{name} not found"}).encode()
+
+    def ends(self, *, failed: str = "") -> None:
+        """The Job ends, with these indexes failed."""
+        status = {"conditions": [FAILED if failed else COMPLETE], "failedIndexes": failed}
+        self.jobs[0]["status"] = {"startTime": STARTED, **status}
+
+    def kubeconfig(self, folder: Path) -> str:
+        server = {"server": f"http://127.0.0.1:{self.server_port}"}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": server}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "here",
+        }
+        path = folder / "kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return str(path)
+
+
+def listed(items: list[dict[str, Any]], more: str = "") -> Answer:
+    meta = {"resourceVersion": "1", "continue": more}
+    return 200, json.dumps({"kind": "List", "metadata": meta, "items": items}).encode()
+
+
+def job(number: int = 0, plan_sha256: str = SHA256, uid: str = "uid") -> dict[str, Any]:
+    settings = itemplan.ArraySettings(name="arr", plan_sha256=plan_sha256, attempt=number)
+    env = [
+        {"name": itemplan.ENV_ARRAY, "value": settings.to_json()},
+        {"name": contract.ENV_CODE_SHA256, "value": "c0de"},
+    ]
+    container = {"name": names.CONTAINER, "env": env}
+    sources = [{"configMap": {"name": f"items-{at}"}} for at in (0, 1)]
+    volume = {"name": names.CODE_VOLUME, "projected": {"sources": sources}}
+    return {
+        "kind": "Job",
+        "metadata": {
+            "name": "arr" if not number else f"arr-r{number}",
+            "namespace": "ns",
+            "uid": uid,
+            "creationTimestamp": STARTED,
+            "labels": {
+                names.ARRAY: "arr",
+                names.ATTEMPT: str(number),
+                names.LABEL_MANAGED_BY: names.MANAGER,
+            },
+            "annotations": {names.REQUEST: json.dumps({"script": "f.py"})},
+        },
+        "spec": {
+            "completions": 3,
+            "template": {"spec": {"containers": [container], "volumes": [volume]}},
+        },
+        "status": {"startTime": STARTED, "ready": 1},
+    }
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OneArray]:
+    with OneArray() as made:
+        threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+        monkeypatch.setenv("KUBECONFIG", made.kubeconfig(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        yield made
+        made.shutdown()
+
+
+def folder(**request: Any) -> ArrayFolder:
+    """The folder that the launch has left."""
+    about = About(
+        "arr",
+        Where("cluster", None, None, "ns"),
+        {"script": "f.py", **request},
+        "",
+        "c0de",
+        SHA256,
+        STARTED,
+    )
+    made = ArrayFolder.create(Path.cwd(), about, itemplan.compress(PLAN))
+    made.begin_attempt(Attempt(0, "arr", uid="uid"))
+    return made
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main([argv[0], "arr", *argv[1:]])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def reported(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(capsys, "report", "--format", "json", *argv)[1])
+    return found
+
+
+ALL = [line for index in range(3) for line in lines_of(index)]
+
+
+def test_records_in_termination_messages_take_no_log(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    for index in range(3):
+        server.pod(index, code=0, message=message_of(index, lines_of(index)), log=[])
+    server.ends()
+    assert run(capsys, "results") == (0, "".join(line + "\n" for line in ALL), "")
+    assert server.asked == ["jobs", "pods", "pods"]
+
+
+def test_records_come_to_the_same_bytes_from_a_log(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = folder()
+    for index in range(3):
+        lines = lines_of(index, value="é\u2028" * 2000)
+        message = message_of(index, lines, without_lines=True)
+        server.pod(index, code=0, message=message, log=log_of(lines))
+    server.ends()
+    code, out, err = run(capsys, "results")
+    wanted = "".join(line + "\n" for i in range(3) for line in lines_of(i, value="é\u2028" * 2000))
+    assert (code, out, err) == (0, wanted, "")
+    assert server.asked.count("log") == 3
+    parts = [made.part(0, index).read_bytes() for index in range(3)]
+    assert b"".join(parts).decode() == wanted
+
+
+def test_what_is_whole_here_is_not_asked_for_again(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    for index in range(3):
+        server.pod(index, code=0, message=message_of(index, lines_of(index)), log=[])
+    server.ends()
+    first = run(capsys, "results")
+    server.jobs, server.pods, server.asked = [], [], []
+    assert run(capsys, "results") == first
+    assert server.asked == []
+
+
+def test_an_array_that_goes_on_gives_what_there_is_only_when_asked(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    server.pod(0, code=0, message=message_of(0, lines_of(0)), log=[])
+    server.pod(1, code=None, log=log_of(lines_of(1)[:1]))
+    code, out, err = run(capsys, "results")
+    assert (code, out) == (2, "")
+    assert "arr has not ended" in err
+    assert "kij-train results arr --partial -n ns" in err
+    code, out, err = run(capsys, "results", "--partial")
+    assert (code, out) == (0, "".join(line + "\n" for line in ALL[:3]))
+    assert "without a record: 3 items (running 1, pending 2): k3, k4, k5" in err
+    assert reported(capsys)["state"] == "running"
+
+
+def test_a_failed_item_is_reported_with_its_cause_and_exit_code_1(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    for index in range(3):
+        lines = lines_of(index, "k3")
+        server.pod(index, code=120 if index == 1 else 0, message=message_of(index, lines), log=[])
+    server.ends(failed="1")
+    code, out, _ = run(capsys, "report")
+    assert code == 1
+    assert "done 5, failed 1\n" in out
+    assert "  1 × ValueError: no\n      index 1 · exit code 1 · on machine-1 · key k3\n" in out
+    assert "here: kij-train replay arr --key k3 -n ns\n" in out
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (log_of(lines_of(1))[:1] + log_of(lines_of(1))[3:], "the log has lost the records 0"),
+        (log_of(lines_of(1))[:-1], "1 of 2 records are missing"),
+        ([line.replace('"value":1', '"value":2') for line in log_of(lines_of(1))], "is garbled"),
+        ([], "2 of 2 records are missing"),
+    ],
+)
+def test_what_a_log_has_lost_is_named_and_its_items_are_missing(
+    log: list[str], said: str, server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    for index in range(3):
+        message = message_of(index, lines_of(index), without_lines=index == 1)
+        server.pod(index, code=0, message=message, log=log)
+    server.ends()
+    found = reported(capsys)
+    assert any(text.startswith("index 1, attempt 0: ") and said in text for text in found["damage"])
+    assert found["counts"]["missing"] >= 1
+    assert {one["index"] for one in found["notDone"]} == {1}
+    assert "its record is lost" in found["notDone"][0]["error"]
+    code, _, err = run(capsys, "results")
+    assert code == 1
+    assert "run them again: kij-train rerun arr --failed -n ns" in err
+
+
+def test_a_pod_that_was_killed_leaves_what_it_had_done_and_its_cause(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = folder()
+    server.pod(0, code=0, message=message_of(0, lines_of(0)), log=[])
+    server.pod(1, code=137, reason="OOMKilled", log=[*log_of(lines_of(1)[:1]), "kij-train: reco"])
+    server.pod(2, code=0, message=message_of(2, lines_of(2)), log=[])
+    server.ends(failed="1")
+    found = reported(capsys)
+    assert found["counts"]["done"] == 5
+    (lost,) = found["notDone"]
+    assert (lost["key"], lost["state"], lost["exitCode"]) == ("k3", "missing", 137)
+    assert "OOMKilled" in lost["error"]
+    assert lost["machine"] == "machine-1"
+    assert made.parts(0).begun == {1: [".part-00001.jsonl.seen"]}
+    # Its pods are gone with the Job; what was seen stays.
+    server.jobs, server.pods = [], []
+    again = reported(capsys)
+    assert (again["counts"], again["notDone"]) == (found["counts"], found["notDone"])
+
+
+def test_the_pod_that_replaces_a_killed_one_counts(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    server.pod(
+        1, code=143, log=log_of(lines_of(1, "k2")[:1]), message=message_of(1, lines_of(1, "k2"))
+    )
+    found = reported(capsys)
+    assert found["counts"] == {"done": 0, "failed": 0, "missing": 0, "running": 0, "pending": 6}
+    for index in range(3):
+        server.pod(index, code=0, message=message_of(index, lines_of(index)), log=[])
+    server.ends()
+    assert run(capsys, "results") == (0, "".join(line + "\n" for line in ALL), "")
+
+
+def test_an_index_that_was_given_up_does_not_wait(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    server.pod(1, code=1, message="", log=[])
+    server.jobs[0]["status"]["failedIndexes"] = "1"
+    assert reported(capsys)["counts"] == {
+        "done": 0,
+        "failed": 0,
+        "missing": 2,
+        "running": 0,
+        "pending": 4,
+    }
+
+
+def test_a_job_that_is_gone_leaves_its_items_missing(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    server.pod(0, code=0, message=message_of(0, lines_of(0)), log=[])
+    assert reported(capsys)["counts"]["done"] == 2
+    server.jobs, server.pods = [], []
+    code, out, err = run(capsys, "report")
+    assert code == 1
+    assert "warning: job arr is gone, and with it what was not collected of it" in err
+    assert "done 2, missing 4" in out
+    assert "attempt 0 has been deleted before it" in out
+    assert "warning" not in run(capsys, "report")[2]
+
+
+def test_a_later_job_of_that_name_is_not_taken_for_it(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    server.jobs = [job(uid="another")]
+    for index in range(3):
+        server.pod(index, code=0, message=message_of(index, lines_of(index)), log=[])
+    assert reported(capsys)["counts"]["done"] == 0
+
+
+def test_an_api_server_that_is_away_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with OneArray() as made:
+        monkeypatch.setenv("KUBECONFIG", made.kubeconfig(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder()
+    code, out, err = run(capsys, "report")
+    assert (code, out) == (4, "")
+    assert "Traceback" not in err
+
+
+def test_records_on_a_volume_are_counted_and_their_place_is_said(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = folder(results="/results")
+    for index in range(3):
+        lines = lines_of(index, "k3")
+        message = message_of(index, lines, without_lines=True)
+        server.pod(index, code=120 if index == 1 else 0, message=message, log=[])
+    server.ends(failed="1")
+    found = reported(capsys)
+    assert found["counts"] == {"done": 5, "failed": 1, "missing": 0, "running": 0, "pending": 0}
+    assert [(one["key"], one["error"]) for one in found["notDone"]] == [("k3", "ValueError: no")]
+    assert "log" not in server.asked
+    code, out, err = run(capsys, "results")
+    assert (code, out) == (1, "")
+    assert "/results/arr" in err
+    # Copied from there, they are the results.
+    for index in range(3):
+        content = "".join(line + "\n" for line in lines_of(index, "k3"))
+        made.part(0, index).write_text(content)
+    code, out, err = run(capsys, "results")
+    assert (code, len(out.splitlines()), err) == (0, 6, "")
+
+
+# --- from elsewhere -------------------------------------------------------------------------------
+
+
+def test_an_array_that_was_launched_from_elsewhere_gets_its_folder(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(3):
+        server.pod(index, code=0, message=message_of(index, lines_of(index)), log=[])
+    server.ends()
+    code, out, err = run(capsys, "results", "-n", "ns")
+    assert (code, out, err) == (0, "".join(line + "\n" for line in ALL), "")
+    made = ArrayFolder.open(Path.cwd(), "arr")
+    assert made.about.code_sha256 == "c0de"
+    assert made.about.request["script"] == "f.py"
+
+
+def test_without_the_right_to_read_its_items_that_is_said(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.refuses = 'configmaps "items-0" is forbidden: User "bob" cannot get resource'
+    code, out, err = run(capsys, "results", "-n", "ns")
+    assert (code, out) == (3, "")
+    assert "or use the folder that the array was launched from" in err
+    assert not Path(".kij-train").exists()
+
+
+def test_an_array_that_is_nowhere_is_not_found(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs = []
+    for command in ("results", "report", "rerun", "replay"):
+        argv = {"rerun": ["--failed"], "replay": ["--key", "a"]}.get(command, [])
+        code, out, err = run(capsys, command, *argv)
+        assert (code, out) == (4, "")
+        assert "there is no array arr" in err
+
+
+def test_another_array_of_that_name_on_the_cluster_is_not_mixed_in(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    server.jobs.append(job(1, plan_sha256="0" * 64))
+    code, _, err = run(capsys, "report")
+    assert code == 2
+    assert "job arr-r1 is of another array arr" in err
