@@ -10,9 +10,15 @@ lost node:
 
 kij-train launch --restart gang --spares 1 --hang-timeout 10m --nodes 8 --gpus 4 \
     --mount pvc:ckpt:/out train_examples/char_gpt_ddp.py --out /out
+
+A trial of a sweep leaves its last loss as the result:
+
+kij-train sweep --local -p lr=1e-3,3e-3 -p batch=8,16 --min loss \
+    train_examples/char_gpt_ddp.py --steps 100
 """
 
 import argparse
+import json
 import math
 import os
 import time
@@ -137,11 +143,14 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 def main() -> None:
     args = parse_args()
-    dist.init_process_group()
+    if "RANK" in os.environ:
+        dist.init_process_group()
+    else:  # a plain process is a world of its own
+        dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     torch.manual_seed(args.seed)
 
@@ -168,6 +177,7 @@ def main() -> None:
     # Every rank draws its own batches; after a resume they are new ones.
     generator = torch.Generator().manual_seed(args.seed + 1000 * rank + 1_000_000 * first)
     heartbeat = os.environ.get("KIJ_HEARTBEAT_FILE")  # where --hang-timeout watches
+    result_file = os.environ.get("KIJ_RESULT_FILE")  # of a map or a sweep
     started = time.perf_counter()
     for step in range(first, args.steps):
         optimizer.param_groups[0]["lr"] = args.lr * (
@@ -190,6 +200,9 @@ def main() -> None:
                 print(
                     f"step {done:5d}  loss {mean.item() / world_size:.3f}  {per_second:.1f} steps/s"
                 )
+                if result_file and done == args.steps:
+                    with Path(result_file).open("a") as file:
+                        print(json.dumps({"loss": mean.item() / world_size}), file=file)
         if checkpoint and rank == 0 and (done % args.checkpoint_every == 0 or done == args.steps):
             save(checkpoint, done, gpt, optimizer)
     if rank == 0 and args.sample:

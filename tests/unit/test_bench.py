@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train import runs
+from kij_train import extras, runs
 from kij_train.bench import documents, files, gates, plots, rows, scaling, sweep
 from kij_train.bench.rows import ReportLines
 from kij_train.cli import main
@@ -606,7 +606,7 @@ def test_bad_input_gets_one_error_and_exit_code_2(
 def test_a_plot_without_matplotlib_names_the_pip_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plots, "available", lambda: False)
+    monkeypatch.setattr(extras, "has", lambda package: False)
     code, _, err = run(capsys, "allreduce", "--local", "--plot", "x.png")
     assert code == 2
     assert "pip install 'kij-train[bench]'" in err

@@ -44,9 +44,10 @@ class Standing:
     machine: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Outcome:
-    """What became of one item."""
+    """What became of one item. Nobody changes one: not frozen, since that takes a million items
+    four seconds."""
 
     position: int
     """In the list of items."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kij_train.arrays import report as text
+from kij_train.arrays.findings import Findings
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.report import Report
 from kij_train.arrays.summary import Bin, histogram
@@ -38,7 +39,7 @@ class Bar:
     label: str
 
 
-def as_html(report: Report) -> str:
+def as_html(report: Report, findings: Findings | None = None) -> str:
     """The page. What no UTF-8 can hold is written as an escape."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -56,6 +57,8 @@ def as_html(report: Report) -> str:
     columns = _columns(rows)
     page = environment.get_template("page.html").render(
         report=report,
+        findings=findings,
+        picture=_picture(findings),
         summary=summary,
         text=text,
         style=style,
@@ -73,6 +76,13 @@ def as_html(report: Report) -> str:
         columns=columns,
     )
     return page.encode("utf-8", "backslashreplace").decode()
+
+
+def _picture(findings: Findings | None) -> str:
+    """As the address of an image, whose own styles the page's rule leaves alone."""
+    if findings is None or not findings.svg:
+        return ""
+    return "data:image/svg+xml;base64," + base64.b64encode(findings.svg.encode()).decode()
 
 
 def _hash(source: str) -> str:

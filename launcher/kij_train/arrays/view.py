@@ -5,7 +5,7 @@ Only one index is in memory at a time, so that a million items take no more than
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kij_train.arrays import numbers
@@ -19,8 +19,10 @@ StandingOf = Callable[[int, int], Standing]
 """Of an index of one attempt, and of a position: what is known of an item without a record."""
 
 
-def outcomes_of(folder: ArrayFolder, live: Live | None = None) -> Iterator[Outcome]:
-    """The outcome of every item, in the order of the list.
+def outcomes_of(
+    folder: ArrayFolder, live: Live | None = None, only: Collection[int] | None = None
+) -> Iterator[Outcome]:
+    """The outcome of every item, in the order of the list; those of some indexes with `only`.
 
     `live` is what `live_here` gives, or of an array on a cluster whoever has asked it.
     """
@@ -38,7 +40,7 @@ def outcomes_of(folder: ArrayFolder, live: Live | None = None) -> Iterator[Outco
         )
         for attempt in attempts
     }
-    for index in range(plan.indexes):
+    for index in range(plan.indexes) if only is None else sorted(only):
         items = [(position, plan.item(position)[0]) for position in plan.positions(index)]
         records: list[Record] = []
         for attempt in attempts:

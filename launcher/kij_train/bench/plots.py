@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
+from kij_train import extras
 from kij_train.bench import scaling
 from kij_train.bench.rows import Document, all_rows, size_text
 from kij_train.errors import RequestError
 
-PIP_LINE = f"{sys.executable} -m pip install 'kij-train[bench]'"
-
-
-def available() -> bool:
-    """Whether matplotlib is there."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def require() -> None:
-    """Raise RequestError without matplotlib."""
-    if not available():
-        raise RequestError("plots need matplotlib, which is not installed", hints=(PIP_LINE,))
-
 
 def plot(document: Document, base: Path) -> list[Path]:
     """Write `base` with .png and .svg; the files written."""
-    require()
+    extras.require("matplotlib", "plots")
     # The figure alone: pyplot keeps state, and looks for a screen.
     from matplotlib.figure import Figure
 

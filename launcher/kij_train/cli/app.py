@@ -19,6 +19,8 @@ from kij_train.redaction import redacted
 COMMANDS = {
     "launch": "Run a script on N nodes that train as one: pods, or processes with --local.",
     "map": "Run a script for every item of a list, on one Indexed Job, or here with --local.",
+    "sweep": "Run a script with every combination of parameters, and tell which was the best.",
+    "eval": "Run a script over a data set in shards, and judge its metrics by gates.",
     "attach": "Stay with a job, as launch does: the live table, its log and the verdict.",
     "status": "Show the phase of every node of a job, and the verdict.",
     "logs": "Print or follow the logs of some or all nodes of a job.",

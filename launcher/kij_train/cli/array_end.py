@@ -8,6 +8,7 @@ from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.summary import summary_of
 from kij_train.arrays.view import Live, live_here, outcomes_of
 from kij_train.cli import output
+from kij_train.cli.findings import tell_findings
 
 
 def report_of(folder: ArrayFolder, live: Live | None = None) -> Report:
@@ -34,7 +35,8 @@ def report_of(folder: ArrayFolder, live: Live | None = None) -> Report:
 
 
 def finish(folder: ArrayFolder, live: Live | None = None) -> int:
-    """Say on stderr how an array ended; the exit code: 0 when every item is done, else 1."""
+    """Say how an array ended, and what a sweep or an evaluation has found; the exit code: 0 when
+    every item is done and all is well, 6 where a gate could not decide, else 1."""
     found = report_of(folder, live)
     output.verdict(as_text(found).rstrip("\n"))
-    return found.exit_code
+    return tell_findings(folder, found, live)

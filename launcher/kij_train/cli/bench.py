@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kij_train import runs
+from kij_train import extras, runs
 from kij_train.bench import files, gates, plots, scaling, sweep
 from kij_train.bench.rows import Document, size_text
 from kij_train.cli import completers, grouped, output
@@ -86,7 +86,7 @@ def _run(
     if resume and json_file is None:
         raise RequestError("--resume needs the file: --json FILE")
     if plot is not None:
-        plots.require()
+        extras.require("matplotlib", "plots")
     where = _on_machine() if is_local else _on_cluster(parallel)
     spec = where.backend.with_ranks(_resolve(params, Layer({})))
     counts = [spec.nodes] if nodes is None else _node_counts(nodes)
@@ -271,8 +271,8 @@ def _report(document: Document, json_file: str | None, plot: str | None) -> None
     written = [json_file] if json_file else []
     if plot is None and json_file is not None:
         plot = str(Path(json_file).with_suffix(""))
-        if not plots.available():
-            output.status(f"no plot: matplotlib is missing: {plots.PIP_LINE}")
+        if not extras.has("matplotlib"):
+            output.status(f"no plot: matplotlib is missing: {extras.pip_line('matplotlib')}")
             plot = None
     if plot is not None:
         base = Path(plot)

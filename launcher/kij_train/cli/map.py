@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -35,54 +35,74 @@ MOST_KEYS = 3
 """Of an index that a dry run shows."""
 
 
+class Way(NamedTuple):
+    """Where an array is run, and how."""
+
+    is_local: bool
+    as_shipped: bool
+    detach: bool
+    replace: bool
+    dry_run: str | None
+    form: str
+
+
+_WAY = (
+    grouped.option(
+        Group.WHERE, "--local", "is_local", is_flag=True, help="As processes of this machine."
+    ),
+    grouped.option(
+        Group.COMMAND,
+        "--as-shipped",
+        is_flag=True,
+        help="With --local: run a copy of the code that pods would get, and nothing else.",
+    ),
+    grouped.option(
+        Group.LIFE,
+        "--detach",
+        "-d",
+        is_flag=True,
+        help="Submit and return, once a pod exists or is refused (3 s at most).",
+    ),
+    grouped.option(
+        Group.LIFE,
+        "--replace",
+        is_flag=True,
+        help="Delete an array of this name first, with its results here, and its Job.",
+    ),
+    grouped.option(
+        Group.OUTPUT,
+        "--dry-run",
+        type=click.Choice(["plan", "client", "server"]),
+        help="Create nothing: print which index has which items, the objects, or what the API "
+        "server makes of them.",
+    ),
+    grouped.option(
+        Group.OUTPUT,
+        "--output",
+        "-o",
+        "form",
+        type=click.Choice(["text", "yaml", "json"]),
+        default="text",
+        help="Format of what --dry-run and --detach print.",
+    ),
+)
+
+
+def way_options(callback: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where an array is run, and how."""
+    for add in reversed(_WAY):
+        callback = add(callback)
+    return callback
+
+
+def way_of(params: dict[str, Any]) -> Way:
+    """What those options say; it takes them out of click's parameters."""
+    return Way(**{name: params.pop(name) for name in Way._fields})
+
+
 @click.command("map", cls=grouped.Command)
-@grouped.option(
-    Group.WHERE, "--local", "is_local", is_flag=True, help="As processes of this machine."
-)
-@grouped.option(
-    Group.COMMAND,
-    "--as-shipped",
-    is_flag=True,
-    help="With --local: run a copy of the code that pods would get, and nothing else.",
-)
-@grouped.option(
-    Group.LIFE,
-    "--detach",
-    "-d",
-    is_flag=True,
-    help="Submit and return, once a pod exists or is refused (3 s at most).",
-)
-@grouped.option(
-    Group.LIFE,
-    "--replace",
-    is_flag=True,
-    help="Delete an array of this name first, with its results here, and its Job.",
-)
-@grouped.option(
-    Group.OUTPUT,
-    "--dry-run",
-    type=click.Choice(["plan", "client", "server"]),
-    help="Create nothing: print which index has which items, the objects, or what the API server "
-    "makes of them.",
-)
-@grouped.option(
-    Group.OUTPUT,
-    "--output",
-    "-o",
-    "form",
-    type=click.Choice(["text", "yaml", "json"]),
-    default="text",
-    help="Format of what --dry-run and --detach print.",
-)
-def command(
-    is_local: bool,
-    as_shipped: bool,
-    detach: bool,
-    replace: bool,
-    dry_run: str | None,
-    form: str,
-    **params: Any,
-) -> None:
+@way_options
+def command(**params: Any) -> None:
     """Run SCRIPT with ARGS for every item of a list, and stay attached until all are done.
 
     Everything after SCRIPT belongs to the script. {item}, {key}, {index}, {seed}, and {name} of a
@@ -97,13 +117,31 @@ def command(
 
     Exit codes: 0 all items are done, 1 some are not, and those of all commands.
     """
+    way = way_of(params)
+    run_array("map", params, lambda resolved: (resolved, read_items(resolved)), way)
+
+
+job_options(command, ArraySpec)
+
+
+def run_array(
+    name: str,
+    params: dict[str, Any],
+    prepare: Callable[[Resolved[ArraySpec]], tuple[Resolved[ArraySpec], sources.Items]],
+    way: Way,
+) -> None:
+    """From click's parameters to an array that has ended, or been submitted; then exit so.
+
+    `name` is that of the command, for messages; `prepare` gives the items, and the request that
+    goes with them. Raises RequestError, RefusedError, …
+    """
+    is_local, as_shipped, detach, replace, dry_run, form = way
     if is_local and dry_run != "plan":
-        _check_local(detach, dry_run)
+        _check_local(name, detach, dry_run)
     elif as_shipped:
         raise RequestError("--as-shipped goes with --local: pods always run what ships")
-    check_whose_help("map", params)
-    resolved = resolve_options(params, model=ArraySpec)
-    items = read_items(resolved)
+    check_whose_help(name, params)
+    resolved, items = prepare(resolve_options(params, model=ArraySpec))
     if is_local:
         _map_here(resolved, items, as_shipped, replace, dry_run, form)
         return
@@ -129,14 +167,11 @@ def command(
     _map_on_cluster(plan, backend, detach, replace, form)
 
 
-job_options(command, ArraySpec)
-
-
-def _check_local(detach: bool, dry_run: str | None) -> None:
+def _check_local(name: str, detach: bool, dry_run: str | None) -> None:
     if detach:
         raise RequestError(
             "--detach does not go with --local: a local run ends with its command",
-            hints=("in the background: nohup kij-train map --local … > run.log 2>&1 &",),
+            hints=(f"in the background: nohup kij-train {name} --local … > run.log 2>&1 &",),
         )
     if dry_run:
         raise RequestError(

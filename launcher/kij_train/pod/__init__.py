@@ -36,6 +36,7 @@ ITEMS = tuple(
         "itemrecords",
         "itemrun",
         "results",
+        "trials",
         "zygote",
         "gang/processes",
     )

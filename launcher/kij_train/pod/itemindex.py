@@ -13,7 +13,7 @@ import stat
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from kij_train.pod import contract, itemcall, itemplan, results
+from kij_train.pod import contract, itemcall, itemplan, results, trials
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
 from kij_train.pod.itemrecords import (
@@ -149,15 +149,32 @@ class Index:
         }
         try:
             argv = [itemplan.fill(argument, item) for argument in self._tools.argv]
+            argv += self._parameters(value)
             about = f"seed {seed}, key {shown(key, KEY_SHOWN)}: {command(argv)}"
             self._say(ItemStarts(self._index, at + 1, len(self._items), about).text())
             run, written = self._run(argv, env)
+            metrics = self._metrics()
         except itemplan.UnknownNameError as error:
             run, written = replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
-        found = self._kept(key, run, item_records(key, run, written))
+            metrics = {}
+        records = item_records(key, run, written)
+        records[-1] = trials.with_metrics(records[-1], metrics)
+        if self._settings.style and isinstance(value, dict):
+            records = [trials.with_parameters(record, value, seed) for record in records]
+        found = self._kept(key, run, records)
         if found.error:
             self._say(f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found.error}")
         return found
+
+    def _parameters(self, value: Any) -> List[str]:
+        """Arguments that come of the item's own fields."""
+        style = self._settings.style
+        return trials.arguments(value, style) if style and isinstance(value, dict) else []
+
+    def _metrics(self) -> Dict[str, float]:
+        """What was found in the output of the item that has just ended."""
+        metrics = self._tools.output.metrics
+        return {} if metrics is None else metrics.values()
 
     def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, Found]]:
         os.makedirs(self._tools.scratch, exist_ok=True)  # an index before may have emptied /tmp

@@ -84,6 +84,10 @@ class ArraySettings(NamedTuple):
     run_dir: str = ""
     """Each index has a folder of its own in it, named by its number."""
     seed: int = 0
+    style: str = ""
+    """How the fields of an item become arguments, one of trials.STYLES; empty: they do not."""
+    metrics: Tuple[Tuple[str, str], ...] = ()
+    """Names, and regular expressions that find them in the output of an item."""
 
     def to_json(self) -> str:
         """For the environment of a runner."""
@@ -95,6 +99,7 @@ class ArraySettings(NamedTuple):
         try:
             values = json.loads(text)
             values["preload"] = tuple(values.get("preload", ()))
+            values["metrics"] = tuple(map(tuple, values.get("metrics", ())))
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise Failure(EXIT_CONTRACT, f"{ENV_ARRAY} cannot be read: {error}") from error

@@ -22,6 +22,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from kij_train.pod import contract, records, signals, status
 from kij_train.pod.contract import Failure
 from kij_train.pod.gang.processes import kill_descendants
+from kij_train.pod.trials import Metrics
 
 Json = Dict[str, Any]
 CHUNK = 1 << 16
@@ -71,7 +72,9 @@ class Stop:
 class Output:
     """What items write goes on to this process's own stdout and stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Optional[Metrics] = None) -> None:
+        """`metrics` are looked for in what an item writes."""
+        self.metrics = metrics
         # Together, they keep their order.
         self._targets = (1, 1) if os.path.sameopenfile(1, 2) else (1, 2)
         self._pipes: Dict[int, int] = {}
@@ -103,6 +106,8 @@ class Output:
             return False
         target = self._pipes[pipe]
         self._write(target, data)
+        if self.metrics is not None:
+            self.metrics.feed(target, data)
         self._is_open[target] = not data.endswith(b"\n")
         if target == self._targets[1]:
             self._tail += data[-TAIL_BYTES:]
@@ -126,9 +131,11 @@ class Output:
         """One line of status."""
         self.line(2, f"{status.PREFIX}{text}\n".encode("utf-8", "replace"))
 
-    def forget_tail(self) -> None:
-        """Before an item."""
+    def forget(self) -> None:
+        """Before an item: what the one before has written."""
         self._tail.clear()
+        if self.metrics is not None:
+            self.metrics.forget()
 
     def last_line(self) -> str:
         """What the item has written last to stderr that is not empty."""
@@ -191,7 +198,7 @@ class Starter:
         """Run an item to its end. Raises Failure where none can be run."""
         if not self._start_zygote():
             return Ended(128 + self._stop.signum, "told to end before it began", 0.0, True)
-        self._output.forget_tail()
+        self._output.forget()
         began = time.monotonic()
         self._send({"run": order._asdict()})
         told_at, timed_out = 0.0, False

@@ -16,6 +16,7 @@ Standard library only, Python 3.8 or later, like bootstrap.py, which lies beside
 
 import json
 import os
+import re
 import selectors
 import shutil
 import socket
@@ -39,6 +40,7 @@ from kij_train.pod.itemparts import FilePart, LogPart, Part
 from kij_train.pod.itemplan import ArraySettings, ItemPlan, Selection
 from kij_train.pod.itemrun import Output, Starter, Stop
 from kij_train.pod.programs import fault_of_program
+from kij_train.pod.trials import Metrics
 
 SERVE = "--serve"
 
@@ -148,7 +150,7 @@ def run_items(argv: List[str]) -> int:
     if settings.selection:
         selection = itemplan.read_selection(settings.selection_file or contract.BUNDLE_DIR)
     check_program(command)
-    output, stop = Output(), Stop()
+    output, stop = Output(metrics_of(settings)), Stop()
     starter = Starter(output, stop, command, list(settings.preload))
     machine = env.get(contract.ENV_NODE_NAME) or socket.gethostname()
     scratch_dir = env.get(contract.ENV_SCRATCH_DIR)
@@ -159,6 +161,16 @@ def run_items(argv: List[str]) -> int:
             return run_one(runner) if answers is None else serve(runner, answers, stop)
         finally:
             starter.close()
+
+
+def metrics_of(settings: ArraySettings) -> Optional[Metrics]:
+    """What to look for in the output. Raises Failure for what this Python cannot search."""
+    try:
+        return Metrics(settings.metrics) if settings.metrics else None
+    except re.error as error:
+        version = ".".join(map(str, sys.version_info[:2]))
+        said = f"--metric: the regular expression is none for Python {version} here: {error}"
+        raise Failure(contract.EXIT_CONTRACT, said) from error
 
 
 def check_program(command: List[str]) -> None:

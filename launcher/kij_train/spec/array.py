@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import names
+from kij_train.arrays.gates import parse_gate
+from kij_train.arrays.objective import parse_metric
 from kij_train.pod import contract, itemcall, itemplan
 from kij_train.spec.common import Common
 from kij_train.spec.limits import check_paths, check_sizes
@@ -79,6 +81,16 @@ def _tolerance(value: object) -> object:
     if percent is None and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
         raise ValueError("must be a number of indexes, such as 5, or a share of them, such as 1%")
     return value
+
+
+def _metric(text: str) -> str:
+    parse_metric(text)
+    return text
+
+
+def _gate(text: str) -> str:
+    parse_gate(text)
+    return text
 
 
 def _module(name: str) -> str:
@@ -158,6 +170,34 @@ class ArraySpec(Common):
         Setting(Group.ITEMS, "--seed N", Fact.WITHOUT_VARIABLE),
     ] = 0
     """$KIJ_SEED and {seed} of an item are made from this number and the item's key."""
+    style: Annotated[
+        Literal["flags", "hydra"] | None, Setting(Group.ITEMS, "--style flags|hydra")
+    ] = None
+    """Give the fields of each item, an object of JSON, to the script behind its own arguments:
+    --name value, or name=value as Hydra has it. They are in the records then."""
+    metrics: Annotated[
+        tuple[Annotated[Text, AfterValidator(_metric)], ...],
+        Setting(Group.METRICS, "--metric NAME=REGEX", merge=Merge.JOIN),
+    ] = ()
+    """A number to find in the output of an item, for its record: 'loss=loss (\\S+)'. Of several
+    the last one counts."""
+    minimize: Annotated[Text | None, Setting(Group.METRICS, "--min METRIC")] = None
+    """The metric of the results by which a report sorts, the smallest first."""
+    maximize: Annotated[Text | None, Setting(Group.METRICS, "--max METRIC")] = None
+    """The same, the largest first."""
+    evaluate: Annotated[bool, Setting(Group.METRICS)] = False
+    """Judge the results as an evaluation: by id, with intervals, a missing one as a failure."""
+    gates: Annotated[
+        tuple[Annotated[Text, AfterValidator(_gate)], ...],
+        Setting(Group.METRICS, "--gate GATE", merge=Merge.JOIN),
+    ] = ()
+    """What the metrics of an evaluation must keep: 'accuracy >= 0.8', 'loss <= 2', or against the
+    baseline 'accuracy drop <= 0.01', 'loss rise <= 0.1'."""
+    baseline: Annotated[
+        str | None, Field(min_length=1), Setting(Group.METRICS, "--baseline FILE", Fact.PATH)
+    ] = None
+    """Results of an earlier evaluation of the same data, JSON lines: metrics are compared with it,
+    id by id."""
     parallelism: Annotated[
         Annotated[int, Field(ge=1, le=100_000), NotBool] | None,
         Setting(Group.SIZE, "--parallelism N"),
@@ -244,6 +284,8 @@ class ArraySpec(Common):
             "preload": self.modules,
             "nproc_per_node": self.ranks_per_item,
             "seed": self.seed,
+            "style": self.style or "",
+            "metrics": tuple(map(parse_metric, self.metrics)),
         }
 
     def failed_indexes(self, indexes: int) -> int | None:
@@ -257,7 +299,13 @@ class ArraySpec(Common):
 
     @model_validator(mode="after")
     def _holds_together(self) -> ArraySpec:
-        for check in (_check_items, _check_processes, _check_results, _check_scheduler):
+        for check in (
+            _check_items,
+            _check_metrics,
+            _check_processes,
+            _check_results,
+            _check_scheduler,
+        ):
             check(self)
         for check_common in (_check_name, _check_env, check_paths, check_sizes):
             check_common(self)
@@ -272,6 +320,20 @@ def _check_items(spec: ArraySpec) -> None:
         raise SpecConflict(
             "indexes", f"conflicts with chunk {spec.chunk}: one follows from the other. Give one"
         )
+
+
+def _check_metrics(spec: ArraySpec) -> None:
+    if spec.minimize is not None and spec.maximize is not None:
+        raise SpecConflict("maximize", f"conflicts with minimize {spec.minimize}: seek one of them")
+    found = [parse_metric(text)[0] for text in spec.metrics]
+    for name in found:
+        if found.count(name) > 1:
+            raise SpecConflict("metrics", f"has {name} twice: one regular expression, with |")
+    for field in ("style", "metrics"):
+        if spec.slice and getattr(spec, field):
+            raise SpecConflict(
+                field, "conflicts with --slice, where one process runs all items of an index"
+            )
 
 
 def _check_processes(spec: ArraySpec) -> None:

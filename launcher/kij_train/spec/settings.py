@@ -27,6 +27,7 @@ class Group(Enum):
     SECURITY = "Security"
     RESTART = "Restart"
     LIFE = "Life of the job"
+    METRICS = "Metrics"
     OUTPUT = "Output"
 
 
