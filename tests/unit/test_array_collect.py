@@ -348,6 +348,7 @@ def test_a_pod_that_was_killed_leaves_what_it_had_done_and_its_cause(
     (lost,) = found["notDone"]
     assert (lost["key"], lost["state"], lost["exitCode"]) == ("k3", "missing", 137)
     assert "OOMKilled" in lost["error"]
+    assert found["causes"][0]["hint"].endswith("rerun --failed --memory 8Gi")
     assert lost["machine"] == "machine-1"
     assert made.parts(0).begun == {1: [".part-00001.jsonl.seen"]}
     # Its pods are gone with the Job; what was seen stays.
