@@ -29,7 +29,7 @@ FAILED = {"type": "Failed", "status": "True", "reason": "FailedIndexes", "messag
 
 def lines_of(index: int, *failed: str, attempt: int = 0, value: Any = 1) -> list[str]:
     """The records of an index, as its pod writes them."""
-    found = []
+    found: list[str] = []
     for key in KEYS[2 * index : 2 * index + 2]:
         error = "ValueError: no" if key in failed else ""
         run = itemrecords.Run(index, attempt, 0.5, 1 if error else 0, f"machine-{index}", error)

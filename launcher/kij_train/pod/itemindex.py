@@ -79,7 +79,7 @@ class Index:
         self._items_file = os.path.join(tools.scratch, "items.jsonl")
         self._error_file = os.path.join(tools.scratch, "error.json")
         self._is_cut_short = False
-        """An item was told to end, and did not end well."""
+        """An item was told to end, and did not end well, or was not tried again for that."""
         self._error = ""
         """Of the process, in slice mode."""
 
@@ -106,6 +106,7 @@ class Index:
                 break
             self._say(f"index {self._index}: trying {len(left)} items again that failed")
         for found in held.values():
+            self._is_cut_short = True
             self._part.add(found.lines)
         return self._verdict()
 
@@ -176,6 +177,7 @@ class Index:
         return {} if metrics is None else metrics.values()
 
     def _run_slice(self, left: Sequence[int]) -> Iterator[Tuple[int, Found]]:
+        os.makedirs(self._tools.scratch, exist_ok=True)  # an index before may have emptied /tmp
         with open(self._items_file, "w", encoding="utf-8") as file:
             for key, value in (self._items[at] for at in left):
                 seed = itemplan.seed_of(self._settings.seed, key)

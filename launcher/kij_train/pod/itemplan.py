@@ -20,7 +20,7 @@ from array import array
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
 
@@ -244,19 +244,6 @@ def compress_numbers(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def expand_numbers(text: str) -> List[int]:
-    """The numbers of "3,7-9", each once, ascending. Raises ValueError for anything else."""
-    found: Set[int] = set()
-    for run in filter(None, text.split(",")):
-        first, dash, last = run.partition("-")
-        if not (first.isascii() and first.isdigit()):
-            raise ValueError(f"{run!r} is neither a number nor a range such as 7-9")
-        if dash and not (last.isascii() and last.isdigit() and int(last) >= int(first)):
-            raise ValueError(f"{run!r} is no range such as 7-9")
-        found.update(range(int(first), int(last if dash else first) + 1))
-    return sorted(found)
 
 
 def seed_of(seed: int, key: str) -> int:
