@@ -135,7 +135,8 @@ def test_a_trial_may_have_several_ranks_and_the_example_gives_its_loss(
     tmp_path: Path, ranks: str
 ) -> None:
     script = str(ROOT / "train_examples/char_gpt_ddp.py")
-    where = ("-p", "lr=1e-3", "--min", "loss", "--code-dir", str(ROOT), "--nproc-per-node", ranks)
+    axis = ("-p", "lr=1e-3,1e-9", "--min", "loss")
+    where = (*axis, "--code-dir", str(ROOT), "--nproc-per-node", ranks)
     done = swept(tmp_path, *where, script, "--steps", "2", "--width", "16", "--sample", "0")
     assert done.returncode == 0, done.stderr
     assert "best: lr=0.001  loss 4." in done.stderr
