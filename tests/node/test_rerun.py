@@ -89,7 +89,7 @@ def test_what_failed_or_was_lost_is_reported_read_and_run_again(
     assert re.search(r"\b4\b", err)
     (project / "work.py").write_text(SCRIPT.replace("is broken", "is still broken"))
     code, out, err = run("replay", "a", "--key", "3")
-    assert (code, records(out)["3"]["seed"]) == (0, before["3"]["seed"]), err
+    assert (code, records(out.splitlines()[-1])["3"]["seed"]) == (0, before["3"]["seed"]), err
     assert "the code of this folder is not what ran" in err
     ns.delete_job("a")
     assert run("report", "a")[0] == 0
