@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -137,6 +138,10 @@ def test_what_is_damaged_is_named_with_what_to_do(
         list(outcomes_of(ArrayFolder.open(tmp_path, "arr")))
     assert said in caught.value.message
     assert caught.value.hints
+    if "damaged" in said:
+        cat, remove = caught.value.hints
+        assert cat.endswith(f"cat {folder.path}/attempt-*/part-*.jsonl")
+        assert remove.endswith(f"rm -r {folder.path}")
 
 
 def test_a_name_that_no_array_has_is_not_found(tmp_path: Path) -> None:
@@ -146,8 +151,25 @@ def test_a_name_that_no_array_has_is_not_found(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / ".kij-train").write_text("a file")
-    with pytest.raises(RequestError, match=r"cannot write .*arrays"):
+    with pytest.raises(RequestError, match=r"cannot write .*arrays") as caught:
         created(tmp_path)
+    assert caught.value.hints == (f"see who may write: ls -ld {tmp_path}",)
+
+
+def test_a_full_disk_is_named_with_how_to_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RequestError, match=r"part-00000.jsonl: No space left") as caught:
+        folder.write_part(0, 0, part(0, "a"))
+    where = folder.results_dir(0)
+    assert caught.value.hints == (f"see what is left of the disk: df -h {where}",)
 
 
 # --- what indexes leave ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ both write the same bytes into a part.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import lzma
 import os
@@ -358,14 +359,26 @@ def _taken(name: str) -> RequestError:
 
 
 def _damaged(path: Path, error: Exception) -> RequestError:
+    in_attempt = path.parent.name.startswith("attempt-")
+    folder = path.parent.parent if in_attempt else path.parent
+    quoted = shlex.quote(str(folder))
     return RequestError(
         f"{shown(str(path))} is damaged: {error}",
-        hints=(f"give the array up with its results: rm -r {shown(str(path.parent))}",),
+        hints=(
+            f"its results, as far as they are there: cat {quoted}/attempt-*/part-*.jsonl",
+            f"give the array up with its results: rm -r {quoted}",
+        ),
     )
 
 
 def _cannot_write(path: Path, error: OSError) -> RequestError:
-    return RequestError(f"cannot write {shown(str(path))}: {error.strerror}")
+    folder = next((one for one in path.parents if one.is_dir()), path.parent)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    see = "see what is left of the disk: df -h" if is_full else "see who may write: ls -ld"
+    return RequestError(
+        f"cannot write {shown(str(path))}: {error.strerror}",
+        hints=(f"{see} {shlex.quote(str(folder))}",),
+    )
 
 
 def _json(value: Any) -> bytes:
