@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,32 @@ def test_what_is_damaged_is_named_with_what_to_do(
         cat, remove = caught.value.hints
         assert cat.endswith(f"cat {folder.path}/attempt-*/part-*.jsonl")
         assert remove.endswith(f"rm -r {folder.path}")
+
+
+def test_a_part_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    folder.part(0, 1).mkdir()
+    with pytest.raises(RequestError, match=r"part-00001.jsonl is damaged: .*Is a directory"):
+        list(outcomes_of(folder))
+
+
+def test_an_array_that_runs_here_is_not_replaced(tmp_path: Path) -> None:
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    with folder.running(0), pytest.raises(RequestError, match="arr runs on this machine"):
+        ArrayFolder.create(tmp_path, about(), itemplan.compress(PLAN), replace=True)
+    ArrayFolder.create(tmp_path, about(), itemplan.compress(PLAN), replace=True)
+    assert not folder.part(0, 0).parent.exists()
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    shutil.rmtree(folder.path)
+    with pytest.raises(RequestError, match="its folder is not there any more") as caught:
+        folder.keep_left(0, {0: {"error": "lost"}})
+    assert caught.value.hints == (f"see what is there: ls -la {folder.path.parent}",)
 
 
 def test_a_name_that_no_array_has_is_not_found(tmp_path: Path) -> None:
