@@ -185,6 +185,14 @@ def test_causes_that_differ_by_the_item_alone_are_one() -> None:
     assert summary.quantile(0.5) == 2.5
 
 
+@pytest.mark.parametrize("keys", [["0", "1", "2"], ["a", "b", "ha"]])
+def test_a_short_key_that_is_in_an_error_by_chance_makes_no_cause(keys: list[str]) -> None:
+    error = "attempt 0 has been deleted before it"
+    lost = [Outcome(at, key, at, State.MISSING, error) for at, key in enumerate(keys)]
+    (cause,) = summary_of(lost).causes
+    assert (cause.items, cause.error) == (3, error)
+
+
 def test_a_million_kinds_of_failure_are_no_million_causes() -> None:
     found = summary_of(
         Outcome(at, "", at, State.FAILED, "E" + "x" * at, 1) for at in range(MOST_CAUSES * 3)

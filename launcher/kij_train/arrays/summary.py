@@ -185,7 +185,8 @@ def _kind(outcome: Outcome) -> str:
     """An error without what differs from item to item: its key, numbers and addresses."""
     error = outcome.error or "no word about it"
     if outcome.key:
-        error = error.replace(outcome.key, "KEY")
+        # As a word of its own, and as numbers are: key 0 is in "attempt 0", and key a in "has".
+        error = re.sub(rf"(?<!\w){re.escape(outcome.key)}(?!\w)", "N", error)
     return _NUMBERS.sub("N", error)
 
 
