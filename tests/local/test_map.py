@@ -272,6 +272,23 @@ def test_a_function_is_mapped_and_an_error_says_of_which_item(
     sys.modules.pop("functions_of_mine")
 
 
+@pytest.mark.parametrize("preload", [[], ["maps_itself"]])
+def test_a_script_that_maps_its_own_function_unguarded_does_not_start_itself_again(
+    project: Path, preload: list[str]
+) -> None:
+    (project / "maps_itself.py").write_text(
+        "import kij_train\n"
+        "def f(item): return item\n"
+        f"kij_train.map(f, ['x'], local=True, preload={preload}).wait()\n"
+    )
+    command = [sys.executable, "maps_itself.py"]
+    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "JobFailedError" in ended.stderr
+    assert "under if __name__ == '__main__':" in ended.stderr
+    assert len(list((project / ".kij-train" / "arrays").iterdir())) == 1
+
+
 def test_a_run_can_be_cancelled(project: Path) -> None:
     run = kij_train.map("wait.py", ["a"], args=["{item}"], local=True, cwd=project)
     assert eventually(lambda: bool(begun(project)), 60)
