@@ -8,7 +8,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing's own, without the time that its import takes of every start
 
-__all__ = ["ArrayRun", "Run", "__version__", "attach", "job", "launch", "map"]
+# Without `map`: `from kij_train import *` is not to hide Python's own.
+__all__ = ["ArrayRun", "Run", "__version__", "attach", "job", "launch"]
 
 __version__ = "0.1.0"
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kij_train.api import Run, attach, job, launch
-    from kij_train.array_api import ArrayRun, map  # noqa: A004 - as the map of an executor
+    from kij_train.array_api import ArrayRun
+    from kij_train.array_api import map as map  # noqa: A004 - as the map of an executor
 
 
 def __getattr__(name: str) -> Any:

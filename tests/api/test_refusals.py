@@ -70,6 +70,7 @@ ASKING = {
 """The same for commands about a job that is there."""
 ELSEWHERE = {
     ("patch", "configmaps"),  # the next test but one
+    ("get", "configmaps"),  # an array from elsewhere: unit/test_array_collect.py, node/test_map.py
     ("list", "resourcequotas"),  # doctor's alone
     ("create", "pods/exec"),  # takes a pod that runs: the node tier, and doctor
     ("get", "pods/exec"),

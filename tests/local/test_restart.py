@@ -208,21 +208,15 @@ def test_a_script_that_always_fails_ends_the_job(
 def test_a_node_more_than_the_reserve_that_is_lost_ends_the_job(
     launch: Callable[..., Launch], tmp_path: Path
 ) -> None:
-    job = launch(
-        "--nodes",
-        "1",
-        "--restart",
-        "gang",
-        "--max-restarts",
-        "1",
-        script=(str(tmp_path / "state"), "100000"),
-    )
-    job.wait_for(r"node 0 .*step 3 of round 0")
+    flags = ("--nodes", "1", "--restart", "gang", "--max-restarts", "1")
+    job = launch(*flags, script=(str(tmp_path / "state"), "100000"))
+    job.wait_for("step 3 of round 0")
     job.supervisor(0).kill()
-    job.wait_for(r"node 1 .*step \d+ of round 0")
+    job.wait_for(r"(?s)index 1, from the reserve, of 1.*step \d+ of round 0")
     job.supervisor(1).kill()
     assert job.end() == 1, job.log
-    assert "(index 1)" in job.log.rpartition("train-")[2] or "index 1" in job.log
+    assert "index 2" not in job.log
+    assert "killed by signal 9" in job.log
 
 
 @pytest.mark.slow

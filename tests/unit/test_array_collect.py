@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +68,8 @@ class OneArray(ApiServer):
         self.logs: dict[str, list[str]] = {}
         self.asked: list[str] = []
         self.refuses = ""
+        self.page = 2
+        """Pods on one page."""
         self.answer = self._answer
 
     def pod(
@@ -78,7 +83,8 @@ class OneArray(ApiServer):
         **more: Any,
     ) -> None:
         """Add a pod: one that runs has no exit code."""
-        name = name or f"arr-{index}-{len(self.pods)}"
+        name, age = name or f"arr-{index}-{len(self.pods)}", len(self.pods)
+        created = f"2026-01-01T{age // 3600:02d}:{age // 60 % 60:02d}:{age % 60:02d}Z"
         times = {"startedAt": STARTED, "finishedAt": ENDED}
         ended = {"exitCode": code, "message": message, "reason": "Error", **times, **more}
         state = {"running": {"startedAt": STARTED}} if code is None else {"terminated": ended}
@@ -89,7 +95,7 @@ class OneArray(ApiServer):
                 "metadata": {
                     "name": name,
                     "uid": f"uid-{len(self.pods)}",
-                    "creationTimestamp": f"2026-01-01T00:00:{len(self.pods):02d}Z",
+                    "creationTimestamp": created,
                     "labels": {names.COMPLETION_INDEX: str(index), names.LABEL_JOB_NAME: "arr"},
                 },
                 "spec": {"nodeName": f"machine-{index}"},
@@ -104,6 +110,8 @@ class OneArray(ApiServer):
         del method, body
         split = urlsplit(path)
         query = {key: values[0] for key, values in parse_qs(split.query).items()}
+        if query.get("watch"):
+            return 200, b""
         self.asked.append(split.path.rpartition("/")[2])
         *_, kind, name = split.path.split("/")
         if kind == "configmaps" and self.refuses:
@@ -114,14 +122,16 @@ class OneArray(ApiServer):
             return 200, "".join(f"{stamp} {line}\n" for line in self.logs[pod]).encode()
         if name == "jobs":
             return listed(self.jobs)
+        if kind == "jobs":
+            return 200, json.dumps(self.jobs[0]).encode()
         if name == "pods":
             wanted = query["labelSelector"].partition("=")[2]
             at = int(query.get("continue") or 0)
             found = [
                 p for p in self.pods if p["metadata"]["labels"][names.LABEL_JOB_NAME] == wanted
             ]
-            more = str(at + 2) if len(found) > at + 2 else ""
-            return listed(found[at : at + 2], more)
+            more = str(at + self.page) if len(found) > at + self.page else ""
+            return listed(found[at : at + self.page], more)
         if kind == "configmaps":
             packed = itemplan.compress(PLAN)
             half = len(packed) // 2
@@ -338,6 +348,7 @@ def test_a_pod_that_was_killed_leaves_what_it_had_done_and_its_cause(
     (lost,) = found["notDone"]
     assert (lost["key"], lost["state"], lost["exitCode"]) == ("k3", "missing", 137)
     assert "OOMKilled" in lost["error"]
+    assert found["causes"][0]["hint"].endswith("rerun --failed --memory 8Gi")
     assert lost["machine"] == "machine-1"
     assert made.parts(0).begun == {1: [".part-00001.jsonl.seen"]}
     # Its pods are gone with the Job; what was seen stays.
@@ -416,7 +427,8 @@ def test_an_api_server_that_is_away_is_said(
 def test_records_on_a_volume_are_counted_and_their_place_is_said(
     server: OneArray, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = folder(results="/results")
+    mount = {"type": "pvc", "source": "data", "path": "/results"}
+    made = folder(results="/results/mine", mounts=[mount], image="img")
     for index in range(3):
         lines = lines_of(index, "k3")
         message = message_of(index, lines, without_lines=True)
@@ -428,7 +440,13 @@ def test_records_on_a_volume_are_counted_and_their_place_is_said(
     assert "log" not in server.asked
     code, out, err = run(capsys, "results")
     assert (code, out) == (1, "")
-    assert "/results/arr" in err
+    assert "on a volume, in /results/mine/arr/attempt-N-" in err
+    line = err.splitlines()[-1].partition("or all of them: ")[2]
+    assert shlex.split(line) == [
+        *("kij-train", "launch", "-n", "ns", "--no-code", "--no-torchrun"),
+        *("--mount", "pvc:data:/results:ro", "--image", "img", "--no-python", "sh", "-c"),
+        "cat /results/mine/arr/attempt-*/part-*.jsonl",
+    ]
     # Copied from there, they are the results.
     for index in range(3):
         content = "".join(line + "\n" for line in lines_of(index, "k3"))
@@ -482,3 +500,63 @@ def test_another_array_of_that_name_on_the_cluster_is_not_mixed_in(
     code, _, err = run(capsys, "report")
     assert code == 2
     assert "job arr-r1 is of another array arr" in err
+
+
+# --- many -----------------------------------------------------------------------------------------
+
+MANY = 10_000
+MOST_MIB = 150
+MEASURED = """
+import resource, sys
+from kij_train.cli import main
+code = main(sys.argv[1:])
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+"""
+
+
+def measured(server: OneArray, *argv: str) -> tuple[int, int, int]:
+    """Exit code, MiB at most, and how many requests it took."""
+    server.asked = []
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURED, *argv], capture_output=True, text=True, check=True
+    )
+    assert "Traceback" not in ran.stderr, ran.stderr
+    code, mib = ran.stderr.splitlines()[-1].split()
+    return int(code), int(mib), len(server.asked)
+
+
+def test_ten_thousand_indexes_take_few_requests_and_little_memory(
+    server: OneArray,
+) -> None:
+    plan = itemplan.encode_range(0, MANY, indexes=MANY, chunk=1, seed=0)
+    about = About(
+        "arr",
+        Where("cluster", None, None, "ns"),
+        {"script": "f.py"},
+        "",
+        "",
+        itemplan.sha256(plan),
+        STARTED,
+    )
+    made = ArrayFolder.create(Path.cwd(), about, itemplan.compress(plan))
+    made.begin_attempt(Attempt(0, "arr", uid="uid"))
+    server.jobs = [job(plan_sha256=about.plan_sha256)]
+    server.jobs[0]["spec"]["completions"] = MANY
+    for index in range(MANY):
+        error = "ValueError: no" if index % 1000 == 7 else ""
+        run = itemrecords.Run(index, 0, 0.5, 1 if error else 0, "machine", error)
+        records = itemrecords.item_records(str(index), run, b'{"loss": 0.25}')
+        lines = list(map(itemrecords.dumps, records))
+        account = results.encode_account(results.account_of(index, 0, {str(index): 0}, lines))
+        server.pod(index, code=120 if error else 0, message=account.decode(), log=[])
+    server.page = 500
+    server.ends(failed="7,1007")
+    pages = MANY // server.page
+    code, mib, requests = measured(server, "report", "arr")
+    assert (code, requests) == (1, 1 + pages)
+    assert mib < MOST_MIB
+    assert measured(server, "report", "arr")[2] == 0
+    for argv in (["status", "arr"], ["attach", "arr"]):
+        _, mib, requests = measured(server, *argv)
+        assert mib < MOST_MIB, argv
+        assert requests < 2 * pages + 5, argv

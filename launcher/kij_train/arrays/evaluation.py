@@ -6,7 +6,6 @@ is told. The baseline is the results of an earlier evaluation of the same data.
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -203,12 +202,16 @@ def _worst(
     largest: bool,
 ) -> tuple[Example, ...]:
     """The ids that lost most against the baseline, else those with the worst value."""
-    now = scores.by_number(metric)
+    import numpy as np
+
+    units = scores.units(metric)
+    lost = units.means.copy()
     before = {} if baseline is None else baseline.by_number(metric)
-    sign = -1 if largest else 1
-    chosen = heapq.nsmallest(
-        WORST, now, key=lambda number: (sign * (now[number] - before.get(number, 0.0)), number)
-    )
+    if before:
+        lost -= [before.get(number, 0.0) for number in units.ids.tolist()]
+    order = np.argsort(-lost if largest else lost, kind="stable")[:WORST]
+    now = dict(zip(units.ids[order].tolist(), units.means[order].tolist(), strict=True))
+    chosen = list(now)
     found = {outcome.position: outcome for outcome in outcomes_at(sorted(chosen))}
     return tuple(
         Example(

@@ -88,7 +88,7 @@ class Attempt:
     uid: str = ""
     """Of the Job."""
     request: dict[str, Any] = field(default_factory=dict)
-    """Values that were given on top of those of the array."""
+    """Values that it was launched with: those of the array, and what was given on top."""
     selection: list[tuple[int, list[int]]] | None = None
     """Of a rerun: indexes of the first attempt, with the positions of their items."""
     code_sha256: str = ""

@@ -15,7 +15,8 @@ def report_of(folder: ArrayFolder, live: Live | None = None) -> Report:
     """The report of an array, from its folder and what its indexes do now."""
     where, attempts = folder.about.where, folder.attempts()
     going = live_here(folder) if live is None else live
-    summary = summary_of(outcomes_of(folder, going), diagnosis.hint_here)
+    hint_of = diagnosis.hint_here if where.is_local else diagnosis.hint_there
+    summary = summary_of(outcomes_of(folder, going), hint_of)
     damage = [
         f"index {index}, attempt {attempt.number}: {text}"
         for attempt in attempts

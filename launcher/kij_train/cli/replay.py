@@ -41,15 +41,17 @@ ONLY_THERE = ("mounts", "results", "env_from_secret", "start_jitter", "retries",
 def command(name: str, key: str, **params: Any) -> None:
     """Run one item of an array on this machine: same item, seed and arguments.
 
-    With the code of this folder; where it is not what ran, that is said. What the item writes to
-    $KIJ_RESULT_FILE is printed in the end, and does not become a result of the array. The exit
-    code is 0 when the item is well, else 1.
+    As in its newest attempt, and with the code of this folder; where that is not what ran, it is
+    said. What the item writes to $KIJ_RESULT_FILE is printed in the end, and does not become a
+    result of the array. The exit code is 0 when the item is well, else 1.
     """
     folder, cluster = opened(name, params)
     one = _outcome(folder, up_to_date(folder, cluster), key)
     if one is None:
         raise unknown_key(folder, key)
-    resolved = resolve_options({**NO_COMMAND, **params}, _request(folder), ArraySpec)
+    resolved = resolve_options(
+        {**NO_COMMAND, **params}, _request(folder, one.attempt or 0), ArraySpec
+    )
     plan = runs.plan_rerun(
         resolved,
         Pinned(folder.plan_text()),
@@ -79,8 +81,8 @@ def _outcome(folder: ArrayFolder, live: Live, key: str) -> Outcome | None:
     return next((one for one in outcomes_of(folder, live) if one.key == key), None)
 
 
-def _request(folder: ArrayFolder) -> Layer:
-    layer = request_layer(folder)
+def _request(folder: ArrayFolder, attempt: int) -> Layer:
+    layer = request_layer(folder, attempt)
     for field in ONLY_THERE:
         layer.values.pop(field, None)
     return layer

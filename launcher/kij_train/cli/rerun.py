@@ -141,17 +141,22 @@ def _begin(folder: ArrayFolder, attempt: Attempt) -> None:
             raise
 
 
-def request_layer(folder: ArrayFolder) -> Layer:
-    """What the array was launched with, and where, for flags to go on top of."""
+def request_layer(folder: ArrayFolder, attempt: int = 0) -> Layer:
+    """What an attempt was launched with, and where, for flags to go on top of.
+
+    Of an attempt that does not say it is what the array was launched with.
+    """
     about = folder.about
-    if not about.request:
+    said = (each.request for each in folder.attempts() if each.number == attempt)
+    request = next(said, None) or about.request
+    if not request:
         raise RequestError(
             f"{folder.name} does not say how it was launched, as requests of more than 16 KiB do "
             "not",
             hints=("use the folder that it was launched from",),
         )
     where = {flag: getattr(about.where, flag) for flag in WHERE}
-    values = {**about.request, **{flag: value for flag, value in where.items() if value}}
+    values = {**request, **{flag: value for flag, value in where.items() if value}}
     origin = Origin(f"array {folder.name}")
     return Layer(values, {(field,): origin for field in values})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import click
@@ -81,6 +83,25 @@ def _first(outcomes: Iterator[Outcome], name: str) -> Iterator[Outcome]:
         output.status(f"{left_out:,} more items: kij-train results {name} --format csv")
 
 
+def _on_volume(folder: ArrayFolder) -> list[str]:
+    """How to read records that are on a volume of the pods: this machine cannot."""
+    request = folder.about.request
+    place = f"{str(request.get('results')).rstrip('/')}/{folder.name}"
+    hints = [
+        f"their records are on a volume, in {place}/attempt-N-…: copy part-*.jsonl from there into "
+        f"{folder.path}/attempt-N, and ask again"
+    ]
+    for mount in request.get("mounts") or ():
+        if PurePosixPath(place).is_relative_to(str(mount.get("path"))):
+            given = f"{mount['type']}:{mount['source']}:{mount['path']}:ro"
+            words = ["kij-train", "launch", "--no-code", "--no-torchrun", "--mount", given]
+            words += ["--image", str(request.get("image")), "--no-python", "sh", "-c"]
+            line = shlex.join([*words, f"cat {shlex.quote(place)}/attempt-*/part-*.jsonl"])
+            flags = folder.about.where.flags
+            hints.append(f"or all of them: {line.replace(' launch ', f' launch{flags} ', 1)}")
+    return hints
+
+
 class _Counter:
     """Which items that go by have no record."""
 
@@ -116,11 +137,7 @@ class _Counter:
             return False
         hints = [f"why: kij-train report {folder.name}{flags}"]
         if self._counts[State.DONE] or self._counts[State.FAILED]:
-            place = folder.about.request.get("results")
-            hints.append(
-                f"records are in {place}/{folder.name} on a volume: copy attempt-*/part-*.jsonl "
-                f"from there into {folder.path}"
-            )
+            hints += _on_volume(folder)
         else:
             hints.append(f"run them again: kij-train rerun {folder.name} --failed{flags}")
         output.warning(text, hints)

@@ -7,7 +7,7 @@ a cluster, and nothing guesses: what has no known cause is quoted as it was seen
 from kij_train.diagnosis.accounts import accounts_at_the_end, accounts_now
 from kij_train.diagnosis.arrays import items_of
 from kij_train.diagnosis.capacity import which_nobody_has, with_free, without
-from kij_train.diagnosis.causes import hint_here
+from kij_train.diagnosis.causes import hint_here, hint_there
 from kij_train.diagnosis.failures import (
     Failure,
     failures_of_pods,
@@ -52,6 +52,7 @@ __all__ = [
     "failures_of_pods",
     "first_failure",
     "hint_here",
+    "hint_there",
     "index_of",
     "is_out_of_touch",
     "items_of",

@@ -50,7 +50,7 @@ def failed_indexes(job: JobView, pods: Sequence[Object]) -> tuple[set[int], list
     indexes = {index for one in found.values() for index in one.indexes} | job.failed
     if indexes:
         report = commands.command("report", str(job.array))
-        findings.append(Finding("report", "every item with its cause", (), report))
+        findings.append(Finding("report", f"every item, with its cause: {report}", (), None))
     return indexes, findings
 
 

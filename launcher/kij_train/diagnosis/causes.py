@@ -122,6 +122,16 @@ def hint_here(message: str, exit_code: int | None) -> str | None:
     return None if known is None else known.here
 
 
+def hint_there(message: str, exit_code: int | None) -> str | None:
+    """What to do on a cluster about an item of an array that ended so."""
+    if "OOMKilled" in message:
+        return "more memory, for those that failed: rerun --failed --memory 8Gi"
+    known = of_message(message)
+    known = known or (of_exit(128 - exit_code) if exit_code and exit_code > 128 else None)
+    hint = None if known is None else known.hint
+    return None if hint is None or "NAME" in hint.replace("pvc:NAME", "") else hint
+
+
 def of_exit(
     code: int | None, *, memory_limit: str | None = None, own: bool = False
 ) -> Cause | None:

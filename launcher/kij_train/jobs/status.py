@@ -65,9 +65,14 @@ class JobStatus:
                 }
                 for node in self.nodes
             ],
-            "items": self.items and {"done": self.items[0], "failed": self.items[1]},
             "verdict": diagnosis.as_json(self.verdict),
+            **self._items_as_json(),
         }
+
+    def _items_as_json(self) -> dict[str, Any]:
+        if self.items is None:
+            return {}
+        return {"items": {"done": self.items[0], "failed": self.items[1]}}
 
 
 def _rfc3339(epoch_s: float | None) -> str | None:

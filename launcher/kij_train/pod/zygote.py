@@ -206,7 +206,9 @@ def become(order: Json) -> None:
     if random is not None:
         random.seed()  # as Python's own is: or all items would draw the same
     if order["kind"] == "ranks":
-        node = contract.read_contract(dict(os.environ))
+        # A node alone, of rank 0: the index is the array's.
+        alone = dict(os.environ, **{contract.ENV_COMPLETION_INDEX: ""})
+        node = contract.read_contract(alone)
         run = lambda argv: torchrun.run_torchrun(node, argv)  # noqa: E731
         sys.exit(bootstrap.first_process(run, order["argv"]))
     worker.started_as(FRESH, AT_START)

@@ -1,15 +1,7 @@
 """From a resolved request to a running job: the plan, and where it runs."""
 
-from kij_train.runs.array_on_machine import at_once_here, check_here, start_array
-from kij_train.runs.arrays import (
-    ArrayPlan,
-    array_summary,
-    attempt_of,
-    check_placeholders,
-    keep_array,
-    plan_array,
-    plan_rerun,
-)
+from typing import TYPE_CHECKING, Any
+
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.on_cluster import (
     ClusterRun,
@@ -58,3 +50,24 @@ __all__ = [
     "user_of",
     "which_nobody_has",
 ]
+
+if TYPE_CHECKING:
+    from kij_train.runs.array_on_machine import at_once_here, check_here, start_array
+    from kij_train.runs.arrays import (
+        ArrayPlan,
+        array_summary,
+        attempt_of,
+        check_placeholders,
+        keep_array,
+        plan_array,
+        plan_rerun,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: training needs nothing of arrays, and is to start as fast as without.
+    if name in __all__:
+        from kij_train.runs import array_on_machine, arrays
+
+        return getattr(arrays if hasattr(arrays, name) else array_on_machine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -253,6 +253,7 @@ def attempt_of(plan: ArrayPlan, uid: str = "") -> Attempt:
         number=plan.number,
         job=plan.name,
         uid=uid,
+        request=request_of(plan.spec),
         selection=None if chosen is None else [(index, list(at)) for index, at in chosen],
         code_sha256=plan.code_sha256,
         created=_now(),

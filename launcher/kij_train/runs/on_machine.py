@@ -26,7 +26,6 @@ from kij_train.errors import (
     no_such_index,
 )
 from kij_train.pod import contract, unpack
-from kij_train.runs.arrays import ArrayPlan
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note, Plan
 from kij_train.spec import Common, JobSpec
@@ -35,12 +34,13 @@ from kij_train.specfile import Resolved
 if TYPE_CHECKING:
     from kij_train import diagnosis, local
     from kij_train.diagnosis import JobState
+    from kij_train.runs.arrays import ArrayPlan
 
 
 LOOK_S = 0.2
 """Between two looks of who follows: a handler of Python's runs in the main thread, once that wakes,
 and the signal may have come to another one."""
-SomePlan = TypeVar("SomePlan", Plan, ArrayPlan)
+SomePlan = TypeVar("SomePlan", Plan, "ArrayPlan")
 
 
 class OnMachine(Backend):

@@ -24,7 +24,10 @@ RESERVED_PATHS = (contract.BUNDLE_DIR, contract.WORK_DIR, "/dev/shm")  # noqa: S
 class Model(BaseModel):
     """Base of the models: frozen, unknown keys refused, fields described by their docstrings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True
+    )
+    """Models are built when they are first used: a command needs one of several."""
 
     @field_validator("*", mode="before")
     @classmethod
