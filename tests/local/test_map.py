@@ -99,7 +99,7 @@ def test_every_item_is_run_once_and_the_one_that_fails_is_named(project: Path) -
     assert "2/9 | 9 squared is 81, by index 2" in result.stdout
     again = mapped(project, "--range", "0:3", "square.py", "{item}")
     assert again.returncode == 2
-    assert "there is an array a in this folder already" in again.stderr
+    assert again.stderr.startswith("error: there is an array a in this folder already")
     assert len(records(project)) == 20
     replaced = mapped(project, "--replace", "--range", "0:3", "square.py", "{item}")
     assert (replaced.returncode, len(records(project))) == (0, 3), replaced.stderr
