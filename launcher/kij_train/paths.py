@@ -25,4 +25,6 @@ def shown(path: str) -> str:
 def _escaped(character: str) -> str:
     if character in _SHORT or not steers(character):
         return _SHORT.get(character, character)
+    if "\ud800" <= character <= "\udc7f" or "\udd00" <= character <= "\udfff":
+        return f"\\u{ord(character):04x}"  # no byte of a path, but text of JSON can have it
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))

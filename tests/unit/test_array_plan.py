@@ -193,6 +193,12 @@ def test_a_name_that_an_item_has_not_is_refused_with_those_it_has() -> None:
     runs.check_placeholders(spec_of(args=["{key}", '{"a": 1}', "{{url}}", "{}"]), from_values(rows))
 
 
+def test_a_style_of_arguments_needs_items_with_fields() -> None:
+    said = refused_args([], [{"lr": 1}, "a"], style="hydra")
+    assert "--style hydra gives an item's fields, and the item at items[1] is no object" in said
+    runs.check_placeholders(spec_of(style="flags"), from_values([{"lr": 1}]))
+
+
 def test_a_process_of_all_items_has_no_item_to_fill_in() -> None:
     assert "{key} is one item's" in refused_args(["{key}"], ["a"], slice=True)
     assert "{url} would be a field" in refused_args(["{url}"], ["a"], slice=True)

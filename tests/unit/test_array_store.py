@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +139,36 @@ def test_what_is_damaged_is_named_with_what_to_do(
         list(outcomes_of(ArrayFolder.open(tmp_path, "arr")))
     assert said in caught.value.message
     assert caught.value.hints
+    if "damaged" in said:
+        cat, remove = caught.value.hints
+        assert cat.endswith(f"cat {folder.path}/attempt-*/part-*.jsonl")
+        assert remove.endswith(f"rm -r {folder.path}")
+
+
+def test_a_part_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    folder.part(0, 1).mkdir()
+    with pytest.raises(RequestError, match=r"part-00001.jsonl is damaged: .*Is a directory"):
+        list(outcomes_of(folder))
+
+
+def test_an_array_that_runs_here_is_not_replaced(tmp_path: Path) -> None:
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    with folder.running(0), pytest.raises(RequestError, match="arr runs on this machine"):
+        ArrayFolder.create(tmp_path, about(), itemplan.compress(PLAN), replace=True)
+    ArrayFolder.create(tmp_path, about(), itemplan.compress(PLAN), replace=True)
+    assert not folder.part(0, 0).parent.exists()
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    shutil.rmtree(folder.path)
+    with pytest.raises(RequestError, match="its folder is not there any more") as caught:
+        folder.keep_left(0, {0: {"error": "lost"}})
+    assert caught.value.hints == (f"see what is there: ls -la {folder.path.parent}",)
 
 
 def test_a_name_that_no_array_has_is_not_found(tmp_path: Path) -> None:
@@ -146,8 +178,25 @@ def test_a_name_that_no_array_has_is_not_found(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / ".kij-train").write_text("a file")
-    with pytest.raises(RequestError, match=r"cannot write .*arrays"):
+    with pytest.raises(RequestError, match=r"cannot write .*arrays") as caught:
         created(tmp_path)
+    assert caught.value.hints == (f"see who may write: ls -ld {tmp_path}",)
+
+
+def test_a_full_disk_is_named_with_how_to_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = created(tmp_path)
+    folder.begin_attempt(Attempt(0, "arr"))
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RequestError, match=r"part-00000.jsonl: No space left") as caught:
+        folder.write_part(0, 0, part(0, "a"))
+    where = folder.results_dir(0)
+    assert caught.value.hints == (f"see what is left of the disk: df -h {where}",)
 
 
 # --- what indexes leave ---------------------------------------------------------------------------

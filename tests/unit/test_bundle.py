@@ -502,6 +502,7 @@ def test_code_that_was_changed_on_the_way_is_refused(tmp_path: Path) -> None:
         ('a\t"\\', r'"a\t\"\\"'),
         ("a\u202eb", r'"a\342\200\256b"'),
         (os.fsdecode(b"a\xff"), r'"a\377"'),
+        ("a\ud800", r'"a\ud800"'),
         ('é "\\', 'é "\\'),
     ],
 )

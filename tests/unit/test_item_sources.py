@@ -72,6 +72,18 @@ def test_a_line_that_is_no_json_is_named_with_line_and_column() -> None:
     assert "nested too deeply" in refusal("[" * 100_000 + "\n", "todo.jsonl")
 
 
+def test_a_name_that_is_twice_in_an_object_is_refused_and_no_value_is_lost() -> None:
+    said = refusal('{"a": 1}\n{"b": 1, "a": 1, "a": 2}\n')
+    assert 'list.txt:2: "a" is there twice' in said
+    assert 'list.txt:1: "c" is there twice' in refusal('{"a": {"c": 1, "c": 1}}\n')
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400"])
+def test_a_number_that_no_float_can_be_is_refused_with_its_line(number: str) -> None:
+    said = refusal(f'{{"a": 1}}\n{{"a": [{number}]}}\n')
+    assert f"list.txt:2: {number} is beyond what a float can be" in said
+
+
 def test_an_array_of_json_is_told_how_to_become_lines() -> None:
     assert "jq -c '.[]' todo.json" in refusal('[\n{"a": 1}\n]\n', "todo.json")
 

@@ -176,7 +176,19 @@ GOOD = [f'{{"key":"{n}","index":3}}' for n in range(12)]
 PART = "".join(line + "\n" for line in GOOD).encode()
 
 
-@pytest.mark.parametrize("half", [b'{"key": "a"', b"[]", b'{"index": 1}', b"\xff", b"{" * 10**5])
+@pytest.mark.parametrize(
+    "half",
+    [
+        b'{"key": "a"',
+        b"[]",
+        b'{"index": 1}',
+        b"\xff",
+        b"{" * 10**5,
+        b'{"key": "a", "index": 3, "seconds": "x"}',
+        b'{"key": "a", "index": 3, "attempt": null}',
+        b'{"key": "a", "index": 3, "exit_code": [1]}',
+    ],
+)
 def test_a_line_of_a_part_that_is_no_record_is_named(half: bytes) -> None:
     part = results.read_part(PART + half)
     assert len(part.records) == 12

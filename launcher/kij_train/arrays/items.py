@@ -15,6 +15,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -206,7 +207,27 @@ def _refuse_constant(text: str) -> NoReturn:
     raise _NoNumberError(text)
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is beyond what a float can be")
+    return value
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `object_pairs_hook`: of a name that is there twice, Python would drop
+    the first value. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{json.dumps(twice)} is there twice")
+    return found
+
+
+_decode = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=once
+).decode
 
 
 def _key_of_line(row: str, place: str) -> str:

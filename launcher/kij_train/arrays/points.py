@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from kij_train.arrays.axes import Axis, Continuous, Listed, Value, parse_axis, value_of
+from kij_train.arrays.items import once
 from kij_train.errors import RequestError
 from kij_train.pod.trials import text_of
 
@@ -145,7 +146,7 @@ def _json_lines(text: str, path: str) -> Iterator[tuple[str, Point]]:
             continue
         where = f"{path}:{number}"
         try:
-            value = json.loads(line, parse_constant=_no_number, object_pairs_hook=_once)
+            value = json.loads(line, parse_constant=_no_number, object_pairs_hook=once)
         except json.JSONDecodeError as error:
             raise RequestError(f"{where}:{error.colno}: no valid JSON: {error.msg}") from None
         except (ValueError, RecursionError) as error:
@@ -157,15 +158,6 @@ def _json_lines(text: str, path: str) -> Iterator[tuple[str, Point]]:
 
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'"{twice}" is there twice')
-    return found
 
 
 def _json_value(value: Any) -> Value:

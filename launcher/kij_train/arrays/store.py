@@ -14,6 +14,7 @@ both write the same bytes into a part.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import lzma
 import os
@@ -125,8 +126,12 @@ class Parts:
             names = [results.part_name(index)]
         found: list[results.Json] = []
         for name in sorted(names):
-            with contextlib.suppress(FileNotFoundError):  # it has become whole meanwhile
+            try:
                 found += results.read_part((self._path / name).read_bytes()).records
+            except FileNotFoundError:
+                continue  # it has become whole meanwhile
+            except OSError as error:
+                raise _damaged(self._path / name, error) from None
         return found
 
 
@@ -152,6 +157,14 @@ class ArrayFolder:
         base = prepare(cwd)
         if not replace:
             check_free(cwd, about.name)
+        elif any(_is_locked(lock) for lock in (base / about.name).glob("attempt-*/lock")):
+            raise RequestError(
+                f"{about.name} runs on this machine at this moment, and is not replaced",
+                hints=(
+                    f"see how far it is: kij-train report {about.name}",
+                    "end it where it was started: Ctrl-C; or take another --name",
+                ),
+            )
         try:
             made = base / f".new-{secrets.token_hex(6)}-{about.name}"
             made.mkdir()
@@ -270,16 +283,7 @@ class ArrayFolder:
 
     def is_running(self, number: int) -> bool:
         """Whether a process of this machine runs an attempt at this moment."""
-        import fcntl
-
-        try:
-            with (self.results_dir(number) / "lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return _is_locked(self.results_dir(number) / "lock")
 
     # --- what indexes have left -------------------------------------------------------------------
 
@@ -325,6 +329,20 @@ class ArrayFolder:
             raise _cannot_write(path, error) from None
 
 
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock: of an attempt, the one that runs it."""
+    import fcntl
+
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def prepare(cwd: Path) -> Path:
     """Make what the folders of arrays are in. Raises RequestError where it cannot be written."""
     base = cwd / BASE
@@ -358,14 +376,31 @@ def _taken(name: str) -> RequestError:
 
 
 def _damaged(path: Path, error: Exception) -> RequestError:
+    in_attempt = path.parent.name.startswith("attempt-")
+    folder = path.parent.parent if in_attempt else path.parent
+    quoted = shlex.quote(str(folder))
     return RequestError(
         f"{shown(str(path))} is damaged: {error}",
-        hints=(f"give the array up with its results: rm -r {shown(str(path.parent))}",),
+        hints=(
+            f"its results, as far as they are there: cat {quoted}/attempt-*/part-*.jsonl",
+            f"give the array up with its results: rm -r {quoted}",
+        ),
     )
 
 
 def _cannot_write(path: Path, error: OSError) -> RequestError:
-    return RequestError(f"cannot write {shown(str(path))}: {error.strerror}")
+    folder = next((one for one in path.parents if one.is_dir()), path.parent)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, FileNotFoundError):
+        return RequestError(
+            f"cannot write {shown(str(path))}: its folder is not there any more",
+            hints=(f"see what is there: ls -la {shlex.quote(str(folder))}",),
+        )
+    see = "see what is left of the disk: df -h" if is_full else "see who may write: ls -ld"
+    return RequestError(
+        f"cannot write {shown(str(path))}: {error.strerror}",
+        hints=(f"{see} {shlex.quote(str(folder))}",),
+    )
 
 
 def _json(value: Any) -> bytes:

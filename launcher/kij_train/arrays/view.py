@@ -91,7 +91,8 @@ def _standing(
     live: Mapping[int, State],
 ) -> StandingOf:
     left = folder.left(attempt.number)
-    ended = f"has {attempt.state} before it" if attempt.state else "does not run any more"
+    verb = "was" if attempt.state == "cancelled" else "has"
+    ended = f"{verb} {attempt.state} before it" if attempt.state else "does not run any more"
 
     def standing_of(index: int, position: int) -> Standing:
         known = left.get(index, {})

@@ -103,7 +103,8 @@ def app() -> None:
       kij-train map --items list.txt convert.py {item}   once for every line of a list
 
     Exit codes: 0 done, 1 the job failed, 2 the request is wrong, 3 the cluster refused, 4 not found
-    or unreachable, 5 timed out, 130 interrupted, 141 nobody reads the job's output any more.
+    or unreachable, 5 timed out, 6 a gate could not decide, 130 interrupted, 141 nobody reads the
+    job's output any more.
     """
 
 

@@ -115,18 +115,20 @@ def run_here(plan: runs.ArrayPlan, folder: ArrayFolder) -> None:
             shown.progress(counted.progress)
 
         streams = local.Streams(emit, merged=True)
-        try:
-            with signals_to(stop, "runners"):
-                run = runs.start_array(
-                    plan, folder, stop=stop, streams=streams, on_begin=begun, on_end=ended
-                )
+        failure: JobFailedError | RequestError | None = None
+        with signals_to(stop, "runners"):
+            run = runs.start_array(
+                plan, folder, stop=stop, streams=streams, on_begin=begun, on_end=ended
+            )
+            try:
                 run.follow()
-        except JobFailedError as error:
-            failure: JobFailedError | None = error
-        else:
-            failure = None
-    code = finish(folder)
-    if failure is not None and not code:
+            except (JobFailedError, RequestError) as error:
+                failure = error
+    if isinstance(failure, RequestError):
+        # The items have run: what could not be kept of them does not hide the rest.
+        output.verdict(failure.message, failure.hints)
+    code = finish(folder) or (failure.exit_code if isinstance(failure, RequestError) else 0)
+    if isinstance(failure, JobFailedError) and not code:
         output.verdict(failure.message, failure.hints)
         code = failure.exit_code
     raise click.exceptions.Exit(code)

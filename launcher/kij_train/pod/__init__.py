@@ -30,6 +30,7 @@ ITEMS = tuple(
     for name in (
         "items",
         "itemcall",
+        "itemend",
         "itemindex",
         "itemparts",
         "itemplan",

@@ -111,8 +111,12 @@ def _record(line: bytes) -> Optional[Json]:
         record = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
-    sound = isinstance(record, dict) and isinstance(record.get("key"), str)
-    return record if sound and isinstance(record.get("index"), int) else None
+    if not isinstance(record, dict):
+        return None
+    numbers = (record.get("index"), record.get("attempt", 0), record.get("exit_code", 0))
+    sound = all(isinstance(number, int) for number in numbers)
+    sound = sound and isinstance(record.get("seconds", 0), (int, float))
+    return record if sound and isinstance(record.get("key"), str) else None
 
 
 def _against(part: Part, account: "Account") -> List[Damage]:

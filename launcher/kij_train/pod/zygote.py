@@ -46,10 +46,11 @@ import shutil
 import signal
 import socket
 import warnings
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from kij_train.pod import bootstrap, contract, environment, itemcall, programs, torchrun, worker
 from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
+from kij_train.pod.itemend import QuickEnd
 
 Json = Dict[str, Any]
 NOT_STARTED = 127
@@ -66,6 +67,8 @@ class Zygote:
         os.set_blocking(self._wake_w, False)
         self._item = 0
         """Its process; 0: there is none."""
+        self.quick_end: Optional[QuickEnd] = None
+        """Where there is something that need not be taken apart for every item."""
 
     def serve(self) -> Json:
         """The order that this process is now to carry out, as the item that it asks for."""
@@ -78,6 +81,8 @@ class Zygote:
                     os.read(self._wake_r, 4096)
             for order in self._orders() if self._channel.fileno() in readable else ():
                 if "argv" in order:
+                    if order["preload"]:
+                        self.quick_end = QuickEnd()
                     self._answer(preload(order["argv"], order["preload"]))
                     gc.freeze()  # what all items share is not to be touched by their collectors
                 elif "run" in order and self._start(order["run"]):
@@ -192,8 +197,8 @@ def fault(program: str, error: Exception) -> str:
 # --- in the process of an item --------------------------------------------------------------------
 
 
-def become(order: Json) -> None:
-    """Be the item. Ends as Python ends the script."""
+def become(order: Json, quick_end: Optional[QuickEnd]) -> None:
+    """Be the item. Ends as Python ends the script, or as near to it as `quick_end` may."""
     process = os.getpid()
     os.environ.update(order["env"])
     for name in order["unset"]:
@@ -212,12 +217,18 @@ def become(order: Json) -> None:
         run = lambda argv: torchrun.run_torchrun(node, argv)  # noqa: E731
         sys.exit(bootstrap.first_process(run, order["argv"]))
     worker.started_as(FRESH, AT_START)
+    if quick_end is not None:
+        quick_end.begin()
     try:
         if order["argv"][0] == itemcall.FUNCTION:
             itemcall.call(order["argv"][1])
         else:
             worker.as_main(order["argv"])
+        if quick_end is not None:
+            quick_end.is_due(None)
     except BaseException as error:
+        if quick_end is not None:
+            quick_end.is_due(error)
         worker.end_badly(error, order["error_file"], process, "the script")
         raise
 
@@ -228,7 +239,8 @@ def main() -> None:
     adopt_orphans()
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
-    become(Zygote(channel).serve())
+    zygote = Zygote(channel)
+    become(zygote.serve(), zygote.quick_end)
 
 
 if __name__ == "__main__":

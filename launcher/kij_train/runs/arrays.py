@@ -178,6 +178,7 @@ def check_placeholders(spec: ArraySpec, items: Items) -> None:
                 "items of its index",
                 hints=(f"they are in ${itemplan.ENV_ITEMS_FILE}: a line of JSON each",),
             )
+    _check_style(spec, items)
     fields = {name: text for name, text in wanted.items() if name not in itemplan.OUR_NAMES}
     if not fields:
         return
@@ -193,6 +194,21 @@ def check_placeholders(spec: ArraySpec, items: Items) -> None:
         for name, argument in fields.items():
             if not isinstance(value, dict) or name not in value:
                 raise _unknown_name(name, argument, items.place(position), value)
+
+
+def _check_style(spec: ArraySpec, items: Items) -> None:
+    if spec.style is None:
+        return
+    for position, item in enumerate(items):
+        if isinstance(item, str) or not isinstance(item[1], dict):
+            raise RequestError(
+                f"--style {spec.style} gives an item's fields, and the item at "
+                f"{items.place(position)} is no object with fields",
+                hints=(
+                    'a line an item, of JSON: {"lr": 0.001, "batch": 16}',
+                    "an item that is one value: kij-train map ... SCRIPT --name {item}",
+                ),
+            )
 
 
 def _unknown_name(name: str, argument: str, place: str, value: Any) -> RequestError:
