@@ -46,6 +46,7 @@ def launch(
     `cwd` is where the paths of the spec begin: the current folder when not given. `replace` deletes
     a job of that name on the cluster first. A local job ends with this process at the latest.
     """
+    runs.check_not_imported("launch")
     if not isinstance(spec, JobSpec):
         raise RequestError(
             f"launch takes a job, not {type(spec).__name__} {spec!r:.100}",

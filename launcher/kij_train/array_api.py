@@ -62,9 +62,11 @@ def map(  # noqa: A001 - kij_train.map, as the map of an executor
     `items` are what JSON can carry, each its own key, or dicts with a "key"; None: those that the
     spec names (`items`, `glob`, `range`). `fields` are those of ArraySpec, such as `args`, `chunk`,
     `retries` or `image`. `cwd` is where paths begin, and where results are kept, in .kij-train.
-    A function gets the item, and what it returns is the item's result. Raises RequestError,
-    RefusedError, UnreachableError.
+    A function gets the item, and what it returns is the item's result. Items import the module
+    of the function: a script that maps its own calls this under `if __name__ == "__main__":`.
+    Raises RequestError, RefusedError, UnreachableError.
     """
+    runs.check_not_imported("map")
     here = Path.cwd() if cwd is None else Path(cwd)
     resolved = _resolved(target, fields, here)
     spec = resolved.spec

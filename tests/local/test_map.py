@@ -99,7 +99,7 @@ def test_every_item_is_run_once_and_the_one_that_fails_is_named(project: Path) -
     assert "2/9 | 9 squared is 81, by index 2" in result.stdout
     again = mapped(project, "--range", "0:3", "square.py", "{item}")
     assert again.returncode == 2
-    assert "there is an array a in this folder already" in again.stderr
+    assert again.stderr.startswith("error: there is an array a in this folder already")
     assert len(records(project)) == 20
     replaced = mapped(project, "--replace", "--range", "0:3", "square.py", "{item}")
     assert (replaced.returncode, len(records(project))) == (0, 3), replaced.stderr
@@ -270,6 +270,23 @@ def test_a_function_is_mapped_and_an_error_says_of_which_item(
     assert [record.get("value") for record in run.results()] == [["x"], None]
     assert any(line.text.endswith("got x") for line in run.logs())
     sys.modules.pop("functions_of_mine")
+
+
+@pytest.mark.parametrize("preload", [[], ["maps_itself"]])
+def test_a_script_that_maps_its_own_function_unguarded_does_not_start_itself_again(
+    project: Path, preload: list[str]
+) -> None:
+    (project / "maps_itself.py").write_text(
+        "import kij_train\n"
+        "def f(item): return item\n"
+        f"kij_train.map(f, ['x'], local=True, preload={preload}).wait()\n"
+    )
+    command = [sys.executable, "maps_itself.py"]
+    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "JobFailedError" in ended.stderr
+    assert "under if __name__ == '__main__':" in ended.stderr
+    assert len(list((project / ".kij-train" / "arrays").iterdir())) == 1
 
 
 def test_a_run_can_be_cancelled(project: Path) -> None:

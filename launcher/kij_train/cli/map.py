@@ -266,6 +266,8 @@ def _map_here(
         print_plan(plan, form)
         return
     runs.check_here(plan)
+    if not replace:
+        check_free(Path.cwd(), plan.array)
     output.status(
         runs.array_summary(
             plan,

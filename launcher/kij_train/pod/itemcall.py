@@ -18,6 +18,9 @@ from kij_train.pod import itemplan
 FUNCTION = "--function"
 """In place of -m or --no-python in a command, in front of the function's name."""
 
+ENV_IMPORTING = "KIJ_IMPORTING"
+"""Set while an item's process imports the code, for `kij_train.map` and `launch` to see."""
+
 
 def call(name: str) -> None:
     """Call the function with the item of this process, and write down what it returns."""
@@ -40,14 +43,17 @@ def without_our_modules() -> Iterator[None]:
     """Have imports of kij_train find what is installed, and not these files of its.
 
     A script that calls `kij_train.map` imports it, and images need not have it: there it is a
-    module whose names can be imported, and not be called.
+    module whose names can be imported, and not be called. Where it has it, no job starts from
+    within the import: that one's items would import the module too, and so on without an end.
     """
+    os.environ[ENV_IMPORTING] = "1"
     ours = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
     try:
         if PathFinder.find_spec("kij_train") is None:
             sys.modules["kij_train"] = _absent()
         yield
     finally:
+        os.environ.pop(ENV_IMPORTING, None)
         for name in [name for name in sys.modules if _is_ours(name)]:
             del sys.modules[name]
         sys.modules.update(ours)
@@ -62,7 +68,10 @@ def _absent() -> Any:
 
     def refuse(*args: Any, **named: Any) -> NoReturn:
         del args, named
-        raise ImportError("kij_train is not installed here: it starts jobs, and is none of theirs")
+        raise ImportError(
+            "kij_train is not installed here: what starts jobs goes under "
+            "if __name__ == '__main__':"
+        )
 
     def getattr_of_module(name: str) -> Any:
         if name.startswith("__"):

@@ -15,7 +15,7 @@ from kij_train.runs.on_cluster import (
     which_nobody_has,
 )
 from kij_train.runs.on_machine import LocalRun, OnMachine
-from kij_train.runs.plan import SUFFIX_CHARS, Note, Place, Plan, plan, summary
+from kij_train.runs.plan import SUFFIX_CHARS, Note, Place, Plan, check_not_imported, plan, summary
 
 __all__ = [
     "SUFFIX_CHARS",
@@ -36,6 +36,7 @@ __all__ = [
     "attached",
     "attempt_of",
     "check_here",
+    "check_not_imported",
     "check_placeholders",
     "connect",
     "dry_run",

@@ -17,7 +17,7 @@ from kij_train.code import bundle, leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
 from kij_train.paths import shown
-from kij_train.pod import bootstrap, contract
+from kij_train.pod import bootstrap, contract, itemcall
 from kij_train.pod import preflight as checks
 from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
@@ -58,6 +58,18 @@ class Plan:
         sources = render.shape_of(self.spec, self.name).sources
         code = code_of(self.archive, sources, preflight=self.spec.preflight)
         return render.render(self.spec, name=self.name, code=code)
+
+
+def check_not_imported(call: str) -> None:
+    """That no item imports the module that starts this: its items would do so too, without an end.
+
+    Raises RequestError.
+    """
+    if itemcall.ENV_IMPORTING in os.environ:
+        raise RequestError(
+            f"{call} is called as an item imports this module, and would start again in each of "
+            "its own items. Call it under if __name__ == '__main__':"
+        )
 
 
 def code_of(
