@@ -1,4 +1,4 @@
-"""What stays in the pods of a job that survives losses, and the names that it shares with us.
+"""The supervisors of a job that restarts after losses, and the names that the launcher needs too.
 
 The files of this package run in the pods, beside bootstrap.py: standard library only, Python 3.8.
 """
@@ -32,6 +32,6 @@ __all__ = [
 ]
 
 FILES = tuple(sorted(set(Path(__file__).parent.glob("[a-z]*.py")) - {Path(__file__)}))
-"""What the pods get."""
+"""The files that are sent to the pods."""
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-"""The first process of a node."""
+"""The first process of a pod."""

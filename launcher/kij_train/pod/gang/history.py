@@ -1,4 +1,6 @@
-"""What has happened to a job, and what its machines cost it.
+"""The history of a job: its rounds and failures, how its time was spent, which machines failed.
+
+Every pod has a copy, so that any of them can become the leader.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -8,12 +10,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 Json = Dict[str, Any]
 MOST_BLAMED = 5
 MOST_CHARS = 2000
-"""Of a message and of a stack: the history travels with every news."""
+"""The longest message, and the longest stack, that is kept. Most messages carry the history."""
 MOST_PLACES = 5
 
 
 def span(seconds: float) -> str:
-    """A duration as people read it."""
+    """A duration for people: "12.3 s" or "1:02:03"."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -22,17 +24,17 @@ def span(seconds: float) -> str:
 
 
 def place_taken(lost: int, by: int) -> str:
-    """Who trains for whom."""
+    """A text: which index replaces which."""
     return f"index {by} took the place of index {lost}"
 
 
 class Who(NamedTuple):
-    """A node as others know it."""
+    """The identity of a supervisor: its index, pod and machine."""
 
     node: int
-    """Its completion index."""
+    """The completion index of its pod."""
     uid: str
-    """Of the process: the pod of an index may be replaced."""
+    """A random id of the process. The index is not enough: its pod may be replaced."""
     ip: str
     pod: str
     machine: str
@@ -43,17 +45,17 @@ class Who(NamedTuple):
 
 
 class Steps:
-    """How far the script says it is in a round, and how long it does what it has done before."""
+    """The steps that the script reports in one round, and the time it spent repeating old ones."""
 
     def __init__(self, before: Optional[int]) -> None:
-        """`before` is the highest step of the rounds before; None where it is not known."""
+        """`before` is the highest step of earlier rounds; None if it is not known."""
         self._before = before
         self.step: Optional[int] = None
         self.again_s = 0.0
         self._behind_since: Optional[float] = None
 
     def see(self, step: int, now: float) -> None:
-        """It is at `step`; to be called now and then, also where it is at none other."""
+        """The script is at `step` now. Call this regularly, also while the step stays the same."""
         self.step = step
         if self._behind_since is not None:
             self.again_s += now - self._behind_since
@@ -62,7 +64,7 @@ class Steps:
 
 
 class History:
-    """What has happened to the job so far; whoever leads has all of it."""
+    """What has happened to the job so far. The leader keeps it, and sends it to all members."""
 
     def __init__(self, said: Optional[Json] = None) -> None:
         said = said or {}
@@ -72,27 +74,27 @@ class History:
         self.training_s: float = said.get("training_s", 0.0)
         self.restarting_s: float = said.get("restarting_s", 0.0)
         self.blame: Dict[str, List[float]] = said.get("blame", {})
-        """Machine → restarts and seconds that it cost."""
+        """Machine → how many restarts it has caused, and how many seconds they took."""
         self.heard: bool = said.get("heard", False)
         """Whether a rank has given a sign of life in any round."""
         self.step: Optional[int] = said.get("step")
-        """The highest that the script has said it is at; None where it does not say."""
+        """The highest step that the script has reported; None if it reports none."""
         self.again_s: float = said.get("again_s", 0.0)
-        """Of the time in rounds, what it took to come to that step again."""
+        """The seconds of `training_s` in which steps of earlier rounds were repeated."""
         self.newest_failure: Json = said.get("newest_failure", {})
-        """Of a round: index and pod of the node, and the record that it left."""
+        """Of the last round that failed: the node's index and pod, and its failure record."""
         self.trained: List[int] = said.get("trained", [])
-        """Indexes of the last round."""
+        """The indexes that took part in the last round."""
         self.taken: List[List[int]] = said.get("taken", [])
-        """Of the last losses: the index that was lost, and the one that trains in its place."""
+        """The last replacements, as pairs: the lost index, and the index that took its place."""
         self.highest: int = said.get("highest", 0)
-        """Index that was ever there: those below it were, too."""
+        """The highest index that has ever joined. All lower ones have had pods before it."""
 
     def as_json(self) -> Json:
         return dict(vars(self))
 
     def fail(self, who: Optional[Who], record: Json) -> None:
-        """A round has failed. Of what the node has recorded, what people read is kept."""
+        """Count a failed round. Keep the message, the stack and our own fields of its record."""
         self.failures += 1
         message = record.get("message") or {}
         stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
@@ -109,14 +111,15 @@ class History:
         }
 
     def reach(self, step: Optional[int]) -> None:
-        """The script was at this step."""
+        """Note that the script has been at this step."""
         if step is not None:
             self.step = max(step, self.step or 0)
 
     def train(self, indexes: List[int]) -> List[List[int]]:
-        """A round of these indexes begins; gives those of the last one whose places were taken.
+        """Note that a round of these indexes begins. Returns the replacements since the last one.
 
-        None where the number of nodes varies: no index is in the place of another then.
+        They are pairs as in `taken`. There are none if the number of nodes has changed, because
+        then no index has the place of another.
         """
         gone, new = (
             sorted(set(a) - set(b)) for a, b in ((self.trained, indexes), (indexes, self.trained))
@@ -127,23 +130,23 @@ class History:
         return places
 
     def learn(self, other: "History") -> None:
-        """Take over what another node has seen of the script, and of the other indexes."""
+        """Merge what another pod knows: signs of life, the highest index, the highest step."""
         self.heard = self.heard or other.heard
         self.highest = max(self.highest, other.highest)
         self.reach(other.step)
 
     @property
     def goodput(self) -> float:
-        """The part of the time that was spent in rounds."""
+        """The share of the whole time that was spent in rounds, from 0 to 1."""
         whole = self.training_s + self.waiting_s + self.restarting_s
         return self.training_s / whole if whole else 0.0
 
     def brief(self) -> Json:
-        """With the worst machines alone, for a record that must be short and has its failure."""
+        """A short form for a failure record: only the worst machines, and no failure of its own."""
         return dict(self.as_json(), blame=dict(self.worst()), newest_failure={}, trained=[])
 
     def worst(self) -> List[Tuple[str, List[float]]]:
-        """The machines that cost most: name, restarts and seconds."""
+        """The machines that cost the most time: name, and restarts and seconds."""
         return sorted(self.blame.items(), key=lambda one: -one[1][1])[:MOST_BLAMED]
 
     def _again(self) -> str:

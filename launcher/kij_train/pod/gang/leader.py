@@ -1,7 +1,11 @@
-"""Who trains: the decisions of a gang's leader, from what it hears of the nodes. No I/O.
+"""The decisions of the leader: who takes part in a round, when it ends, and when the job ends.
 
-A round takes N of the N + S connected nodes, in the order of their indexes. S is less than N (or N
-more than half of all, where N may vary), so that a network cut in two has no round on each side.
+The leader gets messages from the members and sends them orders. There is no I/O here: node.py has
+the connections.
+
+A round takes N of the N + S connected pods, in the order of their indexes. S is less than N; where
+N may vary, its minimum is more than half of all. So if the network is cut in two, at most one side
+has enough pods for a round.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -18,22 +22,26 @@ from kij_train.pod.gang.settings import Settings
 Json = Dict[str, Any]
 
 LATE_S = 5.0
-"""How long the first round waits for a lower index that is not there yet."""
+"""How long the first round waits for an index that has not connected, instead of using a spare."""
 ORDER_S = 20.0
-"""How long the first round waits for a lower index that is there and not ready."""
+"""How long the first round waits for a connected lower index that is not ready yet."""
 SETTLE_S = 10.0
-"""How long an elastic round waits, after a change, for more nodes than it takes at least."""
+"""After the last pod has joined, an elastic job waits this long for more than its minimum."""
 JUDGE_S = 1.0
-"""A rank that fails because a node is lost may be heard of before the loss."""
+"""How long the leader waits after a rank has failed before it judges why.
+
+If a pod is lost, ranks elsewhere fail because of it, and may report that before the loss shows.
+"""
 KILL_AFTER_S = 2.0
-"""Between SIGTERM and SIGKILL for the ranks of a round that is broken."""
+"""Between SIGTERM and SIGKILL for the ranks of a round that has failed."""
 STOP_S = 13.0
-"""How much longer than that a node may take to end its ranks before it counts as lost."""
+"""How long after that SIGKILL a pod may take to end its ranks, before it counts as lost."""
 STACKS_S = 10.0
-"""How long nodes may take to say where their ranks are."""
+"""How long pods may take to send the stacks of their ranks."""
 AVOID_AFTER = 2
-"""Losses and hangs that a machine may cost before others are preferred."""
+"""After this many losses and hangs, pods on other machines are preferred to a machine's pods."""
 STILL_S = 30.0
+"""How often the log says that the job still waits for pods."""
 SECONDARY = re.compile(
     r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
     r"|DistNetworkError|DistStoreError|remote process exited|NCCL watchdog|ncclRemoteError"
@@ -41,56 +49,57 @@ SECONDARY = re.compile(
     r"|Socket Timeout|Timed out waiting .* for (recv|send) operation",
     re.IGNORECASE,
 )
-"""What gloo, NCCL and torch's stores say on ranks that lost a peer."""
+"""Errors of gloo, NCCL and torch's stores that mean another rank is gone: not the first cause."""
 
 
 class Member:
-    """A node that is connected to the leader, or the leader itself."""
+    """A pod that is connected to the leader. The leader's own pod is a member too."""
 
     def __init__(
         self, who: Who, send: Callable[[Json], None], now: float, close: Callable[[], None]
     ) -> None:
-        """`close` ends the connection, so that the node joins again."""
+        """`close` ends the connection; the pod then connects and joins again."""
         self.who = who
         self.send, self.close = send, close
         self.ready = False
-        """Whether it can start ranks at once."""
+        """Whether it can start ranks now."""
         self.leaving = False
         self.silent = False
-        """Whether its ranks have given no sign of life for too long."""
+        """Whether its ranks have given no sign of life for longer than the limit."""
         self.never_heard = False
-        """Whether they have given none in this round."""
+        """Whether its ranks have given no sign of life at all in this round."""
         self.told_news = False
         self.joined = now
 
 
 class Round:
-    """N members that train."""
+    """One round: the members that take part in it, and what is known of its end."""
 
     def __init__(self, number: int, members: List[Member], now: float) -> None:
         self.number = number
         self.members = members
         self.began = now
         self.ended: Dict[str, Tuple[int, Json]] = {}
-        """uid → exit code and failure record."""
+        """uid of a member whose ranks have ended → exit code and failure record."""
         self.judge_at = float("inf")
         self.broken_at: Optional[float] = None
         self.stop_by = float("inf")
         self.hastened = False
-        """Whether its ranks were told to end at once."""
+        """Whether its ranks have been told to end without a grace period."""
         self.asked_at: Optional[float] = None
-        """Since when nodes are asked where their ranks are."""
+        """When the members were asked for the stacks of their ranks; None: they were not."""
         self.stacks: Dict[str, List[Json]] = {}
-        """uid → of each of its ranks."""
+        """uid of a member → the stack of each of its ranks."""
         self.step: Optional[int] = None
-        """Where the script says it is, and how long it has done what it had done before."""
+        """The step that the script has reported last."""
         self.again_s = 0.0
+        """Seconds of this round that repeated steps of earlier rounds."""
         self.failure: Optional[Tuple[Optional[Who], str, Json]] = None
-        """Who, what, and the record, where ranks failed or hung and no node was lost."""
+        """The node, a text and the record, if ranks failed or hung. None if a pod was lost."""
 
 
 class Leader:
-    """Picks the members of rounds, and judges how they end."""
+    """Chooses the members of each round, decides when it ends, and gives the verdict on the job."""
 
     def __init__(
         self,
@@ -102,7 +111,10 @@ class Leader:
         lost: Optional[Tuple[float, Optional[Who]]] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`timeout_s` is for the first round; `lost`: since when there is no round, and who was."""
+        """`timeout_s`: how long the first round may wait for pods to come.
+
+        `lost`: since when no round runs, and the node that was lost or hung, if any.
+        """
         self._say, self._clock = say, clock
         self.settings = settings
         self.history = history
@@ -116,22 +128,22 @@ class Leader:
         self._began = self._clock()
         self._next_word = STILL_S
         self._has_begun = False
-        """Whether there was a round under this leader."""
+        """Whether this leader has started a round."""
         self._is_mute = False
-        """Whether it was said that the script gives no signs of life."""
+        """Whether the log already says that the script gives no signs of life."""
         self.heard: Set[int] = set()
-        """Indexes that know the verdict."""
+        """Indexes that have got the verdict."""
 
-    # What happens.
+    # Events.
 
     def join(self, member: Member, history: History) -> None:
-        """A node is there."""
+        """A pod has connected. Its history may be newer than the leader's, and then replaces it."""
         mine = self.history
         history.highest = max(history.highest, member.who.node)
         mine.learn(history)
         history.learn(mine)
         if history.rounds > mine.rounds or (
-            # This node was a spare, that one has trained in the last round.
+            # The leader was a spare in the last round; this member took part in it.
             not self._has_begun
             and history.rounds == mine.rounds
             and history.training_s > mine.training_s
@@ -140,12 +152,12 @@ class Leader:
         self.members[member.who.uid] = member
 
     def leave(self, member: Member) -> None:
-        """A node is gone."""
+        """The connection to a pod is gone."""
         if self.members.get(member.who.uid) is member:
             del self.members[member.who.uid]
 
     def take(self, member: Member, said: Json) -> None:
-        """A word from a member."""
+        """Take in a message from a member."""
         if "ready" in said:
             member.ready = True
         elif "leaving" in said:
@@ -162,10 +174,10 @@ class Leader:
         elif "heard" in said:
             self.heard.add(member.who.node)
 
-    # What follows from it.
+    # Decisions.
 
     def decide(self) -> None:
-        """Do what there is to do; to be called after every change, and now and then."""
+        """Judge the round, or start one. Call this after every event, and regularly."""
         if self.verdict is not None:
             return
         if self.round is not None:
@@ -179,7 +191,7 @@ class Leader:
             else:
                 self._wait()
         for member in self.members.values():
-            # Whoever is left when others are lost must know what has happened.
+            # Every pod needs the history: any of them may have to lead next.
             if self.history.rounds and not member.told_news:
                 member.told_news = True
                 member.send({**self._between_rounds(), **self._news()})
@@ -190,7 +202,7 @@ class Leader:
         return {"news": False, **self._loss()}
 
     def _loss(self) -> Json:
-        """For how long there is no round, and who was lost."""
+        """How long no round has run, and the node that was lost or hung, if any."""
         since = self._clock() if self._restart_since is None else self._restart_since
         culprit = self._culprit and list(self._culprit)
         return {"lost_s": self._clock() - since, "culprit": culprit}
@@ -209,7 +221,7 @@ class Leader:
         now = self._clock()
         if len(ready) < self.settings.low:
             return []
-        # A replacement may be placed on a machine that has cost much; a spare elsewhere is better.
+        # The Job may place a new pod on a machine that has failed often. Prefer spares elsewhere.
         preferred = {m.who.uid for m in sorted(ready, key=self._is_avoided)[: self.settings.high]}
         chosen = [member for member in ready if member.who.uid in preferred]
         early = self.history.rounds == 0 and now - self._began < ORDER_S
@@ -263,7 +275,7 @@ class Leader:
         there = {m.who.node for m in self.members.values()}
         missing, what = sorted(set(range(self.settings.pods)) - there), "there"
         if max(there, default=0) >= self.settings.pods:
-            missing = []  # of the reserve, whoever comes next may be any
+            missing = []  # the next pod may have any index of the reserve
         if len(there) >= self.settings.low:
             slow = {m.who.node for m in self.members.values() if not m.ready}
             missing, what, there = sorted(slow), "ready", there - slow
@@ -309,7 +321,7 @@ class Leader:
                 self._look_for_hang(current)
         if current.broken_at is None:
             return
-        # Those that leave have their own time, and are not chosen again.
+        # A pod that leaves has its own grace period, and is not chosen for the next round.
         running = [m for m in left if not m.leaving and m.who.uid not in current.ended]
         self._hasten(current, running)
         if running and now < current.stop_by:
@@ -330,7 +342,10 @@ class Leader:
                 return
 
     def _hasten(self, current: Round, running: List[Member]) -> None:
-        """Where this side is cut off, the others can begin the next round at once."""
+        """Kill the ranks at once if so many pods are missing that they can have a round themselves.
+
+        This side of the network may then be the one that is cut off.
+        """
         missing = self.settings.pods - len(self.members)
         if missing >= self.settings.low and not current.hastened:
             current.hastened = True
@@ -338,11 +353,14 @@ class Leader:
             self._stop(running, 0.0)
 
     def _is_there(self, member: Member) -> bool:
-        """It may have been lost and have joined again, without the ranks that it had."""
+        """Whether it is still connected. A pod that joins again is a new member, without ranks."""
         return self.members.get(member.who.uid) is member
 
     def _look_for_hang(self, current: Round) -> None:
-        """Where no rank has given a sign of life for too long, find out who holds up the others."""
+        """If no rank has given a sign of life for too long, find out which one holds up the others.
+
+        The leader asks all members for the stacks of their ranks, compares them and ends the round.
+        """
         running = [m for m in current.members if m.who.uid not in current.ended]
         if not all(member.silent for member in running):
             current.asked_at = None
@@ -387,10 +405,11 @@ class Leader:
         self._break(current, who, text.replace("\n", "; "))
 
     def _take_for_mute(self, stacks: Dict[str, List[Json]], limit: str) -> None:
-        """There was never a sign of life, in no round: the script may be well, and give none.
+        """Let the round go on, as no rank has given a sign of life in any round.
 
-        Ending it would end it again and again. Where it does hang, torch's own timeouts, of the
-        rendezvous and of collectives, end it, and its stacks are in the log.
+        The script may be well and just give none: ending it would end it in every round. If it does
+        hang, torch's own timeouts of the rendezvous and of collectives end it. The log then has its
+        stacks.
         """
         self._is_mute = True
         where = compare([one for some in stacks.values() for one in some]).text
@@ -404,7 +423,7 @@ class Leader:
         )
 
     def _grow(self, current: Round) -> None:
-        """End an elastic round that may have more members, when others have been there for long."""
+        """End an elastic round so that more pods take part, once they have been there a while."""
         nodes = {member.who.node for member in current.members}
         more = [
             member
@@ -432,7 +451,7 @@ class Leader:
         self._stop([m for m in there if m.who.uid not in current.ended], kill_after_s)
 
     def _account(self, current: Round) -> None:
-        """A round is over: what it did counts."""
+        """Add the time and the steps of a round that is over to the history."""
         self.history.training_s += self._clock() - current.began
         self.history.again_s += current.again_s
         self.history.reach(current.step)
@@ -442,9 +461,9 @@ class Leader:
             member.send({"stop": kill_after_s, **self._loss(), **self._news()})
 
     def _would_be_replaced(self) -> bool:
-        """Whether the Job goes on making pods when all that there are have failed.
+        """Whether the Job creates more pods after all present ones have failed.
 
-        Whoever comes then must find one that knows that there is nothing left to do.
+        One pod then has to stay, to tell the new ones that the job is over.
         """
         if self.settings.reserve:
             return self.history.highest < self.settings.backoff_limit
@@ -465,7 +484,7 @@ class Leader:
 
 
 def _told_of(shared: Optional[List[str]]) -> str:
-    """Whether checkpoints may outlive a pod; nothing where all nodes are on one machine."""
+    """A text on which paths outlive a pod; empty if all nodes are processes of one machine."""
     if shared is None:
         return ""
     if not shared:
@@ -479,7 +498,7 @@ def _ended_by(code: int) -> str:
 
 
 def _when(failed: Tuple[Who, int, Json]) -> Tuple[bool, float]:
-    """The earliest failure that says more than that a connection is gone."""
+    """A sort key of failures: first causes before lost connections, then the earliest first."""
     _, _, record = failed
     text = str(record.get("message", {}).get("message", ""))
     return SECONDARY.search(text) is not None, float(

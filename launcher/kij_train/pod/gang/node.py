@@ -1,4 +1,8 @@
-"""A node of a job: it finds its leader or leads, and does its part in the rounds.
+"""The supervisor of one pod: it leads the job or follows the leader, and runs this pod's ranks.
+
+The pods of a job need one leader. Each supervisor looks for it (peers.py). If it finds a leader, it
+joins as a member: it starts and stops ranks when the leader says so. If it finds none and no lower
+index is there, it leads. The leader decides (leader.py), and is also a member of its own job.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -21,20 +25,20 @@ from kij_train.pod.gang.settings import ENV_GANG_ID, ENV_POD_IP, Settings
 
 Json = Dict[str, Any]
 DECIDE_S = 0.5
-"""Between two decisions of a leader that hears nothing."""
+"""A leader decides at least this often, also when no member sends anything."""
 OTHER_LEADERS_S = 2.0
-"""Between two looks of a leader without enough nodes for another leader."""
+"""A leader that runs no round looks this often for a better leader."""
 FAREWELL_S = 5.0
-"""How long the leader of a job that has failed waits for members to know it."""
+"""How long the leader of a failed job waits until all members have confirmed the verdict."""
 LINGER_S = 60.0
-"""And of one that is done, where a member that has ended has to end well as well."""
+"""The same after success. It is longer, because every member has to end with exit code 0."""
 ENDING_S = 3.0
-"""How long others wait for a lower index that ends its ranks to lead them."""
+"""How long others wait for a lower index that still ends its ranks, so that it can lead."""
 TOMBSTONE_S = 1800.0
 
 
 class Supervisor:
-    """One node: looks for its leader, or leads; runs its ranks in the rounds that it is part of."""
+    """One pod of the job: it leads or follows, and runs its ranks in the rounds it belongs to."""
 
     def __init__(
         self,
@@ -58,26 +62,26 @@ class Supervisor:
         self.part = Part(node, settings, zygote, scratch, output, self._report)
         self.history = History()
         self.leader: Optional[Leader] = None
-        """Where this node leads."""
+        """The decisions for the whole job, while this pod leads; else None."""
         self.up: Optional[peers.Found] = None
-        """The leader, where another node leads."""
+        """The connection to the leader, while this pod follows; else None."""
         self.verdict: Optional[Json] = None
         self.signalled: Optional[int] = None
         self._lost: Optional[Tuple[float, Optional[Who]]] = None
-        """Since when there is no round, and who was lost."""
+        """Between rounds: since when no round runs, and the node that was lost or hung, if any."""
         self._ending: Optional[asyncio.Future[None]] = None
         self._in_round_since = 0.0
-        """By the clock of the machine."""
+        """In seconds since the epoch (time.time)."""
         self._alone_since = 0.0
-        """When the last leader was lost."""
+        """When this pod last lost its leader (time.monotonic)."""
         self._changed = asyncio.Event()
         self._channels: List[peers.Channel] = []
-        """To the members, where this node leads."""
+        """The connections to the members, while this pod leads."""
         self._told: Set[int] = set()
-        """Indexes that have asked, and heard the verdict."""
+        """Indexes that have asked this pod since the job ended, and got the verdict."""
 
     async def run(self) -> int:
-        """The exit code."""
+        """Work until the job is over or this pod has to leave. Returns the exit code."""
         loop = asyncio.get_running_loop()
         for signum in signals.heard_signals():
             loop.add_signal_handler(signum, self._on_signal, signum)
@@ -107,17 +111,20 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for _, writer in visits:  # of visits that had not begun, too
+            for _, writer in visits:  # also those whose task has not started yet
                 writer.close()
 
     def _is_connected(self) -> bool:
-        """Whether this node follows, or leads all others; before the first round, none is there."""
+        """Whether this pod reaches the job: it follows a leader, or all others follow it.
+
+        Before the first round it counts as connected, because other pods may not have started.
+        """
         leads = self.leader.members.values() if self.leader is not None else ()
         everyone = len({member.who.node for member in leads}) == self.settings.pods
         return self.up is not None or everyone or not self.history.rounds
 
     async def _end_when_cut_off(self) -> None:
-        """So that the Job makes another pod, elsewhere on the network."""
+        """End this pod when its network is gone, so that the Job creates another pod instead."""
         if self.settings.pods == 1:
             return
         seconds = await network.await_cut_off(self._is_connected, self._a_peer())
@@ -129,7 +136,7 @@ class Supervisor:
         self._end_cut_off(seconds)
 
     async def _end_where_cut_off(self, seconds: float) -> None:
-        """The leader is; others that are with it need not find out one after the other."""
+        """The leader has said that it is cut off: check this pod, and end it if it is, too."""
         if not await network.has_network(self._a_peer()):
             self._end_cut_off(seconds)
 
@@ -142,12 +149,16 @@ class Supervisor:
         processes.kill_descendants()
         who = {"index": self.me.node, "exit_code": contract.EXIT_RENDEZVOUS}
         records.write_record(contract.error_file(), text, "", **who)
-        os._exit(contract.EXIT_RENDEZVOUS)  # threads that ask DNS would hold it for a minute
+        os._exit(contract.EXIT_RENDEZVOUS)  # a normal exit may wait a minute for DNS threads
 
     # --- leading and following
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Another node asks, or joins."""
+        """Answer a connection from another supervisor.
+
+        Every connection gets this pod's role, or the verdict. If this pod leads and the other one
+        asks to join, it becomes a member until the connection ends.
+        """
         channel = peers.Channel(reader, writer)
         hello = await channel.receive(peers.ANSWER_S)
         if hello is None or hello.get("gang") != self.gang_id:
@@ -198,7 +209,7 @@ class Supervisor:
             self._changed.set()
 
     async def _lead(self) -> None:
-        """Until there is a verdict, or a better leader."""
+        """Lead the job until it has a verdict, a better leader is found, or this pod must leave."""
         leader = Leader(
             self.settings,
             self.history,
@@ -218,7 +229,7 @@ class Supervisor:
                     leader.join(me, self.history)
                 leader.decide()
                 self.history = leader.history
-                if self.verdict is not None:  # of another leader
+                if self.verdict is not None:  # another leader has sent it
                     return
                 if leader.verdict is not None:
                     self.verdict = leader.verdict
@@ -234,7 +245,7 @@ class Supervisor:
                         return
                     look, next_look = None, time.monotonic() + OTHER_LEADERS_S
                 if look is None and leader.round is None and time.monotonic() >= next_look:
-                    # While decisions go on: an index that does not answer takes seconds.
+                    # In the background: an index that does not answer takes seconds.
                     look = asyncio.ensure_future(self.peers.has_better_leader())
                     look.add_done_callback(lambda _: self._changed.set())
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -249,7 +260,10 @@ class Supervisor:
                 channel.close()
 
     async def _until_heard(self, leader: Leader) -> None:
-        """Whoever has lost its connection when all is done asks again, and must find an answer."""
+        """Stay until all members have confirmed the verdict, or the time is up.
+
+        A member that lost its connection just before the end connects again to ask for the verdict.
+        """
         needed = leader.round.members if leader.round is not None else leader.members.values()
         indexes = {member.who.node for member in needed if member.who.uid != self.me.uid}
         deadline = time.monotonic() + (FAREWELL_S if leader.round is None else LINGER_S)
@@ -257,7 +271,7 @@ class Supervisor:
             await asyncio.sleep(0.02)
 
     async def _follow(self, found: peers.Found) -> None:
-        """Until there is a verdict, or the leader is gone."""
+        """Be a member of this leader until there is a verdict or the connection is lost."""
         self.up, channel = found, found.channel
         ping = asyncio.ensure_future(channel.ping())
         said_ready = said_leaving = False
@@ -297,7 +311,7 @@ class Supervisor:
             await self._without_leader(found.who)
 
     async def _without_leader(self, lost: Who) -> None:
-        """The leader is gone: nobody may train unseen."""
+        """End this pod's ranks, because the leader is lost: no rank may train without a leader."""
         now = self._alone_since = time.monotonic()
         status.say(f"lost the leader, {lost}; looking for the next one")
         if self.history.rounds:
@@ -306,17 +320,21 @@ class Supervisor:
                 self.history.again_s += self.part.steps.again_s
             self._lost = self._lost or (now, lost)
             keep_accounts(self.history, "restarting", time.time())
-        self._stop(0.0)  # at once: where the link is cut, others may begin the next round now
+        self._stop(0.0)  # at once: if only this pod is cut off, others may start the next round now
         while self.zygote.running:
             await asyncio.sleep(0.05)
 
     def _stop(self, kill_after_s: float) -> None:
-        """End the ranks of a round that is over; a node that leaves gives them all its time."""
+        """End the ranks of a round that is over.
+
+        A pod that has received a signal has already told its ranks to end. They then have the
+        whole grace period of the pod.
+        """
         if self.zygote.running and self.signalled is None:
             self.zygote.stop(kill_after_s)
 
     def _obey(self, said: Json) -> None:
-        """A word from the leader, who may be this node."""
+        """Do what the leader says. The leader also sends these messages to itself."""
         if "done" in said or "failed" in said:
             self._end(said)
         elif "start" in said:
@@ -331,7 +349,7 @@ class Supervisor:
             self.part.tell_stacks(said["stacks"])
         elif "news" in said:
             self._take_news(said)
-            if said["news"]:  # others are in a round
+            if said["news"]:  # a round runs without this pod
                 self._in_round()
                 self.part.stand_by()
             else:
@@ -353,10 +371,12 @@ class Supervisor:
         keep_accounts(self.history, "restarting", time.time())
 
     def _report(self, report: Json) -> None:
-        """To the leader, who may be this node."""
+        """Send a report of this pod's ranks to the leader, or take it in here if this pod leads.
+        Only the pod of rank 0 reports steps to the leader.
+        """
         self.history.heard = self.history.heard or bool(report.get("ever"))
         if "step" in report:
-            # Whoever is left when others are lost knows how far they were.
+            # Every pod keeps the step, so that it survives the loss of the leader.
             self.history.reach(report["step"])
             since, again_s = self._in_round_since, report["again_s"]
             keep_accounts(self.history, "training", since, again_s)
@@ -381,7 +401,7 @@ class Supervisor:
         return self.signalled is not None and not self.zygote.running
 
     def _cannot_lead(self) -> bool:
-        """Whether its ranks take long to end: nobody has to wait for it."""
+        """Whether others must not wait for this pod to lead, because its ranks take long to end."""
         late = time.monotonic() - self._alone_since > ENDING_S
         return self.zygote.running and (late or self.signalled is not None)
 
@@ -411,11 +431,12 @@ class Supervisor:
         return contract.EXIT_FAILED
 
     async def _until_all_are_told(self, highest: int) -> None:
-        """Tell the verdict to those that the Job makes still, until it has counted enough failures.
+        """Give the verdict to the pods that the Job still creates after the job has failed.
 
-        From the reserve it makes one index after the other, from the `highest` on that was there.
-        With the last one that it allows to fail, and this node, it is over. A lost index that comes
-        back may do so any number of times.
+        The Job creates pods until it has counted enough failures. It takes the indexes of the
+        reserve one after the other, starting above `highest`, the highest index so far. When all
+        up to `backoff_limit` have heard the verdict, this pod can end too, and the Job is over. If
+        there is no reserve, a lost index comes back with another pod, any number of times.
         """
         last = self.settings.backoff_limit
         coming = set(range(highest + 1, last + 1))
@@ -423,7 +444,7 @@ class Supervisor:
         while self.signalled is None and time.monotonic() < give_up_at:
             if self.settings.reserve and coming <= self._told:
                 return
-            if last in self._told:  # one of the others may have ended before it could ask
+            if last in self._told:  # another pod may have ended before it could ask
                 give_up_at = min(give_up_at, time.monotonic() + FAREWELL_S)
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -437,7 +458,7 @@ class Supervisor:
             text = str(message.get("message") or verdict["failed"])
             stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
         else:
-            # Told to end: another node's record is the cause.
+            # This pod was only told to end: the record of another pod has the cause.
             who = {"index": self.me.node, "exit_code": 128 + signal.SIGTERM, "final": True}
             text, stack = verdict["failed"], ""
         who["accounts"] = History(verdict.get("history")).brief()

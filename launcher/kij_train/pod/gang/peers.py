@@ -1,8 +1,15 @@
-"""How the supervisors of a job talk, and how one finds the others and their leader.
+"""How the supervisors of a job talk to each other, and how one of them finds the leader.
 
-A line of JSON each: hello {gang, who, join, history}; its answer {role: leading | following |
-looking | ending | ended}; to members start, stop, stacks, news, cut_off, done, failed, ping; from
-them ready, ended, silent, stacks, leaving, heard, ping.
+Every message is a line of JSON over TCP:
+
+- A supervisor that connects sends a hello: {gang, who, join, history}.
+- The other one answers with its role: leading, following, looking (for a leader), ending (its
+  ranks; it does not lead) or ended (with the verdict).
+- The leader sends its members start, stop, stacks, news, cut_off, done, failed, ping.
+- Members send the leader ready, ended, silent, step, stacks, leaving, heard, ping.
+
+To find the leader, a supervisor asks the lower indexes first, then all others. A pod that follows
+names its leader, which is asked next.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -32,38 +39,37 @@ from kij_train.pod.gang.settings import Settings
 
 Json = Dict[str, Any]
 KEEP_ALIVE_S = 1.0
-"""Between two signs of life."""
+"""Both sides of a connection send a ping this often."""
 LOST_AFTER_S = 5.0
-"""Without one."""
+"""A side that has sent nothing for this long counts as lost."""
 CONNECT_S = 1.0
 RESOLVE_S = 2.0
 ANSWER_S = 2.0
 FLUSH_S = 1.0
 LOOK_AGAIN_S = 0.2
 SILENT_S = 5.0
-"""How long an index that took its time not to answer is not asked again, once there were rounds."""
+"""After the first round, an index whose connection timed out is not asked again for this long."""
 FIRST_LOOK_S = 3.0
-"""How long a node looks for a lower index that has not started yet before it leads itself."""
+"""In the first round, a pod waits this long for a lower index to start before it leads itself."""
 MOST_AT_ONCE = 32
 Place = Union[int, str]
-"""Where one is asked: an index, whose address is looked up, or the address of one that is not
-known."""
+"""A pod that can be asked: its index, or its IP address where the index is not known."""
 LONGEST_LINE = 1 << 20
 
 
 class Channel:
-    """Lines of JSON to and from another supervisor, with signs of life."""
+    """A connection to another supervisor: lines of JSON in both directions, and pings."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
     def send(self, message: Json) -> None:
-        """Queue it; a connection that is gone shows when reading."""
+        """Queue a message. A lost connection raises nothing here: `receive` returns None."""
         if not self._writer.is_closing():
             self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def receive(self, timeout_s: float = LOST_AFTER_S) -> Optional[Json]:
-        """The next message that is no ping; None when the other side is gone or silent."""
+        """The next message other than a ping; None if the other side is gone or silent."""
         while True:
             try:
                 line = await asyncio.wait_for(self._reader.readline(), timeout_s)
@@ -76,18 +82,18 @@ class Channel:
                 return said
 
     async def ping(self) -> None:
-        """Until cancelled."""
+        """Send pings until cancelled."""
         while True:
             self.send({"ping": 1})
             await asyncio.sleep(KEEP_ALIVE_S)
 
     async def flush(self) -> None:
-        """Wait, not for long, until everything is sent."""
+        """Wait until everything is sent, at most FLUSH_S."""
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             await asyncio.wait_for(self._writer.drain(), FLUSH_S)
 
     def close(self) -> None:
-        """Close it; what is queued is still sent."""
+        """Close the connection. Queued messages are still sent."""
         self._writer.close()
 
 
@@ -100,22 +106,27 @@ class Found(NamedTuple):
 
 
 class Peers:
-    """The other nodes of a job, as one of them finds them."""
+    """Finds the other pods of the job and their leader, for one pod."""
 
     def __init__(
         self, settings: Settings, me: Who, gang_id: str, on_end: Callable[[Json], None]
     ) -> None:
-        """`on_end` gets the verdict, where a node answers that the job has ended."""
+        """`on_end` is called with the verdict when a pod answers that the job has ended."""
         self.ips: Dict[int, str] = {}
-        """Where nodes were last, so that they are found without DNS."""
+        """The last known IP address of each index, so that pods are found without DNS."""
         self._settings, self._me, self._gang_id, self._on_end = settings, me, gang_id, on_end
         self._began = time.monotonic()
 
     async def look(self, history: History, is_over: Callable[[], bool]) -> Optional[Found]:
-        """The leader, joined; None: this node has to lead, or `is_over` says to look no longer."""
+        """Look for the leader and join it. None: this pod has to lead, or `is_over()` is true.
+
+        Lower indexes are asked first. If one of them is there, this pod waits for it to lead or to
+        find the leader. If none is, the higher indexes are asked for a leader.
+        """
         mine = self._me.node
         silent: Dict[Place, float] = {}
-        # The first one alone: it leads most of the time. But not one of a few that come later.
+        # Ask the lowest index alone at first: most of the time it leads. A pod from the reserve
+        # asks many at once: few such pods start, and when they do, indexes have been lost.
         at_once = 1 if mine < self._settings.pods else MOST_AT_ONCE
         while not is_over():
             now = time.monotonic()
@@ -129,7 +140,7 @@ class Peers:
                 found = await self._join(said, history)
                 if found is not None:
                     return found
-                waits = said["role"] != "ending"  # it is there, and looks itself
+                waits = said["role"] != "ending"  # it looks for the leader itself
                 if waits or is_over():
                     break
             if not waits and not is_over():
@@ -147,7 +158,7 @@ class Peers:
         return None
 
     async def has_better_leader(self) -> bool:
-        """Whether another node leads with a round, or with a lower index."""
+        """Whether another pod leads and runs a round, or leads and has a lower index."""
         mine = self._me.node
         others = [at for at in self._known() if at != mine]
         async for said in self._answers_of_all(others, set()):
@@ -156,18 +167,18 @@ class Peers:
         return False
 
     def _known(self) -> List[int]:
-        """The indexes that are asked by their number: those of the start, and whoever was there."""
+        """The indexes to ask: those that have pods from the start, and all that have been seen."""
         return sorted(set(range(self._settings.pods)).union(self.ips))
 
     def _is_awaited(self, said: Json) -> bool:
-        """Whether it is a lower index, which will lead, or find the leader."""
+        """Whether the answer is of a lower index that will lead or find the leader: wait for it."""
         return said["role"] in ("looking", "following") and said["index"] < self._me.node
 
     async def _answers_of_all(self, indexes: Sequence[int], asked: Set[str]) -> AsyncIterator[Json]:
-        """What these say, and then those of the reserve that are there.
+        """The answers of these indexes, then those of the pods from the reserve.
 
-        No name in DNS is asked for before there is a pod: one look-up of the name that all pods
-        have gives the addresses of those that there are.
+        Most indexes of the reserve have no pod yet, so their names are not looked up in DNS. One
+        look-up of the Service gives the addresses of all pods that exist.
         """
         async for said in self._answers(indexes, asked):
             yield said
@@ -176,7 +187,7 @@ class Peers:
             port = self._settings.address(0)[1]
             there = await _resolve(self._settings.service, port)
             more += [at for at in there if at not in asked]
-        else:  # on one machine, where a port that nobody has refuses at once
+        else:  # on one machine: an unused port refuses at once
             more += range(self._settings.pods, self._settings.indexes)
         async for said in self._answers(more, asked):
             yield said
@@ -194,10 +205,11 @@ class Peers:
         at_once: int = MOST_AT_ONCE,
         silent: Optional[Dict[Place, float]] = None,
     ) -> AsyncIterator[Json]:
-        """What those say that answer, as they do, asked without joining.
+        """Ask these places, without joining, and yield the answers as they come.
 
-        Some are asked at once, then twice as many. `asked` gets their addresses, `silent` until
-        when a place that took its time not to answer is not asked again.
+        The first `at_once` places are asked at the same time, then twice as many, and so on up to
+        MOST_AT_ONCE. The addresses that were tried are added to `asked`. A place that timed out is
+        added to `silent`, with the time until which it is not to be asked again.
         """
         start = 0
         while start < len(places):
@@ -224,7 +236,10 @@ class Peers:
         return said
 
     async def _ask(self, at: Place, asked: Set[str]) -> Optional[Json]:
-        """Ask a place, and whom it names, for the leader, whose answer gets its address."""
+        """Ask a place who leads. If it follows, ask its leader too, and give that answer.
+
+        The answer of a leader has the leader's address, as `at`.
+        """
         if isinstance(at, int):
             host, port = self._settings.address(at)
             hosts = [self.ips[at], host] if at in self.ips else [host]
@@ -235,7 +250,7 @@ class Peers:
             _, said = await self._ask_at((host, port), None, tried)
             asked.update(tried)
             if said is not None and said.get("role") == "following":
-                # Where its leader is gone, it will look itself in a moment.
+                # If its leader is gone, it will notice soon and look for the next one.
                 _, there = await self._ask_at((said["at"][0], int(said["at"][1])), None)
                 return there or said
             if said is not None:
@@ -245,9 +260,10 @@ class Peers:
     async def _ask_at(
         self, place: Tuple[str, int], join: Optional[History], tried: Optional[List[str]] = None
     ) -> Tuple[Optional[Found], Optional[Json]]:
-        """Ask there, but for the addresses that were tried; they become more.
+        """Ask the addresses of this host until one answers.
 
-        The leader is joined with the history that this node knows; None: it is not joined.
+        Addresses in `tried` are skipped, and those that are asked now are added to it. `join` is
+        the history that this pod knows: with it, a leader that answers is joined. None: only ask.
         """
         tried = [] if tried is None else tried
         for host in await _resolve(*place):
@@ -273,7 +289,7 @@ class Peers:
     async def _hello(
         self, address: Tuple[str, int], join: Optional[History]
     ) -> Tuple[Optional[Channel], Optional[Json]]:
-        """An open connection, and what is answered there."""
+        """Connect and say hello: the open connection and the answer, or None for both."""
         try:
             reader, writer = await asyncio.wait_for(
                 asyncio.open_connection(*address, limit=LONGEST_LINE), CONNECT_S
@@ -295,9 +311,9 @@ class Peers:
 
 
 async def _resolve(host: str, port: int) -> List[str]:
-    """Its addresses; none where it has none, or DNS does not answer in time."""
+    """The IP addresses of a host; none if it has none or DNS does not answer in time."""
     with contextlib.suppress(ValueError):
-        # Not with the names, which may all wait for DNS.
+        # An IP address needs no thread of getaddrinfo, which may all be waiting for DNS.
         return [str(ipaddress.ip_address(host))]
     loop = asyncio.get_running_loop()
     try:

@@ -1,15 +1,16 @@
-"""What runs in every pod of a job that survives losses: a supervisor beside the bootstrap.
+"""The first process in every pod of a job that restarts after losses: a supervisor.
 
     python supervisor.py [-m | --no-python] SCRIPT [ARG ...]
 
-The pods of a job agree, without help from outside, on who trains: the lowest index that answers
-leads, and every other pod keeps one TCP connection to it. The leader picks the members of a round,
-N of the N + S pods in the order of their indexes, and each member runs torchrun with a static
-rendezvous, so that ranks follow the indexes. When a member is lost or a rank fails, the leader ends
-the round everywhere and begins the next one; pods that are whole never end for it. When the leader
-is lost, the lowest index that answers takes its place.
+The supervisors agree among themselves which pods train. The lowest index that answers leads. Every
+other pod keeps one TCP connection to the leader, and is a member. For each round the leader chooses
+N of the N + S pods, in the order of their indexes; the other S are spares. Each chosen pod runs
+torchrun with a static rendezvous, so that the ranks follow the order of the indexes.
 
-Whoever loses its leader ends its own ranks before it looks for the next one: nobody trains unseen.
+When a member is lost or a rank fails, the leader ends the round in all pods and starts the next
+one. Pods that still work stay; only their ranks are started again. When the leader is lost, the
+lowest index that answers becomes the leader. A pod that loses its leader first ends its own ranks,
+then looks for the next leader: no rank ever trains without a leader.
 
 Standard library only, Python 3.8 or later, like bootstrap.py, which lies beside it in a pod.
 """
@@ -24,8 +25,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 if not __package__:
-    # Run by its path, from a pod's folder of these files or from an installed package: the names
-    # that they import each other by lead there, and to no other package of the image.
+    # Run by its path, in a pod or from an installed package. These entries make `kij_train.pod`
+    # mean the files beside this one, not another kij_train that the image may have.
     here = Path(__file__).resolve().parent
     for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang"):
         sys.modules[name] = types.ModuleType(name)
@@ -41,7 +42,7 @@ Json = Dict[str, Any]
 
 
 def import_torch() -> None:
-    """For the rounds, which are forked from here."""
+    """Import torch once. The process of each round is forked from this one, and has it already."""
     try:
         import torch.distributed.run  # noqa: F401
     except ImportError as error:
@@ -49,7 +50,7 @@ def import_torch() -> None:
 
 
 def run_round(order: Json, argv: List[str], output: Optional[hang.Output]) -> int:
-    """Be torchrun for one round. Gives its exit code; a failure leaves its record."""
+    """Run torchrun in this process for one round. Returns the exit code; a failure is recorded."""
     os.environ.update(order["env"])
     if output is not None:
         output.take()
@@ -58,7 +59,7 @@ def run_round(order: Json, argv: List[str], output: Optional[hang.Output]) -> in
 
 
 def run_supervised(argv: List[str]) -> int:
-    """The node's first process, from the contract to the verdict."""
+    """Run the pod's first process: read the settings, then supervise until the job is over."""
     env = os.environ
     if env.get(contract.ENV_PARENT_PID):
         signals.die_with_parent(int(env[contract.ENV_PARENT_PID]))

@@ -1,36 +1,35 @@
-"""N nodes that start again together, with --restart gang or elastic, and their spares.
+"""Jobs of N nodes and their spares that restart together: --restart gang or elastic.
 
-Every index has one pod, and no second one: `backoffLimitPerIndex: 0`. The Job has indexes in
-reserve, which have no pod, and when one fails, the Job controller makes a pod for the lowest of
-these, without the backoff of 10 s that an index has which may fail again. So a lost pod is replaced
-after two seconds, and the reserve costs nothing until then: quotas count pods, and Kueue counts
-`parallelism`.
+Every index gets one pod, and no second one (`backoffLimitPerIndex: 0`). Some indexes are a reserve:
+they have no pod at first. When a pod fails, the Job controller creates a pod for the lowest index
+of the reserve. This takes two seconds: there is no backoff of 10 s, which an index has that may
+fail again. The reserve costs nothing until then: quotas count pods, and Kueue counts `parallelism`.
 
-- *How many.* `parallelism` is nodes and spares, `completions` the reserve on top of it. The reserve
-  is `--max-restarts`: one number for what a job survives, though failures of the script and lost
-  pods are counted apart. Its default, 3, is small: it is also how many pods are wasted, at most,
-  before a job that nobody watches ends where no pod of it can start.
-- *A loss* is a pod that ends other than with exit code 0, or is deleted: what the node's own
-  process, its machine or an administrator did. A script that fails is none, as long as the
-  supervisors start it again: the pods stay. A spare is replaced from the reserve as any other.
-- *The end.* One loss more than there is reserve fails the Job (`maxFailedIndexes`), whose pods are
-  then ended. Where a script has failed for good, all pods end with exit code 1. They are that one
-  loss more by themselves where there are more pods than reserve. Else the Job makes pods for what
-  is left of it, which hear from the last of the old ones that it is over, and end at once; an
-  attached `launch` or `wait` keeps it from that by setting `backoffLimit` to 0. A podFailurePolicy
-  would end it at once, but forces podReplacementPolicy Failed, under which a pod on a dead machine
-  is not replaced until somebody removes it.
-- *Success* is N pods that end with exit code 0, whichever indexes they have (`successPolicy`). A
-  supervisor ends so when the leader says that all ranks have ended well, which all are told at
-  once; spares, too. A pod of the reserve that the Job makes in between is ended with the Job.
-- *Suspended and resumed*, a job has pods for its lowest indexes that were not lost, and what was
-  lost stays lost: resuming gives no new reserve.
-- *Scaled*, an elastic job gets another `parallelism`. `completions` cannot change.
-- Host names move: `<job>-7` may be rank 0. The supervisors find each other by the name of the
-  Service, which has the addresses of all pods.
+- *How many.* `parallelism` is nodes plus spares. `completions` is that plus the reserve. The
+  reserve is `--max-restarts`: the same number limits lost pods and failures of the script, which
+  are counted separately. The default of 3 is small, because it is also how many pods are wasted, at
+  most, when none of the job's pods can start and nobody watches it.
+- *A loss* is a pod that is deleted, or ends with an exit code other than 0: because of its first
+  process, its machine or an administrator. A failed script is not a loss: the pods stay, and the
+  supervisors start the script again. A lost spare is replaced from the reserve too.
+- *The end.* The Job fails when one more pod is lost than the reserve has (`maxFailedIndexes`). Its
+  pods are then ended. When a script has failed for good, all pods end with exit code 1. If these
+  are more pods than the reserve has, the Job fails by that. If not, the Job first creates pods for
+  the rest of the reserve. The last of the old pods tells them that the job is over, and they end at
+  once. An attached `launch` or `wait` prevents these pods: it sets `backoffLimit` to 0. A
+  podFailurePolicy would end the Job at once too, but it forces podReplacementPolicy Failed: a pod
+  on a dead machine would then not be replaced until somebody removes it.
+- *Success* is N pods that end with exit code 0, whatever their indexes (`successPolicy`). When all
+  ranks have ended well, the leader tells all supervisors, also those of spares, and they end with
+  0. If the Job has created another pod of the reserve by then, that pod is ended with the Job.
+- *Suspend and resume.* A resumed job gets pods for its lowest indexes that were not lost. Lost
+  indexes stay lost: resuming gives no new reserve.
+- *Scale.* Scaling an elastic job changes `parallelism`. `completions` cannot change.
+- *Host names.* An index is not a rank: `<job>-7` may be rank 0. The supervisors find each other by
+  the name of the Service, which resolves to the addresses of all pods.
 
-Servers before 1.33, on which these fields may be off, get the older form (cluster/served.py), in
-which a lost index comes back with another pod.
+API servers before 1.33 may have these fields turned off. They get the older form of the Job
+(cluster/served.py), in which a lost index comes back with another pod.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from kij_train.render.shapes.shape import Shape
 from kij_train.spec import DEFAULT_PORT, SUPERVISOR_PORT, JobSpec
 
 LOST_MACHINE_S = 5
-"""Seconds until a pod on a machine that is not heard of is replaced; Kubernetes waits 300."""
+"""Seconds until a pod on an unreachable machine is replaced. The default of Kubernetes is 300."""
 
 
 def shape(spec: JobSpec, name: str) -> Shape:
@@ -66,7 +65,7 @@ def shape(spec: JobSpec, name: str) -> Shape:
             gang.ENV_GANG_ID: f"metadata.labels['{names.CONTROLLER_UID}']",
         },
         ports={"supervisor": port},
-        # A pod is ready while its node trains. A pod that stands by is not ready.
+        # A pod is ready while its ranks run. A spare is not ready.
         probes={
             "readinessProbe": {
                 "tcpSocket": {"port": port + gang.READY_PORT},
