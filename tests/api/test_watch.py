@@ -137,7 +137,8 @@ def test_doctor_asks_for_what_the_role_grants() -> None:
     optional = {"podgroups", "resourceclaimtemplates"}
     wanted = {right for right in granted if right[1] not in optional}
     no_launch = {("", "pods", "delete"), ("", "services", "get"), ("", "services", "patch")}
-    assert asked == wanted - no_launch
+    from_elsewhere = {("", "configmaps", "get")}  # arrays that another machine has launched
+    assert asked == wanted - no_launch - from_elsewhere
 
 
 def test_doctor_names_the_missing_right_and_the_way_out(ns: Namespace, tmp_path: Path) -> None:

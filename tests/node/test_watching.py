@@ -69,6 +69,8 @@ STATUS_SCHEMA = {
         "nodes": {"type": "integer"},
         "gpus": {"type": "integer"},
         "spares": {"type": "integer"},
+        "reserve": {"type": "integer"},
+        "reserveLeft": {"type": "integer"},
         "ready": {"type": "integer"},
         "restarts": {"type": "integer"},
         "ranksPerNode": {"type": "integer"},
