@@ -77,6 +77,8 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._channels: List[peers.Channel] = []
         """The connections to the members, while this pod leads."""
+        self._failed: Json = {}
+        """The record of this pod's ranks, where they failed in the last round."""
         self._told: Set[int] = set()
         """Indexes that have asked this pod since the job ended, and got the verdict."""
 
@@ -340,6 +342,7 @@ class Supervisor:
         elif "start" in said:
             self._take_news(said)
             self._in_round()
+            self._failed = {}
             self.part.start(said, self.history.step)
         elif "stop" in said:
             self._take_news(said)
@@ -375,6 +378,8 @@ class Supervisor:
         Only the pod of rank 0 reports steps to the leader.
         """
         self.history.heard = self.history.heard or bool(report.get("ever"))
+        if report.get("ended") and self.signalled is None:
+            self._failed = report.get("record") or {}
         if "step" in report:
             # Every pod keeps the step, so that it survives the loss of the leader.
             self.history.reach(report["step"])
@@ -415,6 +420,8 @@ class Supervisor:
     async def _farewell(self) -> int:
         verdict = self.verdict
         if verdict is None:
+            if self._failed:  # the Job was ended before the verdict came: this is its cause
+                self._write_own(self._failed, {"index": self.me.node}, "")
             return 128 + (self.signalled or signal.SIGTERM)
         if "done" in verdict:
             if "history" in verdict:
@@ -451,15 +458,17 @@ class Supervisor:
                 await asyncio.wait_for(self._changed.wait(), FAREWELL_S)
 
     def _write_verdict(self, verdict: Json, mine: bool) -> None:
-        record = verdict["record"]
-        message = record.get("message", {})
+        who = {"index": self.me.node, "accounts": History(verdict.get("history")).brief()}
+        who["final"] = True
         if mine or not verdict["uid"]:
-            who = dict(record.get("kij", {}), index=self.me.node, final=True)
-            text = str(message.get("message") or verdict["failed"])
-            stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
+            self._write_own(verdict["record"], who, verdict["failed"])
         else:
             # This pod was only told to end: the record of another pod has the cause.
-            who = {"index": self.me.node, "exit_code": 128 + signal.SIGTERM, "final": True}
-            text, stack = verdict["failed"], ""
-        who["accounts"] = History(verdict.get("history")).brief()
-        records.write_record(contract.error_file(), text, stack, **who)
+            who["exit_code"] = 128 + signal.SIGTERM
+            records.write_record(contract.error_file(), verdict["failed"], "", **who)
+
+    def _write_own(self, record: Json, who: Json, otherwise: str) -> None:
+        message = record.get("message", {})
+        text = str(message.get("message") or otherwise)
+        stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
+        records.write_record(contract.error_file(), text, stack, **{**record.get("kij", {}), **who})
