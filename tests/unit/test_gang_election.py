@@ -302,3 +302,32 @@ def test_whoever_stays_tells_the_end_to_all_that_the_job_makes_and_ends_with_the
         return True
 
     assert asyncio.run(whole())
+
+
+@pytest.mark.parametrize("failed_first", [True, False])
+def test_a_pod_that_is_ended_before_the_verdict_leaves_why_its_own_rank_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failed_first: bool
+) -> None:
+    """A rank that ends because its pod is told to end has no failure of its own."""
+    file = tmp_path / "record"
+    monkeypatch.setenv(contract.ENV_ERROR_FILE, str(file))
+    record = {"message": {"message": "OSError: full", "extraInfo": {}}, "kij": {"rank": 1}}
+
+    async def whole() -> int:
+        made = node(1, free_ports(3), tmp_path, 1)
+        running = asyncio.ensure_future(made.run())
+        await asyncio.sleep(0)
+        steps: list[Callable[[], None]] = [
+            lambda: made._report({"ended": 1, "round": 1, "record": record}),
+            lambda: made._on_signal(signal.SIGTERM),
+        ]
+        for step in steps if failed_first else reversed(steps):
+            step()
+        return await asyncio.wait_for(running, 20)
+
+    assert asyncio.run(whole()) == 128 + signal.SIGTERM
+    assert file.exists() is failed_first
+    if failed_first:
+        left = json.loads(file.read_text())
+        assert left["message"]["message"] == "OSError: full"
+        assert (left["kij"]["index"], left["kij"]["rank"]) == (1, 1)
