@@ -187,7 +187,7 @@ def refused_args(args: Sequence[str], values: Sequence[Any], **fields: Any) -> s
 def test_a_name_that_an_item_has_not_is_refused_with_those_it_has() -> None:
     rows = [{"key": "a", "url": "x"}, {"key": "b", "link": "y"}]
     said = refused_args(["--url", "{url}"], rows)
-    assert "{url}: {url} is unknown: the item at items[1] has no field url" in said
+    assert "{url} is unknown: the item at items[1] has no field url" in said
     assert "{key}, {index}, {seed}, {key}, {link}" in said
     assert "{nmae} is unknown: the item at items[0] is no object" in refused_args(["{nmae}"], ["a"])
     runs.check_placeholders(spec_of(args=["{key}", '{"a": 1}', "{{url}}", "{}"]), from_values(rows))

@@ -181,3 +181,26 @@ def test_items_that_are_no_list_are_refused() -> None:
         kij_train.map("a.py", "a.csv", local=True)
     with pytest.raises(RequestError, match="nothing to map over"):
         kij_train.map("a.py", local=True)
+
+
+@pytest.mark.parametrize("command", ["results", "report", "rerun --failed", "replay --key 1"])
+def test_an_array_that_is_neither_here_nor_on_a_cluster_is_said_to_be_in_its_own_folder(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    project: Path,
+    command: str,
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(project / "nowhere"))
+    assert main([*command.split(), "nope"]) == 4
+    err = capsys.readouterr().err
+    assert "there is no array nope" in err
+    assert "in the folder that it was started in" in err
+    assert "--local" not in err
+
+
+def test_a_function_whose_module_is_not_there_is_told_where_it_is_looked_for(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    code, _, err = run(capsys, "--local", "--range", "0:3", "--function", "nomod:f")
+    assert (code, "finds no nomod" in err, "--code-dir DIR" in err) == (2, True, True)
+    assert "without -m" not in err

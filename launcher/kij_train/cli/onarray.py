@@ -51,9 +51,15 @@ def opened(name: str, params: dict[str, Any]) -> tuple[ArrayFolder, Cluster | No
             cluster = connect(params)
             return array_found.found(cluster, Path.cwd(), name, where_of(cluster, params)), cluster
         except UnreachableError as error:
+            # What launch says of runs on this machine is not true of arrays: their folder stays.
+            others = (hint for hint in error.hints if "--local" not in hint)
             raise UnreachableError(
                 f"{missing.message}, and on the cluster: {error.message}",
-                hints=("see what there is: ls " + str(store.BASE), *error.hints),
+                hints=(
+                    f"see what there is: ls {store.BASE}",
+                    "one that ran on this machine is in the folder that it was started in: cd DIR",
+                    *others,
+                ),
             ) from None
     if folder.about.where.is_local:
         given = [flag for flag in WHERE if params.get(flag) is not None]

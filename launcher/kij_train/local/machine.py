@@ -88,7 +88,11 @@ def check_command(
             raise RequestError(
                 f"module {module}: {sys.executable} finds no {missing} in {cwd} or among its "
                 "packages",
-                hints=("run a file by its path, without -m",),
+                hints=(
+                    ("run a file by its path, without -m",)
+                    if function is None
+                    else ("start it in the folder of that module, or name it: --code-dir DIR",)
+                ),
             )
 
 

@@ -217,8 +217,9 @@ def _unknown_name(name: str, argument: str, place: str, value: Any) -> RequestEr
     if isinstance(value, dict):
         known += [f"{{{one}}}" for one in value]
         has = f"has no field {name}"
+    within = "" if argument == f"{{{name}}}" else f"{argument}: "
     return RequestError(
-        f"{argument}: {{{name}}} is unknown: the item at {place} {has}",
+        f"{within}{{{name}}} is unknown: the item at {place} {has}",
         hints=(f"known are {', '.join(known)}", f"text in braces: {{{{{name}}}}}"),
     )
 
