@@ -5,14 +5,12 @@ It takes two lines for any number of items and indexes.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -20,11 +18,11 @@ from rich.text import Text
 from kij_train import units
 from kij_train.arrays.progress import Progress, Rate
 from kij_train.cli import output
+from kij_train.cli.drawn import Drawn, terminal
 from kij_train.paths import shown
 from kij_train.pod.itemplan import compress_numbers
 
 LINE_PAUSE_S = 10.0
-REFRESH_PER_S = 4
 NAMED = 5
 """Indexes with failed items that are named."""
 SLOW_AFTER_S = 10.0
@@ -33,17 +31,8 @@ SLOW_AFTER_S = 10.0
 GetProgress = Callable[[], Progress]
 
 
-class ArrayView(Protocol):
+class ArrayView(AbstractContextManager["ArrayView"], Protocol):
     """What an attached command shows an array with."""
-
-    def __enter__(self) -> ArrayView: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
     def line(self, index: int, key: str, text: str) -> None:
         """A line that an item, or its index, has printed."""
@@ -57,10 +46,8 @@ class ArrayView(Protocol):
 
 def array_view(name: str) -> ArrayView:
     """The bar where stderr is a terminal that can move its cursor, else plain lines."""
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal and not console.is_dumb_terminal:
-        return BarView(name, console)
-    return LinesView(name)
+    console = terminal()
+    return LinesView(name) if console is None else BarView(name, console)
 
 
 def labelled(index: int, key: str) -> str:
@@ -143,40 +130,21 @@ def named(found: Progress) -> list[str]:
     return parts
 
 
-class BarView:
+class BarView(Drawn):
     """A bar at the bottom of the terminal, made anew four times a second."""
 
     def __init__(self, name: str, console: Console) -> None:
-        self._name, self._console = name, console
+        super().__init__(console)
+        self._name = name
         self._rate = Rate()
         self._get: GetProgress | None = None
         self._began = time.monotonic()
-        self._live = Live(self, console=console, refresh_per_second=REFRESH_PER_S, transient=True)
-
-    def __enter__(self) -> BarView:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
 
     def line(self, index: int, key: str, text: str) -> None:
-        line = f"{labelled(index, key)} | {text}"
-        if sys.stdout.isatty():
-            self._console.print(Text(line), soft_wrap=True)
-        else:
-            output.workload(line)
+        self._print(f"{labelled(index, key)} | {text}")
 
     def progress(self, get: GetProgress) -> None:
         self._get = get
-
-    def note(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del options

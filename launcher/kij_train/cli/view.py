@@ -6,42 +6,31 @@ has a row a phase, never a row a node, so that 5,000 nodes take no more room tha
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from kij_train import diagnosis, units
 from kij_train.cli import output
+from kij_train.cli.drawn import REFRESH_PER_S, Drawn, terminal
 from kij_train.diagnosis import Node, Phase
 
 if TYPE_CHECKING:
     from kij_train.cluster import LogLine, Observation
 
 LINE_PAUSE_S = 1.0
-REFRESH_PER_S = 4
 NAMED = 3
 """Troubled nodes that are named in a row."""
 STYLES = {Phase.RUNNING: "green", Phase.DONE: "green", Phase.FAILED: "red"}
 
 
-class View(Protocol):
+class View(AbstractContextManager["View"], Protocol):
     """What launch shows a job with."""
-
-    def __enter__(self) -> View: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
     def line(self, line: LogLine) -> None:
         """A line of the log."""
@@ -58,9 +47,8 @@ def view(name: str, job: diagnosis.JobView | None = None) -> View:
 
     `job` is the Job that was there before, whose age is shown.
     """
-    console = Console(stderr=True, highlight=False)
-    can_draw = console.is_terminal and not console.is_dumb_terminal
-    if not can_draw:
+    console = terminal()
+    if console is None:
         return PlainView(name)
     began = None if job is None else diagnosis.epoch(job.started)
     return LiveView(name, console, 0.0 if began is None else time.time() - began)
@@ -113,37 +101,18 @@ def named(nodes: Iterable[Node]) -> str:
     return ", ".join(shown) + more
 
 
-class LiveView:
+class LiveView(Drawn):
     """A table at the bottom of the terminal, made anew four times a second."""
 
     def __init__(self, name: str, console: Console, age_s: float = 0.0) -> None:
+        super().__init__(console)
         self._name = name
-        self._console = console
         self._nodes: list[Node] = []
         self._at = 0.0
         self._began = time.monotonic() - age_s
-        self._live = Live(
-            self, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True
-        )
-
-    def __enter__(self) -> LiveView:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
 
     def line(self, line: LogLine) -> None:
-        if sys.stdout.isatty():
-            # The same terminal: rich puts the line above the table.
-            self._console.print(Text(line.text), soft_wrap=True)
-        else:
-            output.workload(line.text)
+        self._print(line.text)
 
     def change(self, observed: Observation) -> None:
         # Going over thousands of nodes takes longer than drawing a row a phase: not at every event.
@@ -151,9 +120,6 @@ class LiveView:
         now = time.monotonic()
         if now - self._at >= 1 / REFRESH_PER_S:
             self._nodes, self._at = observed.nodes, now
-
-    def note(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del options
