@@ -111,7 +111,9 @@ def details(found: Progress, rate: Rate, now: float) -> list[str]:
         speed = f"{per_s:.3g} items/s"
         parts.append(f"{speed}, {units.format_seconds(left_s)} left" if left_s else speed)
     states = (("running", found.running), ("pending", found.pending))
-    parts += [f"{count:,} indexes {word}" for word, count in states if count]
+    parts += [
+        f"{count:,} index{'' if count == 1 else 'es'} {word}" for word, count in states if count
+    ]
     return parts
 
 

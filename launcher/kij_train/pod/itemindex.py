@@ -87,9 +87,9 @@ class Index:
         """Run all that is not done. Raises Failure where nothing can be run or recorded."""
         left = [at for at, (key, _) in enumerate(self._items) if key not in self._part.done]
         done = f", {len(self._items) - len(left)} of them done before" if self._part.done else ""
+        items = f"{len(self._items)} item{'' if len(self._items) == 1 else 's'}"
         self._say(
-            f"index {self._index} of {self._tools.indexes}, {len(self._items)} items{done}, "
-            f"on {self._tools.machine}"
+            f"index {self._index} of {self._tools.indexes}, {items}{done}, on {self._tools.machine}"
         )
         self._env = self._environment()
         held: Dict[int, Found] = {}
