@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ from kij_train.diagnosis import JobView
 from kij_train.errors import RequestError
 
 if TYPE_CHECKING:
-    from kij_train.cluster import LogLine
+    from kij_train.cluster import Cluster, LogLine
 
 
 @click.command("logs")
@@ -81,17 +82,13 @@ def command(
 
     if everybody and (indexes or ranks):
         raise RequestError("--all conflicts with --index and --rank: give one of them")
-    try:
-        wanted = None if pattern is None else re.compile(pattern)
-    except re.error as error:
-        raise RequestError(f"--grep {pattern!r} is no regular expression: {error}") from None
+    is_wanted = _filter(pattern)
     cluster = connect(params)
     job = jobs.get(cluster, name)
     if job.array is not None:
         asked = array_logs.Asked(frozenset(indexes), frozenset(keys), failed, follow, previous)
-        choice = LogChoice(since, tail)
-        for one in array_logs.lines(cluster, job, params, asked, choice):
-            if wanted is None or wanted.search(one.text):
+        for one in array_logs.lines(cluster, job, params, asked, LogChoice(since, tail)):
+            if is_wanted(one.text):
                 text = f"{one.time} {one.text}" if timestamps else one.text
                 shown = array_logs.as_json(one) if form == "json" else text
                 output.log_line(shown, one.label if form == "text" else None, one.index)
@@ -101,14 +98,7 @@ def command(
         raise RequestError(f"{flag}: {name} is no array, and has no items")
     nproc, anywhere = job.ranks_per_node, job.restarts_by_itself
     if anywhere and ranks:
-        where = cluster.address.on_job("stacks", name, "--rank", str(ranks[0]))
-        raise RequestError(
-            f"--rank {ranks[0]}: ranks of {name} move between nodes when it restarts",
-            hints=(
-                f"of every node: {cluster.address.on_job('logs', name, '--all')}",
-                f"where a rank is now: {where}",
-            ),
-        )
+        raise _ranks_move(cluster, name, ranks[0])
     chosen = _indexes(job, nproc, indexes, ranks)
     if anywhere and not (indexes or ranks):
         everybody = True  # rank 0 may be on any of them
@@ -125,13 +115,31 @@ def command(
     if form == "json":
         output.as_utf8()
     for line in lines:
-        if wanted is None or wanted.search(line.text):
+        if is_wanted(line.text):
             text = f"{line.time} {line.text}" if timestamps else line.text
             output.log_line(
                 _json(line, None if anywhere else nproc) if form == "json" else text,
                 _label(line.index, nproc, anywhere) if several and form == "text" else None,
                 line.index,
             )
+
+
+def _filter(pattern: str | None) -> Callable[[str], object]:
+    """Whether a line is to be shown. Raises RequestError."""
+    try:
+        return (lambda _: True) if pattern is None else re.compile(pattern).search
+    except re.error as error:
+        raise RequestError(f"--grep {pattern!r} is no regular expression: {error}") from None
+
+
+def _ranks_move(cluster: Cluster, name: str, rank: int) -> RequestError:
+    return RequestError(
+        f"--rank {rank}: ranks of {name} move between nodes when it restarts",
+        hints=(
+            f"of every node: {cluster.address.on_job('logs', name, '--all')}",
+            "where a rank is now: " + cluster.address.on_job("stacks", name, "--rank", str(rank)),
+        ),
+    )
 
 
 def _indexes(
