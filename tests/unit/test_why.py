@@ -179,6 +179,24 @@ def test_nodes_of_a_job_that_restarts_stand_by_until_they_are_ready() -> None:
     assert by_word == {False: Phase.STANDBY, True: Phase.RUNNING}
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "phase"), [(143, Phase.CANCELLED), (137, Phase.CANCELLED), (1, Phase.FAILED)]
+)
+def test_a_pod_that_was_ended_with_its_cancelled_job_has_not_failed(
+    exit_code: int, phase: Phase
+) -> None:
+    """Its pod is there for some moments, until the Job controller lets go of it."""
+    found = situation("succeeded")
+    found["job"]["status"] = {"startTime": "2026-01-01T00:00:00Z"}
+    found["job"]["spec"]["suspend"] = True
+    found["job"]["metadata"].setdefault("annotations", {})[names.CANCELLED] = "true"
+    ended = {"terminated": {"exitCode": exit_code, "finishedAt": "2026-01-01T00:00:09Z"}}
+    for pod in found["pods"]:
+        pod["status"] = {"phase": "Failed", "containerStatuses": [{"state": ended}]}
+    nodes = diagnosis.nodes_of_job(JobView(found["job"]), map(diagnosis.node_of, found["pods"]))
+    assert {node.phase for node in nodes} == {phase}
+
+
 RUNS = [{"state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]
 
 

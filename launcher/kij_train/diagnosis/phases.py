@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import signal
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -42,6 +43,8 @@ class Phase(str, enum.Enum):
 
 STARTED = (Phase.RUNNING, Phase.ENDING, Phase.DONE, Phase.FAILED)
 """Of a pod alone: those in which its container runs, or did."""
+TOLD_TO_END = (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+"""Exit codes of a container that a kubelet has ended, the second one after its grace period."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,8 @@ def nodes_of_job(job: JobView, nodes: Iterable[Node]) -> list[Node]:
             node = Node(index, Phase.LOST)
         elif node is None:
             node = Node(index, Phase.DONE if index in completed else without)
+        elif suspended and node.phase is Phase.FAILED and node.exit_code in TOLD_TO_END:
+            node = replace(node, phase=without, reason=None)  # the Job controller removes its pod
         elif node.phase is Phase.FAILED and index in lost and job.state is not JobState.FAILED:
             node = replace(node, phase=Phase.LOST)
         elif node.phase is Phase.RUNNING and suspended:
