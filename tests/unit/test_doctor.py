@@ -27,6 +27,8 @@ class Lists(ApiServer):
         """Of Kubernetes' own gangs."""
         self.drops: tuple[str, ...] = ()
         """Fields of a pod that are not kept."""
+        self.minor = "37"
+        """Kubernetes 1.x that it says it is."""
         self.answer = self._answer
 
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
@@ -43,7 +45,8 @@ class Lists(ApiServer):
                     pod.pop(field, None)
             return body
         if path == "/version":
-            return {"gitVersion": "v1.37.0", "major": "1", "minor": "37"}
+            version = f"v1.{self.minor.rstrip('+')}.0"
+            return {"gitVersion": version, "major": "1", "minor": self.minor}
         if path == "/apis":
             return {"groups": [{"name": NATIVE}]}
         if path == f"/apis/{NATIVE}":
@@ -107,6 +110,26 @@ def test_kubeconfig_and_credentials_have_a_line_each(checks: Any) -> None:
     assert found["credentials"]["detail"] == "the token of user ada"
     assert "secret-of-ada" not in str(found)
     assert "v1.37.0" in found["server"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("minor", "result", "waits"),
+    [
+        ("30", "warning", False),
+        ("31", "ok", True),
+        ("32+", "ok", True),
+        ("33", "ok", False),
+        ("38", "ok", False),
+    ],
+)
+def test_a_server_without_reserve_indexes_is_said_to_make_pods_later(
+    checks: Any, server: Lists, minor: str, result: str, *, waits: bool
+) -> None:
+    server.minor = minor
+    found = checks({"token": "t"})[1]["server"]
+    assert found["result"] == result
+    assert ("before 1.33, a Job makes another pod" in found["detail"]) is waits
+    assert ("is old" in found["detail"]) is (minor == "30")
 
 
 def test_a_plugin_that_gives_credentials_is_named(checks: Any, tmp_path: Path) -> None:
