@@ -225,6 +225,7 @@ def test_an_attempt_is_one_job_without_a_service(tmp_path: Path) -> None:
     rules = policy["podFailurePolicy"]["rules"]
     assert [rule["action"] for rule in rules] == ["FailIndex", "Ignore"]
     assert rules[0]["onExitCodes"]["values"] == [
+        contract.EXIT_PREPARE,
         itemplan.EXIT_ITEMS,
         contract.EXIT_CONTRACT,
         contract.EXIT_CODE,

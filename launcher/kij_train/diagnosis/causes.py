@@ -99,6 +99,8 @@ _MESSAGES = [
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _MESSAGES]
 
 _EXITS = {
+    contract.EXIT_ORIGIN: Cause("origin"),
+    contract.EXIT_PREPARE: Cause("prepare"),
     contract.EXIT_CONTRACT: Cause("contract"),
     contract.EXIT_CODE: Cause("code"),
     contract.EXIT_RENDEZVOUS: Cause("rendezvous"),

@@ -33,7 +33,7 @@ from kij_train.pod import contract, itemplan, records
 from kij_train.pod.gang import processes
 from kij_train.spec import ArraySpec
 
-VERDICTS = (contract.EXIT_CONTRACT, contract.EXIT_CODE)
+VERDICTS = (contract.EXIT_PREPARE, contract.EXIT_CONTRACT, contract.EXIT_CODE)
 """Exit codes of a runner that another one would repeat."""
 MOST_RUNNERS = 256
 

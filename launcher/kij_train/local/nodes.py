@@ -129,7 +129,7 @@ class _Run:
 
         One that ended with a verdict, good or bad, was not lost.
         """
-        verdicts = (0, contract.EXIT_FAILED, contract.EXIT_CONTRACT)
+        verdicts = (0, contract.EXIT_FAILED, contract.EXIT_PREPARE, contract.EXIT_CONTRACT)
         if not self.spec.supervised or self.processes[index].returncode in verdicts:
             return False
         if len(self.processes) + len(self.replace_at) >= self.spec.indexes:

@@ -13,6 +13,7 @@ BESIDE = tuple(
         "contract",
         "environment",
         "lines",
+        "prepare",
         "programs",
         "rank0",
         "records",

@@ -18,7 +18,7 @@ import signal
 import sys
 import traceback
 import types
-from typing import Callable, Dict, List
+from typing import Callable, List
 
 if __name__ == "__main__":
     # Run by its path: the names that our files import each other by lead to its own folder.
@@ -34,25 +34,10 @@ from kij_train.pod import (
     signals,
     stacks,
     torchrun,
-    unpack,
 )
 from kij_train.pod.contract import Failure
+from kij_train.pod.prepare import prepare
 from kij_train.pod.status import say
-
-
-def prepare(env: Dict[str, str]) -> None:
-    """Home, the fabric's settings and the code, which becomes the working directory."""
-    if not env.get(contract.ENV_PARENT_PID):
-        environment.writable_home(contract.WORK_DIR)
-    if env.get(contract.ENV_SETTINGS_SCRIPT):
-        environment.source_settings(env[contract.ENV_SETTINGS_SCRIPT])
-    code_sha256 = env.get(contract.ENV_CODE_SHA256)
-    if code_sha256:
-        code_dir = os.path.join(contract.WORK_DIR, "code")
-        unpack.unpack_code(contract.BUNDLE_DIR, code_dir, code_sha256)
-        os.chdir(code_dir)
-        # PYTHONPATH may name folders of the code, which were not there when Python started.
-        sys.path_importer_cache.clear()
 
 
 def run_node(argv: List[str]) -> int:
@@ -62,7 +47,7 @@ def run_node(argv: List[str]) -> int:
         signals.die_with_parent(int(env[contract.ENV_PARENT_PID]))
     node = contract.read_contract(env)
     say(contract.describe(node, env))
-    prepare(env)
+    prepare(env, say)
     if argv[0] == contract.NO_TORCHRUN:
         return programs.run_plain(node, argv[1:])
     if os.getpid() == 1:

@@ -37,6 +37,8 @@ ENV_PREFLIGHT = "KIJ_PREFLIGHT_SCRIPT"
 ENV_PREFLIGHT_GPUS = "KIJ_PREFLIGHT_GPUS"
 ENV_PREFLIGHT_PORT = "KIJ_PREFLIGHT_PORT"
 ENV_SETTINGS_SCRIPT = "KIJ_SOURCE_SCRIPT"
+ENV_SETUP = "KIJ_SETUP_COMMAND"
+"""The user's command that every pod runs before packages and data."""
 ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 ENV_RANK0_HOST = "KIJ_RANK0_HOST"
 """Set for a command without torchrun: rank 0 as this node reaches it, on rank 0 localhost."""
@@ -81,6 +83,10 @@ TERMINATION_LOG = "/dev/termination-log"
 # Exit codes. 1 is torchrun's: a rank failed. The others are out of the way of sysexits (64 to 78)
 # and of shells (126 and above).
 EXIT_FAILED = 1
+EXIT_ORIGIN = 118
+"""An origin did not give what it has, or there is no room: another pod may do better."""
+EXIT_PREPARE = 119
+"""--setup failed, or packages or data cannot be had: another pod would fail in the same way."""
 EXIT_CONTRACT = 121
 EXIT_CODE = 122
 EXIT_RENDEZVOUS = 123

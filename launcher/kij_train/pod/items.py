@@ -39,6 +39,7 @@ from kij_train.pod.itemindex import Index, Tools, Verdict
 from kij_train.pod.itemparts import FilePart, LogPart, Part
 from kij_train.pod.itemplan import ArraySettings, ItemPlan, Selection
 from kij_train.pod.itemrun import Output, Starter, Stop
+from kij_train.pod.prepare import prepare
 from kij_train.pod.programs import fault_of_program
 from kij_train.pod.trials import Metrics
 
@@ -143,7 +144,7 @@ def run_items(argv: List[str]) -> int:
     answers = int(argv[1]) if argv[0] == SERVE else None
     command = argv if answers is None else argv[2:]
     settings = ArraySettings.from_json(env.get(itemplan.ENV_ARRAY, ""))
-    bootstrap.prepare(dict(env))
+    prepare(dict(env), status.say)
     adopt_orphans()
     plan = itemplan.read(settings.items_file or contract.BUNDLE_DIR, settings.plan_sha256)
     selection = None

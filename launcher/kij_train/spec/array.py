@@ -41,6 +41,7 @@ CONTRACT_ENV = {
     contract.ENV_CODE_SHA256,
     contract.ENV_NODE_NAME,
     contract.ENV_SETTINGS_SCRIPT,
+    contract.ENV_SETUP,
     contract.ENV_PARENT_PID,
     contract.ENV_ERROR_FILE,
     contract.ENV_NAMES,

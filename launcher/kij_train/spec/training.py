@@ -30,6 +30,7 @@ CONTRACT_ENV = frozenset(
         contract.ENV_CODE_SHA256,
         contract.ENV_NODE_NAME,
         contract.ENV_SETTINGS_SCRIPT,
+        contract.ENV_SETUP,
         contract.ENV_PREFLIGHT,
         contract.ENV_PREFLIGHT_GPUS,
         contract.ENV_PREFLIGHT_PORT,

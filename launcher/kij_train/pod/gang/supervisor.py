@@ -37,6 +37,7 @@ from kij_train.pod.gang import hang, processes, ranks
 from kij_train.pod.gang.leader import KILL_AFTER_S
 from kij_train.pod.gang.node import Supervisor
 from kij_train.pod.gang.settings import read_node, read_settings
+from kij_train.pod.prepare import prepare
 
 Json = Dict[str, Any]
 
@@ -72,7 +73,7 @@ def run_supervised(argv: List[str]) -> int:
         f"of {settings.high}{spares if settings.spares else ''}, "
         f"pod {socket.gethostname()}{where}, port {node.master_port}"
     )
-    bootstrap.prepare(dict(env))
+    prepare(dict(env), status.say)
     processes.adopt_orphans()
     watched = settings.hang_timeout_s and settings.heartbeat == hang.OUTPUT
     output = hang.Output() if watched else None

@@ -11,7 +11,12 @@ from kij_train.pod import contract, itemplan
 from kij_train.render.shapes.shape import Shape
 from kij_train.spec import ArraySpec
 
-FAIL_INDEX_EXIT_CODES = [itemplan.EXIT_ITEMS, contract.EXIT_CONTRACT, contract.EXIT_CODE]
+FAIL_INDEX_EXIT_CODES = [
+    contract.EXIT_PREPARE,
+    itemplan.EXIT_ITEMS,
+    contract.EXIT_CONTRACT,
+    contract.EXIT_CODE,
+]
 """What another pod of the index would repeat."""
 
 

@@ -8,7 +8,7 @@ from kij_train.render.code import BOOTSTRAP_KEY
 from kij_train.render.shapes.shape import Shape
 from kij_train.spec import JobSpec
 
-FAIL_FAST_EXIT_CODES = [contract.EXIT_CONTRACT, contract.EXIT_CODE]
+FAIL_FAST_EXIT_CODES = [contract.EXIT_PREPARE, contract.EXIT_CONTRACT, contract.EXIT_CODE]
 """Exit codes of the bootstrap that end the job: another pod would fail in the same way."""
 
 

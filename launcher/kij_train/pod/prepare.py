@@ -1,0 +1,53 @@
+"""What a pod needs before its work begins: home, settings, code, a command, packages, data.
+
+Every first process calls `prepare` once: the bootstrap, the supervisor of a job that restarts (once
+a pod, not once a round), the runner of an array. What it sets in the environment and in `sys.path`
+is there for torch and for the ranks.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import os
+import subprocess
+import sys
+from typing import Callable, Dict
+
+from kij_train.pod import contract, environment, unpack
+from kij_train.pod.contract import Failure
+
+Say = Callable[[str], None]
+
+
+def prepare(env: Dict[str, str], say: Say) -> None:
+    """Make the pod ready, from a copy of its environment. Raises Failure.
+
+    The code comes first, so that the command, which is next, can be a file of it; then what takes
+    long: packages, then data.
+    """
+    if not env.get(contract.ENV_PARENT_PID):
+        environment.writable_home(contract.WORK_DIR)
+    if env.get(contract.ENV_SETTINGS_SCRIPT):
+        environment.source_settings(env[contract.ENV_SETTINGS_SCRIPT])
+    code_sha256 = env.get(contract.ENV_CODE_SHA256)
+    if code_sha256:
+        code_dir = os.path.join(contract.WORK_DIR, "code")
+        unpack.unpack_code(contract.BUNDLE_DIR, code_dir, code_sha256)
+        os.chdir(code_dir)
+        # PYTHONPATH may name folders of the code, which were not there when Python started.
+        sys.path_importer_cache.clear()
+    if env.get(contract.ENV_SETUP):
+        run_setup(env[contract.ENV_SETUP], say)
+
+
+def run_setup(command: str, say: Say) -> None:
+    """Run the user's command with the shell, in the folder of the code. Raises Failure."""
+    say(f"setup: {command}")
+    try:
+        code = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL).returncode  # noqa: S607
+    except OSError as error:
+        raise Failure(
+            contract.EXIT_PREPARE, f"--setup needs a shell, sh, in the image: {error.strerror}"
+        ) from error
+    if code:
+        how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+        raise Failure(contract.EXIT_PREPARE, f"--setup: {command!r} {how}")
