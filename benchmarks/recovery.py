@@ -252,7 +252,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
     command = ["python", "benchmarks/recovery.py", "--runs", str(arguments.runs)]
-    command += ["--faults", arguments.faults]
+    command += ["--faults", arguments.faults, "--limit", f"{arguments.limit:g}"]
     state = on_the_cluster()
     seconds = measure(
         arguments.runs,
