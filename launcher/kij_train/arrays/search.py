@@ -153,7 +153,7 @@ class Search:
     # --- results ----------------------------------------------------------------------------------
 
     def tell(self, rows: Iterable[Row], steps: Steps) -> int:
-        """Say what became of points that were waiting; how many have a value.
+        """Say what became of points that were waiting; how many have a value, or were pruned.
 
         A point without a number of all its trials counts as failed, or as pruned if one was.
         """
@@ -175,7 +175,7 @@ class Search:
                     self._study.tell(trial.number, state=states.PRUNED)
                 else:
                     self._study.tell(trial.number, state=states.FAIL)
-            told += row.is_ranked
+            told += row.is_ranked or row.values.pruned > 0
         return told
 
     # --- points and Optuna's parameters -----------------------------------------------------------

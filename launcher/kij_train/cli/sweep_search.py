@@ -7,8 +7,9 @@ told is in the study, so that the same command goes on where one was ended, at a
 from __future__ import annotations
 
 import shlex
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from kij_train import runs
 from kij_train.arrays import plan as plans
 from kij_train.arrays import sought, sweeps
 from kij_train.arrays.objective import Objective, UnknownMetricError
-from kij_train.arrays.outcomes import State
+from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.plan import Pinned
 from kij_train.arrays.points import Space
 from kij_train.arrays.search import Search, check_space, steps_of
@@ -50,6 +51,7 @@ Place = runs.OnMachine | runs.OnCluster
 
 BATCH = 8
 """Points that are chosen at once where no --parallelism is given."""
+_TOLD_TO_END = {128 + signum for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
 SAME = ("script", "module", "program", "args", "style", "metrics", "chunk", "results")
 """Of a request: what makes its results those of the same search."""
 
@@ -297,8 +299,12 @@ class _Rounds:
         """
         folder, live = self._folder, self._live()
         outcomes = list(outcomes_of(folder, live))
-        going = {State.RUNNING, State.PENDING, *([State.MISSING] if only_ended else [])}
-        left = {point_key(one.key) for one in outcomes if one.state in going}
+        is_left = self._cut_off() if only_ended else lambda _: False
+        left = {
+            point_key(one.key)
+            for one in outcomes
+            if one.state in (State.RUNNING, State.PENDING) or is_left(one)
+        }
         found = sought.sweep_in(folder, live, self._wanted.objective)
         assert found is not None
         rows = [row for row in found.rows if row.key not in left]
@@ -310,6 +316,20 @@ class _Rounds:
             so_far += "" if best is None else f"{best.values.mean:.6g}"
             output.status(f"{folder.name}  {len(rows):,} of {self._wanted.points:,} points{so_far}")
         return told
+
+    def _cut_off(self) -> Callable[[Outcome], bool]:
+        """Whether an item has not come to an end of its own."""
+        cancelled = {
+            attempt.number
+            for attempt in self._folder.attempts()
+            if attempt.state.endswith("cancelled")
+        }
+
+        def is_left(one: Outcome) -> bool:
+            told_to_end = one.attempt in cancelled and one.exit_code in _TOLD_TO_END
+            return one.state is State.MISSING or (one.state is State.FAILED and told_to_end)
+
+        return is_left
 
     def _grow(self) -> None:
         """Put points that were chosen into the list of items."""
@@ -329,8 +349,9 @@ class _Rounds:
         folder, waiting = self._folder, self._study.waiting()
         chunk = self._wanted.spec.chunk or 1
         chosen: dict[int, list[int]] = {}
+        is_left = self._cut_off()
         for one in outcomes_of(folder, self._live()):
-            if one.state is State.MISSING and point_key(one.key) in waiting:
+            if is_left(one) and point_key(one.key) in waiting:
                 chosen.setdefault(one.position // chunk, []).append(one.position)
         plan = runs.plan_rerun(
             self._wanted.resolved,

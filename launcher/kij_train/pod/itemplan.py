@@ -186,6 +186,13 @@ def _header(total: int, indexes: int, chunk: Optional[int], seed: int) -> Any:
     return {"format": FORMAT, "total": total, "indexes": indexes, "chunk": chunk, "seed": seed}
 
 
+def has_more(text: bytes, before: bytes) -> bool:
+    """Whether a plan begins with all items of another one."""
+    _, _, items = text.partition(b"\n")
+    _, _, first = before.partition(b"\n")
+    return bool(first) and items.startswith(first)
+
+
 def decode(text: bytes) -> ItemPlan:
     """What encode has made. Raises ValueError where it cannot be read."""
     try:
