@@ -10,6 +10,7 @@ from kij_train.errors import RequestError
 EXTRAS = {
     "matplotlib": "bench",
     "numpy": "stats",
+    "optuna": "optuna",
     "scipy": "stats",
 }
 """Package → the extra that has it."""

@@ -502,6 +502,20 @@ def test_another_array_of_that_name_on_the_cluster_is_not_mixed_in(
     assert "job arr-r1 is of another array arr" in err
 
 
+def test_a_search_that_went_on_elsewhere_brings_its_new_items(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = itemplan.encode(KEYS[:2], indexes=1, chunk=2, seed=0)
+    folder().grow(fewer)
+    server.jobs = [job(plan_sha256=itemplan.sha256(fewer)), job(1, uid="uid1")]
+    code, _, err = run(capsys, "report")
+    assert (code, err) == (1, "")
+    made = ArrayFolder.open(Path.cwd(), "arr")
+    assert list(made.plan().keys()) == KEYS
+    made.grow(fewer)
+    assert list(made.plan().keys()) == KEYS[:2]
+
+
 # --- many -----------------------------------------------------------------------------------------
 
 MANY = 10_000

@@ -15,6 +15,7 @@ from kij_train.arrays.objective import Objective
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.points import Point, Space, grid, key_of, repeated_key
 from kij_train.errors import RequestError
+from kij_train.pod.trials import point_key
 
 LOSS = Objective("loss")
 
@@ -49,7 +50,7 @@ def test_trials_are_every_repeat_of_every_point() -> None:
 @given(st.text(max_size=10), st.integers(0, 3))
 def test_a_trial_leads_to_its_point(text: str, repeat: int) -> None:
     [*_, (key, point)] = sweeps.trials_of([{"a": text}], repeat + 1)
-    assert sweeps.point_key(key) == key_of(point)
+    assert point_key(key) == key_of(point)
 
 
 def test_points_are_sorted_and_repeats_averaged() -> None:

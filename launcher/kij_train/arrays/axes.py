@@ -100,6 +100,10 @@ class Continuous:
             exact = math.exp(low + u * (high - low))
         else:
             exact = self.low + u * (self.high - self.low)
+        return self.rounded(exact)
+
+    def rounded(self, exact: float) -> Value:
+        """A number between the ends, of six digits."""
         scale = min(abs(exact), self.high - self.low) if self.is_log else self.high - self.low
         digits = _SIGNIFICANT - 1 - math.floor(math.log10(scale))
         return min(max(round(exact, digits), self.low), self.high)

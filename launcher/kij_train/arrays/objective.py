@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kij_train.errors import RequestError
+from kij_train.pod.trials import INTERMEDIATE, PRUNED
 
 Record = Mapping[str, Any]
 _RECORDS_OWN = ("key", "index", "attempt", "exit_code", "machine", "line", "error", "nan")
-_TRIALS_OWN = ("params", "seed", "repeat")
+_TRIALS_OWN = ("params", "seed", "repeat", INTERMEDIATE, PRUNED)
 OURS = frozenset([*_RECORDS_OWN, *_TRIALS_OWN])
 """Fields of a record that are no metric."""
 _METRIC_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
@@ -47,6 +48,8 @@ class Lack(enum.Enum):
 
     MISSING = "missing"
     NAN = "NaN"
+    PRUNED = "pruned"
+    """The trial was ended early, since others were better."""
 
 
 def parse_metric(text: str) -> tuple[str, str]:
@@ -80,6 +83,8 @@ def value_of(records: Sequence[Record], metric: str) -> float | Lack:
     A name with dots is looked up as it is, then level by level.
     """
     lack = Lack.MISSING
+    if any(record.get(PRUNED) is True for record in records):
+        return Lack.PRUNED
     for record in reversed(records):
         if metric in record.get("nan", ()):
             return Lack.NAN
@@ -120,7 +125,11 @@ def _numbers(values: Mapping[str, Any], prefix: str) -> Iterable[str]:
             yield prefix + name
 
 
-def unknown_metric(metric: str, known: Iterable[str], flag: str) -> RequestError:
+class UnknownMetricError(RequestError):
+    """No record has the metric that is sought."""
+
+
+def unknown_metric(metric: str, known: Iterable[str], flag: str) -> UnknownMetricError:
     """The error for a metric that no record has, with the nearest that there is."""
     names = sorted(known)
     near = difflib.get_close_matches(metric, names, 1, 0.5)
@@ -131,7 +140,7 @@ def unknown_metric(metric: str, known: Iterable[str], flag: str) -> RequestError
             'a result: write {"' + metric + '": 0.5} to the file $KIJ_RESULT_FILE',
             rf"or read it from the output: --metric '{metric}={metric} (\S+)'",
         ]
-    return RequestError(f"{flag}: no result has a {metric}{guess}", hints=tuple(hints))
+    return UnknownMetricError(f"{flag}: no result has a {metric}{guess}", hints=tuple(hints))
 
 
 # --- values of a point ----------------------------------------------------------------------------
@@ -145,6 +154,7 @@ class Values:
     nan: int = 0
     missing: int = 0
     """Trials that have ended well without the metric."""
+    pruned: int = 0
     failed: int = 0
     """Trials that have not ended well, or not at all."""
 
@@ -171,7 +181,7 @@ class Values:
     @property
     def is_whole(self) -> bool:
         """Whether every trial has a value."""
-        return not (self.nan or self.missing or self.failed)
+        return not (self.nan or self.missing or self.pruned or self.failed)
 
 
 def gather(trials: Iterable[float | Lack | None]) -> Values:
@@ -183,4 +193,10 @@ def gather(trials: Iterable[float | Lack | None]) -> Values:
             values.append(one)
         else:
             counts[one] += 1
-    return Values(tuple(values), counts[Lack.NAN], counts[Lack.MISSING], counts[None])
+    return Values(
+        tuple(values),
+        nan=counts[Lack.NAN],
+        missing=counts[Lack.MISSING],
+        pruned=counts[Lack.PRUNED],
+        failed=counts[None],
+    )

@@ -10,9 +10,10 @@ from typing import Any
 from kij_train.arrays.axes import Value
 from kij_train.arrays.objective import Objective, unknown_metric
 from kij_train.arrays.store import ArrayFolder
-from kij_train.arrays.sweeps import Row, Sweep, point_key, sweep_of
+from kij_train.arrays.sweeps import Row, Sweep, sweep_of
 from kij_train.arrays.view import Live, outcomes_of
 from kij_train.pod import itemindex, trials
+from kij_train.pod.trials import point_key
 
 
 def objective_of(request: Mapping[str, Any]) -> Objective | None:

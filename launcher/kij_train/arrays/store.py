@@ -1,7 +1,8 @@
 """An array on this machine: its folder `.kij-train/arrays/NAME`, below the one that is worked in.
 
     array.json              what was asked for, and where it runs
-    items.xz                its plan
+    items.xz                its plan; items-16.xz once a search has asked for 16 items
+    study.journal           the study of a search, as Optuna's JournalStorage has it
     attempt-0/attempt.json  the first Job, or run; a rerun has attempt-1, and so on
     attempt-0/part-00003.jsonl   the records of index 3, whole; `.part-00003.jsonl.…`: not whole yet
     attempt-0/indexes.json  what is known of indexes that ended without their records
@@ -23,7 +24,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from kij_train.pod import itemplan, results
 from kij_train.pod.contract import Failure
 
 BASE = Path(".kij-train", "arrays")
+ITEMS, STUDY = "items.xz", "study.journal"
 FORMAT = 1
 LOCAL = "local"
 CLUSTER = "cluster"
@@ -76,6 +78,8 @@ class About:
     plan_sha256: str
     created: str
     """RFC 3339."""
+    items: str = ITEMS
+    """The file of the plan."""
     format: int = FORMAT
 
 
@@ -151,9 +155,18 @@ class ArrayFolder:
 
     @classmethod
     def create(
-        cls, cwd: Path, about: About, items_xz: bytes, *, replace: bool = False
+        cls,
+        cwd: Path,
+        about: About,
+        items_xz: bytes,
+        *,
+        replace: bool = False,
+        study: bytes = b"",
     ) -> ArrayFolder:
-        """Make the folder, whole or not at all. Raises RequestError where the name is taken."""
+        """Make the folder, whole or not at all; `study` is the journal of a search.
+
+        Raises RequestError where the name is taken.
+        """
         base = prepare(cwd)
         if not replace:
             check_free(cwd, about.name)
@@ -169,7 +182,9 @@ class ArrayFolder:
             made = base / f".new-{secrets.token_hex(6)}-{about.name}"
             made.mkdir()
             try:
-                _write(made / "items.xz", items_xz, lasting=True)
+                _write(made / ITEMS, items_xz, lasting=True)
+                if study:
+                    _write(made / STUDY, study, lasting=True)
                 _write(made / "array.json", _json(asdict(about)), lasting=True)
                 path = base / about.name
                 if replace and path.exists():
@@ -212,14 +227,29 @@ class ArrayFolder:
     def plan(self) -> itemplan.ItemPlan:
         """The list of items. Raises RequestError where it is not what was launched."""
         try:
-            return itemplan.read(str(self.path / "items.xz"), self.about.plan_sha256)
+            return itemplan.read(str(self.path / self.about.items), self.about.plan_sha256)
         except Failure as error:
-            raise _damaged(self.path / "items.xz", error) from None
+            raise _damaged(self.path / self.about.items, error) from None
 
     def plan_text(self) -> bytes:
         """The list of items as it travels, not compressed."""
         self.plan()
-        return lzma.decompress((self.path / "items.xz").read_bytes())
+        return lzma.decompress((self.path / self.about.items).read_bytes())
+
+    def grow(self, text: bytes) -> None:
+        """Take a plan with more items behind those that there are; `text` is what encode gives.
+
+        The file of the plan before stays: runners may be about to read it.
+        """
+        total = itemplan.decode(text).total
+        sha256 = itemplan.sha256(text)
+        about = replace(self.about, items=f"items-{total}.xz", plan_sha256=sha256)
+        try:
+            _write(self.path / about.items, itemplan.compress(text), lasting=True)
+            _write(self.path / "array.json", _json(asdict(about)), lasting=True)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        self.about = about
 
     # --- attempts ---------------------------------------------------------------------------------
 
@@ -327,6 +357,21 @@ class ArrayFolder:
             _write(path, _json({str(index): dict(one) for index, one in sorted(left.items())}))
         except OSError as error:
             raise _cannot_write(path, error) from None
+
+    @contextlib.contextmanager
+    def searching(self) -> Iterator[None]:
+        """Be the one that chooses points. Raises RequestError where another process does."""
+        import fcntl
+
+        with (self.path / "search.lock").open("wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(
+                    f"another process goes on with the search {self.name} at this moment",
+                    hints=(f"see how far it is: kij-train report {self.name}",),
+                ) from None
+            yield
 
 
 def _is_locked(path: Path) -> bool:

@@ -7,22 +7,22 @@ best: a learning rate that diverges with every third seed is none to recommend.
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kij_train.arrays.axes import Value
+from kij_train.arrays.items import Items
 from kij_train.arrays.objective import Lack, Objective, Values, gather, metrics_in, value_of
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.points import Point, key_of, repeated_key
-from kij_train.pod.trials import text_of
+from kij_train.pod.trials import point_key, text_of
 
 MOST_GROUPS = 10
 """Different values of a parameter that are shown one by one; more are put into BANDS."""
 BANDS = 4
-_REPEAT = re.compile(r"#\d+$", re.ASCII)
 
 Trial = tuple[str, Point]
 """Key and parameters: an item of the array."""
@@ -37,9 +37,10 @@ def trials_of(points: Iterable[Point], repeat: int) -> list[Trial]:
     return found
 
 
-def point_key(key: str) -> str:
-    """The key of a trial's point. Text with a # is in quotes there, so that this is a repeat."""
-    return _REPEAT.sub("", key)
+def items_of(trials: Iterable[Trial]) -> Items:
+    """Trials as an array has them."""
+    found = list(trials)
+    return Items("the sweep", [key for key, _ in found], [json.dumps(point) for _, point in found])
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def lacks(row: Row) -> str:
     counts = {
         "NaN": values.nan,
         "without it": values.missing,
+        "pruned": values.pruned,
         "failed": values.failed,
         "pending": row.pending,
     }
@@ -284,6 +286,7 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "trials": row.trials,
         "nan": row.values.nan,
         "missing": row.values.missing,
+        "pruned": row.values.pruned,
         "failed": row.values.failed,
         "pending": row.pending,
         "seconds": round(row.seconds, 3),

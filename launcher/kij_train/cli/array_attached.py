@@ -54,6 +54,28 @@ def stay_on_cluster(
 
     Ctrl-C asks whether to detach or to cancel. What was collected until then stays.
     """
+    if follow_there(run, folder, attempt, log_choice):
+        code = finish(folder)
+        if code and is_late(run):
+            code = TimedOutError.exit_code
+        raise click.exceptions.Exit(code)
+
+
+def is_late(run: runs.ClusterRun) -> bool:
+    """Whether the Job was ended at its deadline."""
+    return jobs.get(run.cluster, run.name).is_at_deadline
+
+
+def follow_there(
+    run: runs.ClusterRun,
+    folder: ArrayFolder,
+    attempt: Attempt,
+    log_choice: LogChoice | None = None,
+) -> bool:
+    """Show an attempt until its Job ends, and collect its results.
+
+    False where the user has detached. Raises InterruptedByUserError.
+    """
     from kij_train.jobs.array_follow import follow_array
 
     try:
@@ -75,10 +97,8 @@ def stay_on_cluster(
     except BrokenPipeError:  # the reader of the log has left
         interrupted(run, signal.SIGPIPE)
     else:
-        code = finish(folder)
-        if code and jobs.get(run.cluster, run.name).is_at_deadline:
-            code = TimedOutError.exit_code
-        raise click.exceptions.Exit(code)
+        return True
+    return False
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -88,6 +108,19 @@ def run_here(plan: runs.ArrayPlan, folder: ArrayFolder) -> None:
     """Run an attempt on this machine, which its folder knows; then exit as it has ended.
 
     The first Ctrl-C ends it, with a grace period for the items that run; what was done is kept.
+    """
+    failure = follow_here(plan, folder)
+    code = finish(folder) or (failure.exit_code if isinstance(failure, RequestError) else 0)
+    if isinstance(failure, JobFailedError) and not code:
+        output.verdict(failure.message, failure.hints)
+        code = failure.exit_code
+    raise click.exceptions.Exit(code)
+
+
+def follow_here(plan: runs.ArrayPlan, folder: ArrayFolder) -> JobFailedError | RequestError | None:
+    """Run an attempt on this machine, and show it; how it failed.
+
+    Raises InterruptedByUserError, TimedOutError.
     """
     from kij_train import local
     from kij_train.jobs.array_follow import Labels
@@ -127,11 +160,7 @@ def run_here(plan: runs.ArrayPlan, folder: ArrayFolder) -> None:
     if isinstance(failure, RequestError):
         # The items have run: what could not be kept of them does not hide the rest.
         output.verdict(failure.message, failure.hints)
-    code = finish(folder) or (failure.exit_code if isinstance(failure, RequestError) else 0)
-    if isinstance(failure, JobFailedError) and not code:
-        output.verdict(failure.message, failure.hints)
-        code = failure.exit_code
-    raise click.exceptions.Exit(code)
+    return failure
 
 
 class _Counted:

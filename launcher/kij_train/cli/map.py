@@ -136,12 +136,7 @@ def run_array(
     goes with them. Raises RequestError, RefusedError, …
     """
     is_local, as_shipped, detach, replace, dry_run, form = way
-    if is_local and dry_run != "plan":
-        _check_local(name, detach, dry_run)
-    elif as_shipped:
-        raise RequestError("--as-shipped goes with --local: pods always run what ships")
-    check_whose_help(name, params)
-    resolved, items = prepare(resolve_options(params, model=ArraySpec))
+    resolved, items = prepare(resolved_array(name, params, way))
     if is_local:
         _map_here(resolved, items, as_shipped, replace, dry_run, form)
         return
@@ -165,6 +160,16 @@ def run_array(
         dry_run_server(plan, backend, form)
         return
     _map_on_cluster(plan, backend, detach, replace, form)
+
+
+def resolved_array(name: str, params: dict[str, Any], way: Way) -> Resolved[ArraySpec]:
+    """What an array's parameters of click come to. Raises RequestError."""
+    if way.is_local and way.dry_run != "plan":
+        _check_local(name, way.detach, way.dry_run)
+    elif way.as_shipped and not way.is_local:
+        raise RequestError("--as-shipped goes with --local: pods always run what ships")
+    check_whose_help(name, params)
+    return resolve_options(params, model=ArraySpec)
 
 
 def _check_local(name: str, detach: bool, dry_run: str | None) -> None:

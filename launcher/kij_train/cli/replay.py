@@ -16,7 +16,7 @@ from kij_train import diagnosis, local, runs
 from kij_train.arrays import formats
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.plan import Pinned
-from kij_train.arrays.store import ArrayFolder, Where
+from kij_train.arrays.store import ITEMS, ArrayFolder, Where
 from kij_train.arrays.view import Live, live_here, outcomes_of
 from kij_train.cli import output
 from kij_train.cli.onarray import array_argument, opened, unknown_key, up_to_date
@@ -64,8 +64,9 @@ def command(name: str, key: str, **params: Any) -> None:
     for text in _differences(folder, one, plan):
         output.warning(text)
     with tempfile.TemporaryDirectory(prefix="kij-train-") as scratch:
-        about = replace(folder.about, where=Where())
-        here = ArrayFolder.create(Path(scratch), about, (folder.path / "items.xz").read_bytes())
+        about = replace(folder.about, where=Where(), items=ITEMS)
+        packed = (folder.path / folder.about.items).read_bytes()
+        here = ArrayFolder.create(Path(scratch), about, packed)
         _run(plan, here)
         found = _outcome(here, live_here(here), key)
         assert found is not None

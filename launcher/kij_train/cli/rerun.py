@@ -116,7 +116,7 @@ def command(
     _say(plan, backend.where(plan.spec), plan.spec.parallelism or plan.indexes)
     run = submit(plan, backend)
     attempt = runs.attempt_of(plan, run.uid)
-    _begin(folder, attempt)
+    begin(folder, attempt)
     if detach:
         detach_from(run, form)
     else:
@@ -132,7 +132,7 @@ def _say(plan: runs.ArrayPlan, where: str, at_once: int) -> None:
     output.status(runs.array_summary(plan, where=where, at_once=at_once))
 
 
-def _begin(folder: ArrayFolder, attempt: Attempt) -> None:
+def begin(folder: ArrayFolder, attempt: Attempt) -> None:
     """Make the attempt's folder, unless somebody who has just read the cluster did."""
     try:
         folder.begin_attempt(attempt)

@@ -43,14 +43,15 @@ def found(cluster: Cluster, cwd: Path, name: str, where: Where) -> ArrayFolder:
             f"namespace {cluster.namespace} has no array {name}",
             hints=(f"see what there is: kij-train list{where.flags}",),
         )
-    first = next(iter(attempts.values()))
-    settings = settings_of(first)
+    # Of a search the last one has the items of all.
+    first, last = next(iter(attempts.values())), list(attempts.values())[-1]
+    settings = settings_of(last)
     if settings is None or settings.items_file:
         raise RequestError(
-            f"job {first['metadata']['name']} does not say where its list of items is",
+            f"job {last['metadata']['name']} does not say where its list of items is",
             hints=("read it in the folder that it was launched from",),
         )
-    packed = data_of(cluster, first, itemplan.ITEMS_PREFIX)
+    packed = data_of(cluster, last, itemplan.ITEMS_PREFIX)
     about = About(
         name=name,
         where=where,
@@ -73,7 +74,7 @@ def add_attempts(cluster: Cluster, folder: ArrayFolder, attempts: Mapping[int, O
         if number in known:
             continue
         settings = settings_of(job)
-        if settings is None or settings.plan_sha256 != folder.about.plan_sha256:
+        if settings is None or not _has_its_items(cluster, folder, job, settings.plan_sha256):
             raise RequestError(
                 f"job {job['metadata']['name']} is of another array {folder.name}, with another "
                 "list of items",
@@ -98,6 +99,24 @@ def add_attempts(cluster: Cluster, folder: ArrayFolder, attempts: Mapping[int, O
                 created=str(job["metadata"]["creationTimestamp"]),
             )
         )
+
+
+def _has_its_items(cluster: Cluster, folder: ArrayFolder, job: Object, plan_sha256: str) -> bool:
+    """Whether a Job is of this array: of a search it may have more items, which are taken over, or
+    fewer."""
+    if plan_sha256 == folder.about.plan_sha256:
+        return True
+    mine = folder.plan_text()
+    try:
+        other = lzma.decompress(data_of(cluster, job, itemplan.ITEMS_PREFIX))
+    except lzma.LZMAError:
+        return False
+    if itemplan.sha256(other) != plan_sha256:
+        return False
+    if itemplan.has_more(other, mine):
+        folder.grow(other)
+        return True
+    return itemplan.has_more(mine, other)
 
 
 def settings_of(job: Object) -> itemplan.ArraySettings | None:

@@ -37,6 +37,7 @@ ITEMS = tuple(
         "itemplan",
         "itemrecords",
         "itemrun",
+        "itemstudy",
         "results",
         "trials",
         "zygote",

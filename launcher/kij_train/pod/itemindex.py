@@ -11,7 +11,7 @@ import shutil
 import socket
 import stat
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from kij_train.pod import contract, itemcall, itemplan, results, trials
 from kij_train.pod.itemparts import Part
@@ -25,6 +25,7 @@ from kij_train.pod.itemrecords import (
     slice_records,
 )
 from kij_train.pod.itemrun import PROGRAM, RANKS, SCRIPT, Order, Output, Starter, Stop
+from kij_train.pod.itemstudy import Study
 from kij_train.pod.records import clipped
 from kij_train.pod.status import ItemStarts
 
@@ -50,6 +51,8 @@ class Tools(NamedTuple):
     output: Output
     stop: Stop
     starter: Starter
+    study: Optional[Study] = None
+    """Of an adaptive search."""
 
 
 class Verdict(NamedTuple):
@@ -152,12 +155,13 @@ class Index:
             argv += self._parameters(value)
             about = f"seed {seed}, key {shown(key, KEY_SHOWN)}: {command(argv)}"
             self._say(ItemStarts(self._index, at + 1, len(self._items), about).text())
-            run, written = self._run(argv, env)
+            run, written, fields = self._run_trial(key, argv, env)
             metrics = self._metrics()
         except itemplan.UnknownNameError as error:
             run, written = replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
-            metrics = {}
+            metrics, fields = {}, {}
         records = item_records(key, run, written)
+        records[-1].update(fields)
         records[-1] = trials.with_metrics(records[-1], metrics)
         if self._settings.style and isinstance(value, dict):
             records = [trials.with_parameters(record, value, seed) for record in records]
@@ -165,6 +169,16 @@ class Index:
         if found.error:
             self._say(f"index {self._index}, key {shown(key, KEY_SHOWN)} failed: {found.error}")
         return found
+
+    def _run_trial(self, key: str, argv: List[str], env: Dict[str, str]) -> Tuple[Run, bytes, Json]:
+        """Run an item; of an adaptive search with its study, and what it has reported there."""
+        study = self._tools.study
+        if study is None:
+            return (*self._run(argv, env), {})
+        os.makedirs(self._tools.scratch, exist_ok=True)  # an item before may have emptied /tmp
+        run, written = self._run(argv, {**env, **study.begin(key)})
+        run, fields = study.end(run)
+        return run, written, fields
 
     def _parameters(self, value: Any) -> List[str]:
         """Arguments that come of the item's own fields."""

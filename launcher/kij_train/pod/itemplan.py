@@ -27,6 +27,7 @@ from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
 FORMAT = 1
 ITEMS_PREFIX = "items.xz."
 SELECTION_PREFIX = "selection.xz."
+STUDY_PREFIX = "study.xz."
 """Of the chunks' names: `items.xz.000`, `items.xz.001`, ..."""
 EXIT_ITEMS = 120
 """Of a runner: items of its index have failed for good, so that a new pod would not help."""
@@ -88,6 +89,10 @@ class ArraySettings(NamedTuple):
     """How the fields of an item become arguments, one of trials.STYLES; empty: they do not."""
     metrics: Tuple[Tuple[str, str], ...] = ()
     """Names, and regular expressions that find them in the output of an item."""
+    study: bool = False
+    """Whether trials get the study that has chosen them; see itemstudy.py."""
+    study_file: str = ""
+    """A file with it, compressed or not; empty: it is beside the code."""
 
     def to_json(self) -> str:
         """For the environment of a runner."""
@@ -181,6 +186,13 @@ def _header(total: int, indexes: int, chunk: Optional[int], seed: int) -> Any:
     return {"format": FORMAT, "total": total, "indexes": indexes, "chunk": chunk, "seed": seed}
 
 
+def has_more(text: bytes, before: bytes) -> bool:
+    """Whether a plan begins with all items of another one."""
+    _, _, items = text.partition(b"\n")
+    _, _, first = before.partition(b"\n")
+    return bool(first) and items.startswith(first)
+
+
 def decode(text: bytes) -> ItemPlan:
     """What encode has made. Raises ValueError where it cannot be read."""
     try:
@@ -201,7 +213,7 @@ def compress(text: bytes) -> bytes:
 
 def read(place: str, wanted_sha256: str) -> ItemPlan:
     """The plan in a folder of chunks, or in one file. Raises Failure where it is another one."""
-    text = _unpacked(place, ITEMS_PREFIX)
+    text = unpacked(place, ITEMS_PREFIX)
     if sha256(text) != wanted_sha256:
         raise Failure(
             EXIT_CODE,
@@ -214,7 +226,8 @@ def read(place: str, wanted_sha256: str) -> ItemPlan:
         raise Failure(EXIT_CODE, f"the list of items in {place}: {error}") from error
 
 
-def _unpacked(place: str, prefix: str) -> bytes:
+def unpacked(place: str, prefix: str) -> bytes:
+    """The content of a file, or of a folder's chunks of that prefix. Raises Failure."""
     try:
         paths = [place]
         if os.path.isdir(place):
@@ -282,7 +295,7 @@ def decode_selection(text: bytes) -> Selection:
 def read_selection(place: str) -> Selection:
     """The selection in a folder of chunks, or in one file. Raises Failure."""
     try:
-        return decode_selection(_unpacked(place, SELECTION_PREFIX))
+        return decode_selection(unpacked(place, SELECTION_PREFIX))
     except ValueError as error:
         raise Failure(EXIT_CODE, f"the selection in {place}: {error}") from error
 

@@ -39,6 +39,7 @@ from kij_train.pod.itemindex import Index, Tools, Verdict
 from kij_train.pod.itemparts import FilePart, LogPart, Part
 from kij_train.pod.itemplan import ArraySettings, ItemPlan, Selection
 from kij_train.pod.itemrun import Output, Starter, Stop
+from kij_train.pod.itemstudy import Study, read_study
 from kij_train.pod.prepare import prepare
 from kij_train.pod.programs import fault_of_program
 from kij_train.pod.trials import Metrics
@@ -156,7 +157,12 @@ def run_items(argv: List[str]) -> int:
     machine = env.get(contract.ENV_NODE_NAME) or socket.gethostname()
     scratch_dir = env.get(contract.ENV_SCRATCH_DIR)
     with tempfile.TemporaryDirectory(prefix="kij-items-", dir=scratch_dir) as scratch:
-        tools = Tools(settings, command, plan.indexes, machine, scratch, output, stop, starter)
+        study = None
+        if settings.study:
+            study = Study(read_study(settings.study_file or contract.BUNDLE_DIR), scratch)
+        tools = Tools(
+            settings, command, plan.indexes, machine, scratch, output, stop, starter, study
+        )
         runner = Runner(tools, plan, selection)
         try:
             return run_one(runner) if answers is None else serve(runner, answers, stop)

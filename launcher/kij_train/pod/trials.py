@@ -16,6 +16,9 @@ from kij_train.pod.itemrecords import OURS, RENAMED
 Json = Dict[str, Any]
 
 STYLES = ("flags", "hydra")
+INTERMEDIATE, PRUNED = "intermediate", "pruned"
+"""Fields of a record: what a trial has reported on its way, as [step, value]; and that it was ended
+early, since others were better."""
 
 _HYDRA_BARE = re.compile(r"[\w./:@%+?|*-]+", re.ASCII)
 """Text that Hydra's grammar of overrides takes without quotes
@@ -23,6 +26,14 @@ _HYDRA_BARE = re.compile(r"[\w./:@%+?|*-]+", re.ASCII)
 _LONGEST_LINE = 65536
 """Bytes of a line in which a metric is looked for."""
 _ENDS = re.compile(rb"[\r\n]")
+
+
+_REPEAT = re.compile(r"#\d+$", re.ASCII)
+
+
+def point_key(key: str) -> str:
+    """The key of a trial's point. Text with a # is in quotes there, so that this is a repeat."""
+    return _REPEAT.sub("", key)
 
 
 def text_of(value: Any) -> str:

@@ -30,6 +30,7 @@ def render(
         for kind, prefix, data in (
             ("items", itemplan.ITEMS_PREFIX, attempt.plan),
             ("selection", itemplan.SELECTION_PREFIX, attempt.selection),
+            ("study", itemplan.STUDY_PREFIX, attempt.study),
         ):
             if data:
                 config_maps += data_config_maps(spec, shape.component, kind, prefix, data)

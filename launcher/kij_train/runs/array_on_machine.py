@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kij_train import units
@@ -101,21 +102,31 @@ def _settings(plan: ArrayPlan, folder: ArrayFolder) -> itemplan.ArraySettings:
     selection_file = ""
     if plan.selection is not None:
         selection_file = str(results_dir / "selection.xz")
-        try:
-            (results_dir / "selection.xz").write_bytes(plan.packed_selection)
-        except OSError as error:
-            raise RequestError(f"cannot write {selection_file}: {error.strerror}") from None
+        _write(selection_file, plan.packed_selection)
+    study_file = ""
+    if plan.study:
+        study_file = str(results_dir / "study.journal")
+        _write(study_file, plan.study)
     return itemplan.ArraySettings(
         **plan.spec.runner_settings(),
         name=plan.array,
         plan_sha256=plan.pinned.sha256,
         attempt=plan.number,
-        items_file=str(path / "items.xz"),
+        items_file=str(path / folder.about.items),
         selection=plan.selection is not None,
         selection_file=selection_file,
+        study=bool(plan.study),
+        study_file=study_file,
         results_dir=str(results_dir),
         run_dir=str(path / "run"),
     )
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        Path(path).write_bytes(data)
+    except OSError as error:
+        raise RequestError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _fault(plan: ArrayPlan, outcome: local.ArrayOutcome) -> str:

@@ -50,7 +50,9 @@ class ArrayPlan:
     number: int = 0
     """Of the attempt."""
     selection: Selection | None = None
-    """Of a rerun."""
+    """Of a rerun, or of a batch of a search."""
+    study: bytes = b""
+    """Of a search: the journal that its trials get."""
     notes: tuple[Note, ...] = ()
     """What is allowed and probably not meant."""
 
@@ -92,6 +94,7 @@ class ArrayPlan:
             plan=self.pinned.packed,
             number=self.number,
             selection=self.packed_selection,
+            study=itemplan.compress(self.study) if self.study else b"",
         )
         shape = render.shape_of(self.spec, self.name, attempt)
         code = code_of(self.archive, shape.sources)
@@ -136,10 +139,11 @@ def plan_rerun(
     selection: Selection,
     cwd: Path,
     place: Place,
+    study: bytes = b"",
 ) -> ArrayPlan:
-    """A rerun of an array whose plan is there. Raises RequestError."""
+    """A rerun of an array whose plan is there, or a batch of a search. Raises RequestError."""
     found = _prepared(resolved, pinned, cwd, place)
-    return replace(found, array=array, number=number, selection=selection)
+    return replace(found, array=array, number=number, selection=selection, study=study)
 
 
 def _prepared(
@@ -249,7 +253,9 @@ def _is_below(path: str, mounts: tuple[str, ...]) -> bool:
     return any(path == mount or path.startswith(mount.rstrip("/") + "/") for mount in mounts)
 
 
-def keep_array(plan: ArrayPlan, cwd: Path, where: Where, *, replace: bool) -> ArrayFolder:
+def keep_array(
+    plan: ArrayPlan, cwd: Path, where: Where, *, replace: bool, study: bytes = b""
+) -> ArrayFolder:
     """Make the folder of a new array, below `cwd`. Raises RequestError where its name is taken."""
     about = About(
         name=plan.array,
@@ -260,7 +266,7 @@ def keep_array(plan: ArrayPlan, cwd: Path, where: Where, *, replace: bool) -> Ar
         plan_sha256=plan.pinned.sha256,
         created=_now(),
     )
-    return ArrayFolder.create(cwd, about, plan.pinned.packed, replace=replace)
+    return ArrayFolder.create(cwd, about, plan.pinned.packed, replace=replace, study=study)
 
 
 def attempt_of(plan: ArrayPlan, uid: str = "") -> Attempt:

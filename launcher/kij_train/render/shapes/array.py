@@ -38,6 +38,8 @@ class Attempt:
     number: int = 0
     selection: bytes = b""
     """What a rerun runs of the plan, compressed."""
+    study: bytes = b""
+    """Of an adaptive search that goes on, compressed."""
 
 
 def shape(spec: ArraySpec, attempt: Attempt) -> Shape:
@@ -103,5 +105,6 @@ def settings(spec: ArraySpec, attempt: Attempt) -> itemplan.ArraySettings:
         results_dir=f"{own_folder}/attempt-{attempt.number}-{JOB_UID}" if own_folder else "",
         jitter_s=spec.start_jitter or 0,
         selection=bool(attempt.selection),
+        study=bool(attempt.study),
         run_dir=f"{own_folder or contract.WORK_DIR}/run",
     )
