@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train.pod import contract, gang
+from kij_train.pod import contract, gang, status
 from kij_train.pod.gang import network, peers, processes, ranks
 from kij_train.pod.gang import node as gang_node
 from kij_train.pod.gang.history import History, Who
@@ -226,6 +226,52 @@ def test_a_node_that_is_cut_off_ends_with_its_words(
     assert asyncio.run(whole()) == contract.EXIT_RENDEZVOUS
     said = json.loads(record.read_text())["message"]
     assert said["message"].startswith("cut off: other nodes, DNS and the API server were not")
+
+
+@pytest.mark.parametrize("has_network", [True, False])
+def test_a_leader_that_waits_says_who_fell_silent_unless_its_own_network_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    *,
+    has_network: bool,
+) -> None:
+    """Index 1 joins index 0, and then sends nothing, not even that it ends."""
+    asked: list[str] = []
+
+    async def answer(peer: str) -> bool:
+        asked.append(peer)
+        return has_network
+
+    monkeypatch.setattr(network, "has_network", answer)
+    monkeypatch.setattr(network, "LOOK_S", 0.05)
+    monkeypatch.setattr(peers.Channel.receive, "__defaults__", (0.2,))
+
+    async def whole() -> str:
+        made = node(0, free_ports(3), tmp_path, 1)
+        made.settings = made.settings._replace(shared=[])
+        running = asyncio.ensure_future(made.run())
+        said = ""
+        while made.leader is None:
+            await asyncio.sleep(0.02)
+        _, writer = await asyncio.open_connection(*made.settings.address(0))
+        who = [1, "uid-1", "127.0.0.1", "job-1-abc", "node-2"]
+        hello = {"gang": made.gang_id, "who": who, "join": True, "history": {}}
+        writer.write(json.dumps(hello).encode() + b"\n")
+        try:
+            while "nothing is heard" not in said and (has_network or len(asked) < 9):
+                said += capsys.readouterr().err
+                await asyncio.sleep(0.02)
+        finally:
+            writer.close()
+            made._on_signal(signal.SIGTERM)
+            await running
+        return said
+
+    said = asyncio.run(asyncio.wait_for(whole(), 30))
+    unheard = [status.Unheard.read(line) for line in said.splitlines()]
+    expected = [status.Unheard(1, "job-1-abc", "node-2")] if has_network else []
+    assert [each for each in unheard if each is not None] == expected
 
 
 def test_nodes_with_addresses_of_ipv6_find_each_other(

@@ -9,7 +9,7 @@ from kij_train.diagnosis.causes import of_message
 from kij_train.pod import rank0
 from kij_train.pod.contract import Failure
 from kij_train.pod.stacks import RankNow
-from kij_train.pod.status import PREFIX, Attempt, Exited, WaitingForRank0, no_torch
+from kij_train.pod.status import PREFIX, Attempt, Exited, Unheard, WaitingForRank0, no_torch
 
 COUNTS = st.integers(0, 10**9)
 LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
@@ -33,6 +33,16 @@ def test_the_end_of_a_command_is_found_in_a_log(ended: Exited, before: str, afte
     lines = [before, PREFIX + ended.text(), after]
     assert Exited.find("\n".join(lines)) == ended
     assert Exited.find(f"{before}\n{ended.text()}") is None
+
+
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
+
+
+@given(st.builds(Unheard, COUNTS, NAMES, NAMES | st.just("")), LINES)
+def test_a_pod_that_fell_silent_is_read_as_it_was_said(unheard: Unheard, other: str) -> None:
+    assert Unheard.read(PREFIX + unheard.text()) == unheard
+    assert Unheard.read(f"{PREFIX}round {other}") is None
+    assert Unheard.read(f"{other} {PREFIX}{unheard.text()}") is None
 
 
 @given(st.from_regex(r"/[^\n]+", fullmatch=True))

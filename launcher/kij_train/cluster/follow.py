@@ -19,10 +19,12 @@ from kij_train.diagnosis import (
     HELD_S,
     JobState,
     JobView,
+    epoch,
     failures_of_pods,
     own_end,
 )
-from kij_train.errors import RefusedError, UnreachableError
+from kij_train.errors import KijError, RefusedError, UnreachableError
+from kij_train.pod import status
 
 if TYPE_CHECKING:
     from kij_train.cluster.client import Cluster
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """Between two looks at what holds up a job: not at every event of thousands of pods."""
+FRESH_S = 60.0
+"""What a log said longer ago, by the clocks of here and there, is not acted upon any more."""
 NO_PODS_AFTER_S = 3.0
 """A Job without any pod after this time is asked for its events."""
 
@@ -66,6 +70,7 @@ def follow(
     started = time.monotonic()
     asked_at = started
     decided = False
+    unheard = _Unheard(submission.cluster)
     looked_at, held_since = started, None
     with Observation(
         submission.cluster,
@@ -77,6 +82,8 @@ def follow(
         for event in observed.events():
             if isinstance(event, LogLine):
                 on_line(event)
+                for note in unheard.take(event, observed):
+                    on_note(note)
             elif isinstance(event, Note):
                 on_note(event.text)
             else:
@@ -102,6 +109,44 @@ def follow(
         known = None if submitted_now else observed.job.lasted_s
         seconds = watched_s if known is None else known
         return End(observed.job, list(observed.pods.values()), seconds)
+
+
+class _Unheard:
+    """Deletes pods of which the leader of their job does not hear any more, and waits to replace.
+
+    A machine that dies without a word is noticed by Kubernetes after most of a minute; a pod whose
+    link is cut, only when it ends itself. The leader says so only while it has a network itself.
+    A pod that was deleted so is not listened to: what it says of others comes from the far side.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._deleted: set[str] = set()
+
+    def take(self, line: LogLine, observed: Observation) -> Iterable[str]:
+        """Act upon a line of a log, if it says so; what was done, for the user."""
+        said, job = status.Unheard.read(line.text), observed.job
+        if said is None or job is None or not job.restarts_by_itself:
+            return
+        said_at = epoch(line.time) or 0.0
+        if abs(time.time() - said_at) > FRESH_S or line.pod in self._deleted:
+            return
+        pods = (pod["metadata"] for pod in observed.pods.values())
+        pod = next((each for each in pods if each["name"] == said.pod != line.pod), None)
+        if pod is None or pod.get("deletionTimestamp") or said.pod in self._deleted:
+            return
+        self._deleted.add(said.pod)
+        which = (
+            f"index {said.index} (pod {said.pod}{f' on {said.machine}' if said.machine else ''})"
+        )
+        try:
+            self._cluster.delete("Pod", said.pod, uid=pod["uid"], grace_s=0)
+        except GoneError:
+            return
+        except KijError as error:
+            yield f"nothing is heard of {which}, and it cannot be deleted: {error.message}"
+        else:
+            yield f"deleted {which}, of which the others hear nothing, for the Job to make another"
 
 
 def end_if_decided(cluster: Cluster, job: JobView, pods: Iterable[Mapping[str, Any]]) -> bool:

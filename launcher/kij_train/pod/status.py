@@ -118,6 +118,33 @@ _ITEM_STARTS = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Unheard:
+    """The pod that leads a job has not heard of another one for some seconds, and waits for it."""
+
+    index: int
+    pod: str
+    machine: str
+
+    def text(self) -> str:
+        where = f"pod {self.pod}" + (f" on {self.machine}" if self.machine else "")
+        return (
+            f"nothing is heard of index {self.index} ({where}), and training waits for another pod"
+        )
+
+    @staticmethod
+    def read(line: str) -> "Optional[Unheard]":
+        """From a line of a log; None for another one."""
+        found = _UNHEARD.match(line)
+        return None if found is None else Unheard(int(found[1]), found[2], found[3] or "")
+
+
+_UNHEARD = re.compile(
+    re.escape(PREFIX)
+    + r"nothing is heard of index (\d+) \(pod (\S+)(?: on (\S+))?\), and training waits"
+)
+
+
 def no_torch(python: str, error: ImportError) -> str:
     """Why a node cannot run torchrun; NO_TORCH finds it where no torch is there at all."""
     return f"torch cannot be imported by {python}: {error}"

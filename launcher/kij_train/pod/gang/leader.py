@@ -176,6 +176,11 @@ class Leader:
 
     # Decisions.
 
+    def lacks_nodes(self) -> bool:
+        """Whether training has stopped, and goes on only with another pod."""
+        there = {m.who.node for m in self.members.values() if not m.leaving}
+        return self.round is None and self.history.rounds > 0 and len(there) < self.settings.low
+
     def decide(self) -> None:
         """Judge the round, or start one. Call this after every event, and regularly."""
         if self.verdict is not None:

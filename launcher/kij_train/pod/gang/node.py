@@ -79,6 +79,9 @@ class Supervisor:
         """The connections to the members, while this pod leads."""
         self._failed: Json = {}
         """The record of this pod's ranks, where they failed in the last round."""
+        self._unheard: Dict[str, Who] = {}
+        """By uid, pods that fell silent and are missed, until the log has told of them."""
+        self._telling: Optional[asyncio.Future[None]] = None
         self._told: Set[int] = set()
         """Indexes that have asked this pod since the job ended, and got the verdict."""
 
@@ -109,7 +112,8 @@ class Supervisor:
             return await self._farewell()
         finally:
             server.close()
-            tasks = [zygote, cut_off, *(visit for visit, _ in visits)]
+            telling = [] if self._telling is None else [self._telling]
+            tasks = [zygote, cut_off, *telling, *(visit for visit, _ in visits)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -195,6 +199,7 @@ class Supervisor:
         self._channels.append(channel)
         ping = asyncio.ensure_future(channel.ping())
         leader.join(member, history)
+        self._unheard.pop(member.who.uid, None)
         self._changed.set()
         try:
             while True:
@@ -208,6 +213,8 @@ class Supervisor:
             channel.close()
             self._channels.remove(channel)
             leader.leave(member)
+            if channel.fell_silent and self.leader is leader:
+                self._unheard[member.who.uid] = member.who
             self._changed.set()
 
     async def _lead(self) -> None:
@@ -250,6 +257,7 @@ class Supervisor:
                     # In the background: an index that does not answer takes seconds.
                     look = asyncio.ensure_future(self.peers.has_better_leader())
                     look.add_done_callback(lambda _: self._changed.set())
+                self._tell_of_unheard(leader)
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), DECIDE_S)
                 self._changed.clear()
@@ -260,6 +268,26 @@ class Supervisor:
             await asyncio.gather(*(channel.flush() for channel in self._channels))
             for channel in self._channels:
                 channel.close()
+
+    def _tell_of_unheard(self, leader: Leader) -> None:
+        """Have the log say which pods fell silent, if training waits for others instead of them.
+
+        A `launch` that is attached deletes them then, so that the Job makes others: Kubernetes
+        itself takes most of a minute to notice a dead machine, and never notices a cut link.
+        """
+        if not self._unheard or not leader.lacks_nodes() or self.settings.shared is None:
+            return
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.ensure_future(self._tell_where_connected())
+
+    async def _tell_where_connected(self) -> None:
+        """Not if this pod's own network is cut: it would tell of those on the right side."""
+        if await network.has_network(self._a_peer()):
+            for who in self._unheard.values():
+                status.say(status.Unheard(who.node, who.pod, who.machine).text())
+            self._unheard.clear()
+        else:
+            await asyncio.sleep(network.LOOK_S)
 
     async def _until_heard(self, leader: Leader) -> None:
         """Stay until all members have confirmed the verdict, or the time is up.
@@ -309,6 +337,8 @@ class Supervisor:
             await channel.flush()
             channel.close()
             self.up = None
+        if channel.fell_silent:
+            self._unheard[found.who.uid] = found.who
         if not self._is_over():
             await self._without_leader(found.who)
 
@@ -365,6 +395,7 @@ class Supervisor:
         self.peers.ips = {int(index): ip for index, ip in said["ips"].items()}
 
     def _in_round(self) -> None:
+        self._unheard.clear()  # others train instead
         self._lost, self._in_round_since = None, time.time()
         keep_accounts(self.history, "training", self._in_round_since)
 

@@ -62,6 +62,9 @@ class Channel:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.fell_silent = False
+        """Whether nothing came any more, not even an end of the connection: a machine that is dead,
+        or a network that is cut."""
 
     def send(self, message: Json) -> None:
         """Queue a message. A lost connection raises nothing here: `receive` returns None."""
@@ -74,7 +77,10 @@ class Channel:
             try:
                 line = await asyncio.wait_for(self._reader.readline(), timeout_s)
                 said = json.loads(line)
-            except (asyncio.TimeoutError, OSError, ValueError, asyncio.LimitOverrunError):
+            except asyncio.TimeoutError:
+                self.fell_silent = True
+                return None
+            except (OSError, ValueError, asyncio.LimitOverrunError):
                 return None
             if not isinstance(said, dict):
                 return None
