@@ -6,6 +6,7 @@ import datetime
 from typing import Any, cast
 
 import pytest
+from kij_train import names
 from kij_train.cluster import Cluster
 from kij_train.cluster.apierrors import GoneError
 from kij_train.cluster.follow import FRESH_S, _Unheard
@@ -33,22 +34,30 @@ class Deleting:
         self.deleted.append((name, uid, grace_s))
 
 
+def pod(index: int, *, deleted: bool = False) -> dict[str, Any]:
+    """Pod job-0-x, job-1-x, … of the job, with address 10.0.0.0, 10.0.0.1, …"""
+    name = f"job-{index}-x"
+    labels = {names.COMPLETION_INDEX: str(index)}
+    metadata = {"name": name, "uid": f"uid of {name}", "labels": labels}
+    if deleted:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return {"metadata": metadata, "status": {"podIP": f"10.0.0.{index}"}}
+
+
 def seen(*pods: dict[str, Any], **fields: Any) -> Observation:
-    """A job with pods 0-a, 1-b."""
+    """A job with these pods; else with those of indexes 0 and 1."""
     observed = Observation(cast(Cluster, None), "job")
     observed.job = rendered(**{**GANG, **fields})
-    for name in ("job-0-a", "job-1-b"):
-        observed.pods[f"uid of {name}"] = {"metadata": {"name": name, "uid": f"uid of {name}"}}
-    for pod in pods:
-        observed.pods[pod["metadata"]["uid"]] = pod
+    for each in pods or (pod(0), pod(1)):
+        observed.pods[each["metadata"]["uid"]] = each
     return observed
 
 
-def says(pod: str, of: str, *, ago_s: float = 0.0) -> LogLine:
-    """A line of a pod's log, on another one."""
+def says(index: int, of: int, *, ip: str = "", ago_s: float = 0.0) -> LogLine:
+    """A line in the log of an index, on another one."""
     when = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=ago_s)
-    text = status.PREFIX + status.Unheard(1, of, "node-2").text()
-    return LogLine(0, pod, f"{when:%Y-%m-%dT%H:%M:%S.%f}000Z", text)
+    text = status.PREFIX + status.Unheard(of, ip or f"10.0.0.{of}", "node-2").text()
+    return LogLine(index, f"job-{index}-x", f"{when:%Y-%m-%dT%H:%M:%S.%f}000Z", text)
 
 
 def act(cluster: Deleting, line: LogLine, observed: Observation) -> list[str]:
@@ -58,37 +67,35 @@ def act(cluster: Deleting, line: LogLine, observed: Observation) -> list[str]:
 def test_a_pod_that_is_not_heard_of_is_deleted_once() -> None:
     cluster = Deleting()
     unheard, observed = _Unheard(cast(Cluster, cluster)), seen()
-    (note,) = unheard.take(says("job-0-a", "job-1-b"), observed)
-    assert note.startswith("deleted index 1 (pod job-1-b on node-2), of which the others hear")
-    assert not list(unheard.take(says("job-0-a", "job-1-b"), observed))
-    assert cluster.deleted == [("job-1-b", "uid of job-1-b", 0)]
+    (note,) = unheard.take(says(0, 1), observed)
+    assert note.startswith("deleted index 1 (pod job-1-x on node-2), of which the others hear")
+    assert not list(unheard.take(says(0, 1), observed))
+    assert cluster.deleted == [("job-1-x", "uid of job-1-x", 0)]
 
 
 def test_a_pod_that_was_deleted_so_is_not_listened_to() -> None:
     cluster = Deleting()
     unheard, observed = _Unheard(cast(Cluster, cluster)), seen()
-    assert list(unheard.take(says("job-0-a", "job-1-b"), observed))
-    assert not list(unheard.take(says("job-1-b", "job-0-a"), observed))
+    assert list(unheard.take(says(0, 1), observed))
+    assert not list(unheard.take(says(1, 0), observed))
     assert len(cluster.deleted) == 1
 
 
 @pytest.mark.parametrize(
     ("line", "observed"),
     [
-        (says("job-0-a", "job-1-b", ago_s=FRESH_S + 1), seen()),
-        (says("job-0-a", "job-1-b", ago_s=-2 * FRESH_S), seen()),
-        (says("job-0-a", "somebody-elses"), seen()),
-        (says("job-1-b", "job-1-b"), seen()),
-        (says("job-0-a", "job-1-b"), seen(restart="never")),
+        (says(0, 1, ago_s=FRESH_S + 1), seen()),
+        (says(0, 1, ago_s=-2 * FRESH_S), seen()),
+        (says(0, 1, ip="10.0.0.9"), seen()),
+        (says(1, 1), seen()),
+        (says(0, 1), seen(restart="never")),
         (
-            says("job-0-a", "job-1-b"),
-            seen(
-                {"metadata": {"name": "job-1-b", "uid": "uid of job-1-b", "deletionTimestamp": "t"}}
-            ),
+            says(0, 1),
+            seen(pod(0), pod(1, deleted=True)),
         ),
-        (LogLine(0, "job-0-a", "", "loss 0.1"), seen()),
+        (LogLine(0, "job-0-x", "", "loss 0.1"), seen()),
     ],
-    ids=["long ago", "to come", "not of the job", "itself", "no restarts", "ends", "other words"],
+    ids=["long ago", "to come", "an earlier pod", "itself", "no restarts", "ends", "other words"],
 )
 def test_nothing_is_deleted(line: LogLine, observed: Observation) -> None:
     cluster = Deleting()
@@ -97,6 +104,6 @@ def test_nothing_is_deleted(line: LogLine, observed: Observation) -> None:
 
 
 def test_without_the_right_to_delete_pods_that_is_said() -> None:
-    (note,) = act(Deleting(RefusedError("no right")), says("job-0-a", "job-1-b"), seen())
+    (note,) = act(Deleting(RefusedError("no right")), says(0, 1), seen())
     assert note.endswith("and it cannot be deleted: no right")
-    assert act(Deleting(GoneError("gone")), says("job-0-a", "job-1-b"), seen()) == []
+    assert act(Deleting(GoneError("gone")), says(0, 1), seen()) == []

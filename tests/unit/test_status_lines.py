@@ -38,7 +38,7 @@ def test_the_end_of_a_command_is_found_in_a_log(ended: Exited, before: str, afte
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
 
 
-@given(st.builds(Unheard, COUNTS, NAMES, NAMES | st.just("")), LINES)
+@given(st.builds(Unheard, COUNTS, HOSTS, NAMES | st.just("")), LINES)
 def test_a_pod_that_fell_silent_is_read_as_it_was_said(unheard: Unheard, other: str) -> None:
     assert Unheard.read(PREFIX + unheard.text()) == unheard
     assert Unheard.read(f"{PREFIX}round {other}") is None

@@ -21,6 +21,7 @@ from kij_train.diagnosis import (
     JobView,
     epoch,
     failures_of_pods,
+    index_of,
     own_end,
 )
 from kij_train.errors import KijError, RefusedError, UnreachableError
@@ -131,22 +132,26 @@ class _Unheard:
         said_at = epoch(line.time) or 0.0
         if abs(time.time() - said_at) > FRESH_S or line.pod in self._deleted:
             return
-        pods = (pod["metadata"] for pod in observed.pods.values())
-        pod = next((each for each in pods if each["name"] == said.pod != line.pod), None)
-        if pod is None or pod.get("deletionTimestamp") or said.pod in self._deleted:
+        pod = next((each for each in observed.pods.values() if _is_of(each, said)), None)
+        if pod is None:
             return
-        self._deleted.add(said.pod)
-        which = (
-            f"index {said.index} (pod {said.pod}{f' on {said.machine}' if said.machine else ''})"
-        )
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        if pod["metadata"].get("deletionTimestamp") or name in (line.pod, *self._deleted):
+            return
+        self._deleted.add(name)
+        which = f"index {said.index} (pod {name}{f' on {said.machine}' if said.machine else ''})"
         try:
-            self._cluster.delete("Pod", said.pod, uid=pod["uid"], grace_s=0)
+            self._cluster.delete("Pod", name, uid=uid, grace_s=0)
         except GoneError:
             return
         except KijError as error:
             yield f"nothing is heard of {which}, and it cannot be deleted: {error.message}"
         else:
             yield f"deleted {which}, of which the others hear nothing, for the Job to make another"
+
+
+def _is_of(pod: Mapping[str, Any], said: status.Unheard) -> bool:
+    return index_of(pod) == said.index and (pod.get("status") or {}).get("podIP") == said.ip
 
 
 def end_if_decided(cluster: Cluster, job: JobView, pods: Iterable[Mapping[str, Any]]) -> bool:

@@ -123,11 +123,12 @@ class Unheard:
     """The pod that leads a job has not heard of another one for some seconds, and waits for it."""
 
     index: int
-    pod: str
+    ip: str
+    """Of the pod: an index may have had several."""
     machine: str
 
     def text(self) -> str:
-        where = f"pod {self.pod}" + (f" on {self.machine}" if self.machine else "")
+        where = self.ip + (f" on {self.machine}" if self.machine else "")
         return (
             f"nothing is heard of index {self.index} ({where}), and training waits for another pod"
         )
@@ -141,7 +142,7 @@ class Unheard:
 
 _UNHEARD = re.compile(
     re.escape(PREFIX)
-    + r"nothing is heard of index (\d+) \(pod (\S+)(?: on (\S+))?\), and training waits"
+    + r"nothing is heard of index (\d+) \((\S+)(?: on (\S+))?\), and training waits"
 )
 
 

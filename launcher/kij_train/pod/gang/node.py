@@ -284,7 +284,7 @@ class Supervisor:
         """Not if this pod's own network is cut: it would tell of those on the right side."""
         if await network.has_network(self._a_peer()):
             for who in self._unheard.values():
-                status.say(status.Unheard(who.node, who.pod, who.machine).text())
+                status.say(status.Unheard(who.node, who.ip, who.machine).text())
             self._unheard.clear()
         else:
             await asyncio.sleep(network.LOOK_S)
