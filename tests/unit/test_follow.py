@@ -12,6 +12,7 @@ from kij_train.cluster.apierrors import GoneError
 from kij_train.cluster.follow import FRESH_S, _Unheard
 from kij_train.cluster.logs import LogLine
 from kij_train.cluster.observe import Observation
+from kij_train.diagnosis import trimmed
 from kij_train.errors import RefusedError
 from kij_train.pod import status
 
@@ -41,7 +42,7 @@ def pod(index: int, *, deleted: bool = False) -> dict[str, Any]:
     metadata = {"name": name, "uid": f"uid of {name}", "labels": labels}
     if deleted:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    return {"metadata": metadata, "status": {"podIP": f"10.0.0.{index}"}}
+    return trimmed({"metadata": metadata, "status": {"podIP": f"10.0.0.{index}"}})
 
 
 def seen(*pods: dict[str, Any], **fields: Any) -> Observation:

@@ -109,7 +109,7 @@ def trimmed(pod: Object) -> dict[str, Any]:
     if node := pod.get("spec", {}).get("nodeName"):
         small["spec"]["nodeName"] = node
     containers = ("containerStatuses", "initContainerStatuses")
-    wanted = ("phase", "reason", "message", "startTime", "conditions", *containers)
+    wanted = ("phase", "podIP", "reason", "message", "startTime", "conditions", *containers)
     small["status"] = {key: status[key] for key in wanted if key in status}
     return small
 
