@@ -10,6 +10,7 @@ from typing import Any
 
 from kij_train.arrays.evaluation import Evaluation, Example, Metric, Noise
 from kij_train.arrays.gates import Judged, Verdict, number
+from kij_train.arrays.junit import Check
 from kij_train.arrays.objective import OURS
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.statistics import Estimate
@@ -161,6 +162,23 @@ def escaped(text: str) -> str:
     for one in "\\`*_{}[]~":
         plain = plain.replace(one, "\\" + one)
     return "".join(f"&#{ord(one)};" if one in "<>&|@#" else one for one in plain)
+
+
+# --- JUnit ----------------------------------------------------------------------------------------
+
+
+def checks(evaluation: Evaluation) -> tuple[Check, ...]:
+    """Whether every id was evaluated, and each gate. One that is undecided is an error, not a
+    failure: nothing is known to be wrong, and nothing to be right."""
+    words = {Verdict.PASS: "", Verdict.FAIL: "failure", Verdict.UNDECIDED: "error"}
+    whole = f"{evaluation.ids:,} ids" if evaluation.is_whole else headline(evaluation)
+    return (
+        Check("every id is evaluated", "" if evaluation.is_whole else "failure", "fail", whole),
+        *(
+            Check(one.gate.text, words[one.verdict], one.verdict.value, one.reason)
+            for one in evaluation.judged
+        ),
+    )
 
 
 # --- JSON -----------------------------------------------------------------------------------------

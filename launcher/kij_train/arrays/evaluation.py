@@ -150,10 +150,10 @@ def scores_of(outcomes: Iterable[Outcome]) -> tuple[Scores, dict[State, int]]:
     counts: dict[State, int] = dict.fromkeys(State, 0)
     for outcome in outcomes:
         counts[outcome.state] += 1
-        scores.know(outcome.key)
+        number = scores.know(outcome.key)
         if outcome.state is State.DONE:
             for record in outcome.records:
-                scores.add(outcome.key, record, NO_METRICS)
+                scores.add_to(number, record, NO_METRICS)
     return scores, {state: count for state, count in counts.items() if count}
 
 

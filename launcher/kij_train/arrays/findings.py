@@ -8,6 +8,7 @@ from typing import Any
 
 from kij_train import extras
 from kij_train.arrays import evalreport, gates, judged, sought, sweepplots, sweeps
+from kij_train.arrays.junit import Check
 from kij_train.arrays.objective import Objective
 from kij_train.arrays.report import Report, as_markdown
 from kij_train.arrays.store import ArrayFolder
@@ -33,6 +34,8 @@ class Findings:
     svg: str = ""
     """A picture; empty where there is none."""
     notes: tuple[str, ...] = field(default=())
+    checks: tuple[Check, ...] = ()
+    """Test cases of their own, in JUnit."""
 
 
 def findings_in(
@@ -70,6 +73,7 @@ def _of_evaluation(folder: ArrayFolder, report: Report, live: Live | None) -> Fi
         evalreport.as_json(found),
         gates.exit_code(found.verdict),
         evalreport.as_markdown(found, folder.name, rest),
+        checks=evalreport.checks(found),
     )
 
 
