@@ -5,6 +5,7 @@ The verdict is in the first line. Markdown stays below what a comment of GitHub 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,16 +127,21 @@ def told(example: Example, most: int = FIELD_CHARS) -> str:
 # --- Markdown -------------------------------------------------------------------------------------
 
 
-def as_markdown(evaluation: Evaluation, name: str, rest: str = "") -> str:
-    """For a pull request. `rest` is what failed, as the report of any array tells it."""
+def as_markdown(
+    evaluation: Evaluation, name: str, lost: tuple[str, ...] = (), rest: str = ""
+) -> str:
+    """For a pull request. `lost` are lines about indexes that failed, for its beginning; `rest` is
+    what failed, as the report of any array tells it."""
     lines = [f"## {_SIGN[evaluation.verdict]} {escaped(name)}: {escaped(headline(evaluation))}", ""]
+    if lost:
+        lines += [*lost, ""]
     if evaluation.judged:
         lines += [*markdown_table(gates_table(evaluation.judged)), ""]
     if evaluation.metrics:
         lines += [*markdown_table(metrics_table(evaluation)), ""]
         if len(evaluation.metrics) > MOST_METRICS:
             lines += [f"{len(evaluation.metrics) - MOST_METRICS} more metrics.", ""]
-    text = "\n".join(lines)
+    text = "\n".join(lines) + "\n"
     if rest and len(text) + len(rest) < MOST_MARKDOWN_CHARS:
         text += rest.rstrip("\n") + "\n\n"
     if evaluation.worst:
@@ -161,7 +167,8 @@ def escaped(text: str) -> str:
     plain = " ".join(shown(text).split())
     for one in "\\`*_{}[]~":
         plain = plain.replace(one, "\\" + one)
-    return "".join(f"&#{ord(one)};" if one in "<>&|@#" else one for one in plain)
+    plain = "".join(f"&#{ord(one)};" if one in "&|@#" else one for one in plain)
+    return re.sub(r"<(?![= \d])", "&#60;", plain)  # '<=' begins no tag, and is read as it stands
 
 
 # --- JUnit ----------------------------------------------------------------------------------------
