@@ -157,7 +157,9 @@ def test_the_markdown_has_the_verdict_in_its_first_line_and_fits_a_comment() -> 
         outcome(n, acc=at % 2, answer="<img src=x> @all | " + "long " * 2000)
         for at, n in enumerate(IDS)
     ]
-    text = evalreport.as_markdown(evaluated(outcomes, "acc >= 0.9"), "my_eval", rest="rest\n" * 20_000)
+    text = evalreport.as_markdown(
+        evaluated(outcomes, "acc >= 0.9"), "my_eval", rest="rest\n" * 20_000
+    )
     assert text.startswith("## ❌ my\\_eval: fail: acc >= 0.9: acc is 0.5")
     assert len(text) < 65_536
     assert "<img" not in text

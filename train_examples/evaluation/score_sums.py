@@ -5,8 +5,8 @@
         train_examples/evaluation/score_sums.py
 
 It passes: exit code 0. With --gate 'accuracy >= 0.9' it fails (1), and with 'accuracy >= 0.83' 400
-examples are too few to tell (6). The baseline is this script's, as it is; with --forget 5 it forgets
-more, which 'accuracy drop <= 0.02' notices.
+examples are too few to tell (6). The baseline is this script's, as it is. With --forget 5 it
+forgets more, which 'accuracy drop <= 0.02' notices.
 """
 
 import argparse
