@@ -182,13 +182,32 @@ def test_gates_fail_or_cannot_tell(project: Path, gate: str, code: int, verdict:
     assert (done.returncode, evaluation(project)["verdict"]) == (code, verdict)
 
 
+def test_the_example_passes_against_its_baseline_and_fails_where_it_forgets_more(
+    tmp_path: Path,
+) -> None:
+    folder = ROOT / "train_examples/evaluation"
+    data = ("--data", str(folder / "sums.jsonl"), "--baseline", str(folder / "baseline.jsonl"))
+    argv = ("eval", "--local", "--name", "sums", "--replace", "--code-dir", str(folder), *data)
+    argv = (*argv, "--shards", "4", "--gate", "accuracy drop <= 0.02", "score_sums.py")
+    done = kij(tmp_path, *argv)
+    assert (done.returncode, "pass: 1 gate on 400 ids" in done.stderr) == (0, True), done.stderr
+    fell = kij(tmp_path, *argv, "--forget", "5")
+    assert fell.returncode == 1
+    assert "drop of accuracy is 0.08" in fell.stderr
+
+
 def test_a_shard_that_died_fails_the_gate_until_it_is_run_again(project: Path) -> None:
     argv = ("--shards", "3", "--gate", "accuracy >= 0.1")
     done = evaluated(project, *argv, DIES_AT="q150")
     assert done.returncode == 1
     assert "not every id was evaluated: 250 done, 50 failed of 300" in done.stderr
     text = kij(project, "report", "e", "--format", "markdown").stdout
-    assert text.startswith("## ❌ e: fail: not every id was evaluated")
+    first, _, third, *_ = text.splitlines()
+    assert first.startswith("## ❌ e: fail: not every id was evaluated")
+    assert third == "failed in index 1 · `kij-train rerun e --failed`"
+    assert "kij-train replay e --key q150" in text
+    tests = kij(project, "report", "e", "--format", "junit").stdout
+    assert 'testcase classname="e.gates" name="every id is evaluated"><failure type="fail"' in tests
     again = kij(project, "rerun", "e", "--failed")
     assert again.returncode == 0, again.stderr
     assert "pass: 1 gate on 300 ids" in again.stderr

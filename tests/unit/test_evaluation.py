@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train.arrays import evalreport, evaluation, gates
+from junitparser import JUnitXml
+from kij_train.arrays import evalreport, evaluation, gates, junit
 from kij_train.arrays.gates import Verdict
 from kij_train.arrays.outcomes import Outcome, State
+from kij_train.arrays.report import Report
+from kij_train.arrays.summary import summary_of
 from kij_train.errors import RequestError
 
 IDS = [f"q{number}" for number in range(200)]
@@ -133,7 +137,7 @@ def test_the_worst_examples_are_those_that_fell() -> None:
         ("q0", 0.0, 1.0),
         ("q2", 0.0, 1.0),
         ("q4", 0.0, 1.0),
-        ("q1", 1.0, 1.0),
+        ("q6", 0.0, 0.0),
     ]
     assert evalreport.worst_table(found)[1][0] == ["q0", "0", "1", "answer: so: q0"]
     _, [row] = evalreport.metrics_table(found)
@@ -153,12 +157,44 @@ def test_the_markdown_has_the_verdict_in_its_first_line_and_fits_a_comment() -> 
         outcome(n, acc=at % 2, answer="<img src=x> @all | " + "long " * 2000)
         for at, n in enumerate(IDS)
     ]
-    text = evalreport.as_markdown(evaluated(outcomes, "acc >= 0.9"), "my_eval", "rest\n" * 20_000)
-    assert text.startswith("## ❌ my\\_eval: fail: acc &#62;= 0.9: acc is 0.5")
+    text = evalreport.as_markdown(
+        evaluated(outcomes, "acc >= 0.9"), "my_eval", rest="rest\n" * 20_000
+    )
+    assert text.startswith("## ❌ my\\_eval: fail: acc >= 0.9: acc is 0.5")
     assert len(text) < 65_536
     assert "<img" not in text
     assert "@all" not in text
     assert "The worst 10 examples" in text
+
+
+def test_junit_tells_a_gate_that_failed_from_one_that_is_undecided(tmp_path: Path) -> None:
+    outcomes = [outcome(n, acc=at % 10 < 8) for at, n in enumerate(IDS)]
+    found = evaluated(outcomes, "acc >= 0.5", "acc >= 0.8", "acc >= 0.9", "f1 >= 0")
+    about = Report("e", "this machine", 1, 1, "ended", summary_of(outcomes))
+    path = tmp_path / "junit.xml"
+    path.write_text("".join(junit.pieces(about, outcomes, evalreport.checks(found))), "utf-8")
+    read = JUnitXml.fromfile(str(path))
+    assert (read.tests, read.failures, read.errors) == (200 + 5, 2, 1)
+    gates_suite, _ = read
+    said = {
+        case.name: [(type(one).__name__, one.type) for one in case.result] for case in gates_suite
+    }
+    assert said == {
+        "every id is evaluated": [],
+        "acc >= 0.5": [],
+        "acc >= 0.8": [("Error", "undecided")],
+        "acc >= 0.9": [("Failure", "fail")],
+        "f1 >= 0": [("Failure", "fail")],
+    }
+
+
+def test_junit_has_a_failure_where_ids_are_missing_also_without_a_gate() -> None:
+    found = evaluated([*ALL_RIGHT[:-1], outcome(IDS[-1], State.MISSING)])
+    [whole] = evalreport.checks(found)
+    assert (whole.word, whole.said) == (
+        "failure",
+        "fail: not every id was evaluated: 199 done, 1 missing of 200",
+    )
 
 
 def test_the_json_is_json_also_of_what_is_infinite() -> None:

@@ -37,6 +37,9 @@ def test_a_plan_gives_back_its_items(items: list[Any]) -> None:
     assert list(plan.keys()) == [key for key, _ in expected]
     assert (plan.total, plan.indexes, plan.chunk, plan.seed) == (len(items), 3, None, 7)
     assert itemplan.encode(items, indexes=3, chunk=None, seed=7) == text
+    for index in range(3):
+        some = plan.positions(index)
+        assert list(plan.keys(some)) == [expected[at][0] for at in some]
 
 
 def test_the_text_of_a_plan_is_what_its_format_says() -> None:
@@ -56,6 +59,7 @@ def test_a_range_is_not_listed() -> None:
     plan = itemplan.decode(text)
     assert plan.total == 10**6 - 5
     assert plan.items([0, 7, plan.total - 1]) == [("5", 5), ("12", 12), ("999999", 999_999)]
+    assert list(plan.keys(range(1, 4))) == ["6", "7", "8"]
     with pytest.raises(IndexError):
         plan.item(plan.total)
 

@@ -196,6 +196,14 @@ def test_a_line_of_a_part_that_is_no_record_is_named(half: bytes) -> None:
     assert "line 13" in part.damage[0].text
 
 
+def test_lines_that_are_records_only_together_are_named() -> None:
+    for lines in (b'{"key":"a"\n"index":3}\n', b'{"key":"a","index":3},{"key":"b","index":3}\n'):
+        part = results.read_part(PART + lines)
+        assert len(part.records) == 12
+        assert {damage.kind for damage in part.damage} == {"garbled"}
+        assert part.data == PART
+
+
 def test_a_part_that_is_not_what_was_accounted_for_is_named() -> None:
     account = results.account_of(3, 0, {}, GOOD)
     assert not results.read_part(PART, account).damage

@@ -5,11 +5,13 @@ The verdict is in the first line. Markdown stays below what a comment of GitHub 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from kij_train.arrays.evaluation import Evaluation, Example, Metric, Noise
 from kij_train.arrays.gates import Judged, Verdict, number
+from kij_train.arrays.junit import Check
 from kij_train.arrays.objective import OURS
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.statistics import Estimate
@@ -125,16 +127,21 @@ def told(example: Example, most: int = FIELD_CHARS) -> str:
 # --- Markdown -------------------------------------------------------------------------------------
 
 
-def as_markdown(evaluation: Evaluation, name: str, rest: str = "") -> str:
-    """For a pull request. `rest` is what failed, as the report of any array tells it."""
+def as_markdown(
+    evaluation: Evaluation, name: str, lost: tuple[str, ...] = (), rest: str = ""
+) -> str:
+    """For a pull request. `lost` are lines about indexes that failed, for its beginning; `rest` is
+    what failed, as the report of any array tells it."""
     lines = [f"## {_SIGN[evaluation.verdict]} {escaped(name)}: {escaped(headline(evaluation))}", ""]
+    if lost:
+        lines += [*lost, ""]
     if evaluation.judged:
         lines += [*markdown_table(gates_table(evaluation.judged)), ""]
     if evaluation.metrics:
         lines += [*markdown_table(metrics_table(evaluation)), ""]
         if len(evaluation.metrics) > MOST_METRICS:
             lines += [f"{len(evaluation.metrics) - MOST_METRICS} more metrics.", ""]
-    text = "\n".join(lines)
+    text = "\n".join(lines) + "\n"
     if rest and len(text) + len(rest) < MOST_MARKDOWN_CHARS:
         text += rest.rstrip("\n") + "\n\n"
     if evaluation.worst:
@@ -160,7 +167,25 @@ def escaped(text: str) -> str:
     plain = " ".join(shown(text).split())
     for one in "\\`*_{}[]~":
         plain = plain.replace(one, "\\" + one)
-    return "".join(f"&#{ord(one)};" if one in "<>&|@#" else one for one in plain)
+    plain = "".join(f"&#{ord(one)};" if one in "&|@#" else one for one in plain)
+    return re.sub(r"<(?![= \d])", "&#60;", plain)  # '<=' begins no tag, and is read as it stands
+
+
+# --- JUnit ----------------------------------------------------------------------------------------
+
+
+def checks(evaluation: Evaluation) -> tuple[Check, ...]:
+    """Whether every id was evaluated, and each gate. One that is undecided is an error, not a
+    failure: nothing is known to be wrong, and nothing to be right."""
+    words = {Verdict.PASS: "", Verdict.FAIL: "failure", Verdict.UNDECIDED: "error"}
+    whole = f"{evaluation.ids:,} ids" if evaluation.is_whole else headline(evaluation)
+    return (
+        Check("every id is evaluated", "" if evaluation.is_whole else "failure", "fail", whole),
+        *(
+            Check(one.gate.text, words[one.verdict], one.verdict.value, one.reason)
+            for one in evaluation.judged
+        ),
+    )
 
 
 # --- JSON -----------------------------------------------------------------------------------------

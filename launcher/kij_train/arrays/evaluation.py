@@ -150,10 +150,10 @@ def scores_of(outcomes: Iterable[Outcome]) -> tuple[Scores, dict[State, int]]:
     counts: dict[State, int] = dict.fromkeys(State, 0)
     for outcome in outcomes:
         counts[outcome.state] += 1
-        scores.know(outcome.key)
+        number = scores.know(outcome.key)
         if outcome.state is State.DONE:
             for record in outcome.records:
-                scores.add(outcome.key, record, NO_METRICS)
+                scores.add_to(number, record, NO_METRICS)
     return scores, {state: count for state, count in counts.items() if count}
 
 
@@ -201,15 +201,14 @@ def _worst(
     *,
     largest: bool,
 ) -> tuple[Example, ...]:
-    """The ids that lost most against the baseline, else those with the worst value."""
+    """The ids that lost most against the baseline, and of those the ones with the worst value."""
     import numpy as np
 
     units = scores.units(metric)
-    lost = units.means.copy()
+    sign = -1 if largest else 1
     before = {} if baseline is None else baseline.by_number(metric)
-    if before:
-        lost -= [before.get(number, 0.0) for number in units.ids.tolist()]
-    order = np.argsort(-lost if largest else lost, kind="stable")[:WORST]
+    lost = units.means - [before.get(number, 0.0) for number in units.ids.tolist()]
+    order = np.lexsort((sign * units.means, sign * lost))[:WORST]
     now = dict(zip(units.ids[order].tolist(), units.means[order].tolist(), strict=True))
     chosen = list(now)
     found = {outcome.position: outcome for outcome in outcomes_at(sorted(chosen))}

@@ -8,8 +8,10 @@ from typing import Any
 
 from kij_train import extras
 from kij_train.arrays import evalreport, gates, judged, sought, sweepplots, sweeps
+from kij_train.arrays.junit import Check
 from kij_train.arrays.objective import Objective
-from kij_train.arrays.report import Report, as_markdown
+from kij_train.arrays.outcomes import State
+from kij_train.arrays.report import Report, as_markdown, numbers
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.sweeps import Sweep
 from kij_train.arrays.view import Live
@@ -33,6 +35,8 @@ class Findings:
     svg: str = ""
     """A picture; empty where there is none."""
     notes: tuple[str, ...] = field(default=())
+    checks: tuple[Check, ...] = ()
+    """Test cases of their own, in JUnit."""
 
 
 def findings_in(
@@ -69,8 +73,17 @@ def _of_evaluation(folder: ArrayFolder, report: Report, live: Live | None) -> Fi
         tuple(table for table in tables if table[1]),
         evalreport.as_json(found),
         gates.exit_code(found.verdict),
-        evalreport.as_markdown(found, folder.name, rest),
+        evalreport.as_markdown(found, folder.name, _lost(report), rest),
+        checks=evalreport.checks(found),
     )
+
+
+def _lost(report: Report) -> tuple[str, ...]:
+    """The indexes without success, and the command that runs them again, in Markdown."""
+    summary = report.summary
+    sets = ((State.FAILED, summary.failed_indexes), (State.MISSING, summary.missing_indexes))
+    said = [f"{state.value} in index {numbers(indexes)}" for state, indexes in sets if indexes]
+    return (f"{'; '.join(said)} · `{report.rerun}`",) if said else ()
 
 
 def _of_sweep(folder: ArrayFolder, report: Report, found: Sweep, with_picture: bool) -> Findings:

@@ -1,4 +1,5 @@
-"""What became of an array as a JUnit file: a test suite, with a test case an item.
+"""What became of an array as a JUnit file: a test suite, with a test case an item; before it, of
+an evaluation, one with a test case a gate.
 
 Written piece by piece, for there may be a million items. The elements are those of Jenkins' schema
 (https://github.com/jenkinsci/xunit-plugin, junit-10.xsd), which other readers take as well.
@@ -7,7 +8,8 @@ Written piece by piece, for there may be a million items. The elements are those
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from kij_train.arrays.outcomes import Outcome, State
@@ -17,22 +19,54 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no document of XML 1.0 can hold."""
 
 
-def pieces(report: Report, outcomes: Iterable[Outcome]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Check:
+    """A test case that is no item: a gate, say."""
+
+    name: str
+    word: str
+    """`failure` or `error`; empty: it is passed."""
+    kind: str
+    """What sort of failure or error: `undecided`."""
+    said: str
+
+
+def pieces(
+    report: Report, outcomes: Iterable[Outcome], checks: Sequence[Check] = ()
+) -> Iterator[str]:
     """The document, in pieces. A failed item is a failure, a missing one an error."""
     counts = report.summary.counts
     skipped = counts[State.RUNNING] + counts[State.PENDING]
-    numbers = (
-        f'tests="{report.summary.total}" failures="{counts[State.FAILED]}" '
-        f'errors="{counts[State.MISSING]}"'
-    )
+    failures, errors = (sum(one.word == word for one in checks) for word in ("failure", "error"))
     seconds = f'time="{report.summary.seconds:.3f}"'
-    name = _attribute(report.name)
     yield '<?xml version="1.0" encoding="UTF-8"?>\n'
-    yield f"<testsuites {numbers} {seconds}>\n"
+    total, failed, missing = report.summary.total, counts[State.FAILED], counts[State.MISSING]
+    every = _numbers(total + len(checks), failed + failures, missing + errors)
+    yield f"<testsuites {every} {seconds}>\n"
+    if checks:
+        group = _attribute(f"{report.name}.gates")
+        yield f"<testsuite name={group} {_numbers(len(checks), failures, errors)}>\n"
+        for check in checks:
+            yield _checked(group, check)
+        yield "</testsuite>\n"
+    numbers = _numbers(total, failed, missing)
+    name = _attribute(report.name)
     yield f'<testsuite name={name} {numbers} skipped="{skipped}" {seconds}>\n'
     for outcome in outcomes:
         yield _case(report, outcome)
     yield "</testsuite>\n</testsuites>\n"
+
+
+def _numbers(tests: int, failures: int, errors: int) -> str:
+    return f'tests="{tests}" failures="{failures}" errors="{errors}"'
+
+
+def _checked(group: str, check: Check) -> str:
+    start = f"<testcase classname={group} name={_attribute(check.name)}"
+    if not check.word:
+        return f"{start}><system-out>{escape(_clean(check.said))}</system-out></testcase>\n"
+    said = f"type={_attribute(check.kind)} message={_attribute(check.said)}"
+    return f"{start}><{check.word} {said}/></testcase>\n"
 
 
 def _case(report: Report, outcome: Outcome) -> str:

@@ -92,18 +92,22 @@ def merged(
 
 
 def _of_records(position: int, key: str, index: int, group: tuple[Record, ...]) -> Outcome:
-    bad = next(filter(itemrecords.failed, group), None)
-    said = group[0] if bad is None else bad
+    bad = None
+    for record in group:
+        if itemrecords.failed(record):
+            bad = record
+            break
+    get = (group[0] if bad is None else bad).get
     return Outcome(
         position,
         key,
         index,
         State.DONE if bad is None else State.FAILED,
         "" if bad is None else str(bad.get("error") or f"exit code {bad.get('exit_code')}"),
-        int(said.get("exit_code") or 0),
-        str(said.get("machine") or ""),
-        int(said.get("attempt") or 0),
-        float(said.get("seconds") or 0.0),
+        get("exit_code") or 0,
+        str(get("machine") or ""),
+        get("attempt") or 0,
+        float(get("seconds") or 0.0),
         group,
     )
 
@@ -118,7 +122,8 @@ def _groups(records: Iterable[Record]) -> Iterator[tuple[Record, ...]]:
     for record in records:
         follows = (
             group
-            and record.get("line", 0) == len(group)
+            and "line" in record
+            and record["line"] == len(group)
             and all(record.get(name) == group[0].get(name) for name in ("key", "attempt"))
         )
         if group and not follows:

@@ -240,14 +240,17 @@ class Scores:
         self._positions = {name: at for at, name in enumerate(ids)}
         self.wanted = len(self._positions)
         self._metrics: dict[str, tuple[array[int], array[float]]] = {}
+        self._candidates: dict[tuple[str, ...], list[str]] = {}
+        """Fields of a record → those that may be metrics: most records have the same fields."""
         self._lacks: dict[str, array[int]] = {}
         self.unknown: list[str] = []
         """Ids that came and are not among those that have to."""
 
-    def know(self, name: str) -> None:
-        """An id that has to come."""
-        self._positions.setdefault(name, len(self._positions))
+    def know(self, name: str) -> int:
+        """An id that has to come; its number."""
+        number = self._positions.setdefault(name, len(self._positions))
         self.wanted = len(self._positions)
+        return number
 
     def add(self, name: str, record: Mapping[str, Any], skip: frozenset[str]) -> None:
         """The numbers of a record, but for fields in `skip`."""
@@ -257,20 +260,29 @@ class Scores:
                 self.unknown.append(name)
                 return
             at = self._positions[name] = len(self._positions)
-        for metric, value in record.items():
-            if metric in skip:
-                continue
+        self.add_to(at, record, skip)
+
+    def add_to(self, number: int, record: Mapping[str, Any], skip: frozenset[str]) -> None:
+        """The numbers of a record of the id that has this number."""
+        fields = tuple(record)
+        candidates = self._candidates.get(fields)
+        if candidates is None:
+            candidates = [field for field in fields if field not in skip]
+            self._candidates[fields] = candidates
+        for metric in candidates:
+            value = record[metric]
             if isinstance(value, (int, float)):
                 if metric not in self._metrics:
                     self._metrics[metric] = self._array("q"), self._array("d")
                 if math.isfinite(value):
-                    positions, values = self._metrics[metric]
-                    positions.append(at)
+                    numbers, values = self._metrics[metric]
+                    numbers.append(number)
                     values.append(value)
                 else:
-                    self._lacks.setdefault(metric, self._array("q")).append(at)
-        for metric in record.get("nan", ()):
-            self._lacks.setdefault(metric, self._array("q")).append(at)
+                    self._lacks.setdefault(metric, self._array("q")).append(number)
+        if isinstance(record.get("nan"), list):
+            for metric in record["nan"]:
+                self._lacks.setdefault(metric, self._array("q")).append(number)
 
     @property
     def ids(self) -> list[str]:

@@ -145,6 +145,8 @@ class ArrayFolder:
     def __init__(self, path: Path, about: About) -> None:
         self.path = path
         self.about = about
+        self._plan: tuple[str, itemplan.ItemPlan] | None = None
+        """The one that was read last, and its SHA-256: plans may grow."""
 
     @property
     def name(self) -> str:
@@ -226,10 +228,14 @@ class ArrayFolder:
 
     def plan(self) -> itemplan.ItemPlan:
         """The list of items. Raises RequestError where it is not what was launched."""
-        try:
-            return itemplan.read(str(self.path / self.about.items), self.about.plan_sha256)
-        except Failure as error:
-            raise _damaged(self.path / self.about.items, error) from None
+        known = self._plan
+        if known is None or known[0] != self.about.plan_sha256:
+            try:
+                plan = itemplan.read(str(self.path / self.about.items), self.about.plan_sha256)
+            except Failure as error:
+                raise _damaged(self.path / self.about.items, error) from None
+            known = self._plan = (self.about.plan_sha256, plan)
+        return known[1]
 
     def plan_text(self) -> bytes:
         """The list of items as it travels, not compressed."""

@@ -41,7 +41,8 @@ def outcomes_of(
         for attempt in attempts
     }
     for index in range(plan.indexes) if only is None else sorted(only):
-        items = [(position, plan.item(position)[0]) for position in plan.positions(index)]
+        positions = plan.positions(index)
+        items = zip(positions, plan.keys(positions), strict=True)
         records: list[Record] = []
         for attempt in attempts:
             records += parts[attempt.number].records(index)

@@ -74,7 +74,8 @@ def command(
     if form == "junit":
         from kij_train.arrays import junit
 
-        pieces = junit.pieces(found, outcomes_of(folder, live))
+        checks = () if findings is None else findings.checks
+        pieces = junit.pieces(found, outcomes_of(folder, live), checks)
     elif form == "html":
         from kij_train.arrays import page
 

@@ -34,6 +34,9 @@ EXIT_ITEMS = 120
 MOST_ITEM_BYTES = 100_000
 """Of an item as JSON, and of a key: Linux takes no more than 128 KiB in a variable or argument."""
 
+TOGETHER = 4096
+"""Lines of a plan that are read at once: in a third of the time, and in little memory."""
+
 ENV_ARRAY = "KIJ_ARRAY"
 """Of a runner: ArraySettings as JSON."""
 ENV_JOB_UID = "KIJ_JOB_UID"
@@ -150,10 +153,18 @@ class ItemPlan:
         """Keys and values, in that order."""
         return [self.item(position) for position in positions]
 
-    def keys(self) -> Iterator[str]:
-        """All of them, in order."""
-        for position in range(self.total):
-            yield self.item(position)[0]
+    def keys(self, positions: Optional[range] = None) -> Iterator[str]:
+        """In order: all of them, or those of neighbours, as `positions` gives them."""
+        chosen = range(self.total) if positions is None else positions
+        if self._range is not None:
+            yield from map(str, self._range[chosen.start : chosen.stop])
+            return
+        for start in range(chosen.start, chosen.stop, TOGETHER):
+            end = min(start + TOGETHER, chosen.stop)
+            text = self._text[self._starts[start] : self._starts[end]]
+            # No value of JSON has an end of line in it, so the lines are a list.
+            for one in json.loads(b"[" + text.rstrip(b"\n").replace(b"\n", b",") + b"]"):
+                yield one if isinstance(one, str) else one[0]
 
     def positions(self, index: int) -> range:
         """What an index of the first attempt runs."""
