@@ -165,10 +165,23 @@ def test_a_machine_dies_silently(start: Start) -> None:
 
 @pytest.mark.slow
 def test_a_link_is_cut_where_no_spare_is(start: Start) -> None:
-    """Kubernetes does not notice: the pod has to end itself."""
+    """Kubernetes does not notice: the launch deletes the pod."""
     job = start("--restart", "gang", "--nodes", "2", "--max-restarts", "3")
     job.await_whole(2)
     pod = job.pod(1)
     job.fault("link of index 1 cut, no spare", lambda: job.link("down", pod), timeout_s=150)
     assert pod not in job.pods()
+    assert f"deleted index 1 (pod {pod} on " in job.log.read_text()
     job.ends_well(1)
+
+
+@pytest.mark.slow
+def test_a_link_is_cut_and_nobody_watches(start: Start) -> None:
+    """The pod has to end itself."""
+    job = start("--restart", "gang", "--nodes", "2", "--max-restarts", "3")
+    job.await_whole(2)
+    job.launch.kill()
+    pod = job.pod(1)
+    job.link("down", pod)
+    assert eventually(lambda: job.steps[-1].restarts == 1, 150)
+    assert pod not in job.pods()
