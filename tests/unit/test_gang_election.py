@@ -99,6 +99,31 @@ def test_a_leader_that_is_silent_is_asked_once(silent_port: int, tmp_path: Path)
     assert asyncio.run(whole()) < 3 * ANSWER_S
 
 
+def test_where_the_lost_leader_was_nobody_is_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The address of a pod that is gone answers nothing, not even that nobody listens."""
+    connect = asyncio.open_connection
+
+    async def unless_gone(host: str, port: int, **more: Any) -> Any:
+        if host == "10.0.0.1":
+            await asyncio.Event().wait()
+        return await connect(host, port, **more)
+
+    monkeypatch.setattr(asyncio, "open_connection", unless_gone)
+    monkeypatch.setattr(peers, "CONNECT_S", 3600.0)
+
+    async def whole() -> None:
+        nodes = [node(index, free_ports(3), tmp_path, 1) for index in (1, 2)]
+        for each in nodes:
+            each.settings.peers[:] = nodes[0].settings.peers
+            each.settings.peers[0] = "10.0.0.1:29502"
+            each.peers.ips[0] = each.peers.lost = "10.0.0.1"
+        await start(nodes, 0.0)
+
+    asyncio.run(whole())
+
+
 def test_a_round_does_not_wait_for_a_look_at_a_silent_node(
     silent_port: int, tmp_path: Path
 ) -> None:

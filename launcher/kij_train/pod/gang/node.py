@@ -345,6 +345,7 @@ class Supervisor:
     async def _without_leader(self, lost: Who) -> None:
         """End this pod's ranks, because the leader is lost: no rank may train without a leader."""
         now = self._alone_since = time.monotonic()
+        self.peers.lost = lost.ip
         status.say(f"lost the leader, {lost}; looking for the next one")
         if self.history.rounds:
             if self._lost is None and self.zygote.running:

@@ -43,6 +43,9 @@ KEEP_ALIVE_S = 1.0
 LOST_AFTER_S = 5.0
 """A side that has sent nothing for this long counts as lost."""
 CONNECT_S = 1.0
+LOST_CONNECT_S = 0.25
+"""The same for a leader that was just lost. Most often its pod is gone, and nothing answers at its
+address; one that is there answers a connection at once."""
 RESOLVE_S = 2.0
 ANSWER_S = 2.0
 FLUSH_S = 1.0
@@ -120,6 +123,8 @@ class Peers:
         """`on_end` is called with the verdict when a pod answers that the job has ended."""
         self.ips: Dict[int, str] = {}
         """The last known IP address of each index, so that pods are found without DNS."""
+        self.lost = ""
+        """The IP address of the leader that was lost last."""
         self._settings, self._me, self._gang_id, self._on_end = settings, me, gang_id, on_end
         self._began = time.monotonic()
 
@@ -296,9 +301,10 @@ class Peers:
         self, address: Tuple[str, int], join: Optional[History]
     ) -> Tuple[Optional[Channel], Optional[Json]]:
         """Connect and say hello: the open connection and the answer, or None for both."""
+        timeout_s = LOST_CONNECT_S if address[0] == self.lost else CONNECT_S
         try:
             reader, writer = await asyncio.wait_for(
-                asyncio.open_connection(*address, limit=LONGEST_LINE), CONNECT_S
+                asyncio.open_connection(*address, limit=LONGEST_LINE), timeout_s
             )
         except (OSError, asyncio.TimeoutError):
             return None, None
