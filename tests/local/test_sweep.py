@@ -187,8 +187,9 @@ def test_the_example_passes_against_its_baseline_and_fails_where_it_forgets_more
 ) -> None:
     folder = ROOT / "train_examples/evaluation"
     data = ("--data", str(folder / "sums.jsonl"), "--baseline", str(folder / "baseline.jsonl"))
-    argv = ("eval", "--local", "--name", "sums", "--replace", "--code-dir", str(folder), *data)
-    argv = (*argv, "--shards", "4", "--gate", "accuracy drop <= 0.02", "score_sums.py")
+    where = ("--name", "sums", "--replace", "--code-dir", str(folder))
+    gate = ("--shards", "4", "--gate", "accuracy drop <= 0.02")
+    argv = ("eval", "--local", *where, *data, *gate, "score_sums.py")
     done = kij(tmp_path, *argv)
     assert (done.returncode, "pass: 1 gate on 400 ids" in done.stderr) == (0, True), done.stderr
     fell = kij(tmp_path, *argv, "--forget", "5")
