@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from kij_train import pod
 from kij_train.code import bundle
 from kij_train.diagnosis import parse_record
-from kij_train.pod import bootstrap, contract, environment, gang, rank0, records, status
+from kij_train.pod import bootstrap, contract, environment, gang, rank0, records, spread, status
 from kij_train.spec import JobSpec
 
 CONTRACT = {
@@ -143,10 +143,23 @@ def our_imports(file: Path) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("kij_train."):
             for alias in node.names:
                 words = f"{node.module}.{alias.name}".split(".")
-                yield next(word for word in words if word not in ("kij_train", "pod", "gang"))
+                yield next(word for word in words if word not in ("kij_train", "pod", *PACKAGES))
 
 
-@pytest.mark.parametrize("files", [FILES, (*FILES, *gang.FILES)], ids=["alone", "with gang"])
+PACKAGES = ("gang", "spread")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        FILES,
+        (*FILES, *gang.FILES),
+        (*FILES, *spread.FILES),
+        (*FILES, *gang.FILES, *spread.FILES),
+        (*FILES, *pod.ITEMS, *spread.FILES),
+    ],
+    ids=["alone", "with gang", "with spread", "with both", "with items and spread"],
+)
 def test_the_files_of_a_pod_need_no_others_and_share_no_name(files: tuple[Path, ...]) -> None:
     """In a pod they lie in one folder, whichever package they are of here."""
     names = [file.stem for file in files]

@@ -9,7 +9,17 @@ from kij_train.diagnosis.causes import of_message
 from kij_train.pod import rank0
 from kij_train.pod.contract import Failure
 from kij_train.pod.stacks import RankNow
-from kij_train.pod.status import PREFIX, Attempt, Exited, Unheard, WaitingForRank0, no_torch
+from kij_train.pod.status import (
+    ORIGIN,
+    PREFIX,
+    Attempt,
+    Exited,
+    Fetched,
+    Fetching,
+    Unheard,
+    WaitingForRank0,
+    no_torch,
+)
 
 COUNTS = st.integers(0, 10**9)
 LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
@@ -26,6 +36,23 @@ ATTEMPTS = st.builds(Attempt, HOSTS, LINES, st.just(False)) | st.builds(
 def test_a_wait_for_rank_0_is_read_as_it_was_said(waiting: WaitingForRank0, other: str) -> None:
     assert WaitingForRank0.read(PREFIX + waiting.text()) == waiting
     assert WaitingForRank0.read(f"{PREFIX}error: {other}") is None
+
+
+@given(
+    st.sampled_from(["", "packages"]),
+    st.integers(0, 100),
+    st.integers(0, 2**50),
+    st.floats(0, 1e12),
+    st.sampled_from([ORIGIN, "index 7"]),
+    LINES,
+)
+def test_how_far_a_fetch_is_is_read_as_it_was_said(
+    label: str, percent: int, total: int, bytes_s: float, whence: str, other: str
+) -> None:
+    said = Fetching(label, percent, total, bytes_s, whence).text()
+    assert said.startswith(f"fetching{label and f' {label}:'} {percent} % of ")
+    assert Fetching.read(PREFIX + said) == Fetched(label, percent, whence)
+    assert Fetching.read(f"{PREFIX}error: {other}") is None
 
 
 @given(st.builds(Exited, LINES, COUNTS), LINES, LINES)

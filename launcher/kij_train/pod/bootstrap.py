@@ -22,9 +22,10 @@ from typing import Callable, List
 
 if __name__ == "__main__":
     # Run by its path: the names that our files import each other by lead to its own folder.
-    for name in ("kij_train", "kij_train.pod"):
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name in ("kij_train", "kij_train.pod", "kij_train.pod.spread"):
         sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = [os.path.dirname(os.path.abspath(__file__))]
+        sys.modules[name].__path__ = [here, os.path.join(here, "spread")]
 
 from kij_train.pod import (
     contract,

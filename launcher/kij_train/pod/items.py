@@ -28,13 +28,14 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 if __name__ == "__main__":
     # Run by its path: the names that our files import each other by lead to its own folder.
     here = os.path.dirname(os.path.abspath(__file__))
-    for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang"):
+    folders = [here, os.path.join(here, "gang"), os.path.join(here, "spread")]
+    for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang", "kij_train.pod.spread"):
         sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = [here, os.path.join(here, "gang")]
+        sys.modules[name].__path__ = folders
 
 from kij_train.pod import bootstrap, contract, environment, itemplan, results, signals, status
 from kij_train.pod.contract import Failure
-from kij_train.pod.gang.processes import adopt_orphans
+from kij_train.pod.gang.processes import adopt_orphans, spared
 from kij_train.pod.itemindex import Index, Tools, Verdict
 from kij_train.pod.itemparts import FilePart, LogPart, Part
 from kij_train.pod.itemplan import ArraySettings, ItemPlan, Selection
@@ -146,6 +147,7 @@ def run_items(argv: List[str]) -> int:
     command = argv if answers is None else argv[2:]
     settings = ArraySettings.from_json(env.get(itemplan.ENV_ARRAY, ""))
     prepare(dict(env), status.say)
+    spared.update(signals.companions)
     adopt_orphans()
     plan = itemplan.read(settings.items_file or contract.BUNDLE_DIR, settings.plan_sha256)
     selection = None

@@ -8,12 +8,15 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any, List, NoReturn, Optional
+from typing import Any, List, NoReturn, Optional, Set
 
 from kij_train.pod.status import say
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """What asks a process to end: torchrun passes them on to its ranks, and an image may name any."""
+
+companions: Set[int] = set()
+"""Processes beside this one that stay as long as it does: nobody is to end them before."""
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -70,6 +70,59 @@ _WAITING = re.compile(
 )
 
 
+ORIGIN = "the origin"
+
+
+class Fetching(NamedTuple):
+    """A pod gets what all pods need."""
+
+    label: str
+    """What it is; empty for what --fetch names."""
+    percent: int
+    total: int
+    """Bytes of the whole."""
+    bytes_s: float
+    whence: str
+    """ORIGIN, or the index that they come from."""
+
+    def text(self) -> str:
+        label = self.label and f" {self.label}:"
+        size, rate = size_text(self.total), size_text(round(self.bytes_s))
+        return f"fetching{label} {self.percent} % of {size}, {rate}/s, from {self.whence}"
+
+    @staticmethod
+    def read(line: str) -> "Optional[Fetched]":
+        """From a line of a log; None for another one."""
+        found = _FETCHING.match(line)
+        if found is None:
+            return None
+        return Fetched(found["label"] or "", int(found["percent"]), found["whence"])
+
+
+class Fetched(NamedTuple):
+    """How far a pod is, as its line says."""
+
+    label: str
+    percent: int
+    whence: str
+
+
+_FETCHING = re.compile(
+    re.escape(PREFIX) + r"fetching(?: (?P<label>\S+):)? (?P<percent>\d+) % of [^,]*, [^,]*/s, "
+    r"from (?P<whence>.*)"
+)
+
+
+def size_text(size: int) -> str:
+    """Bytes, as 1.5 GiB."""
+    value, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
 class Exited(NamedTuple):
     """A command without torchrun has ended with an exit code that is not 0, and by no signal."""
 

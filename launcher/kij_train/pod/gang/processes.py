@@ -21,12 +21,16 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Dict, List, NoReturn, Optional
+from typing import Dict, List, NoReturn, Optional, Set
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Of prctl(2)."""
 FOLDER_PREFIX = "kij-train-"
 """How the names of the folders begin that a keeper may remove."""
+
+
+spared: Set[int] = set()
+"""Processes that `descendants` leaves out, with what is below them."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -56,7 +60,7 @@ def descendants(root: int) -> List[int]:
                 ended.add(pid)
     found, ahead = [], [root]
     while ahead:
-        below = children.get(ahead.pop(), [])
+        below = [pid for pid in children.get(ahead.pop(), []) if pid not in spared]
         found += below
         ahead += below
     return [pid for pid in found if pid not in ended]

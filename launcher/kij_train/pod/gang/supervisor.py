@@ -28,9 +28,10 @@ if not __package__:
     # Run by its path, in a pod or from an installed package. These entries make `kij_train.pod`
     # mean the files beside this one, not another kij_train that the image may have.
     here = Path(__file__).resolve().parent
-    for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang"):
+    folders = [here, here.parent, here.parent / "spread"]
+    for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang", "kij_train.pod.spread"):
         sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = [str(here), str(here.parent)]
+        sys.modules[name].__path__ = [str(folder) for folder in folders]
 
 from kij_train.pod import bootstrap, contract, environment, signals, status, torchrun
 from kij_train.pod.gang import hang, processes, ranks
@@ -74,6 +75,7 @@ def run_supervised(argv: List[str]) -> int:
         f"pod {socket.gethostname()}{where}, port {node.master_port}"
     )
     prepare(dict(env), status.say)
+    processes.spared.update(signals.companions)
     processes.adopt_orphans()
     watched = settings.hang_timeout_s and settings.heartbeat == hang.OUTPUT
     output = hang.Output() if watched else None

@@ -1,0 +1,168 @@
+"""Connections between the pods of one job: frames, and the proof that both ends have its key.
+
+A frame is two lengths (4 bytes each, big-endian), a header of JSON, and bytes. Lengths are checked
+before anything is read, and before the proof they may only be those of a greeting.
+
+The proof is mutual, by HMAC-SHA256 over random challenges:
+
+    client: {"nonce": A}    server: {"nonce": B, "proof": HMAC(key, "server" A B)}
+    client: {"proof": HMAC(key, "client" A B)}
+
+The key of a job is its uid, which Kubernetes gives at random and shows to those who may read Jobs
+or pods in the namespace. That keeps out pods of other jobs and namespaces, and other programs at
+the same port. It is no defence against somebody who may read the Job, and nothing is encrypted:
+who can change packets on their way can change what is in them.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import os
+import struct
+from typing import Any, Awaitable, Dict, Tuple, TypeVar
+
+T = TypeVar("T")
+Json = Dict[str, Any]
+LENGTHS = struct.Struct(">II")
+MOST_HEADER = 1 << 20
+MOST_BODY = 64 << 20
+MOST_GREETING = 512
+NONCE_BYTES = 16
+PROTOCOL = b"kij-train 1"
+BUFFER = 8 << 20
+"""Bytes that are read ahead of a connection."""
+
+
+class Refused(Exception):  # noqa: N818 - a verdict on the other end
+    """The other end is none of this job, or does not speak as one."""
+
+
+def proof(key: bytes, role: str, client_nonce: str, server_nonce: str) -> str:
+    """What `role`, "client" or "server", shows to have the key."""
+    said = b"\0".join([PROTOCOL, role.encode(), client_nonce.encode(), server_nonce.encode()])
+    return hmac.new(key, said, "sha256").hexdigest()
+
+
+def encode(header: Json, body: bytes = b"") -> bytes:
+    """A frame but for its body, which follows."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    assert len(text) <= MOST_HEADER and len(body) <= MOST_BODY
+    return LENGTHS.pack(len(text), len(body)) + text
+
+
+def lengths(prefix: bytes, most_header: int, most_body: int) -> Tuple[int, int]:
+    """Of header and body. Raises Refused for longer ones."""
+    header, body = LENGTHS.unpack(prefix)
+    if header > most_header or body > most_body:
+        raise Refused(f"a frame of {header + body} bytes")
+    return int(header), int(body)
+
+
+def decode(text: bytes) -> Json:
+    """A header. Raises Refused."""
+    try:
+        header = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise Refused("a frame without a header of JSON") from error
+    if not isinstance(header, dict):
+        raise Refused("a frame whose header is no object")
+    return header
+
+
+async def within(coroutine: "Awaitable[T]", timeout_s: float) -> T:
+    """As asyncio.wait_for, which may lose a cancellation before Python 3.12 (gh-86296)."""
+    task = asyncio.ensure_future(coroutine)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+class Wire:
+    """A connection. Sending queues; `receive` gives frame after frame."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._most = (MOST_GREETING, 0)
+
+    @property
+    def peer(self) -> str:
+        """The IP address of the other end."""
+        found = self._writer.get_extra_info("peername")
+        return str(found[0]) if found else ""
+
+    async def send(self, header: Json, body: bytes = b"") -> None:
+        """Raises OSError where the connection is lost."""
+        self._writer.write(encode(header, body))
+        if body:
+            self._writer.write(body)
+        await self._writer.drain()
+
+    async def receive(self, timeout_s: float) -> Tuple[Json, bytes]:
+        """The next frame. Raises Refused, and OSError at the end, and where it takes too long."""
+        try:
+            return await within(self._receive(), timeout_s)
+        except asyncio.TimeoutError as error:
+            raise TimeoutError(f"nothing came for {timeout_s:.0f} s") from error
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError("the connection was closed") from error
+
+    async def _receive(self) -> Tuple[Json, bytes]:
+        prefix = await self._reader.readexactly(LENGTHS.size)
+        header, body = lengths(prefix, *self._most)
+        said = decode(await self._reader.readexactly(header))
+        return said, await self._reader.readexactly(body) if body else b""
+
+    def close(self) -> None:
+        """What is queued is still sent."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    async def greet(self, key: bytes, timeout_s: float) -> None:
+        """As the client: prove the key, and have it proved. Raises Refused and OSError."""
+        mine = os.urandom(NONCE_BYTES).hex()
+        await self.send({"nonce": mine})
+        said, _ = await self.receive(timeout_s)
+        theirs = str(said.get("nonce"))
+        _check(said, proof(key, "server", mine, theirs))
+        await self.send({"proof": proof(key, "client", mine, theirs)})
+        self._most = (MOST_HEADER, MOST_BODY)
+
+    async def answer(self, key: bytes, timeout_s: float) -> None:
+        """As the server, to `greet`. Raises Refused and OSError."""
+        said, _ = await self.receive(timeout_s)
+        mine, theirs = os.urandom(NONCE_BYTES).hex(), str(said.get("nonce"))
+        await self.send({"nonce": mine, "proof": proof(key, "server", theirs, mine)})
+        said, _ = await self.receive(timeout_s)
+        _check(said, proof(key, "client", theirs, mine))
+        self._most = (MOST_HEADER, MOST_BODY)
+
+
+def _check(said: Json, expected: str) -> None:
+    if not hmac.compare_digest(str(said.get("proof")).encode(), expected.encode()):
+        raise Refused("it does not have the key of this job")
+
+
+async def connect(host: str, port: int, key: bytes, timeout_s: float) -> Wire:
+    """A proved connection. Raises Refused and OSError."""
+    try:
+        opening = asyncio.open_connection(host, port, limit=BUFFER)
+        reader, writer = await within(opening, timeout_s)
+    except asyncio.TimeoutError as error:
+        raise TimeoutError(f"{host} port {port} takes no connection") from error
+    wire = Wire(reader, writer)
+    try:
+        await wire.greet(key, timeout_s)
+    except BaseException:
+        wire.close()
+        raise
+    return wire

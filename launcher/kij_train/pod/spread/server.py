@@ -1,0 +1,96 @@
+"""What a pod answers others: who reads the origin, and the chunks that it has.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import asyncio
+import time
+from typing import Awaitable, Callable, Set
+
+from kij_train.pod.peering import Json, Refused, Wire
+from kij_train.pod.spread import state as states
+from kij_train.pod.spread.reader import PING_S
+from kij_train.pod.spread.state import State
+
+GREETING_S = 5.0
+
+
+class Server:
+    """Listens until it is closed."""
+
+    def __init__(
+        self,
+        state: State,
+        key: bytes,
+        index: int,
+        identity: str,
+        lead: Callable[[Wire, Json], Awaitable[None]],
+    ) -> None:
+        """`lead` serves a pod that joins, while this one leads. `identity` is of this pod alone."""
+        self._state, self._key, self._index = state, key, index
+        self._identity, self._lead = identity, lead
+        self._tasks: Set[asyncio.Task[object]] = set()
+        self.rival_at = float("-inf")
+        """When a pod has asked that would rather lead, by the monotonic clock."""
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A connection, from its greeting to its end."""
+        wire, task = Wire(reader, writer), asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await wire.answer(self._key, GREETING_S)
+            said, _ = await wire.receive(GREETING_S)
+            if "ask" in said:
+                await self._answer(wire, said)
+            elif "join" in said:
+                await self._join(wire, said)
+            elif "want" in said:
+                await self._stream(wire, said)
+        except (OSError, Refused, KeyError, ValueError, TypeError, asyncio.CancelledError):
+            pass  # the other end is gone, or is none of ours, or this pod ends
+        finally:
+            self._tasks.discard(task)
+            wire.close()
+
+    def close(self) -> None:
+        """End all connections."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _answer(self, wire: Wire, said: Json) -> None:
+        state = self._state
+        if (-int(said["have"]), int(said["ask"])) < state.rank(self._index):
+            self.rival_at = time.monotonic()
+        answer: Json = {
+            "role": state.role,
+            "index": self._index,
+            "have": state.have,
+            "identity": self._identity,
+        }
+        if state.reader is not None:
+            answer["reader"] = list(state.reader)
+        if state.failure is not None:
+            answer.update(failed=str(state.failure), code=state.failure.exit_code)
+        await wire.send(answer)
+
+    async def _join(self, wire: Wire, said: Json) -> None:
+        if self._state.role in (states.LEADING, states.FAILED):
+            await self._lead(wire, said)
+
+    async def _stream(self, wire: Wire, said: Json) -> None:
+        """Chunk after chunk, each as soon as it is here."""
+        state, at, loop = self._state, int(said["want"]), asyncio.get_running_loop()
+        while True:
+            if state.layout is not None and state.layout.id != said["id"]:
+                await wire.send({"other": state.layout.id})
+                return
+            if state.layout is not None and at < state.have:
+                data = await loop.run_in_executor(None, state.disk.read, at)
+                await wire.send({"chunk": at, "have": state.have}, data)
+                at += 1
+            elif state.layout is not None and at >= state.layout.count:
+                return
+            else:
+                await wire.send({"have": state.have})
+                await state.changed(PING_S)

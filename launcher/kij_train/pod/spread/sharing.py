@@ -1,0 +1,175 @@
+"""Get something into a folder of every pod, so that one pod alone has to get it from elsewhere.
+
+A process of its own does the work, and stays beside the job for pods that come later. Where a pod
+is alone, there is none.
+
+Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+import traceback
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
+
+from kij_train.pod import contract, signals
+from kij_train.pod.contract import Failure
+from kij_train.pod.spread.chunks import File, Layout
+from kij_train.pod.spread.disk import Disk, unwritable
+from kij_train.pod.spread.exchange import Exchange, Settings
+from kij_train.pod.spread.reader import Source
+
+ENV_SPREAD = "KIJ_SPREAD"
+"""JSON of Settings, without key and index; not set where a pod is alone."""
+ENV_SPREAD_KEY = "KIJ_SPREAD_KEY"
+"""The job's uid."""
+FETCHES = ""
+"""The label of what --fetch names."""
+PLACES = (FETCHES, "packages")
+"""What can be spread. The place of a label is added to the port of Settings."""
+
+Say = Callable[[str], None]
+
+
+def share(
+    label: str,
+    produce: Callable[[str], None],
+    target: str,
+    environment: Dict[str, str],
+    say: Say,
+) -> None:
+    """Fill the folder `target` in every pod with the same files.
+
+    `produce(folder)` is called in one pod alone, the lowest index that is there, and fills its
+    `target`; where that pod is lost too early, in another one. All others get the files from pods
+    that have them. `label` is one of PLACES. Raises Failure, also what `produce` has raised, in
+    every pod.
+    """
+    spread(label, Produced(produce), [target], environment, say)
+
+
+def spread(
+    label: str, source: Source, folders: Sequence[str], environment: Dict[str, str], say: Say
+) -> None:
+    """Bring what `source` has into `folders`, in every pod. Raises Failure."""
+    settings = read_settings(label, environment)
+    if settings is None:
+        asyncio.run(_alone(label, source, folders, say))
+        return
+    answers, mine = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(answers)
+        _run_beside(label, settings, source, folders, say, mine)
+    os.close(mine)
+    signals.companions.add(child)
+    with open(answers, encoding="utf-8") as pipe:
+        line = pipe.readline()
+    said = json.loads(line) if line else {"failed": "the process that gets it was killed"}
+    if "failed" in said:
+        raise Failure(int(said.get("code", contract.EXIT_ORIGIN)), str(said["failed"]))
+
+
+def read_settings(label: str, environment: Dict[str, str]) -> Optional[Settings]:
+    """None where this pod is alone. Raises Failure."""
+    text = environment.get(ENV_SPREAD, "")
+    if not text:
+        return None
+    try:
+        said = json.loads(text)
+        key, index = environment[ENV_SPREAD_KEY], int(environment[contract.ENV_COMPLETION_INDEX])
+        settings = Settings(**said, key=key, me=index)
+        return settings.at_place(PLACES.index(label))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(
+            contract.EXIT_CONTRACT, f"{ENV_SPREAD}={text!r} does not name the other pods: {error!r}"
+        ) from error
+
+
+async def _alone(label: str, source: Source, folders: Sequence[str], say: Say) -> None:
+    exchange = Exchange(label, Settings([], 1, stays=False), source, folders, say, lambda: None)
+    await exchange.read_alone()
+
+
+def _run_beside(
+    label: str, settings: Settings, source: Source, folders: Sequence[str], say: Say, answers: int
+) -> NoReturn:
+    """The process beside. Never returns."""
+    parent = os.getppid()
+
+    def answer(said: Dict[str, object]) -> None:
+        with contextlib.suppress(OSError):  # nobody asks any more, once everything is here
+            os.write(answers, json.dumps(said).encode() + b"\n")
+
+    async def whole() -> None:
+        # In here, since what it is made of belongs to one event loop before Python 3.10.
+        await Exchange(label, settings, source, folders, say, lambda: answer({"done": 1})).run()
+
+    try:
+        signals.take_signals(signal.SIG_DFL)
+        signals.die_with_parent(parent)
+        asyncio.run(whole())
+        os._exit(0)
+    except Failure as failure:
+        answer({"failed": str(failure), "code": failure.exit_code})
+        os._exit(failure.exit_code)
+    except BaseException as error:
+        traceback.print_exc()
+        answer({"failed": f"{type(error).__name__}: {error}"})
+        os._exit(contract.EXIT_ORIGIN)
+
+
+class Produced(Source):
+    """Files that a function makes."""
+
+    in_place = True
+
+    def __init__(self, produce: Callable[[str], None]) -> None:
+        self._produce = produce
+
+    def open(self, folders: List[str], layout: Optional[Layout]) -> Layout:
+        """What has been made before is made again: nobody knows whether it would be the same."""
+        del layout
+        folder = folders[0]
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise unwritable(error, folder) from error
+        self._produce(folder)
+        # The time of making keeps two makings apart whose files have the same sizes.
+        return Layout(list_folder(folder), mark=os.urandom(8).hex())
+
+    def chunks(self, folders: List[str], layout: Layout, start: int) -> Iterator[bytes]:
+        disk = Disk(folders, layout)
+        for number in range(start, layout.count):
+            yield disk.read(number)
+
+
+def list_folder(folder: str, number: int = 0) -> List[File]:
+    """All files below a folder, sorted; links are followed, but not in circles. Raises Failure."""
+    found: List[File] = []
+    # Of the folders above, so that a link to one of them ends there.
+    ahead = [(Path(folder), "", frozenset([os.path.realpath(folder)]))]
+    try:
+        while ahead:
+            at, prefix, above = ahead.pop()
+            for entry in sorted(at.iterdir()):
+                about, path = entry.stat(), f"{prefix}{entry.name}"
+                if stat.S_ISDIR(about.st_mode):
+                    real = os.path.realpath(str(entry))
+                    if real not in above:
+                        ahead.append((entry, f"{path}/", above | {real}))
+                elif stat.S_ISREG(about.st_mode):
+                    executable = bool(about.st_mode & stat.S_IXUSR)
+                    found.append(File(number, path, about.st_size, executable))
+    except OSError as error:
+        raise Failure(
+            contract.EXIT_ORIGIN, f"cannot read {error.filename}: {error.strerror}"
+        ) from error
+    return sorted(found, key=lambda file: file.path)
