@@ -37,6 +37,7 @@ RIGHTS = (
     ("", "pods", ("list", "watch")),
     ("", "pods/log", ("get",)),
     ("", "pods/exec", ("create", "get")),
+    ("", "pods/portforward", ("create", "get")),
     ("", "events", ("list",)),
     ("", "resourcequotas", ("list",)),
 )

@@ -74,6 +74,8 @@ ELSEWHERE = {
     ("list", "resourcequotas"),  # doctor's alone
     ("create", "pods/exec"),  # takes a pod that runs: the node tier, and doctor
     ("get", "pods/exec"),
+    ("create", "pods/portforward"),  # the same
+    ("get", "pods/portforward"),
     ("delete", "pods"),  # of a pod that runs, as well
     # Of a job that was applied: test_submission.py.
     *(

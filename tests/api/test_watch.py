@@ -157,7 +157,13 @@ def test_doctor_names_the_missing_right_and_the_way_out(ns: Namespace, tmp_path:
 
 @pytest.mark.parametrize(
     ("verb", "resource"),
-    [("list", "resourcequotas"), ("create", "pods/exec"), ("get", "pods/exec")],
+    [
+        ("list", "resourcequotas"),
+        ("create", "pods/exec"),
+        ("get", "pods/exec"),
+        ("create", "pods/portforward"),
+        ("get", "pods/portforward"),
+    ],
 )
 def test_doctor_names_rights_that_no_launch_takes(
     ns: Namespace, tmp_path: Path, verb: str, resource: str

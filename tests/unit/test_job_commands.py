@@ -412,7 +412,9 @@ def completed(words: str, begun: str) -> list[str]:
 
 @pytest.mark.parametrize("server", ["running"], indirect=True)
 def test_a_shell_completes_the_names_of_jobs(server: OneJob) -> None:
-    about = "attach status logs why wait cancel resume scale stacks delete exec shell events"
+    about = (
+        "attach status logs why wait cancel resume scale stacks delete exec shell forward events"
+    )
     for command in about.split():
         assert completed(command, "jo") == ["job"], command
     assert completed("status", "x") == []

@@ -116,7 +116,7 @@ class Cluster:
         self._connection.close()
 
     def websocket(self, kind: str, name: str, sub: str, query: list[tuple[str, str]]) -> Any:
-        """An open WebSocket of a subresource that is a stream: exec of a Pod.
+        """An open WebSocket of a subresource that is a stream: exec or portforward of a Pod.
 
         Raises RefusedError, GoneError, UnreachableError.
         """

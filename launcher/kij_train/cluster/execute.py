@@ -1,7 +1,6 @@
 """Run a command in a pod, or in many, over the WebSocket of the API server.
 
-Its channels (kubernetes.io/docs/reference/using-api/api-concepts, remotecommand v4 and v5): the
-first byte of a message says whether the rest is stdin, stdout, stderr, the result or a size.
+Its channels (remotecommand v4 and v5): stdin, stdout, stderr, the result, a terminal's size.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import select
 import shutil
 import signal
 import sys
@@ -22,32 +20,23 @@ from typing import Any
 
 from kij_train import names
 from kij_train.cluster.apierrors import json_of
+from kij_train.cluster.channels import LONG_S, PING_S, Channels
 from kij_train.cluster.client import CHANNELS, OPENING_S, Cluster
 from kij_train.errors import CommandNotRunError, KijError, RefusedError, UnreachableError
 
 STDIN, STDOUT, STDERR, RESULT, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
-PING_S = 30.0
-"""How long a connection may be quiet before it is asked for a sign of life: what stands between
-may forget one that never speaks."""
-LONG_S = 86_400.0
-"""For a command that does not read its stdin, or has nothing to say. Not for ever: a socket without
-any limit would be read and written in turn, instead of both at once."""
 MOST_AT_ONCE = 32
 """Connections of `ask`."""
 
 
-class Session:
+class Session(Channels):
     """A command that runs in a pod."""
 
     def __init__(self, pod: str, command: Sequence[str], opened: Any) -> None:
+        super().__init__(opened, f"the connection to pod {pod} broke; its command may go on there")
         self._pod = pod
         self._command = command
-        self._opened = opened
         self._result = b""
-        self.ended = False
-        self._unanswered = 0
-        self._answers_pings = False
-        self._sending = threading.Lock()
 
     @classmethod
     def open(
@@ -60,65 +49,20 @@ class Session:
         query += [("command", word) for word in command]
         return cls(pod, command, cluster.websocket("Pod", pod, "exec", query))
 
-    def waits(self, timeout_s: float) -> bool:
-        """Whether something comes within this time."""
-        # What TLS has decrypted already is not seen by select. In TLS within that of a proxy, the
-        # socket of urllib3 keeps it in `sslobj`.
-        socket = self._opened.sock
-        holds = getattr(socket, "pending", None) or getattr(
-            getattr(socket, "sslobj", None), "pending", None
-        )
-        if holds is not None and holds():
-            return True
-        return bool(select.select([socket], [], [], timeout_s)[0])
-
     def read(self, timeout_s: float) -> tuple[int, bytes]:
         """The next message: its channel and what it holds, which may be nothing.
 
         Raises UnreachableError; TimeoutError after `timeout_s`.
         """
-        import websocket
-
-        try:
-            self._opened.settimeout(timeout_s)
-            kind, frame = self._opened.recv_data_frame(True)
-        except websocket.WebSocketTimeoutException:
-            raise TimeoutError from None
-        except Exception as error:  # of websocket, ssl, sockets
-            raise self._broken(error) from None
-        self._unanswered = 0
-        if kind == websocket.ABNF.OPCODE_CLOSE:
-            self.ended = True
-        elif kind == websocket.ABNF.OPCODE_PONG:
-            self._answers_pings = True
-        elif frame.data and frame.data[0] == RESULT:
-            self._result += frame.data[1:]
-        elif frame.data and frame.data[0] in (STDOUT, STDERR):
-            return frame.data[0], frame.data[1:]
-        return RESULT, b""
-
-    def write(self, channel: int, data: bytes) -> None:
-        """Raises UnreachableError."""
-        self._send(bytes([channel]) + data)
+        channel, data = self.receive(timeout_s) or (RESULT, b"")
+        if channel == RESULT:
+            self._result += data
+        return (channel, data) if channel in (STDOUT, STDERR) else (RESULT, b"")
 
     def close_stdin(self) -> None:
         """End the command's stdin. A server that is too old cannot: there the command waits on."""
         if self._opened.getsubprotocol() == CHANNELS[0]:
-            self._send(bytes([CLOSE, STDIN]))
-
-    def ping(self) -> None:
-        """Ask for a sign of life. Raises UnreachableError where there is none any more."""
-        if self._answers_pings and self._unanswered > 1:
-            raise self._broken(TimeoutError(f"silent for {self._unanswered * PING_S:.0f} s"))
-        if not self._sending.acquire(blocking=False):
-            return  # stdin that the pod does not take yet
-        self._unanswered += 1
-        try:
-            self._opened.ping()
-        except Exception as error:
-            raise self._broken(error) from None
-        finally:
-            self._sending.release()
+            self.send(bytes([CLOSE, STDIN]))
 
     def exit_code(self) -> int:
         """Of the command, once the session has ended.
@@ -135,34 +79,13 @@ class Session:
                     return int(cause["message"])
             message = str(said.get("message") or "no reason given")
         except (ValueError, LookupError, AttributeError, TypeError):
-            raise self._broken(None) from None
+            raise self.broken(None) from None
         for words, code in (("not found in $PATH", 127), ("no such file", 127), ("denied", 126)):
             if words in message:
                 program = self._command[0]
                 why = "its image has no such program" if code == 127 else "it may not be run"
                 raise CommandNotRunError(f"pod {self._pod} cannot run {program}: {why}", code)
         raise RefusedError(f"pod {self._pod} does not take the command: {message}")
-
-    def close(self) -> None:
-        socket = self._opened.sock
-        with suppress(Exception):
-            self._opened.close(timeout=1)
-        # WebSocket leaves it open where the other side was first, or where TLS is in TLS.
-        if socket is not None:
-            socket.close()
-
-    def _send(self, message: bytes) -> None:
-        with self._sending:
-            try:
-                self._opened.send_binary(message)
-            except Exception as error:
-                raise self._broken(error) from None
-
-    def _broken(self, error: Exception | None) -> UnreachableError:
-        why = f": {error}" if error is not None and str(error) else ""
-        return UnreachableError(
-            f"the connection to pod {self._pod} broke{why}; its command may go on there"
-        )
 
 
 def execute(cluster: Cluster, pod: str, command: list[str], *, stdin: bool, tty: bool) -> int:

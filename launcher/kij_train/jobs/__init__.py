@@ -1,6 +1,7 @@
 """One job that is on a cluster: what is read of it, and what changes it."""
 
 from kij_train.jobs.asking import ABOUT_LOCAL, check_name, events_of, get, pods_of
+from kij_train.jobs.forward import Ports, forward
 from kij_train.jobs.inside import execute
 from kij_train.jobs.logs import logs
 from kij_train.jobs.status import JobStatus, status, why
@@ -11,9 +12,11 @@ __all__ = [
     "ABOUT_LOCAL",
     "JobStatus",
     "JobSummary",
+    "Ports",
     "check_name",
     "events_of",
     "execute",
+    "forward",
     "get",
     "list_jobs",
     "logs",

@@ -30,8 +30,8 @@ def check_name(name: str) -> str:
         ) from None
 
 
-def get(cluster: Cluster, name: str) -> JobView:
-    """The Job. Raises UnreachableError when there is none."""
+def get(cluster: Cluster, name: str, *, about_local: str = ABOUT_LOCAL) -> JobView:
+    """The Job. Raises UnreachableError when there is none, with what to do about a local run."""
     from kij_train.cluster.apierrors import GoneError
 
     try:
@@ -41,7 +41,7 @@ def get(cluster: Cluster, name: str) -> JobView:
             f"namespace {cluster.namespace} has no job {name}",
             hints=(
                 f"see what there is: {cluster.address.command('list')}, or -A for all namespaces",
-                ABOUT_LOCAL,
+                about_local,
             ),
         ) from None
 

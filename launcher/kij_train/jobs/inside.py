@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kij_train import diagnosis
-from kij_train.diagnosis import Phase
+from kij_train.diagnosis import JobView, Phase
 from kij_train.errors import RequestError, no_such_index
 from kij_train.jobs.asking import get, pods_of
 from kij_train.pod import contract
@@ -14,6 +14,8 @@ from kij_train.pod import contract
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
 
+CODE = f"{contract.WORK_DIR}/code"
+"""Where commands start."""
 UP = (Phase.RUNNING, Phase.WAITING, Phase.STANDBY, Phase.ENDING)
 """Phases in which a pod's container runs."""
 
@@ -56,22 +58,34 @@ def execute(
     """
     from kij_train.cluster.execute import execute
 
-    job = get(cluster, name)
+    pod = pod_of(cluster, get(cluster, name), index)
+    return execute(cluster, pod, become(CODE, choices), stdin=stdin, tty=tty)
+
+
+def pod_of(cluster: Cluster, job: JobView, index: int) -> str:
+    """The running pod of an index. Raises RequestError where there is none."""
     if not 0 <= index < job.completions:
-        raise no_such_index(name, index, job.completions)
-    nodes = [diagnosis.node_of(pod) for pod in pods_of(cluster, name, index)]
+        raise no_such_index(job.name, index, job.completions)
+    nodes = [diagnosis.node_of(pod) for pod in pods_of(cluster, job.name, index)]
     up = [node for node in nodes if node.phase in UP and node.pod]
     if not up:
         is_now = f"it is {nodes[-1].phase.value}" if nodes else "it has no pod"
-        raise RequestError(
-            f"index {index} of {name} does not run: {is_now}",
-            hints=(
-                f"why: {cluster.address.on_job('why', name)}",
-                f"what it said: {cluster.address.on_job('logs', name, '--index', str(index))}",
-            ),
+        raise not_up(
+            cluster, job.name, f"index {index} of {job.name} does not run: {is_now}", index
         )
-    command = become(f"{contract.WORK_DIR}/code", choices)
-    return execute(cluster, str(up[-1].pod), command, stdin=stdin, tty=tty)
+    return str(up[-1].pod)
+
+
+def not_up(cluster: Cluster, name: str, what: str, index: int | None = None) -> RequestError:
+    """The error where nothing can be asked of a job, or of an index, with where else to look."""
+    of_index = () if index is None else ("--index", str(index))
+    return RequestError(
+        what,
+        hints=(
+            f"why: {cluster.address.on_job('why', name)}",
+            f"what it said: {cluster.address.on_job('logs', name, *of_index)}",
+        ),
+    )
 
 
 def become(folder: str, choices: Sequence[Sequence[str]]) -> list[str]:
