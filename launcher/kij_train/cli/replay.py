@@ -31,7 +31,15 @@ from kij_train.spec import ArraySpec
 from kij_train.specfile import Layer
 
 MOST_FILES = 5
-ONLY_THERE = ("mounts", "results", "env_from_secret", "start_jitter", "retries", "max_failed")
+ONLY_THERE = (
+    "mounts",
+    "results",
+    "items_on",
+    "env_from_secret",
+    "start_jitter",
+    "retries",
+    "max_failed",
+)
 """What a replay does without: of the pods, and of many items."""
 
 

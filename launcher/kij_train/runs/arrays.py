@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -91,7 +92,7 @@ class ArrayPlan:
             array=self.array,
             indexes=self.indexes,
             plan_sha256=self.pinned.sha256,
-            plan=self.pinned.packed,
+            plan=self.pinned.travels,
             number=self.number,
             selection=self.packed_selection,
             study=itemplan.compress(self.study) if self.study else b"",
@@ -115,7 +116,9 @@ def plan_array(
     """
     spec = resolved.spec
     check_placeholders(spec, items)
-    pinned = plans.pin(items, chunk=spec.chunk, indexes=spec.indexes, seed=spec.seed)
+    pinned, path = _pinned(spec, items, cwd)
+    if path is not None:
+        resolved = replace(resolved, spec=spec.model_copy(update={"items_on": path}))
     found = _prepared(resolved, pinned, cwd, place)
     spec, most = found.spec, found.indexes
     if spec.name is None:
@@ -128,6 +131,29 @@ def plan_array(
         _check_name(name, most, resolved)
     data = tuple(_not_in_pods(spec, found.archive, items))
     return replace(found, array=name, notes=(*found.notes, *data))
+
+
+def _pinned(spec: ArraySpec, items: Items, cwd: Path) -> tuple[plans.Pinned, str | None]:
+    """The plan, and where pods read its list, if it does not travel. Raises RequestError.
+
+    One that is too large is read where it is, if that is on a volume of the pods.
+    """
+
+    def pin(path: str | None) -> plans.Pinned:
+        return plans.pin(items, chunk=spec.chunk, indexes=spec.indexes, seed=spec.seed, path=path)
+
+    if spec.items_on is not None and not items.sha256:
+        raise RequestError(
+            f"--items-on {spec.items_on}: is a copy of a list, and {items.source} lists files",
+            hints=("write the list into a file, and name that: --items LIST",),
+        )
+    pinned, path = pin(spec.items_on), spec.items_on
+    if path is None and spec.items is not None and items.sha256:
+        here = os.path.abspath(cwd / spec.items)  # noqa: PTH100 - links stay as they are
+        if _is_below(here, tuple(mount.path for mount in spec.mounts)):
+            is_large = len(pinned.packed) > plans.MOST_PACKED_BYTES
+            return (pin(here), here) if is_large else (pinned, None)
+    return pinned, path
 
 
 def plan_rerun(
