@@ -36,16 +36,8 @@ if TYPE_CHECKING:
     pass
 
 PINNED = (
-    "items",
-    "items_on",
-    "glob",
-    "range",
-    "chunk",
-    "indexes",
-    "slice",
-    "seed",
-    "name",
-    "results",
+    *("items", "items_on", "glob", "range", "chunk", "indexes", "slice", "seed"),
+    *("name", "results"),
 )
 """What an array is: the same in all of its attempts."""
 NO_COMMAND = {

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kij_train import names, render, units
 from kij_train.arrays import plan as plans
 from kij_train.arrays.items import Items, is_url
 from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
-from kij_train.code import bundle, leftout
+from kij_train.code import bundle, known, leftout
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.pod import itemplan
@@ -71,6 +72,13 @@ class ArrayPlan:
     def code_sha256(self) -> str:
         """Of what ships; empty where nothing does."""
         return "" if self.archive is None else self.archive.sha256
+
+    @cached_property
+    def known_code(self) -> known.Known | None:
+        """The files of the code, as they are when this is first asked for."""
+        if self.archive is not None:
+            return known.look(self.code_dir, self.archive.files)
+        return known.look(self.code_dir) if self.spec.code else None
 
     @property
     def packed_selection(self) -> bytes:
@@ -306,6 +314,7 @@ def attempt_of(plan: ArrayPlan, uid: str = "") -> Attempt:
         selection=None if chosen is None else [(index, list(at)) for index, at in chosen],
         code_sha256=plan.code_sha256,
         created=_now(),
+        code=plan.known_code,
     )
 
 
