@@ -75,6 +75,38 @@ def test_a_dry_run_of_a_client_prints_the_objects_and_the_same_ones_each_time(
     assert run(capsys, *argv[:3], "0:11", *argv[4:])[1] != out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["map", "--items", "not-there.txt"],
+        ["map", "--local", "--range", "0:3"],
+        ["sweep", "-p", "lr=1,2", "--min", "loss"],
+        ["eval", "--data", "not-there.jsonl"],
+    ],
+)
+def test_a_dry_run_of_the_config_shows_each_value_and_where_it_came_from(
+    capsys: pytest.CaptureFixture[str],
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    (project / "kij-train.toml").write_text("retries = 2\n")
+    monkeypatch.setenv("KIJ_PARALLELISM", "7")
+    argv = [*words, "--dry-run", "config", "--memory", "2Gi"]
+    code = main([*argv, "-o", "json", "a.py", "{item}"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    found = json.loads(captured.out)
+    assert found["retries"] == {"value": 2, "from": "kij-train.toml:1"}
+    assert found["memory"] == {"value": "2Gi", "from": "--memory"}
+    assert found["parallelism"] == {"value": 7, "from": "KIJ_PARALLELISM"}
+    assert found["args"] == {"value": ["{item}"], "from": "command line"}
+    assert found["max_failed"] == {"value": None, "from": "default"}
+    assert main([*argv, "a.py"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["parallelism", "7", "KIJ_PARALLELISM"] in rows
+
+
 def test_a_list_comes_from_standard_input(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
