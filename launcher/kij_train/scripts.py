@@ -7,11 +7,12 @@ kernel runs programs. What neither would run is refused, with what to write inst
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.util
 import shlex
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from kij_train import foreign
@@ -43,7 +44,7 @@ def locate(resolved: Resolved[Common], cwd: Path, code_dir: Path, *, is_here: bo
         _check_without_script(resolved, cwd, code_dir, is_here)
         return None
     if isinstance(spec, ArraySpec) and spec.function is not None:
-        _check_module_of_function(resolved, spec.function, code_dir if spec.code else cwd)
+        _check_function(resolved, spec.function, code_dir if spec.code else cwd)
         return None
     if spec.script is None:
         file = f"{resolved.spec_file}: " if resolved.spec_file else ""
@@ -88,16 +89,62 @@ def _check_without_script(
             _check_program_of_code(spec.program, code_dir)
 
 
-def _check_module_of_function(resolved: Resolved[Common], function: str, folder: Path) -> None:
+def _check_function(resolved: Resolved[Common], function: str, folder: Path) -> None:
     """The code has the module, or the image does: no more is known of it here."""
-    module = function.partition(":")[0]
+    module, _, path = function.partition(":")
+    named = f"{resolved.origin(('function',))} {function}"
     first = module.partition(".")[0]
-    path = folder / (module.replace(".", "/") + ".py")
+    file = folder / (module.replace(".", "/") + ".py")
+    if not file.is_file():
+        file = file.with_suffix("") / "__init__.py"
     is_of_code = (folder / first).is_dir() or (folder / f"{first}.py").is_file()
-    if is_of_code and not path.is_file() and not (path.with_suffix("") / "__init__.py").is_file():
-        raise RequestError(
-            f"{resolved.origin(('function',))} {function}: there is no module {module} in {folder}"
-        )
+    if is_of_code and not file.is_file():
+        raise RequestError(f"{named}: there is no module {module} in {folder}")
+    if is_of_code:
+        names = _names_in(file)
+        wanted = path.partition(".")[0]
+        if names is not None and wanted not in names:
+            near = difflib.get_close_matches(wanted, names, n=1)
+            raise RequestError(
+                f"{named}: {file} has no {wanted}",
+                hints=(f"did you mean {module}:{near[0]}?",) if near else (),
+            )
+
+
+_MAKES_NAMES = {"globals", "exec", "eval", "setattr", "vars"}
+"""With one of these in it, a module may have names that its text does not tell."""
+
+
+def _names_in(file: Path) -> set[str] | None:
+    """The names that a module has once it is imported; None where its text does not tell."""
+    with file.open("rb") as opened:
+        text = opened.read(MOST_PARSED)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # of another Python than this, maybe: that of the image will tell
+    if any(isinstance(node, ast.Name) and node.id in _MAKES_NAMES for node in ast.walk(tree)):
+        return None
+    names = set(_bound(tree))
+    return None if names & {"*", "__getattr__"} else names
+
+
+def _bound(tree: ast.AST) -> Iterator[str]:
+    """What the text of a module binds, but for what is within functions and classes."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+            yield from (
+                name for one in ast.walk(node) if isinstance(one, ast.Global) for name in one.names
+            )
+            continue
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        yield from _bound(node)
 
 
 def _inside(

@@ -148,11 +148,12 @@ def test_a_deadline_ends_with_exit_code_5_and_keeps_what_was_done(project: Path)
 
 
 def test_what_every_index_would_meet_is_told_once(project: Path) -> None:
-    argv = ["--range", "0:50", "--parallelism", "1", "--preload", "no_such_module"]
+    (project / "broken.py").write_text("1 / 0")
+    argv = ["--range", "0:50", "--parallelism", "1", "--preload", "broken"]
     result = mapped(project, *argv, "square.py", "{item}")
     assert result.returncode == 1
-    assert "no_such_module" in result.stderr
-    assert result.stdout.count("error: cannot import no_such_module") == 1
+    assert "ZeroDivisionError" in result.stderr
+    assert result.stdout.count("error: cannot import broken") == 1
 
 
 def test_a_rehearsal_runs_a_copy_of_what_ships(project: Path) -> None:

@@ -73,6 +73,9 @@ def test_what_failed_is_reported_replayed_and_run_again(project: Path) -> None:
     assert "here: kij-train replay a --key b\n" in report.stdout
     before = results(project)
 
+    # What is written beside the code is no change of it.
+    page = run(project, "report", "a", "--format", "html", "--output", "page.html")
+    assert page.returncode == 1, page.stderr
     replay = run(project, "replay", "a", "--key", "b")
     assert replay.returncode == 1, replay.stderr
     again = json.loads(replay.stdout)
@@ -85,7 +88,7 @@ def test_what_failed_is_reported_replayed_and_run_again(project: Path) -> None:
     (project / "fixed").touch()
     replay = run(project, "replay", "a", "--key", "b")
     assert replay.returncode == 0, replay.stderr
-    assert "changed since then: fixed, work.py" in replay.stderr
+    assert "not what ran; changed since then: work.py\n" in replay.stderr
 
     rerun = run(project, "rerun", "a", "--failed")
     assert rerun.returncode == 0, rerun.stderr

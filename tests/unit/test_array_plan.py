@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kij_train import render, runs
 from kij_train.arrays import plan as plans
-from kij_train.arrays.items import Items, from_values
+from kij_train.arrays.items import Items, from_list, from_values
 from kij_train.errors import RequestError
 from kij_train.pod import contract, itemplan
+from kij_train.pod.contract import Failure
 from kij_train.spec import ArraySpec, JobSpec, kept, request_of, values_of
 from kij_train.specfile import Layer, Origin, Resolved, check, resolve
 
@@ -90,7 +92,11 @@ def test_a_list_that_is_too_large_to_travel_is_told_what_to_do(
     pinned = plans.pin(numbers(1000), chunk=10, indexes=None, seed=0)
     with pytest.raises(RequestError, match=r"1,000 items is .* compressed, and 100 B") as caught:
         plans.check_limits(pinned, parallelism=None, max_failed=None)
-    assert "--range 0:1000" in caught.value.hints[0]
+    assert "--mount pvc:NAME:/data --items-on /data/LIST" in caught.value.hints[0]
+    listed = Items("list.txt", numbers(1000).keys, sha256="0" * 64)
+    pinned = plans.pin(listed, chunk=10, indexes=None, seed=0, path="/data/list.txt")
+    monkeypatch.setattr(plans, "MOST_PACKED_BYTES", 300)
+    plans.check_limits(pinned, parallelism=None, max_failed=None)
 
 
 # --- the request ----------------------------------------------------------------------------------
@@ -116,6 +122,9 @@ def test_a_list_that_is_too_large_to_travel_is_told_what_to_do(
         ({"slice": True, "preload": ["torch"]}, "conflicts with slice"),
         ({"gpus": 2, "preload": ["torch"]}, "does not go with 2 ranks an item"),
         ({"preload": ["a-b"]}, "'a-b' is no module name"),
+        ({"items_on": "/data/list.txt"}, "is a copy of a list, and no list is given"),
+        ({"items": "a", "items_on": "/data/list.txt"}, "Mount one: --mount pvc:NAME:/data"),
+        ({"items": "a", "items_on": "list.txt"}, "items_on list.txt must be a path that begins"),
         ({"scheduler": "native"}, "scheduler native places all pods or none"),
         ({"topology": "rack"}, "topology"),
         ({"env": {"KIJ_KEY": "a"}}, "KIJ_KEY is set by kij-train itself"),
@@ -208,7 +217,7 @@ def test_a_process_of_all_items_has_no_item_to_fill_in() -> None:
 # --- rendering ------------------------------------------------------------------------------------
 
 
-def planned(tmp_path: Path, items: Items, **fields: Any) -> runs.ArrayPlan:
+def planned(tmp_path: Path, items: Items, /, **fields: Any) -> runs.ArrayPlan:
     (tmp_path / "a.py").write_text("")
     resolved = Resolved(spec_of(**fields), {})
     return runs.plan_array(resolved, items, cwd=tmp_path, place=runs.OnCluster())
@@ -241,16 +250,62 @@ def test_an_attempt_is_one_job_without_a_service(tmp_path: Path) -> None:
     assert {each["configMap"]["name"] for each in sources} == carried
 
 
-def test_the_pods_find_the_plan_that_was_pinned(tmp_path: Path) -> None:
-    import base64
-
-    plan = planned(tmp_path, from_values(["ä", {"key": "b", "x": 1}]))
+def carried(plan: runs.ArrayPlan, folder: Path) -> itemplan.ItemPlan:
+    """The plan as the pods find it."""
+    folder.mkdir(exist_ok=True)
     for body in plan.objects():
         for key, chunk in (body.get("binaryData") or {}).items():
             if key.startswith(itemplan.ITEMS_PREFIX):
-                (tmp_path / key).write_bytes(base64.b64decode(chunk))
-    read = itemplan.read(str(tmp_path), plan.pinned.sha256)
-    assert read.items([0, 1]) == [("ä", "ä"), ("b", {"key": "b", "x": 1})]
+                (folder / key).write_bytes(base64.b64decode(chunk))
+    return itemplan.read(str(folder), plan.pinned.sha256)
+
+
+def test_the_pods_find_the_plan_that_was_pinned(tmp_path: Path) -> None:
+    plan = planned(tmp_path, from_values(["ä", {"key": "b", "x": 1}]))
+    found = carried(plan, tmp_path / "pod").items([0, 1])
+    assert found == [("ä", "ä"), ("b", {"key": "b", "x": 1})]
+
+
+def test_pods_read_a_list_on_a_volume_and_refuse_one_that_has_changed(tmp_path: Path) -> None:
+    path, content = tmp_path / "data/todo.jsonl", b'{"id": "a", "x": 1}\n\n"b"\n[3]\n'
+    path.parent.mkdir()
+    path.write_bytes(content)
+    fields = {"items": "todo.jsonl", "items_on": str(path), "mounts": [f"pvc:data:{path.parent}"]}
+    plan = planned(tmp_path, from_list(content, "todo.jsonl"), **fields)
+    there = carried(plan, tmp_path / "pod")
+    assert not there.has_items
+    assert there.items([0, 2]) == [("a", {"id": "a", "x": 1}), ("[3]", [3])]
+    assert there.items([0, 1, 2]) == plan.pinned.items.items(range(3))
+    # What a rerun travels with is made from what this machine keeps.
+    kept_here = plans.Pinned(plan.pinned.text)
+    assert (kept_here.sha256, kept_here.travels) == (plan.pinned.sha256, plan.pinned.travels)
+    path.write_bytes(content.replace(b"3", b"4"))
+    with pytest.raises(Failure, match=rf"{path} is not what was launched") as caught:
+        there.items([0])
+    assert caught.value.exit_code == contract.EXIT_CODE
+    path.unlink()
+    with pytest.raises(Failure, match=rf"cannot read the list of items {path}: No such file"):
+        there.items([0])
+
+
+def test_a_large_list_on_a_volume_is_read_there_without_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a\nb\n")
+    items = from_list(path.read_bytes(), str(path))
+    fields = {"items": str(path), "mounts": [f"pvc:data:{tmp_path}"]}
+    assert planned(tmp_path, items, **fields).pinned.items.listed is None
+    monkeypatch.setattr(plans, "MOST_PACKED_BYTES", 10)
+    plan = planned(tmp_path, items, **fields)
+    assert plan.spec.items_on == str(path)
+    assert carried(plan, tmp_path / "pod").items([1]) == [("b", "b")]
+
+
+def test_what_is_no_list_has_no_copy_on_a_volume(tmp_path: Path) -> None:
+    fields = {"items": "s3://a/b/", "items_on": "/data/l", "mounts": ["pvc:data:/data"]}
+    with pytest.raises(RequestError, match="--items-on /data/l: is a copy of a list"):
+        planned(tmp_path, from_values(["a"]), **fields)
 
 
 def test_dollars_and_braces_reach_the_runner_as_they_are(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.pod import itemplan
+from kij_train.arrays import items
+from kij_train.errors import RequestError
+from kij_train.pod import itemlist, itemplan
 from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
 from kij_train.pod.itemplan import ArraySettings, Item, UnknownNameError, fill
 
@@ -51,6 +55,35 @@ def test_the_text_of_a_plan_is_what_its_format_says() -> None:
         '"\\u00e9\\n"',
         "",
     ]
+
+
+LINES = st.text(st.characters(exclude_characters="\n\0", exclude_categories=["Cs"]), max_size=9)
+
+
+@given(
+    st.lists(LINES, min_size=1, max_size=20, unique_by=items.folded),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", "\ufeff"]),
+    st.integers(1, 40),
+)
+def test_pods_take_a_list_for_what_the_launcher_takes_it_for(
+    rows: list[str], end: str, mark: str, block_bytes: int
+) -> None:
+    content = (mark + end.join(rows)).encode()
+    try:
+        found = items.from_list(content, "list.txt")
+    except RequestError:
+        return  # a list that no pod gets to see
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(itemlist, "BLOCK_BYTES", block_bytes),
+    ):
+        path = Path(folder, "list.txt")
+        path.write_bytes(content)
+        listed = itemlist.Listed(str(path), found.sha256, found.is_json)
+        expected = [(one, one) if isinstance(one, str) else one for one in found]
+        assert itemlist.read(listed, range(len(found))) == expected
+        assert itemlist.read(listed, [len(found) - 1]) == expected[-1:]
 
 
 def test_a_range_is_not_listed() -> None:

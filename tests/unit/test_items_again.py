@@ -168,6 +168,25 @@ def test_a_module_that_cannot_be_imported_fails_before_any_item(
     assert result.output == ""
 
 
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("jobs:nothere", "--function jobs:nothere: jobs has no nothere"),
+        ("jobs:Box.nothere", "jobs has no Box.nothere"),
+        ("jobs:number", "number of jobs is no function: 3"),
+    ],
+)
+def test_a_function_that_is_not_there_is_told_before_any_item(
+    tmp_path: Path, function: str, said: str
+) -> None:
+    array = Array(tmp_path, ["a", "b"], preload=("jobs",))
+    array.script("number = 3\nclass Box: pass\n", "jobs.py")
+    result = array.run("--function", function)
+    assert result.returncode == EXIT_CODE
+    assert said in result.failure["message"]
+    assert result.out == b""  # no item ran: it would have left a record
+
+
 def test_items_draw_random_numbers_of_their_own(tmp_path: Path) -> None:
     array = Array(tmp_path, ["a", "b"], preload=("random",))
     array.script("import random; print(random.random())")

@@ -75,6 +75,38 @@ def test_a_dry_run_of_a_client_prints_the_objects_and_the_same_ones_each_time(
     assert run(capsys, *argv[:3], "0:11", *argv[4:])[1] != out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["map", "--items", "not-there.txt"],
+        ["map", "--local", "--range", "0:3"],
+        ["sweep", "-p", "lr=1,2", "--min", "loss"],
+        ["eval", "--data", "not-there.jsonl"],
+    ],
+)
+def test_a_dry_run_of_the_config_shows_each_value_and_where_it_came_from(
+    capsys: pytest.CaptureFixture[str],
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    (project / "kij-train.toml").write_text("retries = 2\n")
+    monkeypatch.setenv("KIJ_PARALLELISM", "7")
+    argv = [*words, "--dry-run", "config", "--memory", "2Gi"]
+    code = main([*argv, "-o", "json", "a.py", "{item}"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    found = json.loads(captured.out)
+    assert found["retries"] == {"value": 2, "from": "kij-train.toml:1"}
+    assert found["memory"] == {"value": "2Gi", "from": "--memory"}
+    assert found["parallelism"] == {"value": 7, "from": "KIJ_PARALLELISM"}
+    assert found["args"] == {"value": ["{item}"], "from": "command line"}
+    assert found["max_failed"] == {"value": None, "from": "default"}
+    assert main([*argv, "a.py"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["parallelism", "7", "KIJ_PARALLELISM"] in rows
+
+
 def test_a_list_comes_from_standard_input(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,3 +236,58 @@ def test_a_function_whose_module_is_not_there_is_told_where_it_is_looked_for(
     code, _, err = run(capsys, "--local", "--range", "0:3", "--function", "nomod:f")
     assert (code, "finds no nomod" in err, "--code-dir DIR" in err) == (2, True, True)
     assert "without -m" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "is_refused"),
+    [
+        ("def half(item): ...\n", True),
+        ("import numpy\nclass All:\n    halve = 1\n", True),
+        ("def halve(item): ...\n", False),
+        ("halve = str\n", False),
+        ("from other import halve\n", False),
+        ("from other import *\n", False),
+        ("globals()['hal' + 've'] = str\n", False),
+        ("print 'of another Python'\n", False),
+    ],
+)
+def test_a_function_that_its_module_has_not_is_told_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], project: Path, content: str, is_refused: bool
+) -> None:
+    (project / "jobs.py").write_text(content)
+    argv = ["--dry-run", "plan", "--range", "0:3", "--function", "jobs:halve"]
+    code, _, err = run(capsys, *argv)
+    assert code == (2 if is_refused else 0)
+    assert ("jobs.py has no halve" in err) is is_refused
+    assert ("did you mean jobs:half?" in err) is ("def half(" in content)
+
+
+def test_what_is_to_be_preloaded_and_is_not_here_is_told_before_a_local_start(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    (project / "mine.py").write_text("1 / 0")
+    argv = ["--local", "--range", "0:3", "--preload", "mine", "--preload", "no_such.module"]
+    code, _, err = run(capsys, *argv, "a.py")
+    assert (code, "--preload no_such.module" in err, "finds no no_such" in err) == (2, True, True)
+    assert "-m pip install no_such" in err
+    assert not (project / ".kij-train").exists()
+
+
+@pytest.mark.parametrize(
+    "items", ["line\n" + "x" * 2**20, '{"id": 1}\n{"id": 2, "text": "' + "x" * 2**20 + '"}']
+)
+def test_an_item_of_a_mebibyte_is_one_error_that_names_it(
+    capsys: pytest.CaptureFixture[str],
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    items: str,
+) -> None:
+    content = io.TextIOWrapper(io.BytesIO(items.encode()))
+    monkeypatch.setattr(sys, "stdin", content)
+    code, _, err = run(capsys, "--items", "-", "a.py")
+    assert (code, err.count("error: ")) == (2, 1)
+    assert "standard input:2: the item has 1,0" in err
+    assert "100,000 is the most that a program takes in a variable" in err
+    assert "put what is long into files, and list those" in err
+    with pytest.raises(RequestError, match=r"items\[1\]: the item has 1,048,578 bytes"):
+        kij_train.map("a.py", ["a", "x" * 2**20], image="img")

@@ -29,18 +29,17 @@ from typing import Any, NoReturn
 from kij_train import names
 from kij_train.errors import RequestError
 from kij_train.paths import shown
+from kij_train.pod import itemlist
+from kij_train.pod.itemlist import KEY_FIELDS, MOST_KEY_BYTES
 from kij_train.pod.itemplan import MOST_ITEM_BYTES
 
 STDIN = "-"
 STDIN_SHOWN = "standard input"
 JSON_ENDINGS = (".jsonl", ".ndjson")
-MOST_KEY_BYTES = 1024
 MOST_SHOWN = 80
 """Characters of a key in a message."""
 PARTS = 8
 """In which many keys are compared."""
-KEY_FIELDS = ("key", "id")
-"""Of an object: the first one that it has is its key."""
 _STRING = re.compile(r'"(\\.|[^"\\])*"')
 
 
@@ -57,6 +56,10 @@ class Items:
     """Of a range: its first number, and the one behind its last; it has no keys then."""
     lines: Sequence[int] | None = None
     """The line of each item in `source`."""
+    sha256: str = ""
+    """Of the list, as it was read; empty where there is none."""
+    is_json: bool = False
+    """It has lines of JSON."""
 
     def __len__(self) -> int:
         return len(self.keys) if self.bounds is None else self.bounds[1] - self.bounds[0]
@@ -135,6 +138,7 @@ def _read_list(name: str) -> bytes:
 
 def from_list(content: bytes, source: str) -> Items:
     """Lines, or JSON lines. Raises RequestError."""
+    sha256 = hashlib.sha256(content).hexdigest()
     if b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
         raise RequestError(
@@ -171,8 +175,8 @@ def from_list(content: bytes, source: str) -> Items:
         keys = [
             _key_of_line(row, f"{source}:{line}") for row, line in zip(rows, numbers, strict=True)
         ]
-        return _checked(Items(source, keys, rows, lines=numbers))
-    return _checked(_of_texts(source, rows, numbers))
+        return _checked(Items(source, keys, rows, lines=numbers, sha256=sha256, is_json=True))
+    return _checked(_of_texts(source, rows, numbers, sha256))
 
 
 def _begins_json_lines(row: str) -> bool:
@@ -182,21 +186,14 @@ def _begins_json_lines(row: str) -> bool:
         return False
 
 
-def _of_texts(source: str, rows: list[str], lines: Sequence[int] | None) -> Items:
+def _of_texts(
+    source: str, rows: list[str], lines: Sequence[int] | None = None, sha256: str = ""
+) -> Items:
     """Items that are their own keys, as far as those are short."""
-    if all(len(row) <= MOST_KEY_BYTES // 4 or _fits(row) for row in rows):
-        return Items(source, rows, lines=lines)
-    return Items(source, list(map(_short, rows)), list(map(json.dumps, rows)), lines=lines)
-
-
-def _fits(key: str) -> bool:
-    return len(key.encode("utf-8", "surrogatepass")) <= MOST_KEY_BYTES
-
-
-def _short(key: str) -> str:
-    if _fits(key):
-        return key
-    return "sha256-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    if all(len(row) <= MOST_KEY_BYTES // 4 or itemlist.fits(row) for row in rows):
+        return Items(source, rows, lines=lines, sha256=sha256)
+    keys, texts = list(map(itemlist.short, rows)), list(map(json.dumps, rows))
+    return Items(source, keys, texts, lines=lines, sha256=sha256)
 
 
 class _NoNumberError(ValueError):
@@ -260,14 +257,12 @@ def key_of(value: Any, place: str) -> str:
                 key = value[field]
                 if not isinstance(key, str | int) or isinstance(key, bool) or key == "":
                     raise RequestError(f'{place}: its "{field}" must be a text or a whole number')
-                if not _fits(str(key)):
+                if not itemlist.fits(str(key)):
                     raise RequestError(
                         f'{place}: its "{field}" is longer than {MOST_KEY_BYTES:,} bytes'
                     )
-                return str(key)
-    if isinstance(value, str) and value:
-        return _short(value)
-    return _short(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
+                break
+    return itemlist.key_of(value)
 
 
 def _check_text(value: Any, place: str) -> None:
@@ -303,7 +298,7 @@ def from_glob(pattern: str, root: Path) -> Items:
                 "a list of items can carry",
                 hints=("give it another name: convmv -f latin1 -t utf8 --notest FOLDER -r",),
             )
-    return _checked(_of_texts(source, paths, None))
+    return _checked(_of_texts(source, paths))
 
 
 def _is_text(path: str) -> bool:
@@ -318,7 +313,7 @@ def from_url(url: str) -> Items:
         paths = sorted(map(system.unstrip_protocol, listed), key=os.fsencode)
     if not paths:
         raise RequestError(f"{url} has no files")
-    return _checked(_of_texts(url, paths, None))
+    return _checked(_of_texts(url, paths))
 
 
 def _file_system(url: str) -> tuple[Any, str]:

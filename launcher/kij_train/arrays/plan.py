@@ -11,6 +11,7 @@ from kij_train import units
 from kij_train.arrays.items import Items
 from kij_train.errors import RequestError
 from kij_train.pod import itemplan
+from kij_train.pod.itemlist import Listed
 
 MOST_WITHOUT_CHUNK = 1000
 """Items that get an index each where nobody says how many an index has."""
@@ -45,11 +46,21 @@ class Pinned:
         """The text, compressed."""
         return itemplan.compress(self.text)
 
+    @property
+    def travels(self) -> bytes:
+        """What of it the pods get, compressed."""
+        if self.items.listed is None:
+            return self.packed
+        return itemplan.compress(itemplan.travelling(self.text))
 
-def pin(items: Items, *, chunk: int | None, indexes: int | None, seed: int) -> Pinned:
+
+def pin(
+    items: Items, *, chunk: int | None, indexes: int | None, seed: int, path: str | None = None
+) -> Pinned:
     """Spread the items over indexes. Raises RequestError.
 
-    With more indexes than items, there are as many as there are items.
+    With more indexes than items, there are as many as there are items. `path` is where the pods
+    read the list, in place of what would travel.
     """
     total = len(items)
     if chunk is None and indexes is None:
@@ -69,7 +80,9 @@ def pin(items: Items, *, chunk: int | None, indexes: int | None, seed: int) -> P
     if items.bounds is not None:
         first, end = items.bounds
         return Pinned(itemplan.encode_range(first, end, indexes=count, chunk=chunk, seed=seed))
-    return Pinned(itemplan.encode(items, indexes=count, chunk=chunk, seed=seed))
+    listed = None if path is None else Listed(path, items.sha256, items.is_json)
+    text = itemplan.encode(items, indexes=count, chunk=chunk, seed=seed, listed=listed)
+    return Pinned(text)
 
 
 def pods_at_once(indexes: int, parallelism: int | None) -> int:
@@ -90,14 +103,14 @@ def check_limits(pinned: Pinned, *, parallelism: int | None, max_failed: int | N
                 f"runs at most {FEW:,} at once, and gives up after at most {FEW:,} failed ones",
                 hints=(fewer, f"or say so: --parallelism {min(at_once, FEW)} --max-failed {FEW}"),
             )
-    if len(pinned.packed) > MOST_PACKED_BYTES:
-        size, most = map(units.format_bytes, (len(pinned.packed), MOST_PACKED_BYTES))
+    if len(pinned.travels) > MOST_PACKED_BYTES:
+        size, most = map(units.format_bytes, (len(pinned.travels), MOST_PACKED_BYTES))
         raise RequestError(
             f"the list of {plan.total:,} items is {size}, compressed, and {most} is the most that "
             "travels in ConfigMaps",
             hints=(
-                "list numbers, and let the script find line {item} of a list on a volume: "
-                f"--range 0:{plan.total} --mount pvc:NAME:/data",
+                "put a copy of it on a volume, where the pods read it: --items LIST --mount "
+                "pvc:NAME:/data --items-on /data/LIST",
                 "or several arrays: split -n l/10 LIST",
             ),
         )

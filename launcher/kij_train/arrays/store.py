@@ -4,6 +4,7 @@
     items.xz                its plan; items-16.xz once a search has asked for 16 items
     study.journal           the study of a search, as Optuna's JournalStorage has it
     attempt-0/attempt.json  the first Job, or run; a rerun has attempt-1, and so on
+    attempt-0/code.json     the files of its code, and when they were changed last
     attempt-0/part-00003.jsonl   the records of index 3, whole; `.part-00003.jsonl.…`: not whole yet
     attempt-0/indexes.json  what is known of indexes that ended without their records
 
@@ -100,6 +101,8 @@ class Attempt:
     created: str = ""
     state: str = ""
     """How it ended; empty until then."""
+    code: dict[str, list[int]] | None = None
+    """The files of the code, for `code.known`; in a file of its own, see `ArrayFolder.code`."""
 
 
 class Parts:
@@ -286,7 +289,9 @@ class ArrayFolder:
         path = self.results_dir(attempt.number)
         try:
             path.mkdir()
-            _write(path / "attempt.json", _json(asdict(attempt)), lasting=True)
+            values = asdict(attempt)
+            _write(path / "code.json", _json(values.pop("code")))
+            _write(path / "attempt.json", _json(values), lasting=True)
         except FileExistsError:
             raise RequestError(
                 f"another rerun of {self.name} has begun at this moment as attempt "
@@ -295,6 +300,17 @@ class ArrayFolder:
             ) from None
         except OSError as error:
             raise _cannot_write(path, error) from None
+
+    def code(self, number: int) -> dict[str, list[int]] | None:
+        """The files of the code of an attempt; None where they are not known."""
+        path = self.results_dir(number) / "code.json"
+        try:
+            found: dict[str, list[int]] | None = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
+        return found
 
     def end_attempt(self, number: int, state: str) -> None:
         """Keep how an attempt ended."""

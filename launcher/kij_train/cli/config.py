@@ -10,6 +10,7 @@ import click
 from kij_train import names, render
 from kij_train.cli import grouped, output
 from kij_train.cli.options import job_options, resolve_options
+from kij_train.spec import Common
 from kij_train.specfile import Location, Resolved
 
 
@@ -29,23 +30,27 @@ def command(form: str, show_all: bool, **params: Any) -> None:
 
     Precedence, highest first: flag, KIJ_* variable, spec file (-f), kij-train.toml or
     [tool.kij-train], profile, default.
+
+    Of an array: kij-train map … --dry-run config, and so for sweep and eval.
     """
     del show_all
-    rows = value_rows(resolve_options(params))
-    if form == "table":
-        output.table(
-            ("name", "value", "from"),
-            ((name, _shown(value), origin) for name, value, origin in rows),
-        )
-        return
+    print_values(resolve_options(params), form)
+
+
+def print_values(resolved: Resolved[Common], form: str) -> None:
+    """Each value and where it came from; `form` is yaml, json, or anything else for a table."""
+    rows = value_rows(resolved)
     found = {name: {"value": value, "from": origin} for name, value, origin in rows}
     if form == "json":
         output.json_data(found)
-    else:
+    elif form == "yaml":
         output.yaml_data(render.to_yaml([found]))
+    else:
+        shown = ((name, _shown(value), origin) for name, value, origin in rows)
+        output.table(("name", "value", "from"), shown)
 
 
-def value_rows(resolved: Resolved) -> list[tuple[str, Any, str]]:
+def value_rows(resolved: Resolved[Common]) -> list[tuple[str, Any, str]]:
     """Name, value and origin of every field; of every key and item where there are several."""
     rows: list[tuple[str, Any, str]] = []
     for field, value in resolved.spec.model_dump(mode="json", by_alias=True).items():

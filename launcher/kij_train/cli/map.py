@@ -15,6 +15,7 @@ from kij_train.arrays import plan as plans
 from kij_train.arrays.store import Where, check_free, prepare
 from kij_train.cli import grouped, output
 from kij_train.cli.array_attached import run_here, stay_on_cluster
+from kij_train.cli.config import print_values
 from kij_train.cli.options import (
     job_options,
     resolve_options,
@@ -72,9 +73,9 @@ _WAY = (
     grouped.option(
         Group.OUTPUT,
         "--dry-run",
-        type=click.Choice(["plan", "client", "server"]),
-        help="Create nothing: print which index has which items, the objects, or what the API "
-        "server makes of them.",
+        type=click.Choice(["config", "plan", "client", "server"]),
+        help="Create nothing: print each value and where it came from, which index has which "
+        "items, the objects, or what the API server makes of them.",
     ),
     grouped.option(
         Group.OUTPUT,
@@ -163,13 +164,20 @@ def run_array(
 
 
 def resolved_array(name: str, params: dict[str, Any], way: Way) -> Resolved[ArraySpec]:
-    """What an array's parameters of click come to. Raises RequestError."""
-    if way.is_local and way.dry_run != "plan":
+    """What an array's parameters of click come to. A dry run that asks for it ends here.
+
+    Raises RequestError.
+    """
+    if way.is_local and way.dry_run not in ("config", "plan"):
         _check_local(name, way.detach, way.dry_run)
     elif way.as_shipped and not way.is_local:
         raise RequestError("--as-shipped goes with --local: pods always run what ships")
     check_whose_help(name, params)
-    return resolve_options(params, model=ArraySpec)
+    resolved = resolve_options(params, model=ArraySpec)
+    if way.dry_run == "config":
+        print_values(resolved, way.form)
+        raise click.exceptions.Exit(0)
+    return resolved
 
 
 def _check_local(name: str, detach: bool, dry_run: str | None) -> None:

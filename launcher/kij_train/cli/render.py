@@ -36,6 +36,8 @@ def command(form: str, list_code: bool, **params: Any) -> None:
     """Print the exact Kubernetes objects of a launch, offline: no cluster is spoken to.
 
     The same request prints the same bytes. Pipe it to kubectl apply -f -.
+
+    Of an array: kij-train map … --dry-run client -o yaml, and so for sweep and eval.
     """
     resolved = resolve_options(params)
     if list_code:

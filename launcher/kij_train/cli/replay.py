@@ -23,7 +23,7 @@ from kij_train.cli.onarray import array_argument, opened, unknown_key, up_to_dat
 from kij_train.cli.options import resolve_options
 from kij_train.cli.rerun import NO_COMMAND, request_layer
 from kij_train.cli.submitting import signals_to
-from kij_train.code import bundle
+from kij_train.code import bundle, known
 from kij_train.code.listing import list_files
 from kij_train.errors import JobFailedError
 from kij_train.paths import shown
@@ -31,7 +31,15 @@ from kij_train.spec import ArraySpec
 from kij_train.specfile import Layer
 
 MOST_FILES = 5
-ONLY_THERE = ("mounts", "results", "env_from_secret", "start_jitter", "retries", "max_failed")
+ONLY_THERE = (
+    "mounts",
+    "results",
+    "items_on",
+    "env_from_secret",
+    "start_jitter",
+    "retries",
+    "max_failed",
+)
 """What a replay does without: of the pods, and of many items."""
 
 
@@ -114,30 +122,38 @@ def _differences(folder: ArrayFolder, one: Outcome, plan: runs.ArrayPlan) -> Ite
     ran = next((each for each in folder.attempts() if each.number == one.attempt), None)
     sha256 = ran.code_sha256 if ran is not None else about.code_sha256
     since = diagnosis.epoch((ran.created if ran is not None else "") or about.created) or 0.0
-    if plan.spec.code and _is_other_code(sha256, plan.code_dir):
-        yield f"the code of this folder is not what ran{_changed(plan.code_dir, since)}"
-    elif not sha256 and plan.spec.code:
-        changed = _changed(plan.code_dir, since)
+    code = None if ran is None else folder.code(ran.number)
+    if plan.spec.code and not (sha256 and bundle.pack(plan.code_dir).sha256 == sha256):
+        changed = (
+            _newer(plan.code_dir, since) if code is None else known.changed(plan.code_dir, code)
+        )
         if changed:
-            yield f"the code of this folder may not be what ran{changed}"
+            yield f"the code of this folder is not what ran; changed since then: {_some(changed)}"
+        elif sha256 and code is None:
+            yield "the code of this folder is not what ran"
     if not about.where.is_local:
         missing = [flag for flag in ONLY_THERE if about.request.get(flag)]
         if missing:
             yield f"here it goes without what its pods had: {', '.join(missing)}"
 
 
-def _is_other_code(sha256: str, code_dir: Path) -> bool:
-    return bool(sha256) and bundle.pack(code_dir).sha256 != sha256
+def _changed(code_dir: Path, code: known.Known) -> list[str]:
+    """Which files of the code are not as they were."""
+    ships = set(list_files(code_dir).names)
+    changed = known.changed(code_dir, code)
+    return [name for name in changed if name in ships or not (code_dir / name).exists()]
 
 
-def _changed(code_dir: Path, since: float) -> str:
+def _newer(code_dir: Path, since: float) -> list[str]:
     """Which files have changed since, by their times."""
-    changed = []
+    found = []
     for name in list_files(code_dir).files:
         with suppress(OSError):
             if (code_dir / name).stat().st_mtime > since:
-                changed.append(shown(name))
-    if not changed:
-        return ""
-    more = f" and {len(changed) - MOST_FILES} more" if len(changed) > MOST_FILES else ""
-    return f"; changed since then: {', '.join(changed[:MOST_FILES])}{more}"
+                found.append(name)
+    return found
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_FILES} more" if len(names) > MOST_FILES else ""
+    return f"{', '.join(map(shown, names[:MOST_FILES]))}{more}"

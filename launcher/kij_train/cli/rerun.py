@@ -35,7 +35,10 @@ from kij_train.specfile import WHERE, Layer, Origin
 if TYPE_CHECKING:
     pass
 
-PINNED = ("items", "glob", "range", "chunk", "indexes", "slice", "seed", "name", "results")
+PINNED = (
+    *("items", "items_on", "glob", "range", "chunk", "indexes", "slice", "seed"),
+    *("name", "results"),
+)
 """What an array is: the same in all of its attempts."""
 NO_COMMAND = {
     "script": None,

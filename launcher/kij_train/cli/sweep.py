@@ -23,7 +23,7 @@ from kij_train.specfile import Resolved
 MOST_REPEATS = 1_000
 TPE: Final = "tpe"
 """The sampler that searches: Optuna's tree of Parzen estimators."""
-_NO_FLAGS = {*(f"spec_{source}" for source in SOURCES), "spec_slice_slice"}
+_NO_FLAGS = {*(f"spec_{name}" for name in (*SOURCES, "items_on")), "spec_slice_slice"}
 """Parameters of click that a sweep has its own for, or does without."""
 
 

@@ -52,6 +52,7 @@ def found(cluster: Cluster, cwd: Path, name: str, where: Where) -> ArrayFolder:
             hints=("read it in the folder that it was launched from",),
         )
     packed = data_of(cluster, last, itemplan.ITEMS_PREFIX)
+    _check_items(last, packed)
     about = About(
         name=name,
         where=where,
@@ -65,6 +66,20 @@ def found(cluster: Cluster, cwd: Path, name: str, where: Where) -> ArrayFolder:
     folder.plan()
     add_attempts(cluster, folder, attempts)
     return folder
+
+
+def _check_items(job: Object, packed: bytes) -> None:
+    """Raise RequestError where the cluster has no list of the items."""
+    name = job["metadata"]["name"]
+    try:
+        plan = itemplan.decode(lzma.decompress(packed))
+    except (ValueError, lzma.LZMAError) as error:
+        raise RequestError(f"the list of items of job {name} is damaged: {error}") from None
+    if not plan.has_items and plan.listed is not None:
+        raise RequestError(
+            f"the list of items of job {name} is on a volume of its pods, in {plan.listed.path}",
+            hints=("read it in the folder that it was launched from",),
+        )
 
 
 def add_attempts(cluster: Cluster, folder: ArrayFolder, attempts: Mapping[int, Object]) -> None:

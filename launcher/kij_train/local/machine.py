@@ -82,7 +82,11 @@ def check_command(
     # PYTHONPATH among the job's env makes it a search of other folders than ours.
     function = spec.function if isinstance(spec, ArraySpec) else None
     module = spec.module if function is None else function.partition(":")[0]
-    if module is not None and "PYTHONPATH" not in spec.env:
+    if "PYTHONPATH" in spec.env:
+        return
+    if isinstance(spec, ArraySpec):
+        _check_preloaded(spec, cwd)
+    if module is not None:
         missing = _missing_module(module, cwd)
         if missing is not None:
             raise RequestError(
@@ -92,6 +96,22 @@ def check_command(
                     ("run a file by its path, without -m",)
                     if function is None
                     else ("start it in the folder of that module, or name it: --code-dir DIR",)
+                ),
+            )
+
+
+def _check_preloaded(spec: ArraySpec, cwd: Path) -> None:
+    folder = cwd if spec.script is None else (cwd / spec.script).resolve().parent
+    for module in spec.preload:
+        missing = _missing_module(module, folder)
+        if missing is not None:
+            raise RequestError(
+                f"--preload {module}: {sys.executable} finds no {missing} in {folder} or among its "
+                "packages",
+                hints=(
+                    f"a package of the Python Package Index: {sys.executable} -m pip install "
+                    f"{missing}",
+                    f"a module of your own: put it into {folder}, beside what imports it",
                 ),
             )
 

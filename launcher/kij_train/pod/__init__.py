@@ -33,6 +33,7 @@ ITEMS = tuple(
         "itemcall",
         "itemend",
         "itemindex",
+        "itemlist",
         "itemparts",
         "itemplan",
         "itemrecords",

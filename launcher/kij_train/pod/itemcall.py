@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from importlib.machinery import PathFinder
-from typing import Any, Dict, Iterator, NoReturn
+from typing import Any, Callable, Dict, Iterator, NoReturn
 
 from kij_train.pod import itemplan
 
@@ -22,20 +22,35 @@ ENV_IMPORTING = "KIJ_IMPORTING"
 """Set while an item's process imports the code, for `kij_train.map` and `launch` to see."""
 
 
+class NotThereError(Exception):
+    """A module that lacks the function which items call."""
+
+
 def call(name: str) -> None:
     """Call the function with the item of this process, and write down what it returns."""
     sys.path.insert(0, os.getcwd())
-    module, _, path = name.partition(":")
     with without_our_modules():
-        found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
-    result = found(json.loads(os.environ[itemplan.ENV_ITEM]))
+        function = find(name)
+    result = function(json.loads(os.environ[itemplan.ENV_ITEM]))
     if result is None:
         return
     line = json.dumps(result)
     with open(os.environ[itemplan.ENV_RESULT_FILE], "a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def find(name: str) -> Callable[[Any], Any]:
+    """Import a function by its name. Raises NotThereError, and what its module raises."""
+    module, _, path = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise NotThereError(f"{module} has no {path}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise NotThereError(f"{path} of {module} is no function: {found!r:.80}")
+    function: Callable[[Any], Any] = found
+    return function
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@ of its format. A plan is text, the same bytes for the same items: a line of JSON
 then a line for each item, a string where the item is its own key, else `[key, value]`. The items of
 a range are not listed. A plan travels compressed, cut into chunks, beside the code.
 
+A list that lies on a volume of the pods does not travel: of its plan, only the first line does,
+with the path and the SHA-256 of the list.
+
 A rerun travels with the same plan and a *selection*: which positions each of its indexes runs.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
@@ -22,7 +25,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from kij_train.pod import itemlist
 from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
+from kij_train.pod.itemlist import Listed
 
 FORMAT = 1
 ITEMS_PREFIX = "items.xz."
@@ -130,13 +135,17 @@ class ItemPlan:
         self.chunk: Optional[int] = header["chunk"]
         """Items of an index; None: all indexes get as many as the others, or one more."""
         self.seed = int(header["seed"])
+        self.listed = Listed(*header["list"]) if "list" in header else None
+        """Where pods read the items; the launcher has them in the text as well."""
         self._range: Optional[range] = range(*header["range"]) if "range" in header else None
         self._text = text
         self._starts = array("Q")
         if self._range is None:
             self._starts.extend(accumulate(len(line) for line in io.BytesIO(text)))
         listed = len(self._starts) - 1 if self._range is None else len(self._range)
-        if listed != self.total:
+        self.has_items = listed == self.total
+        """Not where they are on a volume alone."""
+        if not self.has_items and (listed or self.listed is None):
             raise ValueError(f"it lists {listed} items and says {self.total}")
 
     def item(self, position: int) -> Tuple[str, Any]:
@@ -150,7 +159,9 @@ class ItemPlan:
         return (found, found) if isinstance(found, str) else (found[0], found[1])
 
     def items(self, positions: Iterable[int]) -> List[Tuple[str, Any]]:
-        """Keys and values, in that order."""
+        """Keys and values, in that order. Raises Failure for a list that has changed."""
+        if self.listed is not None and not self.has_items:
+            return itemlist.read(self.listed, list(positions))
         return [self.item(position) for position in positions]
 
     def keys(self, positions: Optional[range] = None) -> Iterator[str]:
@@ -177,14 +188,20 @@ def encode(
     indexes: int,
     chunk: Optional[int],
     seed: int,
+    listed: Optional[Listed] = None,
 ) -> bytes:
-    """The text of a plan; an item that is its own key is a string. Raises ValueError for NaN."""
+    """The text of a plan; an item that is its own key is a string. Raises ValueError for NaN.
+
+    `listed` is where the pods read the items.
+    """
     total, lines = 0, io.BytesIO()  # which takes less memory than a list of a million lines
     for item in items:
         lines.write(_dumps(item).encode("ascii") + b"\n")
         total += 1
-    header = _dumps(_header(total, indexes, chunk, seed)) + "\n"
-    return b"".join([header.encode("ascii"), lines.getbuffer()])
+    header = _header(total, indexes, chunk, seed)
+    if listed is not None:
+        header["list"] = listed
+    return b"".join([(_dumps(header) + "\n").encode("ascii"), lines.getbuffer()])
 
 
 def encode_range(start: int, end: int, *, indexes: int, chunk: Optional[int], seed: int) -> bytes:
@@ -212,9 +229,15 @@ def decode(text: bytes) -> ItemPlan:
         raise ValueError(f"it has no sound first line: {error!r}") from error
 
 
+def travelling(text: bytes) -> bytes:
+    """What of a plan travels to the pods: its first line alone, where that pins a list."""
+    first = text[: text.find(b"\n") + 1]
+    return first if b'"list":' in first else text
+
+
 def sha256(text: bytes) -> str:
     """What a plan is known by."""
-    return hashlib.sha256(text).hexdigest()
+    return hashlib.sha256(travelling(text)).hexdigest()
 
 
 def compress(text: bytes) -> bytes:
@@ -225,16 +248,16 @@ def compress(text: bytes) -> bytes:
 def read(place: str, wanted_sha256: str) -> ItemPlan:
     """The plan in a folder of chunks, or in one file. Raises Failure where it is another one."""
     text = unpacked(place, ITEMS_PREFIX)
-    if sha256(text) != wanted_sha256:
-        raise Failure(
-            EXIT_CODE,
-            f"the list of items in {place} is not what was launched: its SHA-256 is not "
-            f"{wanted_sha256}",
-        )
     try:
-        return decode(text)
+        if sha256(text) == wanted_sha256:
+            return decode(text)
     except ValueError as error:
         raise Failure(EXIT_CODE, f"the list of items in {place}: {error}") from error
+    raise Failure(
+        EXIT_CODE,
+        f"the list of items in {place} is not what was launched: its SHA-256 is not "
+        f"{wanted_sha256}",
+    )
 
 
 def unpacked(place: str, prefix: str) -> bytes:

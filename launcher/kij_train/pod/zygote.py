@@ -160,6 +160,10 @@ def preload(argv: List[str], modules: List[str]) -> Json:
         with itemcall.without_our_modules():
             for name in modules:
                 importlib.import_module(name)
+            if argv[0] == itemcall.FUNCTION:
+                itemcall.find(argv[1])
+    except itemcall.NotThereError as error:
+        return {"broken": f"{itemcall.FUNCTION} {argv[1]}: {error}"}
     except BaseException as error:
         return {"broken": f"cannot import {name}, which is to be preloaded: {error!r}"}
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from kij_train import names, render, units
 from kij_train.arrays import plan as plans
 from kij_train.arrays.items import Items, is_url
 from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
-from kij_train.code import bundle, leftout
+from kij_train.code import bundle, known, leftout
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.pod import itemplan
@@ -71,6 +73,13 @@ class ArrayPlan:
         """Of what ships; empty where nothing does."""
         return "" if self.archive is None else self.archive.sha256
 
+    @cached_property
+    def known_code(self) -> known.Known | None:
+        """The files of the code, as they are when this is first asked for."""
+        if self.archive is not None:
+            return known.look(self.code_dir, self.archive.files)
+        return known.look(self.code_dir) if self.spec.code else None
+
     @property
     def packed_selection(self) -> bytes:
         """As it travels; empty where all is run."""
@@ -91,7 +100,7 @@ class ArrayPlan:
             array=self.array,
             indexes=self.indexes,
             plan_sha256=self.pinned.sha256,
-            plan=self.pinned.packed,
+            plan=self.pinned.travels,
             number=self.number,
             selection=self.packed_selection,
             study=itemplan.compress(self.study) if self.study else b"",
@@ -115,7 +124,9 @@ def plan_array(
     """
     spec = resolved.spec
     check_placeholders(spec, items)
-    pinned = plans.pin(items, chunk=spec.chunk, indexes=spec.indexes, seed=spec.seed)
+    pinned, path = _pinned(spec, items, cwd)
+    if path is not None:
+        resolved = replace(resolved, spec=spec.model_copy(update={"items_on": path}))
     found = _prepared(resolved, pinned, cwd, place)
     spec, most = found.spec, found.indexes
     if spec.name is None:
@@ -128,6 +139,29 @@ def plan_array(
         _check_name(name, most, resolved)
     data = tuple(_not_in_pods(spec, found.archive, items))
     return replace(found, array=name, notes=(*found.notes, *data))
+
+
+def _pinned(spec: ArraySpec, items: Items, cwd: Path) -> tuple[plans.Pinned, str | None]:
+    """The plan, and where pods read its list, if it does not travel. Raises RequestError.
+
+    One that is too large is read where it is, if that is on a volume of the pods.
+    """
+
+    def pin(path: str | None) -> plans.Pinned:
+        return plans.pin(items, chunk=spec.chunk, indexes=spec.indexes, seed=spec.seed, path=path)
+
+    if spec.items_on is not None and not items.sha256:
+        raise RequestError(
+            f"--items-on {spec.items_on}: is a copy of a list, and {items.source} lists files",
+            hints=("write the list into a file, and name that: --items LIST",),
+        )
+    pinned, path = pin(spec.items_on), spec.items_on
+    if path is None and spec.items is not None and items.sha256:
+        here = os.path.abspath(cwd / spec.items)  # noqa: PTH100 - links stay as they are
+        if _is_below(here, tuple(mount.path for mount in spec.mounts)):
+            is_large = len(pinned.packed) > plans.MOST_PACKED_BYTES
+            return (pin(here), here) if is_large else (pinned, None)
+    return pinned, path
 
 
 def plan_rerun(
@@ -280,6 +314,7 @@ def attempt_of(plan: ArrayPlan, uid: str = "") -> Attempt:
         selection=None if chosen is None else [(index, list(at)) for index, at in chosen],
         code_sha256=plan.code_sha256,
         created=_now(),
+        code=plan.known_code,
     )
 
 

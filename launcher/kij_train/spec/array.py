@@ -19,6 +19,7 @@ from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
 from kij_train.spec.types import (
     MOST_PROCESSES,
     EnvName,
+    Mount,
     NotBool,
     Seconds,
     SpecConflict,
@@ -131,6 +132,11 @@ class ArraySpec(Common):
     ] = None
     """List of the items, a line each, or JSON lines; - for standard input. A URL that ends with /,
     such as s3://bucket/folder/, for the files below it (needs fsspec)."""
+    items_on: Annotated[str | None, Setting(Group.ITEMS, "--items-on /PATH", Fact.CLUSTER_ONLY)] = (
+        None
+    )
+    """Where a volume of the pods has the same list, for one that is too large to travel: they read
+    it there, and refuse one that differs."""
     glob: Annotated[str | None, Field(min_length=1), Setting(Group.ITEMS, "--glob PATTERN")] = None
     """The files that match a pattern, from code_dir on, sorted; in quotes. ** is any folders; with
     / at the end, folders."""
@@ -322,6 +328,29 @@ def _check_items(spec: ArraySpec) -> None:
             "indexes", f"conflicts with chunk {spec.chunk}: one follows from the other. Give one"
         )
 
+    if spec.items_on is not None:
+        if spec.items is None:
+            raise SpecConflict(
+                "items_on", "is a copy of a list, and no list is given: --items LIST"
+            )
+        _volume_of(spec, "items_on")
+
+
+def _volume_of(spec: ArraySpec, field: str) -> Mount:
+    """The volume that a path is on. Raises SpecConflict where none keeps it."""
+    path = PurePosixPath(getattr(spec, field))
+    if not path.is_absolute() or ".." in path.parts:
+        raise SpecConflict(field, "must be a path that begins with / and has no '..'")
+    mount = next((one for one in spec.mounts if path.is_relative_to(one.path)), None)
+    if mount is None:
+        folder = path if field == "results" else path.parent
+        raise SpecConflict(
+            field, f"is on no volume of the pods. Mount one: --mount pvc:NAME:{folder}"
+        )
+    if mount.type not in ("pvc", "hostpath"):
+        raise SpecConflict(field, f"is on a volume of type {mount.type}, which does not keep it")
+    return mount
+
 
 def _check_metrics(spec: ArraySpec) -> None:
     if spec.minimize is not None and spec.maximize is not None:
@@ -371,18 +400,7 @@ def _check_processes(spec: ArraySpec) -> None:
 def _check_results(spec: ArraySpec) -> None:
     if spec.results is None:
         return
-    path = PurePosixPath(spec.results)
-    if ".." in path.parts:
-        raise SpecConflict("results", "must be a path without '..'")
-    mount = next((one for one in spec.mounts if path.is_relative_to(one.path)), None)
-    if mount is None:
-        raise SpecConflict(
-            "results", f"is on no volume of the pods. Mount one: --mount pvc:NAME:{path}"
-        )
-    if mount.type not in ("pvc", "hostpath"):
-        raise SpecConflict(
-            "results", f"is on a volume of type {mount.type}, which does not keep it"
-        )
+    mount = _volume_of(spec, "results")
     if mount.read_only:
         raise SpecConflict("results", f"is on {mount.path}, which is mounted without write access")
 
