@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the kubeconfig, which no test sees by itself; fill in what our own cluster has."""
-    # Without bytecode, whatever tests start compiles all that it imports: of torch, two seconds more.
+    # Without bytecode, what tests start compiles all that it imports: of torch, two seconds more.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     # A shell's background job ignores some; what tests start would inherit it, and never hear them.
