@@ -131,7 +131,7 @@ REFUSED: list[tuple[str, str]] = [
     ("--glob *.csv a.py", "--glob *.csv matches no file"),
     ("--range 0:5 --nodes 2 a.py", "No such option '--nodes'"),
     ("--range 0:5 --name A a.py", "--name A must be lower-case"),
-    ("--range 0:5 --dry-run a.py", "'a.py' is not one of 'plan', 'client', 'server'"),
+    ("--range 0:5 --dry-run a.py", "'a.py' is not one of 'config', 'plan', 'client', 'server'"),
     ("--range 0:5 --as-shipped a.py", "--as-shipped goes with --local"),
     ("--local --detach --range 0:5 a.py", "--detach does not go with --local"),
     ("--local --dry-run client --range 0:5 a.py", "--dry-run client does not go with --local"),
