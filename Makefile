@@ -14,6 +14,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Without bytecode, every Python compiles all that it imports: of torch, two seconds more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test torchx lint goldens clean cluster cluster-shell cluster-test cluster-down
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the kubeconfig, which no test sees by itself; fill in what our own cluster has."""
+    # Without bytecode, what tests start compiles all that it imports: of torch, two seconds more.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # A shell's background job ignores some; what tests start would inherit it, and never hear them.
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(signum) is signal.SIG_IGN:

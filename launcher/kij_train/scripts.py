@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from kij_train import foreign
 from kij_train.errors import RequestError
 from kij_train.pod import programs
-from kij_train.spec import ArraySpec, Common, JobSpec
+from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
 from kij_train.specfile.explain import brief
 from kij_train.specfile.paths import check_path, tilde
@@ -43,8 +43,8 @@ def locate(resolved: Resolved[Common], cwd: Path, code_dir: Path, *, is_here: bo
     if spec.module is not None or spec.program is not None:
         _check_without_script(resolved, cwd, code_dir, is_here)
         return None
-    if isinstance(spec, ArraySpec) and spec.function is not None:
-        _check_function(resolved, spec.function, code_dir if spec.code else cwd)
+    if spec.called is not None:
+        _check_function(resolved, spec.called, code_dir if spec.code else cwd)
         return None
     if spec.script is None:
         file = f"{resolved.spec_file}: " if resolved.spec_file else ""

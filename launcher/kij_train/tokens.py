@@ -9,6 +9,7 @@ length: the time to search is proportional to the text.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 # Kind, what is always there, the form.
 _TOKENS = (
@@ -81,17 +82,14 @@ _KEY = (
     rb"|[A-Za-z0-9+/=]{1,64}" + _GAP + rb"-----END )"
 )
 # What ends before a token: an escape of JSON or of a URL ends in a letter or digit, too.
-_BEGINS = re.compile(
-    rb"(?<![A-Za-z0-9])|(?<=\\[nrtbf0])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2})"
-)
-_ANYWHERE = re.compile(rb"")
+_BEGINS = rb"(?<![A-Za-z0-9])|(?<=\\[nrtbf0])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2})"
 # Kind, what is always there, what stands before it, the form behind it. To search for fixed bytes
 # is fast; the rest is tried where they stand.
-_FORMS = [
-    ("a private key", re.compile(rb"-----BEGIN "), _ANYWHERE, re.compile(_KEY)),
-    ("a Docker login", re.compile(rb"\"auths\""), _ANYWHERE, re.compile(_DOCKER)),
-    *((kind, re.compile(prefix), _BEGINS, re.compile(form)) for kind, prefix, form in _TOKENS),
-    ("a password in a URL", re.compile(rb"://"), _ANYWHERE, re.compile(_URL)),
+_FORMS: list[tuple[str, bytes, bytes, bytes]] = [
+    ("a private key", rb"-----BEGIN ", rb"", _KEY),
+    ("a Docker login", rb"\"auths\"", rb"", _DOCKER),
+    *((kind, prefix, _BEGINS, form) for kind, prefix, form in _TOKENS),
+    ("a password in a URL", rb"://", rb"", _URL),
 ]
 _FEWEST_BYTES = 4
 """A placeholder, such as hf_xxxxxxxx, is made of fewer different ones behind its prefix."""
@@ -128,6 +126,15 @@ _TO_HIDE = re.compile(
 )
 
 
+@cache
+def _forms() -> list[tuple[str, re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]]:
+    """Compiled when the first text is searched, which most commands never do."""
+    return [
+        (kind, re.compile(prefix), re.compile(before), re.compile(form))
+        for kind, prefix, before, form in _FORMS
+    ]
+
+
 def hidden(text: str) -> str:
     """Words of a stranger without what has the form of a token or a key."""
     content = text.encode(errors="surrogateescape")
@@ -136,7 +143,7 @@ def hidden(text: str) -> str:
 
 def found_in(content: bytes) -> str | None:
     """What a text holds, such as "a GitHub token"; None where it holds no credential."""
-    for kind, prefix, before, form in _FORMS:
+    for kind, prefix, before, form in _forms():
         for start in prefix.finditer(content):
             if before.match(content, start.start()) is None:
                 continue

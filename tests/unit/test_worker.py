@@ -517,9 +517,10 @@ def test_a_line_of_another_rank_does_not_go_into_one_that_is_open(tmp_path: Path
     script = (
         "import os, time\n"
         "if os.environ['RANK'] == '0':\n"
-        "    print('open', end='')\n"
+        "    print('open', end=''); open('begun', 'w').close()\n"
         "    while not os.path.exists('go'): time.sleep(.01)\n"
         "else:\n"
+        "    while not os.path.exists('begun'): time.sleep(.01)\n"
         "    time.sleep(.5); print('whole'); open('go', 'w').close()\n"
     )
     out, _ = node(tmp_path, script)

@@ -30,7 +30,9 @@ def ended_by_ctrl_c() -> Iterator[None]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and give its exit code; never raises for a user's mistake."""
+    argv = sys.argv[1:] if argv is None else argv
     with ended_by_ctrl_c():
-        from kij_train.cli.app import run
+        from kij_train.cli.app import load, run
 
-    return run(sys.argv[1:] if argv is None else argv)
+        load(argv)
+    return run(argv)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kij_train import jobs
 from kij_train.cli import output
 from kij_train.cli.where import address, connect
 from kij_train.errors import RequestError
@@ -18,6 +17,8 @@ def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
 
     To `replace` it, the new one has its name; else a name is made, unless a flag gives one.
     """
+    from kij_train import jobs
+
     for flag, given in (("--file", params["spec_file"]), ("--profile", params["profile"])):
         if given:
             again = address(params).command("launch", "--again", name, "--nodes", "4")

@@ -16,11 +16,11 @@ from kij_train import runs, units
 from kij_train.cli import output
 from kij_train.cli.onjob import job_argument
 from kij_train.cli.where import connect
-from kij_train.diagnosis import JobView
 from kij_train.errors import InterruptedByUserError, JobFailedError
 
 if TYPE_CHECKING:
     from kij_train.cluster import LogChoice, LogLine
+    from kij_train.diagnosis import JobView
 
 TAIL = 10
 LOOK_S = 0.2

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from kij_train import gpus
-from kij_train import jobs as jobs_on_cluster
 from kij_train.cli.where import connect
 from kij_train.errors import KijError
 from kij_train.specfile import all_profiles
@@ -57,6 +56,13 @@ def _of_here(names: Callable[[], Iterable[str]]) -> Completer:
     return complete
 
 
+def _jobs(cluster: Cluster, ctx: click.Context) -> Iterable[str]:
+    from kij_train.jobs import list_jobs
+
+    del ctx
+    return (job.name for job in list_jobs(cluster))
+
+
 def _queues(cluster: Cluster, ctx: click.Context) -> Iterable[str]:
     """Kueue's LocalQueues, or Volcano's with --scheduler volcano."""
     if ctx.params.get("spec_scheduler") == "volcano":
@@ -66,7 +72,7 @@ def _queues(cluster: Cluster, ctx: click.Context) -> Iterable[str]:
     return (str(one["metadata"]["name"]) for one in found)
 
 
-jobs = _of_cluster(lambda cluster, _: (job.name for job in jobs_on_cluster.list_jobs(cluster)))
+jobs = _of_cluster(_jobs)
 profiles = _of_here(lambda: (profile.name for profile in all_profiles(Path.cwd())))
 OF_FIELDS = {
     "gpu_kind": _of_here(gpus.names),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kij_train import jobs, names, runs, units
+from kij_train import names, runs, units
 from kij_train.cli import completers, output
 from kij_train.cli.where import resolved_where
 from kij_train.errors import RequestError
@@ -43,9 +43,11 @@ def job_argument(function: Function) -> Function:
 
 def job_name(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """The name of a job, names, or None, checked: a callback of click. Raises RequestError."""
+    from kij_train.jobs import check_name
+
     del ctx, param
     for name in (value,) if isinstance(value, str) else value or ():
-        jobs.check_name(name)
+        check_name(name)
     return value
 
 

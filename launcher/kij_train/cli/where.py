@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import jobs, runs
+from kij_train import runs
 from kij_train.commands import Address
 from kij_train.errors import UnreachableError
 from kij_train.spec import JobSpec
@@ -24,6 +24,8 @@ def connect(params: dict[str, Any]) -> Cluster:
     try:
         return runs.connect(spec)
     except UnreachableError as error:
+        from kij_train import jobs
+
         error.hints = (*error.hints, jobs.ABOUT_LOCAL)
         raise
 

@@ -80,7 +80,7 @@ def check_command(
             )
         scripts.check_program(Path(found), named, is_here=True)
     # PYTHONPATH among the job's env makes it a search of other folders than ours.
-    function = spec.function if isinstance(spec, ArraySpec) else None
+    function = spec.called
     module = spec.module if function is None else function.partition(":")[0]
     if "PYTHONPATH" in spec.env:
         return

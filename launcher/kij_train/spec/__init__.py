@@ -3,7 +3,8 @@
 Every check that needs neither a cluster nor the file system is here.
 """
 
-from kij_train.spec.array import ArraySpec
+from typing import TYPE_CHECKING, Any
+
 from kij_train.spec.common import DEFAULT_IMAGE, TOPOLOGIES, Common, parse_topology
 from kij_train.spec.kept import kept, request_of, values_of
 from kij_train.spec.training import (
@@ -15,14 +16,10 @@ from kij_train.spec.training import (
 )
 from kij_train.spec.types import Model, SpecConflict
 
-KINDS: tuple[type[Common], ...] = (JobSpec, ArraySpec)
-"""Every kind of job."""
-
 __all__ = [
     "CONTRACT_ENV",
     "DEFAULT_IMAGE",
     "DEFAULT_PORT",
-    "KINDS",
     "MOST_RESTARTS",
     "SUPERVISOR_PORT",
     "TOPOLOGIES",
@@ -32,7 +29,27 @@ __all__ = [
     "Model",
     "SpecConflict",
     "kept",
+    "kinds",
     "parse_topology",
     "request_of",
     "values_of",
 ]
+
+if TYPE_CHECKING:
+    from kij_train.spec.array import ArraySpec
+
+
+def kinds() -> tuple[type[Common], ...]:
+    """The model of every kind of job."""
+    from kij_train.spec.array import ArraySpec
+
+    return (JobSpec, ArraySpec)
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: training needs nothing of arrays, and is to start as fast as without.
+    if name == "ArraySpec":
+        from kij_train.spec.array import ArraySpec
+
+        return ArraySpec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

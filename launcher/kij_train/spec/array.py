@@ -256,6 +256,10 @@ class ArraySpec(Common):
         return {**values, "results": mount["path"], "mounts": [*mounts, *added]}
 
     @property
+    def called(self) -> str | None:
+        return self.function
+
+    @property
     def stem(self) -> str:
         """What a name that is made for the array begins with."""
         return super().stem if self.function is None else self.function.rpartition(":")[2]

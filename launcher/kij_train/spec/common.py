@@ -108,6 +108,11 @@ class Command(Model):
         return PurePosixPath(self.program or self.script or "job").stem
 
     @property
+    def called(self) -> str | None:
+        """The function that is run for every item, as module:name; None where there is none."""
+        return None
+
+    @property
     def command(self) -> list[str]:
         """The first process' arguments: script, module or program, with the user's arguments."""
         if self.module is not None:

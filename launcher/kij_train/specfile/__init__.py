@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from typing_extensions import TypeVar
 
 from kij_train.errors import RequestError
-from kij_train.spec import KINDS, JobSpec, Model
+from kij_train.spec import JobSpec, Model, kinds
 from kij_train.specfile.explain import explain
 from kij_train.specfile.layers import Layer, Location, Origin, merge, nearest
 from kij_train.specfile.sources import (
@@ -125,7 +125,9 @@ def resolve(
 
 def _without_other_kinds(layer: Layer, model: type[Model]) -> Layer:
     """What projects and profiles say for all jobs may be for jobs of another kind."""
-    others = {name for kind in KINDS for name in kind.model_fields} - model.model_fields.keys()
+    if layer.values.keys() <= model.model_fields.keys():
+        return layer
+    others = {name for kind in kinds() for name in kind.model_fields} - model.model_fields.keys()
     values = {name: value for name, value in layer.values.items() if name not in others}
     return Layer(values, {at: way for at, way in layer.origins.items() if at[0] not in others})
 

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from kij_train import profiles
 from kij_train.errors import RequestError
 from kij_train.pod import contract, gang, itemplan
-from kij_train.spec import KINDS, JobSpec, Model
+from kij_train.spec import JobSpec, Model, kinds
 from kij_train.spec.settings import Fact, Merge, Setting, fields_with, settings_of
 from kij_train.specfile import yaml_text
 from kij_train.specfile.explain import brief, did_you_mean
@@ -82,19 +82,25 @@ def _words(text: str, variable: str) -> list[str]:
         raise RequestError(f"{variable} {text}: not as a shell reads words: {error}") from None
 
 
-def unknown_variables(
-    environ: Mapping[str, str], models: Sequence[type[Model]] = KINDS
-) -> list[str]:
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """What to say about each KIJ_* variable that sets nothing, of no kind of job."""
-    fields = dict.fromkeys(name for model in models for name in _settings_with_variables(model))
+    ours = [
+        variable
+        for variable in sorted(environ)
+        if variable.startswith(ENV_PREFIX)
+        and not variable.startswith(NOT_SETTINGS_PREFIX)
+        and variable not in NOT_SETTINGS
+    ]
+    if not ours:
+        return []
+    fields = dict.fromkeys(name for model in kinds() for name in _settings_with_variables(model))
     known = [name.upper() for name in (*fields, "profile")]
-    said = []
-    for variable in sorted(environ):
-        name = variable.removeprefix(ENV_PREFIX)
-        ours = variable.startswith(ENV_PREFIX) and not variable.startswith(NOT_SETTINGS_PREFIX)
-        if ours and name not in known and variable not in NOT_SETTINGS:
-            said.append(f"{variable} is no setting{did_you_mean(name, known, ENV_PREFIX)}")
-    return said
+    names = (variable.removeprefix(ENV_PREFIX) for variable in ours)
+    return [
+        f"{ENV_PREFIX}{name} is no setting{did_you_mean(name, known, ENV_PREFIX)}"
+        for name in names
+        if name not in known
+    ]
 
 
 def split_pair(text: str, where: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ The files of this package run in the pods, beside bootstrap.py: standard library
 from pathlib import Path
 
 from kij_train.pod.gang.history import History
-from kij_train.pod.gang.leader import SECONDARY
 from kij_train.pod.gang.settings import (
     ENV_GANG,
     ENV_GANG_ID,
@@ -25,7 +24,6 @@ __all__ = [
     "ENV_SPARE",
     "FILES",
     "READY_PORT",
-    "SECONDARY",
     "SUPERVISOR",
     "History",
     "Settings",

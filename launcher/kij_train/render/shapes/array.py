@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kij_train import names, pod
 from kij_train.arrays.plan import pods_at_once
 from kij_train.pod import contract, itemplan
 from kij_train.render.shapes.shape import Shape
-from kij_train.spec import ArraySpec
+
+if TYPE_CHECKING:
+    from kij_train.spec import ArraySpec
 
 FAIL_INDEX_EXIT_CODES = [
     contract.EXIT_PREPARE,
