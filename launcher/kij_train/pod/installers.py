@@ -3,6 +3,7 @@
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from kij_train.pod import contract
 from kij_train.pod.contract import Failure
@@ -53,7 +54,7 @@ FAULTS: Tuple[Tuple[str, str], ...] = (
         "unreachable",
     ),
     (
-        r"different python version|Requires-Python|requires a different Python"
+        r"different python version|Requires-Python|requires a different Python|requires Python"
         r"|current Python version|has no wheels with a matching|is not a supported wheel"
         r"|doesn't have a source distribution or wheel",
         "no-match",
@@ -169,6 +170,8 @@ class Installer:
 
     def __init__(self, program: List[str], environ: Dict[str, str], scratch: str, say: Say) -> None:
         self._program, self._environ, self._scratch, self._say = program, environ, scratch, say
+        self._said = ""
+        """Its last output."""
 
     def missing(self, text: str, constraints: str, locked: bool) -> List[str]:
         """What has to be installed, a line each. Raises Failure."""
@@ -183,8 +186,8 @@ class Installer:
         Path(path).write_text(text, encoding="utf-8")
         return path
 
-    def _run(self, *arguments: str, constraints: str = "") -> str:
-        """Its output. Raises Failure."""
+    def _run(self, *arguments: str, constraints: str = "", quiet: bool = False) -> str:
+        """Its output; when it fails, the end goes to the log, unless `quiet`. Raises Failure."""
         started, pause_s = time.monotonic(), STILL_S
         # In a folder without modules, which `-m` would find before those of pip.
         with subprocess.Popen(
@@ -201,8 +204,9 @@ class Installer:
                     break
                 except subprocess.TimeoutExpired:
                     self._say(f"still installing after {time.monotonic() - started:.0f} s")
+        self._said = output
         if process.returncode:
-            for line in output.splitlines()[-MOST_SHOWN:]:
+            for line in () if quiet else output.splitlines()[-MOST_SHOWN:]:
                 self._say(CREDENTIALS.sub("***@", line.rstrip()))
             raise fault_of(output, constraints)
         return output
@@ -213,19 +217,32 @@ class Pip(Installer):
 
     def missing(self, text: str, constraints: str, locked: bool) -> List[str]:
         report = os.path.join(self._scratch, "report.json")
-        self._run(
+        arguments = (
             *("install", "--progress-bar", "off", "--dry-run", "--report", report),
             *("-r", self._file("requirements.txt", text)),
             *(("-c", self._file("constraints.txt", constraints)) if constraints else ()),
             *(("--no-deps",) if locked else ()),
-            constraints=constraints,
         )
+        try:
+            self._run(*arguments, constraints=constraints)
+        except Failure as failure:
+            raise self._refused(arguments) or failure from None
         found = json.loads(Path(report).read_text(encoding="utf-8"))["install"]
         hashes = [_hash_of(one) for one in found]
         return [
             _line_of(one) + (f" --hash={digest}" if all(hashes) else "")
             for one, digest in zip(found, hashes)
         ]
+
+    def _refused(self, arguments: Sequence[str]) -> Optional[Failure]:
+        """What an index answered in place of its list; pip tells it only when asked for all."""
+        if "from versions: none" not in self._said:
+            return None
+        with contextlib.suppress(Failure):
+            self._run("-vv", *arguments, quiet=True)
+        told = [line for line in self._said.splitlines() if "Could not fetch URL" in line]
+        fetched = [line for line in told if "404 Client Error" not in line]
+        return fault_of("\n".join(fetched)) if fetched else None
 
     def install(self, lines: List[str], folder: str) -> None:
         named = self._file("missing.txt", "\n".join(lines) + "\n")

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, MutableMapping, NamedTuple, Optional
+from typing import Callable, Dict, Iterator, List, MutableMapping, NamedTuple
 
 from kij_train.pod import contract, installers
 from kij_train.pod.contract import Failure
@@ -116,7 +116,7 @@ def finish(folder: str) -> None:
     Path(folder, LOCK).write_text(lines, encoding="utf-8")
 
 
-SITE_SOURCE = '''"""Made by kij-train: reads the .pth files here, which PYTHONPATH alone does not."""
+SITE_SOURCE = '''"""By kij-train: reads the .pth files here, which PYTHONPATH does not."""
 import importlib.machinery
 import importlib.util
 import os
@@ -209,8 +209,8 @@ def fits(version: "tuple[int, ...]", wanted: str) -> bool:
 def _image_torch() -> Dict[str, str]:
     """Name → version of torch, and of what goes with it; empty without torch."""
     found: Dict[str, str] = {}
-    for one in importlib.metadata.distributions():
-        name = canonical(one.metadata["Name"] or "")
+    for one in _distributions():
+        name = canonical(one.metadata["Name"])
         if OF_TORCH.fullmatch(name):
             found.setdefault(name, one.version)
     return found if "torch" in found else {}
@@ -261,28 +261,50 @@ def same_version(pin: str, version: str) -> bool:
 
 
 def make_ready(env: Dict[str, str], say: Say) -> None:
-    """Install what this pod was asked for, or take what the launcher has installed. Raises Failure.
-
-    Once a pod: its folder is new.
-    """
-    folder = env.get(contract.ENV_PACKAGES_DIR)
-    if not folder:
-        request = Request.read(contract.BUNDLE_DIR, env[contract.ENV_PACKAGES_SHA256])
+    """Install what this pod, or this node of a machine, was asked for. Raises Failure."""
+    cache = env.get(contract.ENV_PACKAGES_DIR)
+    request = Request.read(cache or contract.BUNDLE_DIR, env[contract.ENV_PACKAGES_SHA256])
+    if cache:
+        folder = _shared_with_others(request, cache, say)
+    else:
         folder = contract.PACKAGES_DIR
-        _fill(request, folder, env, say)
+        _install_whole(request, folder, say)
     use(folder, os.environ)
 
 
-def _fill(request: Request, folder: str, env: Dict[str, str], say: Say) -> None:
+def _install_whole(request: Request, folder: str, say: Say) -> None:
+    """Install into a folder that is not there; it comes to be when it is whole."""
     new = folder + ".new"
     shutil.rmtree(new, ignore_errors=True)
     os.makedirs(new)
-    install(request, new, env, say)
-    os.rename(new, folder)
+    try:
+        install(request, new, dict(os.environ), say)
+        os.rename(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
-def found_in(folder: Optional[str], name: str) -> bool:
-    """Whether a folder of packages has a module or package of that name."""
-    if folder is None:
-        return False
-    return any(Path(folder, each).exists() for each in (name, f"{name}.py"))
+def _shared_with_others(request: Request, cache: str, say: Say) -> str:
+    """The folder of this request and this Python on this machine; one process installs into it."""
+    import fcntl
+
+    has = sorted(f"{one.metadata['Name']}=={one.version}" for one in _distributions())
+    what = "\n".join([sys.executable, sys.version, *has])
+    folder = os.path.join(cache, hashlib.sha256(what.encode()).hexdigest()[:16])
+    try:
+        with open(folder + ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another process installs packages: {request.source}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.isdir(folder):
+                _install_whole(request, folder, say)
+    except OSError as error:
+        raise fault("failed", f"{error.filename or cache}: {error.strerror}") from error
+    return folder
+
+
+def _distributions() -> Iterator[importlib.metadata.Distribution]:
+    """Those of this Python; damaged ones have no name, and are none."""
+    return (one for one in importlib.metadata.distributions() if one.metadata["Name"])

@@ -83,10 +83,7 @@ class Lines:
 
     def read_file(self, path: Path, shown: str, *, constraints: bool = False) -> None:
         """Take in a file, and those that it names. Raises RequestError."""
-        real = path.resolve()
-        if real in self._reading:
-            raise RequestError(f"{shown}: names itself by -r")
-        self._reading.append(real)
+        self._reading.append(path.resolve())
         for number, line in _logical(text_of(path, shown)):
             place = f"{shown}:{number}"
             if line.startswith("-"):
@@ -120,6 +117,8 @@ class Lines:
                 raise RequestError(
                     f"{place}: {name} names a URL", hints=("download it, and name the file",)
                 )
+            if (path.parent / value).resolve() in self._reading:
+                raise RequestError(f"{place}: {name} {value} leads back to a file that is read")
             other = os.path.join(os.path.dirname(shown), value)  # noqa: PTH118, PTH120 - as shown
             self.read_file(path.parent / value, other, constraints=constraints or FILES[name])
             return

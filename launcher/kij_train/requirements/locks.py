@@ -12,10 +12,13 @@ from typing import Any
 
 from kij_train.errors import RequestError
 from kij_train.requirements.lines import Lines
+from kij_train.spec.packages import holds_credentials
 
 PYPI = "https://pypi.org/simple"
 NEVER, ALWAYS = 'python_version < "0"', 'python_version >= "0"'
 EXPORT_S = 120.0
+MOST_SAID = 500
+"""Characters of an error of uv."""
 _GROUP = re.compile(r"""['"]([^'"]+)['"]\s+(not\s+)?in\s+(dependency_groups|extras)""")
 
 
@@ -38,7 +41,7 @@ def read_uv(table: Mapping[str, Any], path: Path, shown: str, lines: Lines) -> N
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RequestError(f"--requirements {shown}: cannot run uv: {error}") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines()
+        said = " ".join(done.stderr.split()).removeprefix("error: ")
         if "No module named uv" in done.stderr:
             raise RequestError(
                 f"--requirements {shown}: only uv reads its lock, and it is not on this machine",
@@ -49,7 +52,7 @@ def read_uv(table: Mapping[str, Any], path: Path, shown: str, lines: Lines) -> N
             )
         raise RequestError(
             f"--requirements {shown}: uv cannot export it: "
-            f"{said[-1] if said else 'no reason given'}",
+            f"{said[:MOST_SAID] or 'no reason given'}",
             hints=(f"uv export --frozen --project {path.parent}",),
         )
     folded = re.sub(r"\\\n\s*", "", done.stdout)
@@ -118,9 +121,7 @@ def _hashes(package: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _indexes(urls: Iterator[Any], shown: str) -> list[str]:
-    """Options for the indexes that a lock names, where it is not PyPI alone. Raises RequestError."""
-    from kij_train.spec.packages import holds_credentials
-
+    """Options for the indexes that a lock names, but for PyPI alone. Raises RequestError."""
     known = [str(url).rstrip("/") for url in dict.fromkeys(urls) if url and "://" in str(url)]
     if any(map(holds_credentials, known)):
         raise RequestError(

@@ -12,7 +12,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from kij_train.errors import RequestError
 from kij_train.pod.packages import Request
 from kij_train.requirements import locks
-from kij_train.requirements.lines import Lines
+from kij_train.requirements.lines import Lines, text_of
 from kij_train.spec import Common
 
 if sys.version_info >= (3, 11):
@@ -46,7 +46,7 @@ def read(spec: Common, code_dir: Path, cwd: Path, *, ships: bool) -> Request | N
 
     Folders of wheels in the code are there in the pods where it `ships`; else where they lie here.
     """
-    if spec.requirements is None and not spec.packages:
+    if not spec.installs:
         return None
     found, sources = _Read(Lines(code_dir, ships=ships)), []
     if spec.requirements is not None:
@@ -98,8 +98,6 @@ def _file(path: Path, shown: str, lines: Lines) -> _Read:
 
 
 def _toml(path: Path, shown: str) -> dict[str, Any]:
-    from kij_train.requirements.lines import text_of
-
     try:
         return tomllib.loads(text_of(path, shown))
     except (ValueError, RecursionError) as error:

@@ -87,6 +87,11 @@ class Packages(Model):
     so."""
 
     @property
+    def installs(self) -> bool:
+        """Whether any packages are asked for."""
+        return self.requirements is not None or bool(self.packages)
+
+    @property
     def replaces_torch(self) -> bool:
         """Whether torch itself is asked for by name."""
         asked = (parse_package(text).name for text in self.packages)
