@@ -29,7 +29,16 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_wheel(wheels, "kijold", "1.0"),
     ]
     python = folder / "venv/bin/python"
-    command: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *had]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        *had,
+    ]
     subprocess.run(command, check=True)
     return python
 

@@ -245,13 +245,13 @@ dev = [{ name = "iniconfig" }]
 name = "iniconfig"
 version = "2.0.0"
 source = { registry = "https://pypi.org/simple" }
-wheels = [{ url = "https://files.pythonhosted.org/packages/iniconfig-2.0.0-py3-none-any.whl", hash = "HASH", size = 5 }]
+wheels = [{ url = "https://host/iniconfig-2.0.0-py3-none-any.whl", hash = "HASH" }]
 
 [[package]]
 name = "six"
 version = "1.16.0"
 source = { registry = "https://pypi.org/simple" }
-wheels = [{ url = "https://files.pythonhosted.org/packages/six-1.16.0-py3-none-any.whl", hash = "HASH" }]
+wheels = [{ url = "https://host/six-1.16.0-py3-none-any.whl", hash = "HASH" }]
 """.replace("HASH", HASH)
 PROJECT = """
 [project]

@@ -51,8 +51,7 @@ def read_uv(table: Mapping[str, Any], path: Path, shown: str, lines: Lines) -> N
                 ),
             )
         raise RequestError(
-            f"--requirements {shown}: uv cannot export it: "
-            f"{said[:MOST_SAID] or 'no reason given'}",
+            f"--requirements {shown}: uv cannot export it: {said[:MOST_SAID] or 'no reason given'}",
             hints=(f"uv export --frozen --project {path.parent}",),
         )
     folded = re.sub(r"\\\n\s*", "", done.stdout)
