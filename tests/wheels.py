@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.server
+import importlib.util
+import json
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from tests.kube import Namespace, eventually
 
 
 def make_wheel(
@@ -123,3 +128,77 @@ def index(wheels: Sequence[Path], host: str = "127.0.0.1") -> Iterator[Index]:
         finally:
             server.shutdown()
             thread.join()
+
+
+SERVER = """
+import base64, http.server, json, pathlib, socket
+content = json.loads(pathlib.Path("/index/content.json").read_text())
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = base64.b64decode(content.get(self.path, ""))
+        print("asked", self.client_address[0], self.path, flush=True)
+        self.send_response(200 if body else 404)
+        kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
+    def server_bind(self):
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+Server(("", 8080), Handler).serve_forever()
+"""
+
+
+class PodIndex:
+    """An index in a pod of a namespace, which is deleted with it."""
+
+    def __init__(self, ns: Namespace, image: str, wheels: Sequence[Path]) -> None:
+        self._ns = ns
+        content = {path: base64.b64encode(body).decode() for path, body in pages(wheels).items()}
+        data = {"content.json": json.dumps(content)}
+        ns.core.create_namespaced_config_map(ns.name, {"metadata": {"name": "index"}, "data": data})
+        container = {
+            "name": "index",
+            "image": image,
+            "command": ["python3", "-u", "-c", SERVER],
+            "volumeMounts": [{"name": "index", "mountPath": "/index"}],
+            "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+        }
+        volumes = [{"name": "index", "configMap": {"name": "index"}}]
+        spec = {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 0}
+        ns.core.create_namespaced_pod(ns.name, {"metadata": {"name": "index"}, "spec": spec})
+        assert eventually(self._is_ready, within_s=120), ns.report()
+        address = self._pod().status.pod_ip
+        self.url = f"http://{f'[{address}]' if ':' in address else address}:8080/simple/"
+
+    def _pod(self) -> Any:
+        return self._ns.core.read_namespaced_pod("index", self._ns.name)
+
+    def _is_ready(self) -> bool:
+        conditions = self._pod().status.conditions or []
+        return any(each.type == "Ready" and each.status == "True" for each in conditions)
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """Who asked for what: the address, and the path."""
+        log = str(self._ns.core.read_namespaced_pod_log("index", self._ns.name))
+        words = (line.split() for line in log.splitlines() if line.startswith("asked "))
+        return [(address, path) for _, address, path in words]
+
+
+def pip_in_a_zip(file: Path) -> Path:
+    """The pip of this Python as one file, for images that have none: PYTHONPATH takes it."""
+    found = importlib.util.find_spec("pip")
+    assert found is not None and found.origin is not None
+    root = Path(found.origin).parent
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each in sorted(root.rglob("*")):
+            if each.is_file() and "__pycache__" not in each.parts:
+                archive.write(each, each.relative_to(root.parent))
+    return file

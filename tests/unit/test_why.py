@@ -561,6 +561,7 @@ MESSAGES = [
     (PackagesFault("hash", "a==1").text(), "package-hash"),
     (PackagesFault("python", "uv.lock").text(), "package-python"),
     (PackagesFault("refused", "403").text(), "index-refused"),
+    (PackagesFault("insecure", "10.0.0.7").text(), "index-insecure"),
     (PackagesFault("throttled", "429").text(), "index-throttled"),
     (PackagesFault("unreachable", "pypi.org").text(), "index-unreachable"),
     (PackagesFault("full", "[Errno 28] No space left on device").text(), "disk-full"),

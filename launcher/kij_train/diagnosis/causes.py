@@ -49,6 +49,7 @@ _PACKAGES = {
     "hash": Cause("package-hash", "lock anew if the file was changed on purpose; else ask why"),
     "python": Cause("package-python", "lock for that Python, or take an image with the other one"),
     "refused": Cause("index-refused", _INDEX),
+    "insecure": Cause("index-insecure", "if it is meant, say so: --env PIP_TRUSTED_HOST=HOST"),
     "throttled": Cause("index-throttled", "wait, or ask a mirror of your own: " + _INDEX),
     "unreachable": Cause(
         "index-unreachable",

@@ -53,6 +53,7 @@ FAULTS: Tuple[Tuple[str, str], ...] = (
         r"|Max retries exceeded|operation timed out|Network is unreachable",
         "unreachable",
     ),
+    (r"is not a trusted or secure host", "insecure"),
     (
         r"different python version|Requires-Python|requires a different Python|requires Python"
         r"|current Python version|has no wheels with a matching|is not a supported wheel"
@@ -138,6 +139,13 @@ def _other_python(line: str, lines: List[str]) -> Optional[str]:
 _WANTED = re.compile(r"No matching distribution found for (\S+)")
 
 
+def _insecure(line: str, lines: List[str]) -> str:
+    """The host."""
+    del lines
+    found = re.search(r"repository located at (\S+)", line)
+    return found[1] if found else _plain(line, [])
+
+
 def _unreachable(line: str, lines: List[str]) -> str:
     """What the system said, and of whom."""
     del lines
@@ -160,6 +168,7 @@ _TOLD: Dict[str, Callable[[str, List[str]], Optional[str]]] = {
     "hash": _hash,
     "not-found": _not_found,
     "no-match": _other_python,
+    "insecure": _insecure,
     "unreachable": _unreachable,
     "conflict": _conflict,
 }
@@ -206,8 +215,10 @@ class Installer:
                     self._say(f"still installing after {time.monotonic() - started:.0f} s")
         self._said = output
         if process.returncode:
-            for line in () if quiet else output.splitlines()[-MOST_SHOWN:]:
-                self._say(CREDENTIALS.sub("***@", line.rstrip()))
+            lines = [line.rstrip() for line in output.splitlines() if line.strip()]
+            for line in () if quiet else lines[-MOST_SHOWN:]:
+                if not line.startswith("Looking in "):  # addresses are nobody's business
+                    self._say(CREDENTIALS.sub("***@", line))
             raise fault_of(output, constraints)
         return output
 

@@ -268,6 +268,7 @@ PACKAGES_FAULTS = {
     "hash": "a file has another hash than the lock says",
     "python": "the lock is for another Python",
     "refused": "the index refuses access",
+    "insecure": "the index is not served by https, and nothing says that this is meant",
     "throttled": "the index asks for fewer requests",
     "unreachable": "the index cannot be reached",
     "full": "no room is left",
