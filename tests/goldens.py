@@ -43,6 +43,8 @@ GOLDENS = {
     "gang-restart": "--name lasting --nodes 8 --spares 1 --gpus 4 --restart gang --max-restarts 20 "
     "--grace 2m hello_ranks.py",
     "elastic": "--name elastic --nodes 5:8 --gpus 8 --restart elastic --no-code -m package.train",
+    "packages": "--name tuned --nodes 2 --gpus 8 --with transformers==5.17 --with datasets "
+    "--setup 'nvidia-smi -L' --env-from-secret index hello_ranks.py",
     "array": "map --name squares --range 0:1000 --chunk 20 --parallelism 10 --retries 2 "
     "--max-failed 10% --item-timeout 5m --cpu 1 --memory 1Gi square.py {item}",
     "array-results": "map --name scores --range 0:100000 --indexes 50 --slice --gpus 1 "

@@ -12,7 +12,7 @@ import pytest
 from kij_train import diagnosis, names, render
 from kij_train.diagnosis import Finding, JobView, Phase, Verdict, causes
 from kij_train.pod import gang
-from kij_train.pod.status import PREFIX, Attempt, WaitingForRank0, no_torch
+from kij_train.pod.status import PREFIX, Attempt, PackagesFault, WaitingForRank0, no_torch
 from kij_train.spec import JobSpec
 
 FOLDER = Path(__file__).parent / "situations"
@@ -554,6 +554,19 @@ def test_indexes_wait_for_rank_0_where_their_command_does() -> None:
 
 
 MESSAGES = [
+    (PackagesFault("not-found", "nosuch==1").text(), "package-not-found"),
+    (PackagesFault("no-match", "numpy==2.5").text(), "package-no-match"),
+    (PackagesFault("conflict", "a needs b==1; b==2").text(), "package-conflict"),
+    (PackagesFault("torch", "torchvision needs torch==2.5").text(), "package-torch"),
+    (PackagesFault("hash", "a==1").text(), "package-hash"),
+    (PackagesFault("python", "uv.lock").text(), "package-python"),
+    (PackagesFault("refused", "403").text(), "index-refused"),
+    (PackagesFault("insecure", "10.0.0.7").text(), "index-insecure"),
+    (PackagesFault("throttled", "429").text(), "index-throttled"),
+    (PackagesFault("unreachable", "pypi.org").text(), "index-unreachable"),
+    (PackagesFault("full", "[Errno 28] No space left on device").text(), "disk-full"),
+    (PackagesFault("no-installer", "python3").text(), "no-installer"),
+    (PackagesFault("failed", "it said nothing").text(), "packages"),
     ('exec: "python3": executable file not found in $PATH', "no-python"),
     (no_torch("/usr/bin/python3", ImportError("No module named 'torch'")), "missing-module"),
     (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kij_train import commands
 from kij_train.pod import contract, status
+from kij_train.pod.status import PackagesFault
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,40 @@ ENVIRONMENT = (
     "where an ENTRYPOINT of the image, which pods do not run, puts an environment on the PATH, "
     "name it: --env PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin"
 )
+_NAMES = "see the names and versions: --with PKG, --requirements FILE"
+_INDEX = (
+    "name the index in a Secret, and give it to the pods: kubectl create secret generic index "
+    "--from-literal PIP_INDEX_URL=https://…, then --env-from-secret index"
+)
+_WHEELS = "install from a folder of wheels on a volume: --mount pvc:NAME:/wheels, --env "
+_PACKAGES = {
+    "not-found": Cause("package-not-found", _NAMES, here=_NAMES),
+    "no-match": Cause("package-no-match", "take an image whose Python fits, or another version"),
+    "conflict": Cause("package-conflict", "loosen one of the versions", here="loosen one of them"),
+    "torch": Cause(
+        "package-torch",
+        "take versions that fit the torch of the image, or an image with that torch; to replace it "
+        "all the same, name it: --with torch==VERSION",
+        here="take versions that fit; to replace torch all the same: --with torch==VERSION",
+    ),
+    "hash": Cause("package-hash", "lock anew if the file was changed on purpose; else ask why"),
+    "python": Cause("package-python", "lock for that Python, or take an image with the other one"),
+    "refused": Cause("index-refused", _INDEX),
+    "insecure": Cause("index-insecure", "if it is meant, say so: --env PIP_TRUSTED_HOST=HOST"),
+    "throttled": Cause("index-throttled", "wait, or ask a mirror of your own: " + _INDEX),
+    "unreachable": Cause(
+        "index-unreachable",
+        f"name an index that pods reach: {_INDEX}. Without any network, {_WHEELS}"
+        "PIP_NO_INDEX=1 --env PIP_FIND_LINKS=/wheels",
+        here="see whether this machine reaches it; a folder of wheels does without: "
+        "PIP_NO_INDEX=1 PIP_FIND_LINKS=/PATH",
+    ),
+    "full": Cause("disk-full", "more room on the machine for the pod, or fewer packages"),
+    "no-installer": Cause("no-installer", "take an image with pip, or install it: --setup"),
+    "failed": Cause("packages", "its last words are in the log of index 0"),
+}
 _MESSAGES = [
+    *((re.escape(PackagesFault(kind, "").text()), cause) for kind, cause in _PACKAGES.items()),
     (
         # runc and containerd; crun and CRI-O.
         r"exec: \"?python3\"?: executable file not found|executable file [`'\"]python3[`'\"] not",
@@ -90,8 +124,9 @@ _MESSAGES = [
         r"ModuleNotFoundError|No module named",
         Cause(
             "missing-module",
-            "take an image that has it, or put it in the code folder",
-            here="put it beside the script, or install what has it: "
+            "install it before the script starts: --with NAME; or take an image that has it, or "
+            "put it in the code folder",
+            here="put it beside the script, or install what has it: --with NAME, or "
             f"{shlex.quote(sys.executable)} -m pip install NAME",
         ),
     ),

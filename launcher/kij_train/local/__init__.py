@@ -11,6 +11,7 @@ from kij_train.local.array import (
 from kij_train.local.machine import ARRAYS_IGNORE, LOCAL_IGNORES, check_machine, with_counted_ranks
 from kij_train.local.nodes import Outcome, Stop, Streams, run_nodes
 from kij_train.local.output import Emit
+from kij_train.local.packages import offered
 
 __all__ = [
     "ARRAYS_IGNORE",
@@ -24,6 +25,7 @@ __all__ = [
     "Streams",
     "check_machine",
     "check_machine_for_array",
+    "offered",
     "run_array",
     "run_nodes",
     "runners_here",

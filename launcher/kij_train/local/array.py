@@ -98,7 +98,7 @@ def check_machine_for_array(spec: ArraySpec, environ: Mapping[str, str], cwd: Pa
     if spec.ranks_per_item > 1:
         import importlib.util
 
-        if importlib.util.find_spec("torch") is None:
+        if importlib.util.find_spec("torch") is None and not spec.installs:
             raise RequestError(
                 f"--local with {spec.ranks_per_item} ranks an item needs torch, which "
                 f"{sys.executable} does not have",
@@ -116,18 +116,19 @@ def run_array(
     stop: Stop,
     on_begin: Callable[[int], None] = lambda _: None,
     on_end: Callable[[Ended], None] = lambda _: None,
+    packages: Mapping[str, str] | None = None,
 ) -> ArrayOutcome:
     """Run the indexes in `cwd`; blocks until no process of it is left.
 
     `streams.emit` gets the index that a line is of, `on_begin` each index that begins, `on_end` how
-    it ended. Raises RequestError when a runner cannot be started, and what `streams.emit` has
-    raised.
+    it ended; `packages` are variables of the runners. Raises RequestError when a runner cannot be
+    started, and what `streams.emit` has raised.
     """
     assert streams.emit is not None
     started = time.monotonic()
     with ExitStack() as stack:
         grace_s = spec.grace or contract.GRACE_S
-        run = _Run(spec, share, cwd, environ, streams, stop, on_begin, on_end)
+        run = _Run(spec, share, cwd, environ, streams, stop, on_begin, on_end, packages or {})
         stack.callback(run.output.close, lambda: stop.is_over(grace_s))
         run.scratch = stack.enter_context(
             tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX)
@@ -176,10 +177,11 @@ class _Run:
         stop: Stop,
         on_begin: Callable[[int], None],
         on_end: Callable[[Ended], None],
+        packages: Mapping[str, str],
     ) -> None:
         self._spec, self._share, self._cwd, self._environ = spec, share, cwd, environ
         self._streams, self._stop = streams, stop
-        self._on_begin, self._on_end = on_begin, on_end
+        self._on_begin, self._on_end, self._packages = on_begin, on_end, packages
         self.run_id = f"{os.getpid()}-{uuid.uuid4().hex}"
         self.scratch = ""
         self.runners: list[_Runner] = []
@@ -266,7 +268,10 @@ class _Run:
             contract.ENV_PARENT_PID: str(os.getpid()),
             contract.ENV_ERROR_FILE: str(self._error_file(number)),
             ENV_RUN_ID: self.run_id,
+            **self._packages,
         }
+        if spec.setup is not None:
+            env[contract.ENV_SETUP] = spec.setup
         if spec.gpus:
             kind = gpus.kind(spec.gpu_kind)
             mine = kind.on_this_machine(self._environ)

@@ -36,7 +36,7 @@ def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:
     """Raise RequestError unless this machine can run the job, in `cwd`."""
     # node_environment puts this Python's folder in front.
     check_command(spec, environ, cwd, with_own_path=not spec.torchrun)
-    if spec.torchrun and importlib.util.find_spec("torch") is None:
+    if spec.torchrun and importlib.util.find_spec("torch") is None and not spec.installs:
         raise RequestError(
             f"--local needs torch, which {sys.executable} does not have",
             hints=(f"{sys.executable} -m pip install 'kij-train[local]'",),
@@ -66,8 +66,11 @@ def check_command(
 ) -> None:
     """Refuse a program or module that is missing: once, before every process says the same.
 
-    Raises RequestError. `with_own_path`: programs are looked for beside this Python first.
+    Raises RequestError. `with_own_path`: programs are looked for beside this Python first. Of a job
+    that installs packages nobody knows yet what will be there.
     """
+    if spec.installs:
+        return
     if spec.program is not None:
         named, at = f"program {spec.program}", cwd / spec.program
         found = _find_program(spec, environ, cwd, with_own_path) or (
@@ -202,8 +205,12 @@ def node_environment(
     run_id: str,
     error_file: Path,
     environ: Mapping[str, str],
+    packages: Mapping[str, str],
 ) -> dict[str, str]:
-    """The environment of one node's bootstrap; `place` is its share of this machine's GPUs."""
+    """The environment of one node's bootstrap; `place` is its share of this machine's GPUs.
+
+    `packages` are the variables of what is to be installed.
+    """
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     env = {
         "GLOO_SOCKET_IFNAME": loopback,
@@ -226,7 +233,10 @@ def node_environment(
         contract.ENV_PARENT_PID: str(os.getpid()),
         contract.ENV_NODE_NAME: f"node {index}",
         ENV_RUN_ID: run_id,
+        **packages,
     }
+    if spec.setup is not None:
+        env[contract.ENV_SETUP] = for_node(spec.setup, index)
     if not spec.torchrun:
         # A torchrun of the command's own: that of this Python, at an address that all nodes know.
         here = str(Path(sys.executable).parent)

@@ -153,9 +153,17 @@ class _Run:
 
 
 def run_nodes(
-    spec: JobSpec, *, cwd: Path, environ: Mapping[str, str], streams: Streams, stop: Stop
+    spec: JobSpec,
+    *,
+    cwd: Path,
+    environ: Mapping[str, str],
+    streams: Streams,
+    stop: Stop,
+    packages: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run the job in `cwd` and return how it ended; blocks until no process of it is left.
+
+    `packages` are variables of the nodes, from `packages.offered`.
 
     Raises RequestError when a node cannot be started, and what `streams.emit` has raised, which
     ends the nodes.
@@ -184,6 +192,7 @@ def run_nodes(
                 run_id=run_id,
                 error_file=error_files[index],
                 environ=environ,
+                packages=packages or {},
             )
             return _start(run, index, cwd, env, streams, scratch)
 

@@ -12,7 +12,9 @@ BESIDE = tuple(
     for name in (
         "contract",
         "environment",
+        "installers",
         "lines",
+        "packages",
         "prepare",
         "programs",
         "rank0",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Callable, Dict
 
-from kij_train.pod import contract, environment, unpack
+from kij_train.pod import contract, environment, packages, unpack
 from kij_train.pod.contract import Failure
 
 Say = Callable[[str], None]
@@ -37,6 +37,8 @@ def prepare(env: Dict[str, str], say: Say) -> None:
         sys.path_importer_cache.clear()
     if env.get(contract.ENV_SETUP):
         run_setup(env[contract.ENV_SETUP], say)
+    if env.get(contract.ENV_PACKAGES_SHA256) or env.get(contract.ENV_PACKAGES_DIR):
+        packages.make_ready(env, say)
 
 
 def run_setup(command: str, say: Say) -> None:

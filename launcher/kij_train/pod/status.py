@@ -10,7 +10,7 @@ import contextlib
 import re
 import sys
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 PREFIX = "kij-train: "
 
@@ -197,6 +197,84 @@ _UNHEARD = re.compile(
     re.escape(PREFIX)
     + r"nothing is heard of index (\d+) \((\S+)(?: on (\S+))?\), and training waits"
 )
+
+
+@dataclass(frozen=True)
+class Installing:
+    """A pod begins to install packages."""
+
+    source: str
+
+    def text(self) -> str:
+        return f"installing packages: {self.source}"
+
+    @staticmethod
+    def read(line: str) -> "Optional[Installing]":
+        """From a line of a log; None for another one."""
+        found = _INSTALLING.search(line)
+        return None if found is None else Installing(found[1])
+
+
+_INSTALLING = re.compile(re.escape(PREFIX) + r"installing packages: (.*)")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A pod has installed packages."""
+
+    seconds: int
+    lock: Tuple[str, ...]
+    """What the image did not have, as requirements of pip."""
+
+    def text(self) -> str:
+        if not self.lock:
+            return f"packages: the image has all of them, as it took {self.seconds} s to find out"
+        return f"installed packages in {self.seconds} s: {', '.join(self.lock)}"
+
+    @staticmethod
+    def read(line: str) -> "Optional[Installed]":
+        """From a line of a log; None for another one."""
+        found = _INSTALLED.search(line)
+        if found is None:
+            return None
+        return Installed(
+            int(found[1] or found[3]), tuple((found[2] or "").split(", ")) if found[2] else ()
+        )
+
+
+_INSTALLED = re.compile(
+    re.escape(PREFIX) + r"(?:installed packages in (\d+) s: (.*)"
+    r"|packages: the image has all of them, as it took (\d+) s to find out)"
+)
+
+
+@dataclass(frozen=True)
+class PackagesFault:
+    """Why packages cannot be installed."""
+
+    kind: str
+    """A key of PACKAGES_FAULTS."""
+    about: str
+
+    def text(self) -> str:
+        return f"packages cannot be installed, {PACKAGES_FAULTS[self.kind]}: {self.about}"
+
+
+PACKAGES_FAULTS = {
+    "not-found": "no such package, or no such version for this Python",
+    "no-match": "not for this Python or machine",
+    "conflict": "the requirements contradict each other or the image",
+    "torch": "the torch of the image would be replaced",
+    "hash": "a file has another hash than the lock says",
+    "python": "the lock is for another Python",
+    "refused": "the index refuses access",
+    "insecure": "the index is not served by https, and nothing says that this is meant",
+    "throttled": "the index asks for fewer requests",
+    "unreachable": "the index cannot be reached",
+    "full": "no room is left",
+    "no-installer": "the image has neither uv nor pip",
+    "failed": "the installer failed",
+}
 
 
 def no_torch(python: str, error: ImportError) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kij_train.pod import contract
+from kij_train.pod.packages import Request
 from kij_train.render.apply import MOST_BYTES, applied_bytes, text_bytes
 from kij_train.render.metadata import metadata, shared_labels
 from kij_train.spec import Common
@@ -35,6 +36,16 @@ class Code:
     """Source of the preflight, where it is asked for."""
     more: Mapping[str, str] = field(default_factory=dict)
     """File name → source of what lies beside the bootstrap."""
+    packages: Request | None = None
+    """What is to be installed."""
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Variables of the pods: the hashes of what ships."""
+        hashes = {} if self.sha256 is None else {contract.ENV_CODE_SHA256: self.sha256}
+        if self.packages is not None:
+            hashes[contract.ENV_PACKAGES_SHA256] = self.packages.sha256
+        return hashes
 
 
 def code_config_maps(spec: Common, code: Code, component: str = "training") -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kij_train import names
@@ -13,9 +14,9 @@ from kij_train.spec import Common, kept
 
 
 def render_job(
-    spec: Common, *, name: str, shape: Shape, config_maps: list[str], code_sha256: str | None
+    spec: Common, *, name: str, shape: Shape, config_maps: list[str], hashes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The Job. `config_maps` carry the code, `code_sha256` is its hash, None for no code."""
+    """The Job. `config_maps` carry what ships, `hashes` are variables with its hashes."""
     labels = job_labels(spec, name, shape.component) | shape.labels
     body: dict[str, Any] = {"completionMode": "Indexed", **shape.policy}
     if spec.timeout is not None:
@@ -37,6 +38,6 @@ def render_job(
             target["annotations"] = sorted_dict(notes)
     body["template"] = {
         "metadata": template_metadata,
-        "spec": pod_spec(spec, name, shape, config_maps, code_sha256),
+        "spec": pod_spec(spec, name, shape, config_maps, hashes),
     }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": job_metadata, "spec": body}

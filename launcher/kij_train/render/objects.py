@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kij_train.pod import itemplan
+from kij_train.pod import contract, itemplan
 from kij_train.render.code import Code, code_config_maps, data_config_maps
 from kij_train.render.gpus import claim_templates
 from kij_train.render.job import render_job
@@ -26,6 +26,9 @@ def render(
     """
     shape = shape_of(spec, name, attempt)
     config_maps = code_config_maps(spec, code, shape.component)
+    if code.packages is not None:
+        packed, prefix = code.packages.packed(), contract.PACKAGES_PREFIX
+        config_maps += data_config_maps(spec, shape.component, "packages", prefix, packed)
     if attempt is not None:
         for kind, prefix, data in (
             ("items", itemplan.ITEMS_PREFIX, attempt.plan),
@@ -39,7 +42,7 @@ def render(
         name=name,
         shape=shape,
         config_maps=[str(config_map["metadata"]["name"]) for config_map in config_maps],
-        code_sha256=code.sha256,
+        hashes=code.hashes,
     )
     service = [] if shape.service_port is None else [render_service(spec, name=name, shape=shape)]
     extra = [*claim_templates(spec, name, shape), *pod_groups(spec, name, shape)]

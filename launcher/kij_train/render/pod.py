@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kij_train import gpus, names
@@ -14,7 +15,7 @@ from kij_train.spec import Common
 
 
 def pod_spec(
-    spec: Common, name: str, shape: Shape, config_maps: list[str], code_sha256: str | None
+    spec: Common, name: str, shape: Shape, config_maps: list[str], hashes: Mapping[str, str]
 ) -> dict[str, Any]:
     """The `spec` of the Job's pod template; arguments as for render_job."""
     pod: dict[str, Any] = {
@@ -23,7 +24,7 @@ def pod_spec(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": _pod_security(spec),
-        "containers": [_container(spec, name, shape, code_sha256)],
+        "containers": [_container(spec, name, shape, hashes)],
         "volumes": volumes(spec, config_maps),
     }
     optional: dict[str, Any] = {
@@ -56,7 +57,7 @@ def _pod_security(spec: Common) -> dict[str, Any]:
     return context
 
 
-def _container(spec: Common, name: str, shape: Shape, code_sha256: str | None) -> dict[str, Any]:
+def _container(spec: Common, name: str, shape: Shape, hashes: Mapping[str, str]) -> dict[str, Any]:
     security: dict[str, Any] = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -71,7 +72,7 @@ def _container(spec: Common, name: str, shape: Shape, code_sha256: str | None) -
         "image": spec.image,
         "command": ["python3", "-u", f"{contract.BUNDLE_DIR}/{shape.first_process}"],
         "args": [literal(argument, shape) for argument in spec.command],
-        "env": _environment(spec, name, shape, code_sha256),
+        "env": _environment(spec, name, shape, hashes),
         **({"ports": ports} if ports else {}),
         "securityContext": security,
         "terminationMessagePath": contract.TERMINATION_LOG,
@@ -106,7 +107,7 @@ def literal(text: str, shape: Shape) -> str:
 
 
 def _environment(
-    spec: Common, name: str, shape: Shape, code_sha256: str | None
+    spec: Common, name: str, shape: Shape, hashes: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     def field(variable: str, path: str) -> dict[str, Any]:
         return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
@@ -116,8 +117,9 @@ def _environment(
     fixed[contract.ENV_ERROR_FILE] = contract.TERMINATION_LOG
     if spec.settings_script is not None:
         fixed[contract.ENV_SETTINGS_SCRIPT] = literal(spec.settings_script, shape)
-    if code_sha256 is not None:
-        fixed[contract.ENV_CODE_SHA256] = code_sha256
+    if spec.setup is not None:
+        fixed[contract.ENV_SETUP] = literal(spec.setup, shape)
+    fixed |= hashes
     user = {"PYTHONUNBUFFERED": "1", **spec.env}
     if spec.gpus:
         user = {"NCCL_DEBUG": "WARN", **user}

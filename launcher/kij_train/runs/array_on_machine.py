@@ -60,6 +60,7 @@ def start_array(
         here = stack.enter_context(unpacked(plan))
         check_here(here)
         share = local.Share(_settings(here, folder), here.indexes)
+        packages = local.offered(plan.packages, environ)
         until_the_end = stack.pop_all()
 
     left: dict[int, dict[str, Any]] = {}
@@ -83,6 +84,7 @@ def start_array(
                     stop=asked,
                     on_begin=on_begin,
                     on_end=ended,
+                    packages=packages,
                 )
                 if outcome.stopped_by is None:
                     state = FAILED if _fault(here, outcome) else SUCCEEDED

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kij_train import names, render, units
+from kij_train import names, render, requirements, units
 from kij_train.arrays import plan as plans
 from kij_train.arrays.items import Items, is_url
 from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
@@ -18,6 +18,7 @@ from kij_train.code import bundle, known, leftout
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.pod import itemplan
+from kij_train.pod.packages import Request
 from kij_train.runs.plan import (
     Note,
     Place,
@@ -57,6 +58,8 @@ class ArrayPlan:
     """Of a search: the journal that its trials get."""
     notes: tuple[Note, ...] = ()
     """What is allowed and probably not meant."""
+    packages: Request | None = None
+    """What is to be installed."""
 
     @property
     def name(self) -> str:
@@ -106,7 +109,7 @@ class ArrayPlan:
             study=itemplan.compress(self.study) if self.study else b"",
         )
         shape = render.shape_of(self.spec, self.name, attempt)
-        code = code_of(self.archive, shape.sources)
+        code = code_of(self.archive, shape.sources, packages=self.packages)
         return render.render(self.spec, name=self.name, code=code, attempt=attempt)
 
 
@@ -131,6 +134,8 @@ def plan_array(
     spec, most = found.spec, found.indexes
     if spec.name is None:
         content = f"{pinned.sha256} {found.archive.sha256 if found.archive else ''}"
+        if found.packages is not None:
+            content += f" {found.packages.sha256}"
         name = generated_name(
             spec, content, found.code_dir, most, random_name=random_name, room=_ROOM
         )
@@ -190,7 +195,8 @@ def _prepared(
     check_shipped(spec, archive, code_dir)
     where = code_dir if spec.code else cwd
     notes = tuple(note_of_compiled(spec, where, archive))
-    return ArrayPlan(spec, "", where, archive, pinned, notes=notes)
+    packages = requirements.read(spec, code_dir, cwd, ships=archive is not None)
+    return ArrayPlan(spec, "", where, archive, pinned, notes=notes, packages=packages)
 
 
 _ROOM = len(names.attempt_name("", MOST_RERUNS))

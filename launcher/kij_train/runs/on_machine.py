@@ -101,11 +101,12 @@ class OnMachine(Backend):
             here = stack.enter_context(unpacked(plan))
             # Not in the thread: a request that is wrong is an error of whoever starts it.
             local.check_machine(here.spec, environ, here.code_dir)
+            packages = local.offered(plan.packages, environ)
             until_the_end = stack.pop_all()
 
         def work(streams: local.Streams) -> float:
             with until_the_end:
-                return _run(here, environ, streams, stop)
+                return _run(here, environ, packages, streams, stop)
 
         streams = None if self._streams is None else self._streams(plan.spec)
         return LocalRun(
@@ -266,7 +267,13 @@ def _no_room(error: OSError | contract.Failure) -> RequestError:
     )
 
 
-def _run(plan: Plan, environ: Mapping[str, str], streams: local.Streams, stop: local.Stop) -> float:
+def _run(
+    plan: Plan,
+    environ: Mapping[str, str],
+    packages: Mapping[str, str],
+    streams: local.Streams,
+    stop: local.Stop,
+) -> float:
     """Run the nodes until none is left; the seconds it took.
 
     Raises JobFailedError with the verdict, TimedOutError at spec.timeout, InterruptedByUserError
@@ -275,7 +282,14 @@ def _run(plan: Plan, environ: Mapping[str, str], streams: local.Streams, stop: l
     from kij_train import diagnosis, local
 
     named = plan.spec.model_copy(update={"name": plan.name})
-    outcome = local.run_nodes(named, cwd=plan.code_dir, environ=environ, streams=streams, stop=stop)
+    outcome = local.run_nodes(
+        named,
+        cwd=plan.code_dir,
+        environ=environ,
+        streams=streams,
+        stop=stop,
+        packages=packages,
+    )
     after = units.format_seconds(outcome.seconds)
     if outcome.succeeded:
         return outcome.seconds

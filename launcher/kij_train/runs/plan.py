@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kij_train import names, render, scripts, units
+from kij_train import names, render, requirements, scripts, units
 from kij_train.code import bundle, leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.pod import bootstrap, contract, itemcall
 from kij_train.pod import preflight as checks
+from kij_train.pod.packages import Request
 from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
 
@@ -46,6 +47,8 @@ class Plan:
     """None with --no-code, and for local runs unless they are to run what ships."""
     notes: tuple[Note, ...] = ()
     """What is allowed and probably not meant."""
+    packages: Request | None = None
+    """What is to be installed."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -56,7 +59,8 @@ class Plan:
     def objects(self) -> list[dict[str, Any]]:
         """Every Kubernetes object of the job."""
         sources = render.shape_of(self.spec, self.name).sources
-        code = code_of(self.archive, sources, preflight=self.spec.preflight)
+        ranks = self.spec.preflight
+        code = code_of(self.archive, sources, packages=self.packages, preflight=ranks)
         return render.render(self.spec, name=self.name, code=code)
 
 
@@ -73,13 +77,18 @@ def check_not_imported(call: str) -> None:
 
 
 def code_of(
-    archive: bundle.Archive | None, sources: Iterable[Path], *, preflight: bool = False
+    archive: bundle.Archive | None,
+    sources: Iterable[Path],
+    *,
+    packages: Request | None,
+    preflight: bool = False,
 ) -> render.Code:
     """What pods run: the files of ours that they need, and the user's code."""
     code = render.Code(
         Path(bootstrap.__file__).read_text(encoding="utf-8"),
         preflight=Path(checks.__file__).read_text(encoding="utf-8") if preflight else "",
         more={file.name: file.read_text(encoding="utf-8") for file in sources},
+        packages=packages,
     )
     if archive is None:
         return code
@@ -124,13 +133,16 @@ def plan(resolved: Resolved, *, cwd: Path, place: Place, random_name: bool = Fal
     spec = place.with_ranks(resolved).model_copy(update={"script": script})
     archive = bundle.pack(code_dir) if place.ships(spec) else None
     check_shipped(spec, archive, code_dir)
+    packages = requirements.read(spec, code_dir, cwd, ships=archive is not None)
     content = archive.sha256 if archive else ""
+    if packages is not None:
+        content += f" {packages.sha256}"
     name = spec.name or generated_name(
         spec, content, code_dir, spec.indexes, random_name=random_name
     )
     where = code_dir if spec.code else cwd
     notes = (*_notes_of_code(spec, where, archive), *place.notes(spec))
-    return Plan(spec, name, where, archive, notes)
+    return Plan(spec, name, where, archive, notes, packages)
 
 
 def note_of_compiled(

@@ -43,6 +43,8 @@ CONTRACT_ENV = {
     contract.ENV_NODE_NAME,
     contract.ENV_SETTINGS_SCRIPT,
     contract.ENV_SETUP,
+    contract.ENV_PACKAGES_SHA256,
+    contract.ENV_PACKAGES_DIR,
     contract.ENV_PARENT_PID,
     contract.ENV_ERROR_FILE,
     contract.ENV_NAMES,

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import gpus as gpu_kinds
 from kij_train import names, units
+from kij_train.spec.packages import Packages
 from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch, fields_with
 from kij_train.spec.types import (
     MOST_PROCESSES,
@@ -453,5 +454,5 @@ class Lifetime(Model):
         return self
 
 
-class Common(Lifetime, Security, Placement, Data, Resources, Where, Command):
+class Common(Lifetime, Security, Placement, Packages, Data, Resources, Where, Command):
     """All of it. The fields come in the order of the classes above."""

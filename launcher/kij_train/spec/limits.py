@@ -23,7 +23,15 @@ MOST_NAME_BYTES = 255
 
 def check_paths(spec: Common) -> None:
     """Raise SpecConflict for paths that no file can have."""
-    for field in ("script", "module", "program", "code_dir", "kubeconfig", "settings_script"):
+    for field in (
+        "script",
+        "module",
+        "program",
+        "code_dir",
+        "kubeconfig",
+        "settings_script",
+        "requirements",
+    ):
         text = getattr(spec, field) or ""
         path = (text.replace(".", "/") if field == "module" else text).encode()
         longest = max(map(len, path.split(b"/")))

@@ -31,6 +31,8 @@ CONTRACT_ENV = frozenset(
         contract.ENV_NODE_NAME,
         contract.ENV_SETTINGS_SCRIPT,
         contract.ENV_SETUP,
+        contract.ENV_PACKAGES_SHA256,
+        contract.ENV_PACKAGES_DIR,
         contract.ENV_PREFLIGHT,
         contract.ENV_PREFLIGHT_GPUS,
         contract.ENV_PREFLIGHT_PORT,
