@@ -47,7 +47,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
 
 from kij_train.pod import contract, gang  # noqa: E402 - the repository is no package
-from kij_train.pod.gang import peers, ranks  # noqa: E402
+from kij_train.pod.gang import messages, peers, ranks  # noqa: E402
 from kij_train.pod.gang.node import Supervisor  # noqa: E402
 
 SPARES = 2
@@ -76,9 +76,9 @@ class Stub(ranks.Zygote):
         self._on_end = on_end
         await asyncio.Event().wait()
 
-    def start(self, order: dict[str, Any]) -> None:
+    def start(self, order: messages.Run) -> None:
         self.running = True
-        self._report(round=int(order["env"][gang.ENV_RESTARTS]) + 1)
+        self._report(round=int(order.env[gang.ENV_RESTARTS]) + 1)
 
     def stop(self, kill_after_s: float, signum: int = signal.SIGTERM) -> None:
         del kill_after_s, signum

@@ -71,8 +71,8 @@ def test_at_the_end_the_newest_last_words_count() -> None:
 
 
 def test_the_verdict_has_them_last() -> None:
-    verdict = Verdict(JobState.RUNNING, "it trains", accounts=History(SPENT))
-    assert verdict.text().splitlines() == ["it trains", "", f"  {History(SPENT)}"]
+    verdict = Verdict(JobState.RUNNING, "it trains", accounts=History(**SPENT))
+    assert verdict.text().splitlines() == ["it trains", "", f"  {History(**SPENT)}"]
     assert as_json(verdict)["accounts"] == {
         "trainingSeconds": 90.0,
         "waitingSeconds": 5.0,
@@ -85,7 +85,7 @@ def test_the_verdict_has_them_last() -> None:
         "places": [],
         "blame": [{"node": "gpu-node-7", "restarts": 2, "seconds": 4.0}],
     }
-    spent = History({**SPENT, "step": 900, "again_s": 30.0})
+    spent = History(**{**SPENT, "step": 900, "again_s": 30.0})
     told: Any = as_json(Verdict(JobState.RUNNING, "it trains", accounts=spent))["accounts"]
     assert (told["againSeconds"], told["step"]) == (30.0, 900)
     assert as_json(Verdict(JobState.RUNNING, "it trains"))["accounts"] is None
@@ -101,7 +101,7 @@ RECORD = {
 
 
 def test_a_job_that_fails_in_every_round_shows_its_newest_failure() -> None:
-    told = History(SPENT)
+    told = History(**SPENT)
     told.fail(Who(1, "uid", "10.0.0.1", "job-1-abcde", "gpu-node-7"), RECORD)
     news = json.dumps({"history": told.as_json(), "state": "restarting", "since": 1100.0})
     history = accounts_now(news, 1100.0)
@@ -114,7 +114,7 @@ def test_a_job_that_fails_in_every_round_shows_its_newest_failure() -> None:
     assert "File a.py, line 1" in finding.evidence[-1]
     assert len(news) < 6000
     assert history.brief()["newest_failure"] == {}
-    assert of_rounds(job, History(SPENT), now=1100.0) == []
+    assert of_rounds(job, History(**SPENT), now=1100.0) == []
 
 
 def test_a_hang_of_nobody_in_particular_is_a_failure_too() -> None:

@@ -11,11 +11,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kij_train.pod import contract, gang, status
-from kij_train.pod.gang import network, peers, processes, ranks
+from kij_train.pod.gang import messages, network, peers, processes, ranks
 from kij_train.pod.gang import node as gang_node
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import Leader, Member
@@ -34,7 +33,7 @@ class Stub(ranks.Zygote):
     async def serve(self, on_change: Callable[[], None], on_end: Callable[[int], None]) -> None:
         await asyncio.Event().wait()
 
-    def start(self, order: dict[str, Any]) -> None:
+    def start(self, order: messages.Run) -> None:
         self.started.set_result(time.monotonic())
 
 
@@ -140,7 +139,7 @@ def test_nobody_waits_for_a_node_whose_ranks_take_long_to_end(tmp_path: Path) ->
     """Index 0 saves a checkpoint, or hangs in the kernel."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'{"role": "ending"}\n')
+        writer.write(messages.encode(messages.Ending()))
         await writer.drain()
         writer.close()
 
@@ -180,7 +179,7 @@ def test_a_node_that_has_not_heard_that_all_is_done_is_waited_for(
         assert first.leader is not None
         second.part.ended(0)
         first.part.ended(0)
-        first.leader.take(first.leader.members[second.me.uid], {"ended": 0, "round": 1})
+        first.leader.take(first.leader.members[second.me.uid], messages.RanksEnded(0, 1, {}))
         follows.cancel()
         await asyncio.wait([leads], timeout=1)
         assert first.verdict is not None and not leads.done()
@@ -280,9 +279,8 @@ def test_a_leader_that_waits_says_who_fell_silent_unless_its_own_network_is_gone
         while made.leader is None:
             await asyncio.sleep(0.02)
         _, writer = await asyncio.open_connection(*made.settings.address(0))
-        who = [1, "uid-1", "127.0.0.1", "job-1-abc", "node-2"]
-        hello = {"gang": made.gang_id, "who": who, "join": True, "history": {}}
-        writer.write(json.dumps(hello).encode() + b"\n")
+        who = Who(1, "uid-1", "127.0.0.1", "job-1-abc", "node-2")
+        writer.write(messages.encode(messages.Hello(made.gang_id, who, History())))
         try:
             while "nothing is heard" not in said and (has_network or len(asked) < 9):
                 said += capsys.readouterr().err
@@ -329,8 +327,7 @@ def test_one_that_comes_from_the_reserve_finds_the_leader_by_the_name_of_all_pod
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        answer = {"role": "leading", "index": 7, "who": list(leader), "running": False}
-        writer.write(json.dumps(answer).encode() + b"\n")
+        writer.write(messages.encode(messages.Leading(leader, running=False)))
         await writer.drain()
         writer.close()
 
@@ -389,7 +386,7 @@ def test_a_pod_that_is_ended_before_the_verdict_leaves_why_its_own_rank_failed(
         running = asyncio.ensure_future(made.run())
         await asyncio.sleep(0)
         steps: list[Callable[[], None]] = [
-            lambda: made._report({"ended": 1, "round": 1, "record": record}),
+            lambda: made._report(messages.RanksEnded(1, 1, record)),
             lambda: made._on_signal(signal.SIGTERM),
         ]
         for step in steps if failed_first else reversed(steps):
@@ -402,3 +399,31 @@ def test_a_pod_that_is_ended_before_the_verdict_leaves_why_its_own_rank_failed(
         left = json.loads(file.read_text())
         assert left["message"]["message"] == "OSError: full"
         assert (left["kij"]["index"], left["kij"]["rank"]) == (1, 1)
+
+
+def test_a_member_that_sends_garbage_is_dropped_and_the_log_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def whole() -> None:
+        ports = free_ports(3)
+        leads = node(0, ports, tmp_path, 0)
+        running = asyncio.ensure_future(leads.run())
+        while leads.leader is None:
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports[0])
+        who = Who(1, "uid-1", "127.0.0.1", "job-1", "machine-1")
+        writer.write(messages.encode(messages.Hello("", who, History())))
+        assert isinstance(
+            messages.decode(await reader.readline(), messages.ANSWERS), messages.Leading
+        )
+        writer.write(b'{"type": "Ready", "now": 1}\n')
+        while await reader.readline():
+            pass
+        assert list(leads.leader.members) == [leads.me.uid]
+        writer.close()
+        leads._on_signal(signal.SIGTERM)
+        await running
+
+    asyncio.run(whole())
+    said = "index 1 (pod job-1 on machine-1) sent a malformed message: Ready has no field 'now'"
+    assert said in capsys.readouterr().err

@@ -21,6 +21,20 @@ from kij_train.pod.gang.leader import (
     Leader,
     Member,
 )
+from kij_train.pod.gang.messages import (
+    AskStacks,
+    Done,
+    Failed,
+    Leaving,
+    RanksEnded,
+    RankStack,
+    Ready,
+    Silence,
+    Stacks,
+    Start,
+    Step,
+    Stop,
+)
 
 Json = dict[str, Any]
 
@@ -39,7 +53,7 @@ class Stage:
     ) -> None:
         self.now = 0.0
         self.said: list[str] = []
-        self.told: dict[str, list[Json]] = {}
+        self.told: dict[str, list[Any]] = {}
         self.closed: list[str] = []
         peers = ["job-{}.job:1"]
         settings = Settings(low, high, spares, peers, max_restarts, max_restarts, reserve)
@@ -54,12 +68,13 @@ class Stage:
 
     def join(self, index: int, *, uid: str = "", ready: bool = True) -> Member:
         uid = uid or f"uid-{index}"
-        told = self.told[uid] = []
+        told: list[Any] = []
+        self.told[uid] = told
         who = Who(index, uid, f"10.0.0.{index}", f"job-{index}", f"machine-{index}")
         member = Member(who, told.append, self.now, lambda: self.closed.append(uid))
         self.leader.join(member, History())
         if ready:
-            self.leader.take(member, {"ready": 1})
+            self.leader.take(member, Ready())
         return member
 
     def decide(self, after_s: float = 0.0) -> None:
@@ -75,7 +90,7 @@ class Stage:
         record: Json = {}
         if message:
             record = {"message": {"message": message}, "kij": {"time": time or self.now}}
-        self.leader.take(member, {"ended": code, "round": number, "record": record})
+        self.leader.take(member, RanksEnded(code, number, record))
 
 
 def member_round(stage: Stage) -> int:
@@ -83,8 +98,8 @@ def member_round(stage: Stage) -> int:
     return stage.leader.round.number
 
 
-def starts(told: list[Json]) -> list[Json]:
-    return [each for each in told if "start" in each]
+def starts(told: list[Any]) -> list[Start]:
+    return [each for each in told if isinstance(each, Start)]
 
 
 def test_a_round_is_the_lowest_indexes_in_their_order() -> None:
@@ -93,11 +108,11 @@ def test_a_round_is_the_lowest_indexes_in_their_order() -> None:
         stage.join(index)
     stage.decide()
     assert stage.trains() == [0, 1]
-    assert starts(stage.told["uid-1"])[0]["node_rank"] == 1
-    assert starts(stage.told["uid-1"])[0]["address"] == "10.0.0.0"
+    assert starts(stage.told["uid-1"])[0].node_rank == 1
+    assert starts(stage.told["uid-1"])[0].address == "10.0.0.0"
     (news,) = stage.told["uid-2"]
-    assert news["news"] and news["history"]["rounds"] == 1
-    assert news["ips"] == {"0": "10.0.0.0", "1": "10.0.0.1", "2": "10.0.0.2"}
+    assert news.loss is None and news.news.history.rounds == 1
+    assert news.news.ips == {0: "10.0.0.0", 1: "10.0.0.1", 2: "10.0.0.2"}
 
 
 def test_the_first_round_waits_for_a_lower_index_that_is_there() -> None:
@@ -107,7 +122,7 @@ def test_the_first_round_waits_for_a_lower_index_that_is_there() -> None:
     stage.join(2)
     stage.decide(ORDER_S / 2)
     assert stage.trains() == []
-    stage.leader.take(slow, {"ready": 1})
+    stage.leader.take(slow, Ready())
     stage.decide()
     assert stage.trains() == [0, 1]
 
@@ -141,7 +156,7 @@ def test_an_index_of_the_reserve_takes_the_place_of_one_that_is_lost() -> None:
     stage.join(2)
     stage.decide(2)
     assert stage.trains() == [1, 2]
-    assert starts(stage.told["uid-1"])[-1]["node_rank"] == 0
+    assert starts(stage.told["uid-1"])[-1].node_rank == 0
     (said,) = (each for each in stage.said if each.startswith("round 2"))
     assert said == (
         "round 2: indexes 1, 2 train, 2.0 s after round 1; index 2 took the place of index 0"
@@ -170,8 +185,8 @@ def test_one_stays_to_tell_the_others_where_the_job_makes_more_pods_when_all_hav
     for member in members:
         stage.end(member, 1, message="ValueError: bad")
     stage.decide()
-    assert stage.leader.verdict is not None
-    assert stage.leader.verdict["stays"] == (members[1].who.uid if stays else "")
+    assert isinstance(stage.leader.verdict, Failed)
+    assert stage.leader.verdict.stays == (members[1].who.uid if stays else "")
 
 
 def test_too_few_nodes_are_no_round() -> None:
@@ -189,8 +204,8 @@ def test_the_first_round_has_a_deadline() -> None:
     stage = Stage(2, 2)
     stage.join(0)
     stage.decide(600)
-    assert stage.leader.verdict is not None
-    assert "not every node came within 600 s" in stage.leader.verdict["failed"]
+    assert isinstance(stage.leader.verdict, Failed)
+    assert "not every node came within 600 s" in stage.leader.verdict.text
 
 
 def test_a_lost_node_is_replaced_by_the_spare_at_once() -> None:
@@ -199,7 +214,7 @@ def test_a_lost_node_is_replaced_by_the_spare_at_once() -> None:
     stage.decide()
     stage.leader.leave(lost)
     stage.decide(10)
-    assert stage.told["uid-0"][-1]["stop"] == 2.0
+    assert stage.told["uid-0"][-1].kill_after_s == 2.0
     stage.end(first, 143)
     stage.decide(1)
     assert stage.trains() == [0, 2]
@@ -229,10 +244,10 @@ def test_a_node_that_joins_between_rounds_is_told_what_has_happened() -> None:
     stage.join(1, uid="new", ready=False)
     stage.decide()
     (news,) = stage.told["new"]
-    assert (news["news"], news["history"]["rounds"]) == (False, 1)
-    assert (news["lost_s"], news["culprit"][0]) == (0, 1)
-    assert stage.told["uid-0"][-1]["news"] is False
-    stage.leader.take(stage.leader.members["new"], {"ready": 1})
+    assert news.news.history.rounds == 1
+    assert (news.loss.lost_s, news.loss.culprit.node) == (0, 1)
+    assert stage.told["uid-0"][-1].loss is not None
+    stage.leader.take(stage.leader.members["new"], Ready())
     stage.decide(3)
     assert stage.trains() == [0, 1]
 
@@ -262,9 +277,9 @@ def test_a_leader_that_is_cut_off_ends_its_ranks_at_once() -> None:
     stage.leader.leave(third)
     for _ in range(3):
         stage.decide(0.5)
-    stops = [each for each in stage.told["uid-0"] if "stop" in each]
-    assert [each["stop"] for each in stops] == [KILL_AFTER_S, 0.0]
-    assert [each["culprit"][0] for each in stops] == [1, 1]
+    stops = [each for each in stage.told["uid-0"] if isinstance(each, Stop)]
+    assert [each.kill_after_s for each in stops] == [KILL_AFTER_S, 0.0]
+    assert [each.loss.culprit and each.loss.culprit.node for each in stops] == [1, 1]
 
 
 def test_a_failure_that_a_loss_explains_is_a_loss() -> None:
@@ -288,10 +303,10 @@ def test_the_cause_is_the_first_that_is_more_than_a_lost_connection() -> None:
     stage.end(first, 1, message="Connection closed by peer", time=1)
     stage.end(second, 1, message="ValueError: bad", time=2)
     stage.decide()
-    assert stage.leader.verdict is not None
-    assert stage.leader.verdict["uid"] == "uid-1"
-    assert stage.leader.verdict["stays"] == "uid-0"
-    assert "index 1 (pod job-1 on machine-1) failed" in stage.leader.verdict["failed"]
+    assert isinstance(stage.leader.verdict, Failed)
+    assert stage.leader.verdict.uid == "uid-1"
+    assert stage.leader.verdict.stays == "uid-0"
+    assert "index 1 (pod job-1 on machine-1) failed" in stage.leader.verdict.text
 
 
 def test_failures_are_counted_and_losses_are_not() -> None:
@@ -318,19 +333,20 @@ def test_all_well_is_done() -> None:
     stage.decide(5)
     stage.end(members[0], 0)
     stage.decide(10)
-    assert not stage.leader.verdict
+    assert stage.trains() == [0, 1]
     stage.end(members[1], 0)
     stage.decide()
-    verdict = stage.leader.verdict or {}
-    assert verdict["done"] == "trained 10.0 s (67 %), waited 5.0 s"
-    assert verdict["history"]["training_s"] == 10
+    verdict = stage.leader.verdict
+    assert isinstance(verdict, Done)
+    assert verdict.summary == "trained 10.0 s (67 %), waited 5.0 s"
+    assert verdict.history.training_s == 10
 
 
 def test_one_that_leaves_is_not_chosen_and_has_not_failed() -> None:
     stage = Stage(2, 2, spares=1)
     leaving, other, _ = (stage.join(index) for index in range(3))
     stage.decide()
-    stage.leader.take(leaving, {"leaving": 1})
+    stage.leader.take(leaving, Leaving())
     stage.decide()
     assert stage.trains() == [0, 1]
     stage.end(leaving, 143)
@@ -345,7 +361,7 @@ def test_one_that_leaves_is_not_waited_for() -> None:
     stage = Stage(2, 2, spares=1)
     leaving, other, _ = (stage.join(index) for index in range(3))
     stage.decide()
-    stage.leader.take(leaving, {"leaving": 1})
+    stage.leader.take(leaving, Leaving())
     stage.end(other, 1, message="Connection closed by peer")
     stage.decide()
     stage.decide(JUDGE_S)
@@ -374,8 +390,8 @@ def test_only_a_lost_rank_makes_a_failure_secondary(message: str, secondary: boo
     stage.end(first, 1, message=message, time=1)
     stage.end(second, 1, message="ValueError: bad", time=2)
     stage.decide()
-    assert stage.leader.verdict is not None
-    assert stage.leader.verdict["uid"] == ("uid-1" if secondary else "uid-0")
+    assert isinstance(stage.leader.verdict, Failed)
+    assert stage.leader.verdict.uid == ("uid-1" if secondary else "uid-0")
 
 
 def test_the_newest_pod_of_an_index_is_taken() -> None:
@@ -391,7 +407,7 @@ def test_what_an_earlier_round_says_is_not_heard() -> None:
     stage = Stage(1, 1)
     member = stage.join(0)
     stage.decide()
-    stage.leader.take(member, {"ended": 1, "round": 0})
+    stage.leader.take(member, RanksEnded(1, 0, {}))
     stage.decide(JUDGE_S)
     assert stage.trains() == [0]
 
@@ -404,7 +420,7 @@ def test_an_elastic_round_waits_a_little_and_then_does_with_fewer() -> None:
     assert stage.trains() == []
     stage.decide(max(SETTLE_S, ORDER_S))
     assert stage.trains() == [0, 1]
-    assert starts(stage.told["uid-1"])[0]["nnodes"] == 2
+    assert starts(stage.told["uid-1"])[0].nnodes == 2
 
 
 def test_an_elastic_round_takes_in_who_comes_back() -> None:
@@ -414,9 +430,9 @@ def test_an_elastic_round_takes_in_who_comes_back() -> None:
     stage.join(1)
     stage.decide(1)
     assert stage.trains() == [0, 2]
-    assert not any("stop" in each for each in stage.told["uid-0"])
+    assert not any(isinstance(each, Stop) for each in stage.told["uid-0"])
     stage.decide(SETTLE_S)
-    assert stage.told["uid-0"][-1]["stop"] == 30.0
+    assert stage.told["uid-0"][-1].kill_after_s == 30.0
     for member in members:
         stage.end(member, 143)
     stage.decide()
@@ -432,12 +448,13 @@ def test_a_gang_takes_in_nobody() -> None:
     stage.decide()
     stage.decide(100)
     assert stage.trains() == [0, 1]
-    assert [list(each) for each in stage.told["uid-0"]] == [list(starts(stage.told["uid-0"])[0])]
+    assert stage.told["uid-0"] == starts(stage.told["uid-0"])
+    assert len(stage.told["uid-0"]) == 1
 
 
 def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
     settings = Settings(1, 1, 0, ["a:1"], 3, 3)
-    history = History({"rounds": 4, "training_s": 50.0, "failures": 1})
+    history = History(rounds=4, training_s=50.0, failures=1)
     lost = Who(0, "x", "10.0.0.1", "job-0", "machine-7")
     leader = Leader(
         settings,
@@ -450,8 +467,8 @@ def test_a_new_leader_goes_on_with_the_accounts_of_the_old_one() -> None:
     member = Member(
         Who(1, "y", "10.0.0.2", "job-1", "machine-1"), lambda _: None, 5.0, lambda: None
     )
-    leader.join(member, History({"rounds": 2}))
-    leader.take(member, {"ready": 1})
+    leader.join(member, History(rounds=2))
+    leader.take(member, Ready())
     leader.decide()
     assert leader.round is not None and leader.round.number == 5
     assert str(leader.history) == (
@@ -466,7 +483,7 @@ def test_a_spare_that_leads_takes_over_what_another_one_knows_of_the_last_round(
     for index, trained_s in ((1, 3600.0), (2, 3500.0)):
         who = Who(index, f"uid-{index}", "10.0.0.1", "job", "machine")
         member = Member(who, lambda _: None, 0.0, lambda: None)
-        stage.leader.join(member, History({"rounds": 3, "training_s": trained_s}))
+        stage.leader.join(member, History(rounds=3, training_s=trained_s))
     assert stage.leader.history.training_s == 3600
 
 
@@ -479,7 +496,7 @@ def test_a_node_that_slept_does_not_replace_what_the_leader_knows() -> None:
     stage.decide(JUDGE_S)
     stage.decide(KILL_AFTER_S + STOP_S)
     assert (stage.leader.round, stage.leader.history.failures) == (None, 1)
-    stage.leader.join(slept, History({"rounds": 1, "training_s": 1000.0}))
+    stage.leader.join(slept, History(rounds=1, training_s=1000.0))
     assert stage.leader.history.failures == 1
 
 
@@ -513,7 +530,7 @@ def test_whatever_happens_a_round_is_whole(events: list[tuple[str, int]]) -> Non
         elif member is not None and what == "leave":
             stage.leader.leave(there.pop(index))
         elif member is not None and what in ("ready", "leaving"):
-            stage.leader.take(member, {what: 1})
+            stage.leader.take(member, Ready() if what == "ready" else Leaving())
         elif member is not None and stage.leader.round is not None:
             stage.end(member, 0 if what == "end" else 1)
         stage.decide()
@@ -524,28 +541,28 @@ def test_whatever_happens_a_round_is_whole(events: list[tuple[str, int]]) -> Non
         assert 3 <= len(nodes) <= 4
         assert nodes == sorted(set(nodes))
         orders = [starts(stage.told[m.who.uid])[-1] for m in current.members]
-        assert [order["node_rank"] for order in orders] == list(range(len(nodes)))
-        assert {order["address"] for order in orders} == {current.members[0].who.ip}
-        assert {order["start"] for order in orders} == {current.number}
+        assert [order.node_rank for order in orders] == list(range(len(nodes)))
+        assert {order.address for order in orders} == {current.members[0].who.ip}
+        assert {order.round for order in orders} == {current.number}
     assert stage.leader.history.failures <= 3
 
 
 # --- hangs ----------------------------------------------------------------------------------------
 
 
-def stack_of(rank: int, *frames: tuple[str, int, str], state: str = "S (sleeping)") -> Json:
+def stack_of(rank: int, *frames: tuple[str, int, str], state: str = "S (sleeping)") -> RankStack:
     lines = [f'File "{file}", line {line} in {name}' for file, line, name in frames]
-    return {"rank": rank, "state": state, "frames": lines}
+    return RankStack(rank, state, lines)
 
 
 TORCH = "/usr/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py"
 
 
-def in_all_reduce(rank: int) -> Json:
+def in_all_reduce(rank: int) -> RankStack:
     return stack_of(rank, (TORCH, 2800, "all_reduce"), ("/code/train.py", 20, "main"))
 
 
-def in_load(rank: int) -> Json:
+def in_load(rank: int) -> RankStack:
     return stack_of(rank, ("/code/train.py", 7, "load"), ("/code/train.py", 12, "main"))
 
 
@@ -554,18 +571,18 @@ def hanging(max_restarts: int = 3) -> tuple[Stage, list[Member]]:
     members = [stage.join(index) for index in range(3)]
     stage.decide()
     for member in members[:2]:
-        stage.leader.take(member, {"silent": True, "ever": True, "round": 1})
+        stage.leader.take(member, Silence(True, True, 1))
     stage.decide()
     return stage, members
 
 
 def test_a_hang_is_a_failure_of_the_rank_that_holds_up_the_others() -> None:
     stage, members = hanging()
-    assert stage.told["uid-1"][-1] == {"stacks": 1}
-    stage.leader.take(members[0], {"stacks": [in_all_reduce(0)], "round": 1})
+    assert stage.told["uid-1"][-1] == AskStacks(1)
+    stage.leader.take(members[0], Stacks([in_all_reduce(0)], 1))
     stage.decide()
     assert stage.trains() == [0, 1]
-    stage.leader.take(members[1], {"stacks": [in_load(1)], "round": 1})
+    stage.leader.take(members[1], Stacks([in_load(1)], 1))
     stage.decide()
     assert stage.said[-1].startswith(
         "no sign of life for 0:10:00: rank 1 is in load (train.py:7); "
@@ -582,17 +599,17 @@ def test_a_hang_is_a_failure_of_the_rank_that_holds_up_the_others() -> None:
 def test_a_hang_too_many_is_the_end_with_its_stack() -> None:
     stage, members = hanging(max_restarts=0)
     for member, ranks in zip(members[:2], ([in_all_reduce(0)], [in_load(1)]), strict=True):
-        stage.leader.take(member, {"stacks": ranks, "round": 1})
+        stage.leader.take(member, Stacks(ranks, 1))
     stage.decide()
     for member in members[:2]:
         stage.end(member, -15)
     stage.decide()
     verdict = stage.leader.verdict
-    assert verdict is not None
-    assert verdict["failed"] == "rank 1 of index 1 (pod job-1 on machine-1) hung"
-    assert verdict["uid"] == "uid-1"
-    assert verdict["record"]["kij"] == {"hung": True, "rank": 1}
-    message = verdict["record"]["message"]
+    assert isinstance(verdict, Failed)
+    assert verdict.text == "rank 1 of index 1 (pod job-1 on machine-1) hung"
+    assert verdict.uid == "uid-1"
+    assert verdict.record["kij"] == {"hung": True, "rank": 1}
+    message = verdict.record["message"]
     assert message["message"].splitlines()[0].endswith("rank 1 is in load (train.py:7)")
     assert message["extraInfo"]["py_callstack"].splitlines() == [
         '  File "/code/train.py", line 12, in main',
@@ -602,13 +619,13 @@ def test_a_hang_too_many_is_the_end_with_its_stack() -> None:
 
 def test_one_that_gives_a_sign_of_life_again_is_no_hang() -> None:
     stage, members = hanging()
-    stage.leader.take(members[1], {"silent": False, "ever": True, "round": 1})
+    stage.leader.take(members[1], Silence(False, True, 1))
     stage.decide(2 * STACKS_S)
     assert stage.trains() == [0, 1]
     assert stage.leader.history.failures == 0
-    stage.leader.take(members[1], {"silent": True, "ever": True, "round": 1})
+    stage.leader.take(members[1], Silence(True, True, 1))
     stage.decide()
-    assert stage.told["uid-0"].count({"stacks": 1}) == 2
+    assert stage.told["uid-0"].count(AskStacks(1)) == 2
 
 
 def test_nobody_waits_long_for_a_node_that_does_not_say_where_its_ranks_are() -> None:
@@ -619,7 +636,7 @@ def test_nobody_waits_long_for_a_node_that_does_not_say_where_its_ranks_are() ->
 
 def unheard(stage: Stage, members: list[Member]) -> None:
     for member in members:
-        stage.leader.take(member, {"silent": True, "ever": False, "round": member_round(stage)})
+        stage.leader.take(member, Silence(True, False, member_round(stage)))
 
 
 def test_before_the_first_sign_of_life_of_a_round_there_is_time_to_start() -> None:
@@ -630,11 +647,11 @@ def test_before_the_first_sign_of_life_of_a_round_there_is_time_to_start() -> No
     stage.decide()
     unheard(stage, members)
     stage.decide(599)
-    assert {"stacks": 1} not in stage.told["uid-0"]
+    assert AskStacks(1) not in stage.told["uid-0"]
     stage.decide(1)
-    assert {"stacks": 1} in stage.told["uid-0"]
+    assert AskStacks(1) in stage.told["uid-0"]
     for member, rank in zip(members, (0, 1), strict=True):
-        stage.leader.take(member, {"stacks": [in_load(rank)], "round": 1})
+        stage.leader.take(member, Stacks([in_load(rank)], 1))
     stage.decide()
     said = stage.said[-1]
     assert said.startswith("no sign of life in the 0:10:00 since the ranks were started, as there")
@@ -655,7 +672,7 @@ def test_a_script_that_never_gave_a_sign_of_life_is_not_taken_for_a_hang(heartbe
     unheard(stage, members)
     stage.decide(600)
     for member, rank in zip(members, (0, 1), strict=True):
-        stage.leader.take(member, {"stacks": [in_load(rank)], "round": 1})
+        stage.leader.take(member, Stacks([in_load(rank)], 1))
     stage.decide()
     how = "touch" if heartbeat == "file" else "print, or touch"
     assert stage.said[-1] == (
@@ -695,7 +712,7 @@ def test_a_first_sign_of_life_however_late_makes_a_silence_a_hang() -> None:
     stage.decide(STACKS_S)
     for silent in (False, True):
         for member in members:
-            stage.leader.take(member, {"silent": silent, "ever": True, "round": 1})
+            stage.leader.take(member, Silence(silent, True, 1))
         stage.decide()
     stage.decide(STACKS_S)
     assert stage.said[-1].startswith("no sign of life for 10.0 s: ")
@@ -709,7 +726,7 @@ def test_a_leader_learns_from_those_that_join_what_the_script_does() -> None:
     stage = Stage(2, 2)
     stage.join(0)
     who = Who(1, "uid-1", "", "job-1", "")
-    known = History({"heard": True, "step": 70})
+    known = History(heard=True, step=70)
     stage.leader.join(Member(who, lambda _: None, 0.0, lambda: None), known)
     assert (stage.leader.history.heard, stage.leader.history.step) == (True, 70)
 
@@ -719,9 +736,9 @@ def test_a_rank_that_leaves_signs_of_life_to_others_does_not_prolong_a_hang() ->
     members = [stage.join(index) for index in range(2)]
     stage.decide()
     for member, ever in zip(members, (True, False), strict=True):
-        stage.leader.take(member, {"silent": True, "ever": ever, "round": 1})
+        stage.leader.take(member, Silence(True, ever, 1))
     stage.decide(20)
-    assert {"stacks": 1} in stage.told["uid-0"]
+    assert AskStacks(1) in stage.told["uid-0"]
 
 
 def test_an_elastic_round_waits_for_what_is_there_and_not_ready() -> None:
@@ -738,12 +755,12 @@ def test_one_silent_node_of_several_is_no_hang() -> None:
     stage = Stage(2, 2, hang_timeout_s=600)
     members = [stage.join(index) for index in range(2)]
     stage.decide()
-    stage.leader.take(members[0], {"silent": True, "ever": True, "round": 1})
+    stage.leader.take(members[0], Silence(True, True, 1))
     stage.decide()
-    assert {"stacks": 1} not in stage.told["uid-0"]
+    assert AskStacks(1) not in stage.told["uid-0"]
     stage.end(members[1], 0)  # its ranks are done, so the others hold it up
     stage.decide()
-    assert {"stacks": 1} in stage.told["uid-0"]
+    assert AskStacks(1) in stage.told["uid-0"]
 
 
 # --- machines that cost much ----------------------------------------------------------------------
@@ -788,15 +805,15 @@ def test_the_accounts_tell_what_was_trained_again_where_the_step_is_known() -> N
     stage = Stage(2, 2)
     members = [stage.join(index) for index in range(2)]
     stage.decide()
-    stage.leader.take(members[0], {"step": 50, "again_s": 0.0, "round": 1})
+    stage.leader.take(members[0], Step(50, 0.0, 1))
     for member in members:
         stage.end(member, 1)
     stage.decide(100)
     stage.decide(JUDGE_S)
     history = stage.leader.history
     assert history.step == 50
-    stage.leader.take(members[0], {"step": 60, "again_s": 20.0, "round": 2})
-    stage.leader.take(members[0], {"step": 900, "again_s": 0.0, "round": 1})  # of the past
+    stage.leader.take(members[0], Step(60, 20.0, 2))
+    stage.leader.take(members[0], Step(900, 0.0, 1))  # of the past
     for member in members:
         stage.end(member, 0)
     stage.decide(100)
@@ -814,7 +831,7 @@ def test_the_accounts_tell_what_was_trained_again_where_the_step_is_known() -> N
     ],
 )
 def test_without_steps_the_accounts_say_that_nobody_knows(said: Json, told: str) -> None:
-    assert f"trained 0:01:40 {told}, waited" in str(History({"training_s": 100.0, **said}))
+    assert f"trained 0:01:40 {told}, waited" in str(History(training_s=100.0, **said))
 
 
 @pytest.mark.parametrize(

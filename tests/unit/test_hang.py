@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kij_train.pod.gang import hang
+from kij_train.pod.gang.messages import RankStack
 from kij_train.pod.stacks import RankNow
 
 TORCH = "/opt/lib/python3.11/site-packages/torch/"
@@ -19,9 +19,9 @@ SELECT = ("/usr/lib/python3.11/selectors.py", 415, "select")
 STARTS = ("/kij/bundle/worker.py", 137, "as_main")
 
 
-def rank(number: int, *frames: tuple[str, int, str], state: str = "S (sleeping)") -> dict[str, Any]:
+def rank(number: int, *frames: tuple[str, int, str], state: str = "S (sleeping)") -> RankStack:
     lines = [f'File "{file}", line {line} in {name}' for file, line, name in frames]
-    return {"rank": number, "state": state, "frames": lines}
+    return RankStack(number, state, lines)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def rank(number: int, *frames: tuple[str, int, str], state: str = "S (sleeping)"
     ],
 )
 def test_who_holds_up_the_others(
-    ranks: list[dict[str, Any]], suspect: int | None, first_line: str
+    ranks: list[RankStack], suspect: int | None, first_line: str
 ) -> None:
     found = hang.compare(ranks)
     assert found.rank == suspect
@@ -95,11 +95,7 @@ def test_the_main_thread_is_what_the_leader_gets() -> None:
         '  File "train.py", line 2 in main\n'
     )
     (brief,) = hang.brief([RankNow(3, 1, "R (running)", True, dump)])
-    assert brief == {
-        "rank": 3,
-        "state": "R (running)",
-        "frames": ['File "train.py", line 2 in main'],
-    }
+    assert brief == RankStack(3, "R (running)", ['File "train.py", line 2 in main'])
 
 
 def test_a_touched_file_is_a_sign_of_life(tmp_path: Path) -> None:

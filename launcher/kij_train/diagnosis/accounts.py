@@ -17,7 +17,7 @@ def accounts_now(said: str, now: float) -> History | None:
     """
     try:
         news = json.loads(said)
-        history = History(news["history"])
+        history = History.read(news["history"])
         spent = max(0.0, now - float(news["since"]))
         attribute = f"{news['state']}_s"
         setattr(history, attribute, getattr(history, attribute) + spent)
@@ -34,7 +34,7 @@ def accounts_at_the_end(pods: Iterable[Object]) -> History | None:
         for container in pod.get("status", {}).get("containerStatuses") or []:
             text = (container.get("state", {}).get("terminated") or {}).get("message") or ""
             try:
-                found.append(History(json.loads(text)["kij"]["accounts"]))
+                found.append(History.read(json.loads(text)["kij"]["accounts"]))
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
     return max(found, key=lambda history: history.rounds, default=None)

@@ -10,9 +10,9 @@ import threading
 import time
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
+from kij_train.pod.gang.messages import RankStack
 from kij_train.pod.stacks import DUMP_FRAME, STARTS, RankNow
 
-Json = Dict[str, Any]
 FILE, OUTPUT = "file", "output"
 """What counts as a sign of life: only the files that the ranks touch, or any output too."""
 MOST_FRAMES = 40
@@ -148,13 +148,13 @@ def main_thread(threads: Iterable[Thread]) -> Optional[Thread]:
     return found[-1] if found else None
 
 
-def brief(ranks: Iterable[RankNow]) -> List[Json]:
+def brief(ranks: Iterable[RankNow]) -> List[RankStack]:
     """Of what ranks of this node say, what the leader needs: rank, state, frames."""
     found = []
     for rank in ranks:
         main = main_thread(threads_of(rank.stack))
         frames = list(main.frames[:MOST_FRAMES]) if main else []
-        found.append({"rank": rank.rank, "state": rank.state, "frames": frames})
+        found.append(RankStack(rank.rank, rank.state, frames))
     return found
 
 
@@ -169,38 +169,36 @@ class Finding(NamedTuple):
     """Of that rank, or of one at the first place, the most recent call last."""
 
 
-def compare(ranks: List[Json]) -> Finding:
+def compare(ranks: List[RankStack]) -> Finding:
     """From the stacks of all ranks that gave one, as `brief` gives them.
 
     Who does not answer while others do holds them up; else who waits for nobody while others wait
     in a collective; else the fewest that are at one place.
     """
-    places: Dict[Tuple[bool, str], List[Json]] = {}
-    for rank in sorted(ranks, key=lambda each: each["rank"]):
+    places: Dict[Tuple[bool, str], List[RankStack]] = {}
+    for rank in sorted(ranks, key=lambda each: each.rank):
         places.setdefault(_place(rank), []).append(rank)
     order = sorted(places.items(), key=lambda item: len(item[1]))
     suspects = _suspects(order, len(ranks))
     lines = []
     for (_, place), there in suspects + [item for item in order if item not in suspects]:
         verb = "is" if len(there) == 1 else "are"
-        lines.append(f"{name_of(each['rank'] for each in there)} {verb} {place}")
+        lines.append(f"{name_of(each.rank for each in there)} {verb} {place}")
     if not order:
         return Finding(None, "no rank says where it is", "")
-    if not any(rank["frames"] for rank in ranks):
+    if not any(rank.frames for rank in ranks):
         lines.append("a script that handles SIGUSR2 itself cannot say where it is")
     first = (suspects or order)[0][1][0]
-    return Finding(
-        first["rank"] if suspects else None, "\n".join(lines), _callstack(first["frames"])
-    )
+    return Finding(first.rank if suspects else None, "\n".join(lines), _callstack(first.frames))
 
 
-_Places = List[Tuple[Tuple[bool, str], List[Json]]]
+_Places = List[Tuple[Tuple[bool, str], List[RankStack]]]
 
 
 def _suspects(order: _Places, count: int) -> _Places:
     """Of the places where ranks are, those that hold up the others; the fewest first."""
-    silent = [item for item in order if not item[1][0]["frames"]]
-    busy = [item for item in order if item[1][0]["frames"] and not item[0][0]]
+    silent = [item for item in order if not item[1][0].frames]
+    busy = [item for item in order if item[1][0].frames and not item[0][0]]
     for found in (silent, busy):
         if 0 < sum(len(there) for _, there in found) < count and (
             found is silent or any(waits for (waits, _), _ in order)
@@ -209,11 +207,11 @@ def _suspects(order: _Places, count: int) -> _Places:
     return order[:1] if len(order) > 1 and 2 * len(order[0][1]) < count else []
 
 
-def _place(rank: Json) -> Tuple[bool, str]:
+def _place(rank: RankStack) -> Tuple[bool, str]:
     """Whether a rank waits in a collective, and where it is."""
-    if not rank["frames"]:
-        return False, f"silent: {rank['state'] or 'gone'}"
-    frames = [found.groups() for found in map(DUMP_FRAME.match, rank["frames"]) if found]
+    if not rank.frames:
+        return False, f"silent: {rank.state or 'gone'}"
+    frames = [found.groups() for found in map(DUMP_FRAME.match, rank.frames) if found]
     if not frames:
         return False, "at an unknown place"
     own = (n for n, (file, _, _) in enumerate(frames) if not _LIBRARY.search(file))

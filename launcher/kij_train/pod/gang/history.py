@@ -5,7 +5,10 @@ Every pod has a copy, so that any of them can become the leader.
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from kij_train.pod.gang.jsontypes import from_json, to_json
 
 Json = Dict[str, Any]
 MOST_BLAMED = 5
@@ -63,35 +66,50 @@ class Steps:
         self._behind_since = now if is_behind else None
 
 
+@dataclass
 class History:
     """What has happened to the job so far. The leader keeps it, and sends it to all members."""
 
-    def __init__(self, said: Optional[Json] = None) -> None:
-        said = said or {}
-        self.rounds: int = said.get("rounds", 0)
-        self.failures: int = said.get("failures", 0)
-        self.waiting_s: float = said.get("waiting_s", 0.0)
-        self.training_s: float = said.get("training_s", 0.0)
-        self.restarting_s: float = said.get("restarting_s", 0.0)
-        self.blame: Dict[str, List[float]] = said.get("blame", {})
-        """Machine → how many restarts it has caused, and how many seconds they took."""
-        self.heard: bool = said.get("heard", False)
-        """Whether a rank has given a sign of life in any round."""
-        self.step: Optional[int] = said.get("step")
-        """The highest step that the script has reported; None if it reports none."""
-        self.again_s: float = said.get("again_s", 0.0)
-        """The seconds of `training_s` in which steps of earlier rounds were repeated."""
-        self.newest_failure: Json = said.get("newest_failure", {})
-        """Of the last round that failed: the node's index and pod, and its failure record."""
-        self.trained: List[int] = said.get("trained", [])
-        """The indexes that took part in the last round."""
-        self.taken: List[List[int]] = said.get("taken", [])
-        """The last replacements, as pairs: the lost index, and the index that took its place."""
-        self.highest: int = said.get("highest", 0)
-        """The highest index that has ever joined. All lower ones have had pods before it."""
+    rounds: int = 0
+    failures: int = 0
+    waiting_s: float = 0.0
+    training_s: float = 0.0
+    restarting_s: float = 0.0
+    blame: Dict[str, List[float]] = field(default_factory=dict)
+    """Machine → how many restarts it has caused, and how many seconds they took."""
+    heard: bool = False
+    """Whether a rank has given a sign of life in any round."""
+    step: Optional[int] = None
+    """The highest step that the script has reported; None if it reports none."""
+    again_s: float = 0.0
+    """The seconds of `training_s` in which steps of earlier rounds were repeated."""
+    newest_failure: Json = field(default_factory=dict)
+    """Of the last round that failed: the node's index and pod, and its failure record."""
+    trained: List[int] = field(default_factory=list)
+    """The indexes that took part in the last round."""
+    taken: List[List[int]] = field(default_factory=list)
+    """The last replacements, as pairs: the lost index, and the index that took its place."""
+    highest: int = 0
+    """The highest index that has ever joined. All lower ones have had pods before it."""
+
+    @staticmethod
+    def read(said: Any) -> "History":
+        """From what `as_json` wrote, perhaps in a pod of another release. Raises MalformedError.
+
+        Fields that this release does not know are left out.
+        """
+        if isinstance(said, dict):
+            known = {each.name for each in fields(History)}
+            said = {name: value for name, value in said.items() if name in known}
+        return from_json(History, said, "history")
+
+    def copy(self) -> "History":
+        """As it is now."""
+        return replace(self)
 
     def as_json(self) -> Json:
-        return dict(vars(self))
+        written: Json = to_json(self)
+        return written
 
     def fail(self, who: Optional[Who], record: Json) -> None:
         """Count a failed round. Keep the message, the stack and our own fields of its record."""

@@ -15,8 +15,10 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+from kij_train.pod.gang import messages
 from kij_train.pod.gang.hang import compare
 from kij_train.pod.gang.history import History, Who, place_taken, span
+from kij_train.pod.gang.messages import RankStack
 from kij_train.pod.gang.settings import Settings
 
 Json = Dict[str, Any]
@@ -56,7 +58,11 @@ class Member:
     """A pod that is connected to the leader. The leader's own pod is a member too."""
 
     def __init__(
-        self, who: Who, send: Callable[[Json], None], now: float, close: Callable[[], None]
+        self,
+        who: Who,
+        send: Callable[[messages.Order], None],
+        now: float,
+        close: Callable[[], None],
     ) -> None:
         """`close` ends the connection; the pod then connects and joins again."""
         self.who = who
@@ -88,7 +94,7 @@ class Round:
         """Whether its ranks have been told to end without a grace period."""
         self.asked_at: Optional[float] = None
         """When the members were asked for the stacks of their ranks; None: they were not."""
-        self.stacks: Dict[str, List[Json]] = {}
+        self.stacks: Dict[str, List[RankStack]] = {}
         """uid of a member → the stack of each of its ranks."""
         self.step: Optional[int] = None
         """The step that the script has reported last."""
@@ -120,7 +126,7 @@ class Leader:
         self.history = history
         self.members: Dict[str, Member] = {}
         self.round: Optional[Round] = None
-        self.verdict: Optional[Json] = None
+        self.verdict: Optional[messages.Verdict] = None
         self.wait_since = self._clock()
         self._restart_since: Optional[float] = lost[0] if lost else None
         self._culprit: Optional[Who] = lost[1] if lost else None
@@ -156,23 +162,25 @@ class Leader:
         if self.members.get(member.who.uid) is member:
             del self.members[member.who.uid]
 
-    def take(self, member: Member, said: Json) -> None:
+    def take(self, member: Member, report: messages.Report) -> None:
         """Take in a message from a member."""
-        if "ready" in said:
+        if isinstance(report, messages.Ready):
             member.ready = True
-        elif "leaving" in said:
+        elif isinstance(report, messages.Leaving):
             member.leaving = True
-        elif "ended" in said and self.round and said["round"] == self.round.number:
-            self.round.ended[member.who.uid] = (int(said["ended"]), said.get("record") or {})
-        elif "silent" in said and self.round and said["round"] == self.round.number:
-            member.silent, member.never_heard = bool(said["silent"]), not said["ever"]
-            self.history.heard = self.history.heard or bool(said["ever"])
-        elif "step" in said and self.round and said["round"] == self.round.number:
-            self.round.step, self.round.again_s = said["step"], said["again_s"]
-        elif "stacks" in said and self.round and said["round"] == self.round.number:
-            self.round.stacks[member.who.uid] = said["stacks"]
-        elif "heard" in said:
+        elif isinstance(report, messages.Heard):
             self.heard.add(member.who.node)
+        elif self.round is None or report.round != self.round.number:
+            return  # it is about an earlier round
+        elif isinstance(report, messages.RanksEnded):
+            self.round.ended[member.who.uid] = (report.code, report.record)
+        elif isinstance(report, messages.Silence):
+            member.silent, member.never_heard = report.silent, not report.ever
+            self.history.heard = self.history.heard or report.ever
+        elif isinstance(report, messages.Step):
+            self.round.step, self.round.again_s = report.step, report.again_s
+        else:
+            self.round.stacks[member.who.uid] = report.ranks
 
     # Decisions.
 
@@ -199,22 +207,16 @@ class Leader:
             # Every pod needs the history: any of them may have to lead next.
             if self.history.rounds and not member.told_news:
                 member.told_news = True
-                member.send({**self._between_rounds(), **self._news()})
+                runs = self.round is not None and self.round.broken_at is None
+                member.send(messages.Inform(None if runs else self._loss(), self._news()))
 
-    def _between_rounds(self) -> Json:
-        if self.round is not None and self.round.broken_at is None:
-            return {"news": True}
-        return {"news": False, **self._loss()}
-
-    def _loss(self) -> Json:
-        """How long no round has run, and the node that was lost or hung, if any."""
+    def _loss(self) -> messages.Loss:
         since = self._clock() if self._restart_since is None else self._restart_since
-        culprit = self._culprit and list(self._culprit)
-        return {"lost_s": self._clock() - since, "culprit": culprit}
+        return messages.Loss(self._clock() - since, self._culprit)
 
-    def _news(self) -> Json:
-        ips = {str(member.who.node): member.who.ip for member in self.members.values()}
-        return {"history": self.history.as_json(), "ips": ips}
+    def _news(self) -> messages.News:
+        ips = {member.who.node: member.who.ip for member in self.members.values()}
+        return messages.News(self.history.copy(), ips)
 
     def _choose(self) -> List[Member]:
         newest: Dict[int, Member] = {}
@@ -269,8 +271,8 @@ class Leader:
         )
         for rank, member in enumerate(chosen):
             member.silent = False
-            place = {"node_rank": rank, "nnodes": len(chosen), "address": chosen[0].who.ip}
-            member.send({"start": history.rounds, **place, **self._news()})
+            address = chosen[0].who.ip
+            member.send(messages.Start(history.rounds, rank, len(chosen), address, self._news()))
         for member in self.members.values():
             member.told_news = member in chosen
         self._restart_since = self._culprit = None
@@ -320,7 +322,7 @@ class Leader:
                     self._break(current, None, f"{who} failed: {str(text).splitlines()[0]}")
             elif len(current.ended) == len(current.members):
                 self._account(current)
-                self.verdict = {"done": str(self.history), "history": self.history.as_json()}
+                self.verdict = messages.Done(str(self.history), self.history.copy())
                 return
             else:
                 self._look_for_hang(current)
@@ -381,7 +383,7 @@ class Leader:
             current.asked_at, current.stacks = now, {}
             self._say(f"no sign of life of any rank for {limit}; asking where they are")
             for member in running:
-                member.send({"stacks": current.number})
+                member.send(messages.AskStacks(current.number))
         everyone = all(member.who.uid in current.stacks for member in running)
         if not everyone and now - current.asked_at < STACKS_S:
             return
@@ -394,7 +396,7 @@ class Leader:
                 member.who
                 for member in running
                 for each in current.stacks.get(member.who.uid, [])
-                if each["rank"] == rank
+                if each.rank == rank
             ),
             None,
         )
@@ -409,7 +411,7 @@ class Leader:
         current.failure = (who, what, record)
         self._break(current, who, text.replace("\n", "; "))
 
-    def _take_for_mute(self, stacks: Dict[str, List[Json]], limit: str) -> None:
+    def _take_for_mute(self, stacks: Dict[str, List[RankStack]], limit: str) -> None:
         """Let the round go on, as no rank has given a sign of life in any round.
 
         The script may be well and just give none: ending it would end it in every round. If it does
@@ -463,7 +465,7 @@ class Leader:
 
     def _stop(self, members: List[Member], kill_after_s: float) -> None:
         for member in members:
-            member.send({"stop": kill_after_s, **self._loss(), **self._news()})
+            member.send(messages.Stop(kill_after_s, self._loss(), self._news()))
 
     def _would_be_replaced(self) -> bool:
         """Whether the Job creates more pods after all present ones have failed.
@@ -478,14 +480,14 @@ class Leader:
         uid = who.uid if who else ""
         others = [m for m in self.members.values() if m.who.uid != uid and not m.leaving]
         stays = min(others, key=lambda m: m.who.node, default=None)
-        self.verdict = {
-            "failed": text,
-            "uid": uid,
-            "record": record,
-            "summary": str(self.history),
-            "history": self.history.as_json(),
-            "stays": stays.who.uid if stays and self._would_be_replaced() else "",
-        }
+        self.verdict = messages.Failed(
+            text,
+            uid,
+            record,
+            str(self.history),
+            self.history.copy(),
+            stays.who.uid if stays and self._would_be_replaced() else "",
+        )
 
 
 def _told_of(shared: Optional[List[str]]) -> str:

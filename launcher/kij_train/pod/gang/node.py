@@ -17,7 +17,7 @@ import time
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from kij_train.pod import contract, records, signals, status
-from kij_train.pod.gang import hang, network, peers, processes, ranks
+from kij_train.pod.gang import hang, messages, network, peers, processes, ranks
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import KILL_AFTER_S, Leader, Member
 from kij_train.pod.gang.part import Part, keep_accounts
@@ -65,7 +65,7 @@ class Supervisor:
         """The decisions for the whole job, while this pod leads; else None."""
         self.up: Optional[peers.Found] = None
         """The connection to the leader, while this pod follows; else None."""
-        self.verdict: Optional[Json] = None
+        self.verdict: Optional[messages.Verdict] = None
         self.signalled: Optional[int] = None
         self._lost: Optional[Tuple[float, Optional[Who]]] = None
         """Between rounds: since when no round runs, and the node that was lost or hung, if any."""
@@ -97,7 +97,7 @@ class Supervisor:
             visits[:] = [(visit, end) for visit, end in visits if not visit.done()]
             visits.append((asyncio.ensure_future(self._serve(reader, writer)), writer))
 
-        server = await asyncio.start_server(on_visit, None, port, limit=peers.LONGEST_LINE)
+        server = await asyncio.start_server(on_visit, None, port, limit=messages.LONGEST_LINE)
         zygote = asyncio.ensure_future(self.zygote.serve(self._changed.set, self.part.ended))
         cut_off = asyncio.ensure_future(self._end_when_cut_off())
         try:
@@ -137,7 +137,7 @@ class Supervisor:
         if self.leader is not None:
             for member in self.leader.members.values():
                 if member.who.uid != self.me.uid:
-                    member.send({"cut_off": seconds})
+                    member.send(messages.CutOff(seconds))
             await asyncio.gather(*(channel.flush() for channel in self._channels))
         self._end_cut_off(seconds)
 
@@ -166,32 +166,35 @@ class Supervisor:
         asks to join, it becomes a member until the connection ends.
         """
         channel = peers.Channel(reader, writer)
-        hello = await channel.receive(peers.ANSWER_S)
-        if hello is None or hello.get("gang") != self.gang_id:
+        hello = await channel.receive((messages.Hello,), peers.ANSWER_S)
+        if hello is None or hello.gang != self.gang_id:
             channel.close()
             return
         leader = self.leader
-        answer: Json = {"role": "looking", "index": self.node.rank}
-        if self.verdict is not None:
-            answer.update(role="ended", verdict=self.verdict)
-        elif leader is not None:
-            answer.update(role="leading", who=list(self.me), running=leader.round is not None)
-        elif self.up is not None:
-            answer.update(role="following", at=list(self.up.address))
-        elif self._cannot_lead():
-            answer.update(role="ending")
-        channel.send(answer)
-        if leader is None or self.verdict is not None or not hello.get("join"):
+        channel.send(self._role())
+        if leader is None or self.verdict is not None or hello.history is None:
             await channel.flush()
             channel.close()
             if self.verdict is not None:
-                self._told.add(hello["who"][0])
+                self._told.add(hello.who.node)
                 self._changed.set()
                 if leader is not None:
-                    leader.heard.add(hello["who"][0])
+                    leader.heard.add(hello.who.node)
             return
-        member = Member(Who(*hello["who"]), channel.send, time.monotonic(), channel.close)
-        await self._serve_member(leader, channel, member, History(hello.get("history")))
+        member = Member(hello.who, channel.send, time.monotonic(), channel.close)
+        await self._serve_member(leader, channel, member, hello.history)
+
+    def _role(self) -> messages.Answer:
+        """The answer to another supervisor."""
+        if self.verdict is not None:
+            return self.verdict
+        if self.leader is not None:
+            return messages.Leading(self.me, self.leader.round is not None)
+        if self.up is not None:
+            return messages.Following(self.node.rank, *self.up.address)
+        if self._cannot_lead():
+            return messages.Ending()
+        return messages.Looking(self.node.rank)
 
     async def _serve_member(
         self, leader: Leader, channel: peers.Channel, member: Member, history: History
@@ -203,12 +206,14 @@ class Supervisor:
         self._changed.set()
         try:
             while True:
-                said = await channel.receive()
-                if said is None:
+                report = await channel.receive(messages.REPORTS)
+                if report is None:
                     break
-                leader.take(member, said)
+                leader.take(member, report)
                 self._changed.set()
         finally:
+            if channel.refused:
+                status.say(f"{member.who} sent a malformed message: {channel.refused}")
             ping.cancel()
             channel.close()
             self._channels.remove(channel)
@@ -244,7 +249,8 @@ class Supervisor:
                     self.verdict = leader.verdict
                     for member in leader.members.values():
                         member.send(leader.verdict)
-                    status.say("the job " + str(leader.verdict.get("done") or "failed"))
+                    done = isinstance(leader.verdict, messages.Done)
+                    status.say(f"the job {leader.verdict.summary if done else 'failed'}")
                     await self._until_heard(leader)
                     return
                 if self._may_go() or self.zygote.broken:
@@ -306,17 +312,17 @@ class Supervisor:
         ping = asyncio.ensure_future(channel.ping())
         said_ready = said_leaving = False
         try:
-            receiving: Optional[asyncio.Future[Optional[Json]]] = None
+            receiving: Optional[asyncio.Future[Optional[messages.Order]]] = None
             while self.verdict is None:
                 if self.zygote.ready and not self.zygote.running and not said_ready:
                     said_ready = True
-                    channel.send({"ready": 1})
+                    channel.send(messages.Ready())
                 if self.signalled and not said_leaving:
                     said_leaving = True
-                    channel.send({"leaving": 1})
+                    channel.send(messages.Leaving())
                 if self._may_go() or self.zygote.broken:
                     break
-                receiving = receiving or asyncio.ensure_future(channel.receive())
+                receiving = receiving or asyncio.ensure_future(channel.receive(messages.ORDERS))
                 change = asyncio.ensure_future(self._changed.wait())
                 both: List[asyncio.Future[Any]] = [receiving, change]
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -324,15 +330,17 @@ class Supervisor:
                 self._changed.clear()
                 if not receiving.done():
                     continue
-                said, receiving = receiving.result(), None
-                if said is None:
+                order, receiving = receiving.result(), None
+                if order is None:
                     break
-                self._obey(said)
+                self._obey(order)
             if receiving is not None:
                 receiving.cancel()
             if self.verdict is not None:
-                channel.send({"heard": 1})
+                channel.send(messages.Heard())
         finally:
+            if channel.refused:
+                status.say(f"{found.who} sent a malformed message: {channel.refused}")
             ping.cancel()
             await channel.flush()
             channel.close()
@@ -366,57 +374,56 @@ class Supervisor:
         if self.zygote.running and self.signalled is None:
             self.zygote.stop(kill_after_s)
 
-    def _obey(self, said: Json) -> None:
+    def _obey(self, order: messages.Order) -> None:
         """Do what the leader says. The leader also sends these messages to itself."""
-        if "done" in said or "failed" in said:
-            self._end(said)
-        elif "start" in said:
-            self._take_news(said)
+        if isinstance(order, (messages.Done, messages.Failed)):
+            self._end(order)
+        elif isinstance(order, messages.Start):
+            self._take_news(order.news)
             self._in_round()
             self._failed = {}
-            self.part.start(said, self.history.step)
-        elif "stop" in said:
-            self._take_news(said)
-            self._between_rounds(said)
-            self._stop(said["stop"])
-        elif "stacks" in said:
-            self.part.tell_stacks(said["stacks"])
-        elif "news" in said:
-            self._take_news(said)
-            if said["news"]:  # a round runs without this pod
+            self.part.start(order, self.history.step)
+        elif isinstance(order, messages.Stop):
+            self._take_news(order.news)
+            self._between_rounds(order.loss)
+            self._stop(order.kill_after_s)
+        elif isinstance(order, messages.AskStacks):
+            self.part.tell_stacks(order.round)
+        elif isinstance(order, messages.Inform):
+            self._take_news(order.news)
+            if order.loss is None:  # a round runs without this pod
                 self._in_round()
                 self.part.stand_by()
             else:
-                self._between_rounds(said)
-        elif "cut_off" in said and (self._ending is None or self._ending.done()):
-            self._ending = asyncio.ensure_future(self._end_where_cut_off(said["cut_off"]))
+                self._between_rounds(order.loss)
+        elif self._ending is None or self._ending.done():
+            self._ending = asyncio.ensure_future(self._end_where_cut_off(order.seconds))
 
-    def _take_news(self, said: Json) -> None:
-        self.history = History(said["history"])
-        self.peers.ips = {int(index): ip for index, ip in said["ips"].items()}
+    def _take_news(self, news: messages.News) -> None:
+        self.history, self.peers.ips = news.history, news.ips
 
     def _in_round(self) -> None:
         self._unheard.clear()  # others train instead
         self._lost, self._in_round_since = None, time.time()
         keep_accounts(self.history, "training", self._in_round_since)
 
-    def _between_rounds(self, said: Json) -> None:
-        culprit = said["culprit"]
-        self._lost = (time.monotonic() - said["lost_s"], culprit and Who(*culprit))
+    def _between_rounds(self, loss: messages.Loss) -> None:
+        self._lost = (time.monotonic() - loss.lost_s, loss.culprit)
         keep_accounts(self.history, "restarting", time.time())
 
-    def _report(self, report: Json) -> None:
+    def _report(self, report: messages.Report) -> None:
         """Send a report of this pod's ranks to the leader, or take it in here if this pod leads.
+
         Only the pod of rank 0 reports steps to the leader.
         """
-        self.history.heard = self.history.heard or bool(report.get("ever"))
-        if report.get("ended") and self.signalled is None:
-            self._failed = report.get("record") or {}
-        if "step" in report:
+        if isinstance(report, messages.Silence):
+            self.history.heard = self.history.heard or report.ever
+        if isinstance(report, messages.RanksEnded) and report.code and self.signalled is None:
+            self._failed = report.record
+        if isinstance(report, messages.Step):
             # Every pod keeps the step, so that it survives the loss of the leader.
-            self.history.reach(report["step"])
-            since, again_s = self._in_round_since, report["again_s"]
-            keep_accounts(self.history, "training", since, again_s)
+            self.history.reach(report.step)
+            keep_accounts(self.history, "training", self._in_round_since, report.again_s)
             if not self.part.has_rank_0:
                 return
         if self.up is not None:
@@ -445,7 +452,7 @@ class Supervisor:
     def _is_over(self) -> bool:
         return self.verdict is not None or self._may_go()
 
-    def _end(self, verdict: Json) -> None:
+    def _end(self, verdict: messages.Verdict) -> None:
         self.verdict = verdict
         self._changed.set()
 
@@ -455,17 +462,15 @@ class Supervisor:
             if self._failed:  # the Job was ended before the verdict came: this is its cause
                 self._write_own(self._failed, {"index": self.me.node}, "")
             return 128 + (self.signalled or signal.SIGTERM)
-        if "done" in verdict:
-            if "history" in verdict:
-                records.write_accounts(History(verdict["history"]).brief())
+        if isinstance(verdict, messages.Done):
+            records.write_accounts(verdict.history.brief())
             return 0
-        mine = verdict["uid"] == self.me.uid
         self._stop(KILL_AFTER_S)
-        self._write_verdict(verdict, mine)
-        status.say(f"the job failed: {verdict['failed']}. It {verdict['summary']}")
-        if verdict["stays"] == self.me.uid:
+        self._write_verdict(verdict, verdict.uid == self.me.uid)
+        status.say(f"the job failed: {verdict.text}. It {verdict.summary}")
+        if verdict.stays == self.me.uid:
             with contextlib.suppress(asyncio.TimeoutError):
-                highest = History(verdict["history"]).highest
+                highest = verdict.history.highest
                 await asyncio.wait_for(self._until_all_are_told(highest), TOMBSTONE_S)
         return contract.EXIT_FAILED
 
@@ -489,15 +494,14 @@ class Supervisor:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), FAREWELL_S)
 
-    def _write_verdict(self, verdict: Json, mine: bool) -> None:
-        who = {"index": self.me.node, "accounts": History(verdict.get("history")).brief()}
-        who["final"] = True
-        if mine or not verdict["uid"]:
-            self._write_own(verdict["record"], who, verdict["failed"])
+    def _write_verdict(self, verdict: messages.Failed, mine: bool) -> None:
+        who = {"index": self.me.node, "accounts": verdict.history.brief(), "final": True}
+        if mine or not verdict.uid:
+            self._write_own(verdict.record, who, verdict.text)
         else:
             # This pod was only told to end: the record of another pod has the cause.
             who["exit_code"] = 128 + signal.SIGTERM
-            records.write_record(contract.error_file(), verdict["failed"], "", **who)
+            records.write_record(contract.error_file(), verdict.text, "", **who)
 
     def _write_own(self, record: Json, who: Json, otherwise: str) -> None:
         message = record.get("message", {})

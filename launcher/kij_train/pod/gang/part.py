@@ -8,15 +8,14 @@ import contextlib
 import json
 import os
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Callable, List, Optional
 
 from kij_train.pod import contract, records, stacks, status
-from kij_train.pod.gang import hang
+from kij_train.pod.gang import hang, messages
 from kij_train.pod.gang.history import History, Steps
 from kij_train.pod.gang.ranks import Zygote
 from kij_train.pod.gang.settings import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
 
-Json = Dict[str, Any]
 LOOKS_A_TIMEOUT = 10
 """How often the ranks' signs of life are looked at."""
 
@@ -43,7 +42,7 @@ class Part:
         zygote: Zygote,
         scratch: str,
         output: Optional[hang.Output],
-        report: Callable[[Json], None],
+        report: Callable[[messages.Report], None],
     ) -> None:
         """`scratch` is a folder for the rounds' files; `report` tells the leader."""
         self.zygote = zygote
@@ -64,15 +63,12 @@ class Part:
             self._was_spare = True
             status.say("this node is a spare: it waits until another one is lost")
 
-    def start(self, said: Json, reached: Optional[int]) -> None:
-        """Take part: `said` has the round's number, this node's rank, nnodes and the address.
-
-        `reached` is the highest step of the rounds before.
-        """
-        self._round, self.steps = said["start"], Steps(reached)
-        self.has_rank_0 = said["node_rank"] == 0
+    def start(self, order: messages.Start, reached: Optional[int]) -> None:
+        """Take part in a round; `reached` is the highest step of the rounds before."""
+        self._round, self.steps = order.round, Steps(reached)
+        self.has_rank_0 = order.node_rank == 0
         node = self._node._replace(
-            rank=said["node_rank"], nnodes=said["nnodes"], master_addr=said["address"]
+            rank=order.node_rank, nnodes=order.nnodes, master_addr=order.address
         )
         env = {
             ENV_RESTARTS: str(self._round - 1),
@@ -99,12 +95,12 @@ class Part:
         if self._output is not None:
             self._output.end_lines()
         self.began = time.monotonic()
-        self.zygote.start({"node": list(node), "env": env})
+        self.zygote.start(messages.Run(node, env))
 
     def ended(self, code: int) -> None:
         """The ranks have; `code` is torchrun's, negative for a signal."""
         record = records.read_record(self._record_file())
-        self._report({"ended": code, "round": self._round, "record": record})
+        self._report(messages.RanksEnded(code, self._round, record))
 
     def tell_stacks(self, number: int) -> None:
         """Report where the ranks of that round are."""
@@ -113,7 +109,7 @@ class Part:
     async def _tell_stacks(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(None, stacks.stacks_of_ranks, self._stacks_dir())
-        self._report({"stacks": hang.brief(found), "round": number})
+        self._report(messages.Stacks(hang.brief(found), number))
 
     async def _watch(self, signs: hang.Signs) -> None:
         """Tell when the ranks of this round fall silent or wake again, and at which step."""
@@ -123,13 +119,12 @@ class Part:
             now = (signs.silence_s() > limit, signs.ever)
             if now != told:
                 told = now
-                self._report({"silent": now[0], "ever": now[1], "round": number})
+                self._report(messages.Silence(*now, number))
             if signs.step is not None:
                 before = (self.steps.step, self.steps.again_s)
                 self.steps.see(signs.step, time.monotonic())
                 if (self.steps.step, self.steps.again_s) != before:
-                    again_s = self.steps.again_s
-                    self._report({"step": signs.step, "again_s": again_s, "round": number})
+                    self._report(messages.Step(signs.step, self.steps.again_s, number))
             await asyncio.sleep(min(1.0, limit / LOOKS_A_TIMEOUT))
 
     async def _show_ready(self) -> None:

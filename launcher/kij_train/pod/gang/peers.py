@@ -1,12 +1,8 @@
 """How the supervisors of a job talk to each other, and how one of them finds the leader.
 
-Every message is a line of JSON over TCP:
-
-- A supervisor that connects sends a hello: {gang, who, join, history}.
-- The other one answers with its role: leading, following, looking (for a leader), ending (its
-  ranks; it does not lead) or ended (with the verdict).
-- The leader sends its members start, stop, stacks, news, cut_off, done, failed, ping.
-- Members send the leader ready, ended, silent, step, stacks, leaving, heard, ping.
+The messages (messages.py) are lines over TCP. A supervisor that connects sends a Hello, and the
+other one answers with its role, or with the verdict. If the other one leads, and the Hello has a
+history, the connection stays: the leader then sends orders, and its new member sends reports.
 
 To find the leader, a supervisor asks the lower indexes first, then all others. A pod that follows
 names its leader, which is asked next.
@@ -17,11 +13,9 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import asyncio
 import contextlib
 import ipaddress
-import json
 import socket
 import time
 from typing import (
-    Any,
     AsyncIterator,
     Callable,
     Dict,
@@ -31,13 +25,17 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    Type,
+    TypeVar,
     Union,
 )
 
+from kij_train.pod.gang import messages
 from kij_train.pod.gang.history import History, Who
+from kij_train.pod.gang.messages import LONGEST_LINE, Answer, Verdict
 from kij_train.pod.gang.settings import Settings
 
-Json = Dict[str, Any]
+M = TypeVar("M")
 KEEP_ALIVE_S = 1.0
 """Both sides of a connection send a ping this often."""
 LOST_AFTER_S = 5.0
@@ -57,43 +55,52 @@ FIRST_LOOK_S = 3.0
 MOST_AT_ONCE = 32
 Place = Union[int, str]
 """A pod that can be asked: its index, or its IP address where the index is not known."""
-LONGEST_LINE = 1 << 20
 
 
 class Channel:
-    """A connection to another supervisor: lines of JSON in both directions, and pings."""
+    """A connection to another supervisor: messages in both directions, and pings."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.refused = ""
+        """What is wrong with the last message, if it was malformed."""
         self._reader, self._writer = reader, writer
         self.fell_silent = False
         """Whether nothing came any more, not even an end of the connection: a machine that is dead,
         or a network that is cut."""
 
-    def send(self, message: Json) -> None:
+    def send(self, message: NamedTuple) -> None:
         """Queue a message. A lost connection raises nothing here: `receive` returns None."""
         if not self._writer.is_closing():
-            self._writer.write(json.dumps(message).encode() + b"\n")
+            self._writer.write(messages.encode(message))
 
-    async def receive(self, timeout_s: float = LOST_AFTER_S) -> Optional[Json]:
-        """The next message other than a ping; None if the other side is gone or silent."""
+    async def receive(
+        self, kinds: Tuple[Type[M], ...], timeout_s: float = LOST_AFTER_S
+    ) -> Optional[M]:
+        """The next message other than a ping, which has to be of one of these classes.
+
+        None if the other side is gone or silent, or if the message is malformed (`refused`).
+        """
         while True:
             try:
                 line = await asyncio.wait_for(self._reader.readline(), timeout_s)
-                said = json.loads(line)
+                if not line.endswith(b"\n"):
+                    return None  # the connection has ended, perhaps within a line
+                said: Union[M, messages.Ping] = messages.decode(line, (*kinds, messages.Ping))
             except asyncio.TimeoutError:
                 self.fell_silent = True
                 return None
-            except (OSError, ValueError, asyncio.LimitOverrunError):
+            except OSError:
                 return None
-            if not isinstance(said, dict):
+            except ValueError as error:  # MalformedError, or longer than the limit of the reader
+                self.refused = str(error)
                 return None
-            if "ping" not in said:
+            if not isinstance(said, messages.Ping):
                 return said
 
     async def ping(self) -> None:
         """Send pings until cancelled."""
         while True:
-            self.send({"ping": 1})
+            self.send(messages.Ping())
             await asyncio.sleep(KEEP_ALIVE_S)
 
     async def flush(self) -> None:
@@ -104,6 +111,13 @@ class Channel:
     def close(self) -> None:
         """Close the connection. Queued messages are still sent."""
         self._writer.close()
+
+
+class Answered(NamedTuple):
+    """The answer of a supervisor, and the address at which it gave it."""
+
+    said: Answer
+    address: Tuple[str, int]
 
 
 class Found(NamedTuple):
@@ -118,7 +132,7 @@ class Peers:
     """Finds the other pods of the job and their leader, for one pod."""
 
     def __init__(
-        self, settings: Settings, me: Who, gang_id: str, on_end: Callable[[Json], None]
+        self, settings: Settings, me: Who, gang_id: str, on_end: Callable[[Verdict], None]
     ) -> None:
         """`on_end` is called with the verdict when a pod answers that the job has ended."""
         self.ips: Dict[int, str] = {}
@@ -151,7 +165,8 @@ class Peers:
                 found = await self._join(said, history)
                 if found is not None:
                     return found
-                waits = said["role"] != "ending"  # it looks for the leader itself
+                # Where ranks are still ending, the pod looks for the leader itself.
+                waits = not isinstance(said.said, messages.Ending)
                 if waits or is_over():
                     break
             if not waits and not is_over():
@@ -160,7 +175,7 @@ class Peers:
                     found = await self._join(said, history)
                     if found is not None:
                         return found
-                    waits = waits or self._is_awaited(said)
+                    waits = waits or self._is_awaited(said.said)
             if not waits and not is_over():
                 early = time.monotonic() - self._began < FIRST_LOOK_S
                 if mine == 0 or not early or history.rounds:
@@ -172,8 +187,8 @@ class Peers:
         """Whether another pod leads and runs a round, or leads and has a lower index."""
         mine = self._me.node
         others = [at for at in self._known() if at != mine]
-        async for said in self._answers_of_all(others, set()):
-            if said["role"] == "leading" and (said["running"] or said["index"] < mine):
+        async for said, _ in self._answers_of_all(others, set()):
+            if isinstance(said, messages.Leading) and (said.running or said.who.node < mine):
                 return True
         return False
 
@@ -181,11 +196,15 @@ class Peers:
         """The indexes to ask: those that have pods from the start, and all that have been seen."""
         return sorted(set(range(self._settings.pods)).union(self.ips))
 
-    def _is_awaited(self, said: Json) -> bool:
+    def _is_awaited(self, said: Answer) -> bool:
         """Whether the answer is of a lower index that will lead or find the leader: wait for it."""
-        return said["role"] in ("looking", "following") and said["index"] < self._me.node
+        if isinstance(said, (messages.Looking, messages.Following)):
+            return said.node < self._me.node
+        return False
 
-    async def _answers_of_all(self, indexes: Sequence[int], asked: Set[str]) -> AsyncIterator[Json]:
+    async def _answers_of_all(
+        self, indexes: Sequence[int], asked: Set[str]
+    ) -> AsyncIterator[Answered]:
         """The answers of these indexes, then those of the pods from the reserve.
 
         Most indexes of the reserve have no pod yet, so their names are not looked up in DNS. One
@@ -203,10 +222,10 @@ class Peers:
         async for said in self._answers(more, asked):
             yield said
 
-    async def _join(self, said: Json, history: History) -> Optional[Found]:
-        if said["role"] != "leading":
+    async def _join(self, answer: Answered, history: History) -> Optional[Found]:
+        if not isinstance(answer.said, messages.Leading):
             return None
-        found, _ = await self._ask_at((said["at"][0], said["at"][1]), history)
+        found, _ = await self._ask_at(answer.address, history)
         return found
 
     async def _answers(
@@ -215,7 +234,7 @@ class Peers:
         asked: Set[str],
         at_once: int = MOST_AT_ONCE,
         silent: Optional[Dict[Place, float]] = None,
-    ) -> AsyncIterator[Json]:
+    ) -> AsyncIterator[Answered]:
         """Ask these places, without joining, and yield the answers as they come.
 
         The first `at_once` places are asked at the same time, then twice as many, and so on up to
@@ -238,7 +257,7 @@ class Peers:
 
     async def _ask_patiently(
         self, at: Place, asked: Set[str], silent: Optional[Dict[Place, float]]
-    ) -> Optional[Json]:
+    ) -> Optional[Answered]:
         began = time.monotonic()
         said = await self._ask(at, asked)
         now = time.monotonic()
@@ -246,11 +265,8 @@ class Peers:
             silent[at] = now + SILENT_S
         return said
 
-    async def _ask(self, at: Place, asked: Set[str]) -> Optional[Json]:
-        """Ask a place who leads. If it follows, ask its leader too, and give that answer.
-
-        The answer of a leader has the leader's address, as `at`.
-        """
+    async def _ask(self, at: Place, asked: Set[str]) -> Optional[Answered]:
+        """Ask a place who leads. If it follows, ask its leader too, and give that answer."""
         if isinstance(at, int):
             host, port = self._settings.address(at)
             hosts = [self.ips[at], host] if at in self.ips else [host]
@@ -258,19 +274,19 @@ class Peers:
             hosts, port = [at], self._settings.address(0)[1]
         tried: List[str] = []
         for host in hosts:
-            _, said = await self._ask_at((host, port), None, tried)
+            _, answer = await self._ask_at((host, port), None, tried)
             asked.update(tried)
-            if said is not None and said.get("role") == "following":
+            if answer is not None and isinstance(answer.said, messages.Following):
                 # If its leader is gone, it will notice soon and look for the next one.
-                _, there = await self._ask_at((said["at"][0], int(said["at"][1])), None)
-                return there or said
-            if said is not None:
-                return said
+                _, there = await self._ask_at((answer.said.host, answer.said.port), None)
+                return there or answer
+            if answer is not None:
+                return answer
         return None
 
     async def _ask_at(
         self, place: Tuple[str, int], join: Optional[History], tried: Optional[List[str]] = None
-    ) -> Tuple[Optional[Found], Optional[Json]]:
+    ) -> Tuple[Optional[Found], Optional[Answered]]:
         """Ask the addresses of this host until one answers.
 
         Addresses in `tried` are skipped, and those that are asked now are added to it. `join` is
@@ -287,19 +303,17 @@ class Peers:
             channel, said = await self._hello(address, join)
             if channel is None or said is None:
                 continue
-            if said["role"] == "leading":
-                said["at"] = list(address)
-                if join is not None:
-                    return Found(channel, address, Who(*said["who"])), said
+            if isinstance(said, messages.Leading) and join is not None:
+                return Found(channel, address, said.who), Answered(said, address)
             channel.close()
-            if said["role"] == "ended":
-                self._on_end(said["verdict"])
-            return None, said
+            if isinstance(said, (messages.Done, messages.Failed)):
+                self._on_end(said)
+            return None, Answered(said, address)
         return None, None
 
     async def _hello(
         self, address: Tuple[str, int], join: Optional[History]
-    ) -> Tuple[Optional[Channel], Optional[Json]]:
+    ) -> Tuple[Optional[Channel], Optional[Answer]]:
         """Connect and say hello: the open connection and the answer, or None for both."""
         timeout_s = LOST_CONNECT_S if address[0] == self.lost else CONNECT_S
         try:
@@ -309,14 +323,13 @@ class Peers:
         except (OSError, asyncio.TimeoutError):
             return None, None
         channel = Channel(reader, writer)
-        hello = {"gang": self._gang_id, "who": list(self._me), "join": join is not None}
-        channel.send(hello if join is None else dict(hello, history=join.as_json()))
+        channel.send(messages.Hello(self._gang_id, self._me, join))
         try:
-            said = await channel.receive(ANSWER_S)
+            said = await channel.receive(messages.ANSWERS, ANSWER_S)
         except asyncio.CancelledError:
             channel.close()
             raise
-        if said is None or "role" not in said:
+        if said is None:
             channel.close()
             return None, None
         return channel, said

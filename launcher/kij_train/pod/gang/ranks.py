@@ -8,7 +8,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 
 import asyncio
 import contextlib
-import json
 import os
 import select
 import signal
@@ -18,13 +17,12 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional
+from typing import Callable, List, NamedTuple, NoReturn, Optional
 
 from kij_train.pod import signals
+from kij_train.pod.gang import messages
+from kij_train.pod.gang.messages import LONGEST_LINE, TASK_ORDERS, TASK_REPORTS, Run, TaskOrder
 from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
-
-Json = Dict[str, Any]
-LONGEST_LINE = 1 << 20
 
 
 class Work(NamedTuple):
@@ -32,7 +30,7 @@ class Work(NamedTuple):
 
     prepare: Callable[[], None]
     """Import what every round needs. Raises ImportError."""
-    run: Callable[[Json], int]
+    run: Callable[[Run], int]
     """Be one round; gives its exit code."""
 
 
@@ -74,13 +72,14 @@ class Zygote:
                     line = b""
                 if not line:
                     break
-                said = json.loads(line)
-                if "broken" in said:
-                    self.broken = said["broken"]
-                self.ready = self.ready or "ready" in said
-                if "exit" in said:
+                said = messages.decode(line, TASK_REPORTS)
+                if isinstance(said, messages.Broken):
+                    self.broken = said.why
+                elif isinstance(said, messages.Prepared):
+                    self.ready = True
+                else:
                     self.running = False
-                    on_end(said["exit"])
+                    on_end(said.code)
                 on_change()
             self._writer.close()
             self.ready = False
@@ -91,18 +90,18 @@ class Zygote:
                 on_end(-signal.SIGKILL)
             self._channel = self._fork()
 
-    def start(self, order: Json) -> None:
+    def start(self, order: Run) -> None:
         """Run one round; `order` goes to Work.run."""
         self.running = True
-        self._send({"run": order})
+        self._send(order)
 
     def stop(self, kill_after_s: float, signum: int = signal.SIGTERM) -> None:
         """A signal to the ranks, later SIGKILL; said again, the new time holds."""
-        self._send({"stop": kill_after_s, "signal": int(signum)})
+        self._send(messages.EndRanks(kill_after_s, int(signum)))
 
-    def _send(self, message: Json) -> None:
+    def _send(self, order: TaskOrder) -> None:
         if self._writer is not None:
-            self._writer.write(json.dumps(message).encode() + b"\n")
+            self._writer.write(messages.encode(order))
 
 
 def _close_sockets(but: int) -> None:
@@ -132,9 +131,9 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
     try:
         work.prepare()
     except ImportError as error:
-        channel.sendall(json.dumps({"broken": str(error)}).encode() + b"\n")
+        channel.sendall(messages.encode(messages.Broken(str(error))))
     else:
-        channel.sendall(b'{"ready": true}\n')
+        channel.sendall(messages.encode(messages.Prepared()))
     ended_r, ended_w = os.pipe()
     os.set_blocking(ended_w, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -147,12 +146,12 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
         if ended_r in readable:
             os.read(ended_r, 4096)
         for said in orders.read() if channel.fileno() in readable else ():
-            if "run" in said:
-                told, agent = False, os.fork() or _run_round(work, said["run"], channel)
+            if isinstance(said, Run):
+                told, agent = False, os.fork() or _run_round(work, said, channel)
             elif agent:
                 if not told:  # a second one would keep torchrun from waiting for its ranks
-                    os.kill(agent, said["signal"])  # not reaped yet, so it is there
-                told, kill_at = True, time.monotonic() + said["stop"]
+                    os.kill(agent, said.signum)  # not reaped yet, so it is there
+                told, kill_at = True, time.monotonic() + said.kill_after_s
         if time.monotonic() >= kill_at:
             kill_at = float("inf")
             kill_descendants()
@@ -160,7 +159,7 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
         if code is not None:
             agent, kill_at = 0, float("inf")
             kill_descendants()  # what it left: ranks of an agent that was killed
-            channel.sendall(json.dumps({"exit": code}).encode() + b"\n")
+            channel.sendall(messages.encode(messages.Exited(code)))
 
 
 class _Orders:
@@ -169,7 +168,7 @@ class _Orders:
     def __init__(self, channel: socket.socket) -> None:
         self._channel, self._rest = channel, b""
 
-    def read(self) -> List[Json]:
+    def read(self) -> List[TaskOrder]:
         """What has come; ends this process, and all below it, when the supervisor is gone."""
         try:
             chunk = self._channel.recv(65536)
@@ -179,7 +178,7 @@ class _Orders:
             kill_descendants()
             os._exit(0)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [messages.decode(line, TASK_ORDERS) for line in lines]
 
 
 def _reap(agent: int) -> Optional[int]:
@@ -195,7 +194,7 @@ def _reap(agent: int) -> Optional[int]:
     return code
 
 
-def _run_round(work: Work, order: Json, channel: socket.socket) -> NoReturn:
+def _run_round(work: Work, order: Run, channel: socket.socket) -> NoReturn:
     channel.close()  # the supervisor takes its end for that of the zygote
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import types
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import List, Optional
 
 if not __package__:
     # Run by its path, in a pod or from an installed package. These entries make `kij_train.pod`
@@ -36,11 +36,10 @@ if not __package__:
 from kij_train.pod import bootstrap, contract, environment, signals, status, torchrun
 from kij_train.pod.gang import hang, processes, ranks
 from kij_train.pod.gang.leader import KILL_AFTER_S
+from kij_train.pod.gang.messages import Run
 from kij_train.pod.gang.node import Supervisor
 from kij_train.pod.gang.settings import read_node, read_settings
 from kij_train.pod.prepare import prepare
-
-Json = Dict[str, Any]
 
 
 def import_torch() -> None:
@@ -51,13 +50,12 @@ def import_torch() -> None:
         raise ImportError(status.no_torch(sys.executable, error)) from error
 
 
-def run_round(order: Json, argv: List[str], output: Optional[hang.Output]) -> int:
+def run_round(order: Run, argv: List[str], output: Optional[hang.Output]) -> int:
     """Run torchrun in this process for one round. Returns the exit code; a failure is recorded."""
-    os.environ.update(order["env"])
+    os.environ.update(order.env)
     if output is not None:
         output.take()
-    node = contract.Node(*order["node"])
-    return bootstrap.first_process(lambda argv: torchrun.run_torchrun(node, argv), argv)
+    return bootstrap.first_process(lambda argv: torchrun.run_torchrun(order.node, argv), argv)
 
 
 def run_supervised(argv: List[str]) -> int:
