@@ -3,10 +3,11 @@
     python benchmarks/dead_machine.py [--runs 3] [--out FOLDER]
 
 On the cluster of tests/cluster, which it starts if none runs. Two nodes and a spare train with
-`--restart gang`; the machine that has two of the three pods dies without a word. The parts, in the
-order in which they follow each other:
+`--restart gang`; the machine that has two of the three pods dies without a word, while nobody
+watches the job, and while the `launch` is attached, which deletes pods that are not heard of. The
+parts, in the order in which they follow each other:
 
-- noticed: until the machine's condition Ready is no longer True;
+- noticed: until the machine's condition Ready is no longer True, or a pod of it is deleted;
 - evicted: until the first of its pods is given up;
 - placed: until a replacement has a machine;
 - started: until its container runs;
@@ -20,7 +21,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
 import statistics
 import sys
 import time
@@ -36,6 +36,7 @@ from tests.faults import Lasting, cluster, gang  # noqa: E402
 from tests.kube import Namespace, eventually, namespace  # noqa: E402
 
 PARTS = ("noticed", "evicted", "placed", "started", "trained")
+ATTACHED, ALONE = "launch attached", "nobody watches"
 LIMIT_S = 240.0
 EVERY_S = 0.2
 
@@ -57,7 +58,8 @@ class Watched:
 
     def noticed(self) -> bool:
         conditions = self.job.ns.core.read_node(self.machine).status.conditions
-        return any(each.type == "Ready" and each.status != "True" for each in conditions)
+        lost = any(each.type == "Ready" and each.status != "True" for each in conditions)
+        return lost or self.evicted()
 
     def evicted(self) -> bool:
         """A pod that is gone was given up as well."""
@@ -87,9 +89,11 @@ def most_pods(machines: dict[str, str]) -> str:
     return max(sorted(set(places)), key=places.count)
 
 
-def parts(job: Lasting) -> dict[str, float]:
+def parts(job: Lasting, way: str) -> dict[str, float]:
     """Kill the machine; seconds of each part."""
     watched = Watched(job)
+    if way == ALONE:
+        job.launch.kill()
     began = time.time()
     cluster("node", "kill", watched.machine)
     try:
@@ -116,27 +120,34 @@ def until(happened: Callable[[], bool], deadline: float) -> float:
     return time.time()
 
 
-def run_once(ns: Namespace, image: str, shared: Path) -> dict[str, float]:
+def run_once(ns: Namespace, image: str, shared: Path, way: str) -> dict[str, float]:
     """A job from its launch to its end."""
     job = Lasting(ns, image, shared, *gang(), name="dead")
     try:
         job.await_whole(3)
-        return parts(job)
+        return parts(job, way)
     finally:
         job.remove()
 
 
+def median(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of each part."""
+    return {part: statistics.median(run[part] for run in runs) for part in PARTS}
+
+
 def plot(report: dict[str, Any], file: Path) -> None:
-    """A bar a run, and one of the medians."""
+    """A bar a run."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    runs = report["seconds"]
-    bars = {f"run {number}": run for number, run in enumerate(runs, 1)}
-    bars["median"] = report["medians"]
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 * len(bars) + 1.4), layout="constrained")
+    bars = {
+        f"{way}, {number}": run
+        for way, runs in report["seconds"].items()
+        for number, run in enumerate(runs, 1)
+    }
+    figure, axes = pyplot.subplots(figsize=(7, 0.4 * len(bars) + 1), layout="constrained")
     left = [0.0] * len(bars)
     for part in PARTS:
         widths = [run[part] for run in bars.values()]
@@ -144,26 +155,24 @@ def plot(report: dict[str, Any], file: Path) -> None:
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("seconds since the machine died")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.3), ncols=len(PARTS), frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(PARTS), frameon=False)
     figure.savefig(file, dpi=120)
 
 
 def table(report: dict[str, Any]) -> str:
     """The medians as Markdown, with what was run where."""
-    medians = report["medians"]
-    return "\n".join(
-        [
-            f"`{report['command']}`, {report['date']}, {report['runs']} runs, medians. "
-            f"{report['machine']}.",
-            "",
-            "| " + " | ".join([*PARTS, "in all"]) + " |",
-            "|" + "---:|" * (len(PARTS) + 1),
-            "| "
-            + " | ".join(f"{medians[part]:.1f}" for part in PARTS)
-            + f" | {statistics.median(sum(run.values()) for run in report['seconds']):.1f} |",
-            "",
-        ]
-    )
+    lines = [
+        f"`{report['command']}`, {report['date']}, {report['runs']} runs, medians. "
+        f"{report['machine']}.",
+        "",
+        "| seconds | " + " | ".join([*PARTS, "in all"]) + " |",
+        "|---|" + "---:|" * (len(PARTS) + 1),
+    ]
+    for way, runs in report["seconds"].items():
+        whole = statistics.median(sum(run.values()) for run in runs)
+        each = [f"{seconds:.1f}" for seconds in (*median(runs).values(), whole)]
+        lines.append(f"| {way} | " + " | ".join(each) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -173,20 +182,19 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
     state = on_the_cluster()
-    seconds = []
+    seconds: dict[str, list[dict[str, float]]] = {ALONE: [], ATTACHED: []}
     for number in range(arguments.runs):
-        with namespace(state.kubeconfig) as ns:
-            seconds.append(run_once(ns, state.images["torch"], Path(state.shared_dir)))
-            print(number + 1, {part: round(each, 1) for part, each in seconds[-1].items()})
+        for way, runs in seconds.items():
+            with namespace(state.kubeconfig) as ns:
+                runs.append(run_once(ns, state.images["torch"], Path(state.shared_dir), way))
+                said = {part: round(each, 1) for part, each in runs[-1].items()}
+                print(number + 1, way, said, flush=True)
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": shlex.join(
-            ["python", "benchmarks/dead_machine.py", "--runs", str(len(seconds))]
-        ),
+        "command": f"python benchmarks/dead_machine.py --runs {arguments.runs}",
         "machine": f"{os.cpu_count()} cores for everything, {platform.machine()}",
-        "runs": len(seconds),
+        "runs": arguments.runs,
         "seconds": seconds,
-        "medians": {part: statistics.median(run[part] for run in seconds) for part in PARTS},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "dead_machine.json").write_text(json.dumps(report, indent=1) + "\n")
