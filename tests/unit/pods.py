@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -110,6 +111,12 @@ class OnePod(OneJob):
         self.opened: list[str] = []
         self.cut_after: int | None = None
         """Bytes of a command's input or output after which its connection breaks."""
+        self.when_cut: Callable[[], None] = lambda: None
+        self.pause_after: int | None = None
+        """Bytes of a command's output after which no more comes until `resumed`."""
+        self.resumed = threading.Event()
+        self.fails: dict[str, Any] | None = None
+        """What is said of every command, instead of running it."""
         self.environment: dict[str, str] = {}
         self._stale = threading.Event()
 
@@ -174,6 +181,9 @@ class OnePod(OneJob):
 
     def execute(self, peer: Peer, command: list[str]) -> None:
         """As a kubelet, in the folder of the test."""
+        if self.fails is not None:
+            peer.write(3, json.dumps(self.fails).encode())
+            return
         process = subprocess.Popen(
             [sys.executable if command[0] == "python3" else command[0], *command[1:]],
             stdin=subprocess.PIPE,
@@ -199,8 +209,12 @@ class OnePod(OneJob):
             peer.write(3, json.dumps(said).encode())
 
     def _fetch(self, peer: Peer, channel: int, pipe: Any) -> None:
+        sent = 0
         with suppress(OSError), pipe:
             while data := os.read(pipe.fileno(), 2**15):
+                sent += len(data)
+                if self.pause_after is not None and sent > self.pause_after:
+                    self.resumed.wait()
                 self._count(peer, data)
                 peer.write(channel, data)
 
@@ -221,5 +235,6 @@ class OnePod(OneJob):
         self.cut_after -= len(data)
         if self.cut_after < 0:
             self.cut_after = None
+            self.when_cut()
             peer.connection.shutdown(socket.SHUT_RDWR)
             raise OSError("cut")

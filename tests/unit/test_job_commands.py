@@ -418,6 +418,7 @@ def test_a_shell_completes_the_names_of_jobs(server: OneJob) -> None:
     for command in about.split():
         assert completed(command, "jo") == ["job"], command
     assert completed("status", "x") == []
+    assert completed("cp", "jo") == ["job:0:", "jo"]  # the last one lets the shell offer files
 
 
 @pytest.mark.parametrize("server", ["running"], indirect=True)

@@ -38,6 +38,7 @@ COMMANDS = {
     "delete": "Remove jobs with their pods, code and logs.",
     "exec": "Run a command in a pod of a job.",
     "shell": "Open a shell in a pod of a job.",
+    "cp": "Copy files from a pod of a job, or to it.",
     "forward": "Lead ports of this machine to a pod of a job.",
     "events": "Show the events about a job and its pods.",
     "doctor": "Check, before the first launch, what a cluster lets you do.",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from kij_train import gpus
 from kij_train.cli.where import connect
@@ -73,6 +74,14 @@ def _queues(cluster: Cluster, ctx: click.Context) -> Iterable[str]:
 
 
 jobs = _of_cluster(_jobs)
+
+
+def places(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Files of this machine, and index 0 of jobs."""
+    found = [CompletionItem(f"{name}:0:") for name in jobs(ctx, param, incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
 profiles = _of_here(lambda: (profile.name for profile in all_profiles(Path.cwd())))
 OF_FIELDS = {
     "gpu_kind": _of_here(gpus.names),

@@ -35,10 +35,12 @@ class Channels:
         """The other side has closed it."""
 
     def waits(self, timeout_s: float) -> bool:
-        """Whether something comes within this time."""
+        """Whether something comes within this time. Raises UnreachableError after it broke."""
         # What TLS has decrypted already is not seen by select. In TLS within that of a proxy, the
         # socket of urllib3 keeps it in `sslobj`.
         socket = self._opened.sock
+        if socket is None:
+            raise self.broken(None)
         holds = getattr(socket, "pending", None) or getattr(
             getattr(socket, "sslobj", None), "pending", None
         )
