@@ -69,6 +69,8 @@ def test_what_the_image_lacks_is_installed_as_non_root_on_a_read_only_root(
     assert logs.count("has 1.0 1.5 /kij/work/packages/kijapp.py 1000") == 2, logs
     assert logs.count("ready in /kij/work/code") == 2
     assert "installed packages in" in logs and "kijapp==1.0, kijlib==1.5" in logs
+    lock = ns.kij_train("packages", "lacks", cwd=project)
+    assert lock.stdout == "kijapp==1.0\nkijlib==1.5\n", lock.stderr
     files = [path for _, path in index.asked if path.startswith("/files/")]
     assert set(files) == {
         "/files/kijapp-1.0-py3-none-any.whl",

@@ -16,9 +16,13 @@ from kij_train.pod.status import (
     Exited,
     Fetched,
     Fetching,
+    Installed,
+    Installing,
     Unheard,
     WaitingForRank0,
     no_torch,
+    step_of,
+    still_installing,
 )
 
 COUNTS = st.integers(0, 10**9)
@@ -70,6 +74,31 @@ def test_a_pod_that_fell_silent_is_read_as_it_was_said(unheard: Unheard, other: 
     assert Unheard.read(PREFIX + unheard.text()) == unheard
     assert Unheard.read(f"{PREFIX}round {other}") is None
     assert Unheard.read(f"{other} {PREFIX}{unheard.text()}") is None
+
+
+PINS = st.from_regex(r"[a-z][a-z0-9-]*==[0-9.]+", fullmatch=True)
+
+
+@given(COUNTS, st.lists(PINS), LINES)
+def test_what_was_installed_is_read_as_it_was_said(
+    seconds: int, lock: list[str], other: str
+) -> None:
+    installed = Installed(seconds, tuple(lock))
+    assert Installed.read(PREFIX + installed.text()) == installed
+    assert Installed.read(f"{PREFIX}error: {other}") is None
+
+
+@given(COUNTS, LINES)
+def test_what_a_pod_does_before_its_ranks_start_is_told_by_its_newest_line(
+    seconds: int, source: str
+) -> None:
+    for line in (Installing(source).text(), still_installing(seconds)):
+        assert step_of(PREFIX + line) == "installing"
+        assert step_of(f"3 | {PREFIX}{line}") == "installing"
+    fetching = Fetching("", 34, 2**30, 1e6, "index 2").text()
+    assert step_of(PREFIX + fetching) == "fetching 34 %"
+    assert step_of(PREFIX + Installed(seconds, ()).text()) == ""
+    assert step_of("loss 3.1") == ""
 
 
 @given(st.from_regex(r"/[^\n]+", fullmatch=True))

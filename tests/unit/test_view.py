@@ -58,6 +58,14 @@ def test_the_table_has_a_row_a_phase_and_fits_80_columns(count: int) -> None:
     assert f"index {count - 1} OOMKilled" in drawn
 
 
+def test_the_table_tells_what_a_node_does_before_its_ranks_start() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    nodes = [Node(0, Phase.RUNNING), Node(1, Phase.RUNNING)]
+    console.print(table("job", nodes, 3, width=80, steps={0: "installing", 1: ""}))
+    drawn = cast(io.StringIO, console.file).getvalue()
+    assert "index 0 installing" in drawn and "index 1" not in drawn
+
+
 def test_the_live_view_does_not_go_over_all_nodes_at_every_event() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     observed = Observed(some_nodes(5000))

@@ -12,7 +12,14 @@ import pytest
 from kij_train import diagnosis, names, render
 from kij_train.diagnosis import Finding, JobView, Phase, Verdict, causes
 from kij_train.pod import gang
-from kij_train.pod.status import PREFIX, Attempt, PackagesFault, WaitingForRank0, no_torch
+from kij_train.pod.status import (
+    PREFIX,
+    Attempt,
+    Installing,
+    PackagesFault,
+    WaitingForRank0,
+    no_torch,
+)
 from kij_train.spec import JobSpec
 
 FOLDER = Path(__file__).parent / "situations"
@@ -269,6 +276,19 @@ def test_a_rank_0_that_runs_and_is_not_reached_is_told(attempt: Attempt, hint: s
     assert hint in (finding.hint or "")
     old = {0: (found["now"], "step 9"), 3: (found["now"] - 300, line)}
     assert verdict_of(found, last_lines=old).findings == ()
+
+
+def test_a_node_that_installs_packages_is_told_and_not_those_that_wait_for_it() -> None:
+    found = situation("running")
+    line = PREFIX + Installing("uv.lock").text()
+    waits = PREFIX + WaitingForRank0(60, Attempt("10.0.0.1 port 29500", "refused", True)).text()
+    verdict = verdict_of(
+        found, last_lines={0: (found["now"] - 200, line), 3: (found["now"], waits)}
+    )
+    (finding,) = verdict.findings
+    assert (finding.kind, finding.summary) == ("installing", "installing: index 0")
+    assert finding.evidence == (line,)
+    assert "logs job" in (finding.hint or "")
 
 
 def two_nodes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

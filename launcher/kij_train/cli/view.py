@@ -7,7 +7,7 @@ has a row a phase, never a row a node, so that 5,000 nodes take no more room tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ from kij_train import diagnosis, units
 from kij_train.cli import output
 from kij_train.cli.drawn import REFRESH_PER_S, Drawn, terminal
 from kij_train.diagnosis import Node, Phase
+from kij_train.pod.status import step_of
 
 if TYPE_CHECKING:
     from kij_train.cluster import LogLine, Observation
@@ -109,9 +110,12 @@ class LiveView(Drawn):
         self._name = name
         self._nodes: list[Node] = []
         self._at = 0.0
+        self._steps: dict[int, str] = {}
+        """Index → what it does before its ranks start, as its newest line says."""
         self._began = time.monotonic() - age_s
 
     def line(self, line: LogLine) -> None:
+        self._steps[line.index] = step_of(line.text)
         self._print(line.text)
 
     def change(self, observed: Observation) -> None:
@@ -123,11 +127,22 @@ class LiveView(Drawn):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del options
-        yield table(self._name, self._nodes, time.monotonic() - self._began, width=console.width)
+        elapsed_s = time.monotonic() - self._began
+        yield table(self._name, self._nodes, elapsed_s, width=console.width, steps=self._steps)
 
 
-def table(name: str, nodes: list[Node], elapsed_s: float, *, width: int) -> Group:
-    """A row a phase: how many nodes, which is in it the longest, which are in trouble."""
+def table(
+    name: str,
+    nodes: list[Node],
+    elapsed_s: float,
+    *,
+    width: int,
+    steps: Mapping[int, str] | None = None,
+) -> Group:
+    """A row a phase: how many nodes, which is in it the longest, which are in trouble.
+
+    `steps` tell of some nodes that run what they do before their ranks start.
+    """
     about = f"  {len(nodes)} nodes · {units.format_seconds(elapsed_s)}" if nodes else "  …"
     head = Text(name, style="bold")
     head.truncate(max(1, width - len(about)), overflow="ellipsis")
@@ -144,13 +159,16 @@ def table(name: str, nodes: list[Node], elapsed_s: float, *, width: int) -> Grou
         grid.add_row(
             Text(f"  {phase.value}", style=STYLES.get(phase, "yellow")),
             str(count),
-            Text(_about(phase, inside, now), style="dim"),
+            Text(_about(phase, inside, now, steps or {}), style="dim"),
         )
     return Group(head, grid)
 
 
-def _about(phase: Phase, nodes: list[Node], now: float) -> str:
+def _about(phase: Phase, nodes: list[Node], now: float, steps: Mapping[int, str]) -> str:
     troubled = named(node for node in nodes if node.troubled)
+    doing = [f"index {node.index} {steps[node.index]}" for node in nodes if steps.get(node.index)]
+    if doing and not troubled and phase in (Phase.RUNNING, Phase.STANDBY):
+        return ", ".join(doing[:NAMED])
     if troubled or phase in (Phase.RUNNING, Phase.DONE):
         return troubled
     dated = [node for node in nodes if node.since is not None]

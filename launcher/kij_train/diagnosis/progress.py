@@ -19,7 +19,7 @@ from kij_train.diagnosis.phases import (
     status_of_condition,
 )
 from kij_train.pod import rank0
-from kij_train.pod.status import WaitingForRank0
+from kij_train.pod.status import WaitingForRank0, step_of
 
 STUCK_AFTER_S = 60.0
 SILENT_AFTER_S = 300.0
@@ -60,6 +60,9 @@ def going_on(
     if behind:
         slow = _without_rank_0(nodes, now) or _slow(behind, now)
         return headline, slow
+    busy = _gets_ready(last_lines)
+    if busy:
+        return headline, busy
     apart = _cannot_reach_rank_0(job.name, last_lines, now)
     speaker = 0
     if job.restarts_by_itself and last_lines:
@@ -200,6 +203,24 @@ def _slow(nodes: Sequence[Node], now: float) -> list[Finding]:
             (f"pod {oldest.pod}",),
             _patience(oldest.phase),
         )
+    ]
+
+
+def _gets_ready(last_lines: LastLines) -> list[Finding]:
+    """Nodes that install or fetch something; the others wait for them."""
+    doing: dict[str, list[int]] = {}
+    for index, (_, text) in sorted(last_lines.items()):
+        step = step_of(text)
+        if step:
+            doing.setdefault(step.partition(" ")[0], []).append(index)
+    return [
+        Finding(
+            kind,
+            f"{kind}: index {', '.join(map(str, indexes))}",
+            tuple(last_lines[index][1] for index in indexes[:1]),
+            f"its log: {commands.on_job('logs', '--index', str(indexes[0]), '-f')}",
+        )
+        for kind, indexes in doing.items()
     ]
 
 

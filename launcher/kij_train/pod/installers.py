@@ -17,7 +17,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from kij_train.pod import contract
 from kij_train.pod.contract import Failure
-from kij_train.pod.status import PackagesFault
+from kij_train.pod.status import PackagesFault, still_installing
 
 STILL_S = 30.0
 MOST_TOLD = 500
@@ -212,7 +212,7 @@ class Installer:
                     output = process.communicate(timeout=pause_s)[0].decode("utf-8", "replace")
                     break
                 except subprocess.TimeoutExpired:
-                    self._say(f"still installing after {time.monotonic() - started:.0f} s")
+                    self._say(still_installing(time.monotonic() - started))
         self._said = output
         if process.returncode:
             lines = [line.rstrip() for line in output.splitlines() if line.strip()]

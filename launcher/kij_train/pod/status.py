@@ -277,6 +277,23 @@ PACKAGES_FAULTS = {
 }
 
 
+def step_of(line: str) -> str:
+    """What a pod does that is not ready yet, as its line of a log says; empty for another line."""
+    line = line[max(0, line.find(PREFIX)) :]  # behind the index, where several logs are shown
+    if Installing.read(line) is not None or _STILL_INSTALLING.match(line):
+        return "installing"
+    fetched = Fetching.read(line)
+    return "" if fetched is None else f"fetching {fetched.percent} %"
+
+
+def still_installing(seconds: float) -> str:
+    """A pod goes on installing packages."""
+    return f"still installing packages after {seconds:.0f} s"
+
+
+_STILL_INSTALLING = re.compile(re.escape(PREFIX) + r"still installing packages after \d+ s")
+
+
 def no_torch(python: str, error: ImportError) -> str:
     """Why a node cannot run torchrun; NO_TORCH finds it where no torch is there at all."""
     return f"torch cannot be imported by {python}: {error}"
