@@ -134,7 +134,7 @@ class Lasting:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
 
-    def await_whole(self, pods: int, timeout_s: float = 120) -> None:
+    def await_whole(self, pods: int, timeout_s: float = 180) -> None:
         """Until all pods run, as many of them train as the script says, and the rest stand by.
 
         Kubernetes takes some seconds to notice a lost pod, whose log still says that it trains.
@@ -151,7 +151,7 @@ class Lasting:
         assert eventually(whole, timeout_s), self.log.read_text()
 
     def fault(
-        self, what: str, act: Callable[[], object], *, restarts: int = 1, timeout_s: float = 90
+        self, what: str, act: Callable[[], object], *, restarts: int = 1, timeout_s: float = 180
     ) -> float:
         """Do something and wait for training to go on; the seconds from before it."""
         before = self.steps[-1]
@@ -172,7 +172,7 @@ class Lasting:
         times = [step.time for step in self.steps if step.time >= since]
         return max(after - before for before, after in pairwise(times))
 
-    def finish(self, timeout_s: float = 90) -> int:
+    def finish(self, timeout_s: float = 180) -> int:
         """Let the script end; the launch's exit code."""
         (self.folder / "stop").touch()
         return self.launch.wait(timeout_s)
@@ -185,7 +185,7 @@ class Lasting:
         assert re.search(r"^\d \| kij-train: round 1: rank 0 of 2$", log, re.MULTILINE), log
         assert f"{self.name} succeeded" in log
 
-    def ends_badly(self, *words: str, timeout_s: float = 120) -> str:
+    def ends_badly(self, *words: str, timeout_s: float = 180) -> str:
         """What the launch says at the end, with these words in it."""
         assert self.launch.wait(timeout_s) == 1, self.log.read_text()
         log = self.log.read_text()

@@ -15,7 +15,7 @@ from typing import Any
 from kij_train.pod import ITEMS, itemplan, results
 from kij_train.pod.itemplan import ArraySettings
 
-PATIENCE_S = 120
+PATIENCE_S = 240
 STATUS = "kij-train: "
 
 

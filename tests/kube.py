@@ -18,6 +18,7 @@ import yaml
 from kubernetes import client, config
 
 ROOT = Path(__file__).parent.parent
+PATIENCE_S = 90
 KINDS = ("jobs", "pods", "services", "configmaps")
 
 
@@ -79,7 +80,7 @@ class Namespace:
         return str(path)
 
     def kij_train(
-        self, *argv: str, kubeconfig: str | None = None, cwd: Path, timeout_s: float = 120
+        self, *argv: str, kubeconfig: str | None = None, cwd: Path, timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line in this namespace."""
         words = 2 if argv[0] == "bench" else 1
@@ -124,9 +125,9 @@ def namespace(kubeconfig: str, labels: dict[str, str] | None = None) -> Iterator
         made.api.close()
 
 
-def eventually(check: Callable[[], bool], within_s: float) -> bool:
-    """Whether `check` comes true in time."""
-    deadline = time.monotonic() + within_s
+def eventually(check: Callable[[], bool], within_s: float = PATIENCE_S) -> bool:
+    """Whether `check` comes true in time; slow machines have PATIENCE_S at least."""
+    deadline = time.monotonic() + max(within_s, PATIENCE_S)
     while not check():
         if time.monotonic() > deadline:
             return False

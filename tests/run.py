@@ -5,6 +5,7 @@ where the machine has all that it takes; with CI=true on Linux, as root and with
 required, and what apt has is installed for them.
 
 Tests run side by side, for most of their time is waiting; those marked `alone` run afterwards.
+Those marked `slow` are left out; `--slow`, as the nightly workflow has it, runs them alone.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from tests.cluster.state import State
 
 CLUSTER = [sys.executable, "-m", "tests.cluster"]
 PYTEST = [sys.executable, "-m", "pytest"]
-PROCESSES = 2
-"""Of the unit and local tiers, which use processors."""
+PROCESSES = 3
+"""Of the unit and local tiers: two that use the processors while one waits."""
 CLUSTER_PROCESSES = 3
 """Of the api and node tiers, which mostly wait for pods."""
 NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
@@ -35,21 +36,22 @@ def main() -> int:
     """Run the tiers; the exit status is the first that is not zero."""
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("--only-cluster", action="store_true", help="the api and node tiers alone")
+    parser.add_argument("--slow", action="store_true", help="the tests marked slow alone")
     chosen, pytest_args = parser.parse_known_args()
+    which = "slow" if chosen.slow else "not slow"
     if not chosen.only_cluster:
         with phase("tests: unit and local"):
-            status = run_tests("unit or local", PROCESSES, [], pytest_args)
+            status = run_tests(f"(unit or local) and {which}", PROCESSES, [], pytest_args)
         if status:
             return status
         if lacking := reasons_against_a_cluster():
             say("not run: the api and node tiers. This machine lacks\n  " + "\n  ".join(lacking))
             return 0
-    return on_cluster(pytest_args)
+    return on_cluster(which, pytest_args)
 
 
-def run_tests(tiers: str, processes: int, prefix: list[str], pytest_args: list[str]) -> int:
-    """Run tiers, side by side and then alone; the exit status is the first that is not zero."""
-    chosen = f"({tiers}) and not slow"
+def run_tests(chosen: str, processes: int, prefix: list[str], pytest_args: list[str]) -> int:
+    """Run tests, side by side and then alone; the exit status is the first that is not zero."""
     several = [
         *prefix,
         *PYTEST,
@@ -83,7 +85,7 @@ def is_made_for_it() -> bool:
     return sys.platform == "linux" and os.getuid() == 0 and shutil.which("go") is not None
 
 
-def on_cluster(pytest_args: list[str]) -> int:
+def on_cluster(which: str, pytest_args: list[str]) -> int:
     """Run the api and node tiers; a cluster that was not up before is taken down."""
     was_up = State.of_running(StatePaths.of_this_clone()) is not None
     with phase("cluster up"):
@@ -94,7 +96,8 @@ def on_cluster(pytest_args: list[str]) -> int:
         with phase("tests: api and node"):
             prefix = [*CLUSTER, "exec", "--"]
             args = ["--cluster", "own", *pytest_args]
-            return run_tests("api or node", CLUSTER_PROCESSES, prefix, args)
+            chosen = f"(api or node) and {which}"
+            return run_tests(chosen, CLUSTER_PROCESSES, prefix, args)
     finally:
         if not was_up:
             with phase("cluster down"):

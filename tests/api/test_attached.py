@@ -36,7 +36,7 @@ def test_without_a_terminal_it_detaches_and_says_how_to_go_on(
         while "pending 1" not in process.stderr.readline():
             pass
         process.send_signal(signum)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 128 + signum
     assert "error" not in err
     assert "a goes on without us" in err
@@ -97,6 +97,6 @@ def test_a_job_deleted_underneath_ends_it_with_exit_code_4(ns: Namespace, line: 
         while "pending 1" not in process.stderr.readline():
             pass
         ns.delete_job("a")
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 4
     assert "job a was deleted while we watched" in err

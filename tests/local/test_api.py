@@ -59,7 +59,7 @@ def test_a_run_can_be_waited_for_and_cancelled_from_several_threads(tmp_path: Pa
         thread.start()
     run.cancel()
     for thread in threads:
-        thread.join(60)
+        thread.join(180)
     assert caught == [f"{run.name} was cancelled"] * 3
     assert run.status() is JobState.CANCELLED
 

@@ -17,7 +17,7 @@ from tests.frameworks.ways import LOCAL, by_local_launch, by_torchrun
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(3600)]
 CASES = [
-    pytest.param(ENDS_WELL, id=ENDS_WELL.name),
+    pytest.param(ENDS_WELL, id=ENDS_WELL.name, marks=pytest.mark.slow),
     *(
         pytest.param(case, id=case.name, marks=[pytest.mark.slow, needs_frameworks])
         for case in OTHERS

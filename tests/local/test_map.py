@@ -49,7 +49,7 @@ def command(*argv: str) -> list[str]:
 
 def mapped(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*argv), cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        command(*argv), cwd=folder, capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_all_of_it_and_keeps_what_was_done(project: Path) -> None:
     with running(project, *argv) as process:
         assert eventually(lambda: bool(begun(project, "1")), 60)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     assert "kij-train rerun a --failed" in err
     assert alive(begun(project)) == []
@@ -204,7 +204,7 @@ def test_an_index_whose_runner_is_killed_is_run_again_as_often_as_is_said(
         )
         runner.kill()
         (project / "go").touch()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == (0 if retries else 1), err
     assert len(records(project)) == 3 * retries
     assert ("killed by signal 9" in err) == (retries == 0)
@@ -221,7 +221,7 @@ def test_a_reader_that_leaves_ends_it(project: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         err = process.stderr.read().decode()
-        assert process.wait(timeout=60) == 141, err
+        assert process.wait(timeout=180) == 141, err
     assert "nobody reads its output any more" in err
 
 
@@ -283,7 +283,7 @@ def test_a_script_that_maps_its_own_function_unguarded_does_not_start_itself_aga
         f"kij_train.map(f, ['x'], local=True, preload={preload}).wait()\n"
     )
     command = [sys.executable, "maps_itself.py"]
-    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 1
     assert "JobFailedError" in ended.stderr
     assert "under if __name__ == '__main__':" in ended.stderr

@@ -86,14 +86,14 @@ class Launch:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def wait_for(self, pattern: str, timeout_s: float = 90) -> None:
+    def wait_for(self, pattern: str, timeout_s: float = 240) -> None:
         deadline = time.monotonic() + timeout_s
         while not re.search(pattern, self.log):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
 
-    def end(self, timeout_s: float = 120) -> int:
+    def end(self, timeout_s: float = 240) -> int:
         return self.process.wait(timeout_s)
 
     def supervisor(self, index: int) -> psutil.Process:

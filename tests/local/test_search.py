@@ -109,7 +109,7 @@ def test_a_search_that_was_interrupted_goes_on_by_the_command_that_is_printed(
         another = kij(project, *SEARCH, *X, "--sample", "4", "trial.py")
         assert "another process goes on with the search s" in another.stderr
         going.send_signal(signal.SIGINT)
-        _, said = going.communicate(timeout=120)
+        _, said = going.communicate(timeout=240)
     assert going.returncode == 130, said
     [line] = [line for line in said.splitlines() if "go on with it: " in line]
     words = shlex.split(line.partition("go on with it: ")[2])

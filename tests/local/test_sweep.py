@@ -130,7 +130,7 @@ def test_hydra_gets_overrides_and_more_repeats_change_no_seed(project: Path) -> 
     assert seeds[0] == seeds[1]
 
 
-@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("ranks", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_a_trial_may_have_several_ranks_and_the_example_gives_its_loss(
     tmp_path: Path, ranks: str
 ) -> None:

@@ -24,7 +24,7 @@ def start(
     def launch(*flags: str, image: str = image) -> Lasting:
         job = Lasting(ns, image, Path(shared_folder), *flags, name=f"chaos{len(jobs)}")
         jobs.append(job)
-        job.await_step(0, 0, 120)
+        job.await_step(0, 0, 240)
         return job
 
     yield launch

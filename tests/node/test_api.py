@@ -39,6 +39,7 @@ def test_a_failed_run_raises_with_rank_and_line(ns: Namespace, image: str, tmp_p
     assert run.status() is JobState.FAILED
 
 
+@pytest.mark.slow  # tests/local has it without pods
 def test_the_sigterm_example_saves_when_it_is_cancelled_and_goes_on_from_there(
     ns: Namespace, image: str, shared_folder: str
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.kube import Namespace
 
 
-@pytest.mark.parametrize("how", [[], ["--parallel"]])
+@pytest.mark.parametrize("how", [pytest.param([], marks=pytest.mark.slow), ["--parallel"]])
 def test_a_sweep_over_pods_is_one_report_and_leaves_nothing(
     ns: Namespace, tmp_path: Path, image: str, how: list[str]
 ) -> None:

@@ -56,7 +56,7 @@ def launch(
     return result.returncode, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize(("nodes", "nproc"), [(4, 1), (2, 2)])
+@pytest.mark.parametrize(("nodes", "nproc"), [(4, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_ranks_follow_completion_indexes_and_all_reduce_is_right(
     ns: Namespace, project: Path, image: str, nodes: int, nproc: int
 ) -> None:

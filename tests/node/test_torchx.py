@@ -69,7 +69,7 @@ def test_dist_ddp_runs_unchanged_by_the_command_line(ns: Namespace) -> None:
         assert f"rank {rank} of 2: the ranks add up to 1" in followed.stdout
     plain = re.sub(r"\x1b\[\d+m", "", followed.stdout)
     assert {line.split()[0] for line in plain.splitlines()} == {"hello_ranks/0", "hello_ranks/1"}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while "SUCCEEDED" not in (status := torchx("status", handle).stdout):
         assert time.monotonic() < deadline, status
     assert "hello_ranks[1]:SUCCEEDED" in status
@@ -123,7 +123,7 @@ def test_logs_follow_filter_and_know_their_time(runner: Runner) -> None:
 
 def test_a_cancelled_app_stays_readable_until_it_is_deleted(runner: Runner, ns: Namespace) -> None:
     handle = runner.run_component("utils.sh", ["sleep", "600"], "kij_train")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (status := runner.status(handle)) and status.state != AppState.RUNNING:
         assert time.monotonic() < deadline, status
         time.sleep(0.5)

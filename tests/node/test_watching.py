@@ -155,7 +155,7 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
     assert process.stdout is not None
     out = process.stdout.read()
     err = process.stderr.read() if process.stderr else ""
-    process.wait(timeout=60)
+    process.wait(timeout=180)
     return out, err
 
 
@@ -178,7 +178,7 @@ def api_server() -> Iterator[None]:
 
 def harness(*words: str) -> None:
     line = [sys.executable, "-m", "tests.cluster", *words]
-    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run(line, cwd=ROOT, check=True, capture_output=True, timeout=240)
 
 
 @pytest.mark.own_cluster
@@ -232,7 +232,7 @@ def test_waiting_goes_on_through_an_api_server_restart(
         harness("apiserver", "stop")
         time.sleep(3)
         harness("apiserver", "start")
-        _, err = waiting.communicate(timeout=120)
+        _, err = waiting.communicate(timeout=240)
     assert waiting.returncode == 0, err
     assert "a succeeded in" in err
 
@@ -296,7 +296,7 @@ def test_a_job_that_is_deleted_ends_those_who_wait_for_it_and_follow_it(
         assert deleted.returncode == 0, deleted.stderr
         assert [job["state"] for job in json.loads(deleted.stdout)] == ["running"]
         for process in (waiting, logs):
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=180)
             assert process.returncode == 4, err
             assert err.startswith("error: job a was deleted while we watched\n"), err
             assert f"kij-train list -n {ns.name}" in err
@@ -480,7 +480,7 @@ def test_a_right_that_is_taken_away_ends_waiting_and_following_with_its_name(
         time.sleep(2)  # both watch by now
         ns.rbac.delete_namespaced_role_binding("worker", ns.name)
         for process, kinds in ((waiting, r"jobs\.batch"), (logs, r"(jobs\.batch|pods)")):
-            _, err = process.communicate(timeout=120)
+            _, err = process.communicate(timeout=240)
             assert process.returncode == 3, err
             assert err.count("error: ") == 1
             assert re.search(rf"may not (watch|list) {kinds}", err)

@@ -427,7 +427,7 @@ def test_sigterm_while_waiting_for_rank_0_ends_at_once(tmp_path: Path) -> None:
     assert process.stderr is not None
     assert "index 1 of 4" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert process.wait(timeout=90) == 128 + signal.SIGTERM
     assert "ended by SIGTERM before the ranks started" in process.stderr.read()
     process.stderr.close()
 
@@ -494,7 +494,7 @@ def test_sigterm_reaches_a_plain_command(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=20)[0] == "saved\n"
+        assert process.communicate(timeout=90)[0] == "saved\n"
     assert process.returncode == 5
 
 

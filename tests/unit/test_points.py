@@ -59,6 +59,13 @@ def test_a_grid_of_ten_million_is_refused_with_its_factors_before_it_is_made() -
         points.grid(space("a=1..1000000000000", "b=1..1000000000000"))
 
 
+def test_how_large_a_grid_is_can_be_read() -> None:
+    with pytest.raises(
+        RequestError, match=r"the grid has about 10\^300 points \(lr about 10\^300\)"
+    ):
+        points.check_count(space("lr=range(0,1,1e-300)"))
+
+
 def test_a_grid_of_an_axis_without_end_is_refused() -> None:
     with pytest.raises(RequestError, match="numbers without end") as raised:
         points.grid(space("lr=log(1e-5,1e-2)"))

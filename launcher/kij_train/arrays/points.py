@@ -94,13 +94,19 @@ def check_count(space: Space) -> None:
     count = space.count
     if count is None or count <= MOST_POINTS:
         return
-    factors = [f"{axis.name} {axis.count:,}" for axis in space.axes]
+    factors = [f"{axis.name} {_counted(axis.count)}" for axis in space.axes]
     if space.rows:
         factors.insert(0, f"file {len(space.rows):,}")
     raise RequestError(
-        f"the grid has {count:,} points ({' × '.join(factors)}); the most is {MOST_POINTS:,}",
+        f"the grid has {_counted(count)} points ({' × '.join(factors)}); "
+        f"the most is {MOST_POINTS:,}",
         hints=("draw some of them: --sample 64",),
     )
+
+
+def _counted(number: int) -> str:
+    """A number in digits, or how large it is where nobody would count them."""
+    return f"{number:,}" if number < 10**15 else f"about 10^{math.log10(number):.0f}"
 
 
 # --- keys ----------------------------------------------------------------------------------------
