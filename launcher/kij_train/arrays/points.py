@@ -94,7 +94,8 @@ def check_count(space: Space) -> None:
     count = space.count
     if count is None or count <= MOST_POINTS:
         return
-    factors = [f"{axis.name} {_counted(axis.count)}" for axis in space.axes]
+    counts = [(axis.name, axis.count) for axis in space.axes if axis.count is not None]
+    factors = [f"{name} {_counted(number)}" for name, number in counts]
     if space.rows:
         factors.insert(0, f"file {len(space.rows):,}")
     raise RequestError(
