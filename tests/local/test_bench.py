@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from kij_train import pod
 from kij_train.cli.bench import COMMANDS
 
+from tests import commandline
+
 SMALL = ["-b", "1K", "-e", "16K", "-f", "4", "-n", "3"]
 
 
 def bench(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kij_train", "bench", *argv],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return commandline.run(folder, "bench", *argv)
 
 
 RUNS: list[tuple[str, int, list[str]]] = [
@@ -87,14 +81,7 @@ def test_one_wrong_element_of_one_rank_is_counted(tmp_path: Path) -> None:
         "measuring.Run.call = wrong\n"
         "sys.exit(__main__.main(sys.argv[1:]))\n"
     )
-    line = [sys.executable, "-m", "kij_train", "launch", "--local", "--nproc-per-node", "2"]
-    result = subprocess.run(
-        [*line, "broken.py", *SMALL],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    line = ["launch", "--local", "--nproc-per-node", "2", "broken.py"]
+    result = commandline.run(tmp_path, *line, *SMALL)
     assert result.returncode == 1
     assert "# Out of bounds values : 3 FAILED" in result.stdout

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from kij_train.pod.collectives import table
+
+from tests.commandline import run as kij_train
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -40,17 +41,6 @@ for step in range(done, 20):
 print("step", step, "on", torch.cuda.get_device_name(), "after", restarts)
 dist.destroy_process_group()
 """
-
-
-def kij_train(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kij_train", *argv],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def launch(folder: Path, script: str, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from tests import commandline
 
 pytest.importorskip("torch")
 
@@ -41,16 +41,8 @@ dist.destroy_process_group()
 def launch(folder: Path, *argv: str, flags: Sequence[str]) -> subprocess.CompletedProcess[str]:
     (folder / "train.py").write_text(HANGS)
     (folder / "tmp").mkdir()
-    line = [sys.executable, "-m", "kij_train", "launch", "--local", "--restart", "gang"]
-    return subprocess.run(
-        [*line, *flags, "train.py", *argv],
-        cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder / "tmp")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    line = ["launch", "--local", "--restart", "gang", *flags, "train.py", *argv]
+    return commandline.run(folder, *line, TMPDIR=str(folder / "tmp"))
 
 
 def test_ranks_that_hang_begin_again(tmp_path: Path) -> None:

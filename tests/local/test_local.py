@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, redirect_stderr
 from pathlib import Path
 
 import psutil
 import pytest
 from kij_train.cli import main
+
+from tests import commandline
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -47,26 +48,12 @@ time.sleep(600)
 """
 
 
-def command(*argv: str) -> list[str]:
-    return [sys.executable, "-m", "kij_train", "launch", "--local", *argv]
+def launch(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    return commandline.run(folder, "launch", "--local", *argv)
 
 
-def launch(folder: Path, *argv: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*argv), cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
-
-
-@contextmanager
-def running(folder: Path, *argv: str) -> Iterator[subprocess.Popen[str]]:
-    """A launch in the background, killed at the end if it is still there."""
-    with subprocess.Popen(
-        command(*argv), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def running(folder: Path, *argv: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return commandline.running(folder, "launch", "--local", *argv)
 
 
 def next_line(process: subprocess.Popen[str]) -> str:

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import psutil
 import pytest
 from kij_train.errors import JobFailedError, TimedOutError
 
+from tests import commandline
 from tests.kube import ROOT, eventually
 
 SQUARE = (ROOT / "train_examples/square.py").read_text()
@@ -43,26 +43,15 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def command(*argv: str) -> list[str]:
-    return [sys.executable, "-m", "kij_train", "map", "--local", "--name", "a", *argv]
+MAP = ["map", "--local", "--name", "a"]
 
 
 def mapped(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*argv), cwd=folder, capture_output=True, text=True, timeout=240, check=False
-    )
+    return commandline.run(folder, *MAP, *argv)
 
 
-@contextmanager
-def running(folder: Path, *argv: str) -> Iterator[subprocess.Popen[str]]:
-    """A map in the background, killed at the end if it is still there."""
-    with subprocess.Popen(
-        command(*argv), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def running(folder: Path, *argv: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return commandline.running(folder, *MAP, *argv)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -214,7 +203,10 @@ def test_an_index_whose_runner_is_killed_is_run_again_as_often_as_is_said(
 def test_a_reader_that_leaves_ends_it(project: Path) -> None:
     argv = ["--range", "0:5000", "--chunk", "50", "square.py", "{item}"]
     with subprocess.Popen(
-        command(*argv), cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*commandline.KIJ_TRAIN, *MAP, *argv],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import commandline
 
 TRAIN = "print('trained')\n"
 
@@ -20,20 +20,10 @@ def launch(
     (folder / "site").mkdir()
     guard = "import os, sys\nif any(word.endswith('preflight.py') for word in sys.orig_argv):\n    "
     (folder / "site/sitecustomize.py").write_text(guard + (custom or "pass"))
-    soon = [
-        "--env",
-        f"KIJ_PREFLIGHT_DEADLINE_S={deadline_s}",
-    ]  # what the shell says of it reaches no run
-    line = [sys.executable, "-m", "kij_train", "launch", "--local", "--preflight", *soon]
-    return subprocess.run(
-        [*line, *argv, "train.py"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(folder / "site")},
-    )
+    # What the shell says of it reaches no run.
+    soon = ["--env", f"KIJ_PREFLIGHT_DEADLINE_S={deadline_s}"]
+    line = ["launch", "--local", "--preflight", *soon, *argv, "train.py"]
+    return commandline.run(folder, *line, PYTHONPATH=str(folder / "site"))
 
 
 def test_good_nodes_are_said_to_be_good_and_train(tmp_path: Path) -> None:

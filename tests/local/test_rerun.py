@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from kij_train.arrays.store import ArrayFolder
 
+from tests.commandline import KIJ_TRAIN, run
 from tests.kube import eventually
 
 SCRIPT = """
@@ -25,7 +25,6 @@ if key == "slow":
     while not os.path.exists("go"):
         time.sleep(0.05)
 """
-COMMAND = [sys.executable, "-m", "kij_train"]
 
 
 @pytest.fixture
@@ -34,12 +33,6 @@ def project(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "work.py").write_text(SCRIPT)
     return folder
-
-
-def run(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *argv], cwd=folder, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 def mapped(folder: Path, *items: str) -> list[str]:
@@ -108,7 +101,7 @@ def test_what_failed_is_reported_replayed_and_run_again(project: Path) -> None:
 
 def test_a_rerun_leaves_alone_what_runs_and_two_are_told_apart(project: Path) -> None:
     with subprocess.Popen(
-        [*COMMAND, *mapped(project, "b", "a", "slow", "d")],
+        [*KIJ_TRAIN, *mapped(project, "b", "a", "slow", "d")],
         cwd=project,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -134,7 +127,7 @@ def test_a_rerun_leaves_alone_what_runs_and_two_are_told_apart(project: Path) ->
     assert results(project)["b"]["attempt"] == 1
     racing = [
         subprocess.Popen(
-            [*COMMAND, "rerun", "a", "--index", "0"],
+            [*KIJ_TRAIN, "rerun", "a", "--index", "0"],
             cwd=project,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.local.test_sweep import kij
+from tests.commandline import run as kij
 
 TRIAL = """
 import argparse, json, os, pathlib, time

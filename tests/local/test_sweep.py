@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commandline import run as kij
 from tests.kube import ROOT
 
 TRIAL = """
@@ -51,18 +50,6 @@ def project(tmp_path: Path) -> Path:
     lines = [json.dumps({"id": f"q{n}", "n": n}) for n in range(300)]
     (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
-
-
-def kij(folder: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kij_train", *argv],
-        cwd=folder,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def swept(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
