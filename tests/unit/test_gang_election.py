@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 from kij_train.pod import contract, gang, status
-from kij_train.pod.gang import messages, network, peers, processes, ranks
+from kij_train.pod.gang import farewell, messages, network, peers, processes, ranks
 from kij_train.pod.gang import node as gang_node
 from kij_train.pod.gang.history import History, Who
-from kij_train.pod.gang.leader import Leader, Member
+from kij_train.pod.gang.leader import Leader
 from kij_train.pod.gang.node import Supervisor
+from kij_train.pod.gang.rounds import Member
 
 ANSWER_S = 1.0
 
@@ -352,21 +353,20 @@ def test_one_that_comes_from_the_reserve_finds_the_leader_by_the_name_of_all_pod
 
 @pytest.mark.parametrize("lost", [[], [4]])
 def test_whoever_stays_tells_the_end_to_all_that_the_job_makes_and_ends_with_them(
-    lost: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lost: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Index 2 is the highest that was there. One may be lost before it can ask."""
-    monkeypatch.setattr(gang_node, "FAREWELL_S", 0.2)
+    monkeypatch.setattr(farewell, "LATE_S", 0.2)
 
     async def whole() -> bool:
-        made = node(1, free_ports(3), tmp_path, 1)
-        made.settings = made.settings._replace(reserve=5, backoff_limit=5)
-        waiting = asyncio.ensure_future(made._until_all_are_told(2))
+        settings = gang.Settings(2, 2, 1, [], max_restarts=1, backoff_limit=5, reserve=5)
+        told = farewell.Told(settings, asyncio.Event())
+        waiting = asyncio.ensure_future(told.until_all(2, lambda: False))
         for index in (3, 4, 5):
             await asyncio.sleep(0.01)
             assert not waiting.done()
             if index not in lost:
-                made._told.add(index)
-                made._changed.set()
+                told.add(index)
         await asyncio.wait_for(waiting, 20)
         return True
 

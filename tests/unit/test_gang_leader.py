@@ -16,10 +16,8 @@ from kij_train.pod.gang.leader import (
     LATE_S,
     ORDER_S,
     SETTLE_S,
-    STACKS_S,
     STOP_S,
     Leader,
-    Member,
 )
 from kij_train.pod.gang.messages import (
     AskStacks,
@@ -35,6 +33,8 @@ from kij_train.pod.gang.messages import (
     Step,
     Stop,
 )
+from kij_train.pod.gang.rounds import Member
+from kij_train.pod.gang.silence import STACKS_S
 
 Json = dict[str, Any]
 
@@ -50,6 +50,7 @@ class Stage:
         max_restarts: int = 3,
         hang_timeout_s: float = 0,
         reserve: int = 0,
+        heartbeat: str = "file",
     ) -> None:
         self.now = 0.0
         self.said: list[str] = []
@@ -57,7 +58,7 @@ class Stage:
         self.closed: list[str] = []
         peers = ["job-{}.job:1"]
         settings = Settings(low, high, spares, peers, max_restarts, max_restarts, reserve)
-        settings = settings._replace(hang_timeout_s=hang_timeout_s)
+        settings = settings._replace(hang_timeout_s=hang_timeout_s, heartbeat=heartbeat)
         self.leader = Leader(
             settings,
             History(),
@@ -665,8 +666,7 @@ def test_before_the_first_sign_of_life_of_a_round_there_is_time_to_start() -> No
 @pytest.mark.parametrize("heartbeat", ["file", "output"])
 def test_a_script_that_never_gave_a_sign_of_life_is_not_taken_for_a_hang(heartbeat: str) -> None:
     """It may be well, and would be ended again and again. It is said once, with its places."""
-    stage = Stage(2, 2, hang_timeout_s=10)
-    stage.leader.settings = stage.leader.settings._replace(heartbeat=heartbeat)
+    stage = Stage(2, 2, hang_timeout_s=10, heartbeat=heartbeat)
     members = [stage.join(index) for index in range(2)]
     stage.decide()
     unheard(stage, members)

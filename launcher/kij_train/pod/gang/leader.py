@@ -10,16 +10,15 @@ has enough pods for a round.
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
-import re
-import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from kij_train.pod.gang import messages
-from kij_train.pod.gang.hang import compare
+from kij_train.pod.gang.cause import NodeFailure, first_cause
 from kij_train.pod.gang.history import History, Who, place_taken, span
-from kij_train.pod.gang.messages import RankStack
+from kij_train.pod.gang.rounds import Failure, Member, Round
 from kij_train.pod.gang.settings import Settings
+from kij_train.pod.gang.silence import Watch
 
 Json = Dict[str, Any]
 
@@ -38,70 +37,10 @@ KILL_AFTER_S = 2.0
 """Between SIGTERM and SIGKILL for the ranks of a round that has failed."""
 STOP_S = 13.0
 """How long after that SIGKILL a pod may take to end its ranks, before it counts as lost."""
-STACKS_S = 10.0
-"""How long pods may take to send the stacks of their ranks."""
 AVOID_AFTER = 2
 """After this many losses and hangs, pods on other machines are preferred to a machine's pods."""
 STILL_S = 30.0
 """How often the log says that the job still waits for pods."""
-SECONDARY = re.compile(
-    r"Connection (closed|reset) by (remote )?peer|Broken pipe|Connection refused"
-    r"|DistNetworkError|DistStoreError|remote process exited|NCCL watchdog|ncclRemoteError"
-    r"|Watchdog caught collective operation timeout"
-    r"|Socket Timeout|Timed out waiting .* for (recv|send) operation",
-    re.IGNORECASE,
-)
-"""Errors of gloo, NCCL and torch's stores that mean another rank is gone: not the first cause."""
-
-
-class Member:
-    """A pod that is connected to the leader. The leader's own pod is a member too."""
-
-    def __init__(
-        self,
-        who: Who,
-        send: Callable[[messages.Order], None],
-        now: float,
-        close: Callable[[], None],
-    ) -> None:
-        """`close` ends the connection; the pod then connects and joins again."""
-        self.who = who
-        self.send, self.close = send, close
-        self.ready = False
-        """Whether it can start ranks now."""
-        self.leaving = False
-        self.silent = False
-        """Whether its ranks have given no sign of life for longer than the limit."""
-        self.never_heard = False
-        """Whether its ranks have given no sign of life at all in this round."""
-        self.told_news = False
-        self.joined = now
-
-
-class Round:
-    """One round: the members that take part in it, and what is known of its end."""
-
-    def __init__(self, number: int, members: List[Member], now: float) -> None:
-        self.number = number
-        self.members = members
-        self.began = now
-        self.ended: Dict[str, Tuple[int, Json]] = {}
-        """uid of a member whose ranks have ended → exit code and failure record."""
-        self.judge_at = float("inf")
-        self.broken_at: Optional[float] = None
-        self.stop_by = float("inf")
-        self.hastened = False
-        """Whether its ranks have been told to end without a grace period."""
-        self.asked_at: Optional[float] = None
-        """When the members were asked for the stacks of their ranks; None: they were not."""
-        self.stacks: Dict[str, List[RankStack]] = {}
-        """uid of a member → the stack of each of its ranks."""
-        self.step: Optional[int] = None
-        """The step that the script has reported last."""
-        self.again_s = 0.0
-        """Seconds of this round that repeated steps of earlier rounds."""
-        self.failure: Optional[Tuple[Optional[Who], str, Json]] = None
-        """The node, a text and the record, if ranks failed or hung. None if a pod was lost."""
 
 
 class Leader:
@@ -135,8 +74,7 @@ class Leader:
         self._next_word = STILL_S
         self._has_begun = False
         """Whether this leader has started a round."""
-        self._is_mute = False
-        """Whether the log already says that the script gives no signs of life."""
+        self._watch = Watch(settings, say)
         self.heard: Set[int] = set()
         """Indexes that have got the verdict."""
 
@@ -306,7 +244,7 @@ class Leader:
         ]
         left = [m for m in current.members if m not in gone]
         failed = [
-            (m.who, *current.ended[m.who.uid])
+            NodeFailure(m.who, *current.ended[m.who.uid])
             for m in left
             if not m.leaving and current.ended.get(m.who.uid, (0, {}))[0] != 0
         ]
@@ -316,22 +254,26 @@ class Leader:
             elif failed:
                 current.judge_at = min(current.judge_at, now + JUDGE_S)
                 if now >= current.judge_at or len(current.ended) == len(current.members):
-                    who, code, record = min(failed, key=_when)
-                    current.failure = (who, f"{who} failed", record)
-                    text = record.get("message", {}).get("message") or _ended_by(code)
-                    self._break(current, None, f"{who} failed: {str(text).splitlines()[0]}")
+                    first = first_cause(failed)
+                    current.failure = Failure(first.who, f"{first.who} failed", first.record)
+                    self._break(current, None, f"{first.who} failed: {first.text()}")
             elif len(current.ended) == len(current.members):
                 self._account(current)
                 self.verdict = messages.Done(str(self.history), self.history.copy())
-                return
             else:
-                self._look_for_hang(current)
-        if current.broken_at is None:
-            return
-        # A pod that leaves has its own grace period, and is not chosen for the next round.
-        running = [m for m in left if not m.leaving and m.who.uid not in current.ended]
+                current.failure = self._watch.look(current, self.history.heard, now)
+                if current.failure is not None:
+                    text = current.failure.record["message"]["message"].replace("\n", "; ")
+                    self._break(current, current.failure.who, text)
+        if current.broken_at is not None:
+            # A pod that leaves has its own grace period, and is not chosen for the next round.
+            running = [m for m in left if not m.leaving and m.who.uid not in current.ended]
+            self._close(current, running)
+
+    def _close(self, current: Round, running: List[Member]) -> None:
+        """End a broken round once the ranks of these members have ended, or their time is up."""
         self._hasten(current, running)
-        if running and now < current.stop_by:
+        if running and self._clock() < current.stop_by:
             return
         for member in running:
             self.leave(member)
@@ -346,7 +288,6 @@ class Leader:
                 again = self.history.failures - 1
                 times = f" (restarted {again} time{'' if again == 1 else 's'})" if again else ""
                 self._end_with_failure(culprit, record, what + times)
-                return
 
     def _hasten(self, current: Round, running: List[Member]) -> None:
         """Kill the ranks at once if so many pods are missing that they can have a round themselves.
@@ -362,72 +303,6 @@ class Leader:
     def _is_there(self, member: Member) -> bool:
         """Whether it is still connected. A pod that joins again is a new member, without ranks."""
         return self.members.get(member.who.uid) is member
-
-    def _look_for_hang(self, current: Round) -> None:
-        """If no rank has given a sign of life for too long, find out which one holds up the others.
-
-        The leader asks all members for the stacks of their ranks, compares them and ends the round.
-        """
-        running = [m for m in current.members if m.who.uid not in current.ended]
-        if not all(member.silent for member in running):
-            current.asked_at = None
-            return
-        now, limit = self._clock(), span(self.settings.hang_timeout_s)
-        unheard = all(member.never_heard for member in running)
-        if unheard:
-            is_mute = self._is_mute and not self.history.heard
-            if is_mute or now - current.began < self.settings.first_sign_s:
-                return
-            limit = span(self.settings.first_sign_s)
-        if current.asked_at is None:
-            current.asked_at, current.stacks = now, {}
-            self._say(f"no sign of life of any rank for {limit}; asking where they are")
-            for member in running:
-                member.send(messages.AskStacks(current.number))
-        everyone = all(member.who.uid in current.stacks for member in running)
-        if not everyone and now - current.asked_at < STACKS_S:
-            return
-        if unheard and not self.history.heard:
-            self._take_for_mute(current.stacks, limit)
-            return
-        rank, where, callstack = compare([one for some in current.stacks.values() for one in some])
-        who = next(
-            (
-                member.who
-                for member in running
-                for each in current.stacks.get(member.who.uid, [])
-                if each.rank == rank
-            ),
-            None,
-        )
-        text = f"no sign of life for {limit}: {where}"
-        if unheard:
-            text = f"no sign of life in the {limit} since the ranks were started, as there was in "
-            text += f"a round before: {where}"
-        message = {"message": text, "extraInfo": {"py_callstack": callstack}}
-        kij: Json = {"hung": True}
-        record = {"message": message, "kij": kij if rank is None else dict(kij, rank=rank)}
-        what = "the ranks hung" if who is None else f"rank {rank} of {who} hung"
-        current.failure = (who, what, record)
-        self._break(current, who, text.replace("\n", "; "))
-
-    def _take_for_mute(self, stacks: Dict[str, List[RankStack]], limit: str) -> None:
-        """Let the round go on, as no rank has given a sign of life in any round.
-
-        The script may be well and just give none: ending it would end it in every round. If it does
-        hang, torch's own timeouts of the rendezvous and of collectives end it. The log then has its
-        stacks.
-        """
-        self._is_mute = True
-        where = compare([one for some in stacks.values() for one in some]).text
-        has_to = "touch $KIJ_HEARTBEAT_FILE"
-        if self.settings.heartbeat != "file":
-            has_to = f"print, or {has_to}"
-        self._say(
-            f"no rank has ever given a sign of life, in the {limit} since they were started: not "
-            f"taken for a hang, and none will be noticed until they {has_to}. Now "
-            + where.replace("\n", "; ")
-        )
 
     def _grow(self, current: Round) -> None:
         """End an elastic round so that more pods take part, once they have been there a while."""
@@ -497,17 +372,3 @@ def _told_of(shared: Optional[List[str]]) -> str:
     if not shared:
         return "; nothing is mounted that all pods share: what a lost pod saved is lost with it"
     return f"; all pods share {', '.join(shared)}"
-
-
-def _ended_by(code: int) -> str:
-    how = f"torchrun was ended by {signal.Signals(-code).name}" if code < 0 else ""
-    return how or f"exit code {code}"
-
-
-def _when(failed: Tuple[Who, int, Json]) -> Tuple[bool, float]:
-    """A sort key of failures: first causes before lost connections, then the earliest first."""
-    _, _, record = failed
-    text = str(record.get("message", {}).get("message", ""))
-    return SECONDARY.search(text) is not None, float(
-        record.get("kij", {}).get("time") or float("inf")
-    )

@@ -14,13 +14,16 @@ import os
 import signal
 import socket
 import time
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-from kij_train.pod import contract, records, signals, status
-from kij_train.pod.gang import hang, messages, network, peers, processes, ranks
+from kij_train.pod import contract, signals, status
+from kij_train.pod.gang import farewell, hang, messages, network, peers, ranks
 from kij_train.pod.gang.history import History, Who
-from kij_train.pod.gang.leader import KILL_AFTER_S, Leader, Member
+from kij_train.pod.gang.leader import KILL_AFTER_S, Leader
+from kij_train.pod.gang.members import Members
+from kij_train.pod.gang.missed import Unheard, end_cut_off
 from kij_train.pod.gang.part import Part, keep_accounts
+from kij_train.pod.gang.rounds import Member
 from kij_train.pod.gang.settings import ENV_GANG_ID, ENV_POD_IP, Settings
 
 Json = Dict[str, Any]
@@ -34,7 +37,6 @@ LINGER_S = 60.0
 """The same after success. It is longer, because every member has to end with exit code 0."""
 ENDING_S = 3.0
 """How long others wait for a lower index that still ends its ranks, so that it can lead."""
-TOMBSTONE_S = 1800.0
 
 
 class Supervisor:
@@ -75,15 +77,11 @@ class Supervisor:
         self._alone_since = 0.0
         """When this pod last lost its leader (time.monotonic)."""
         self._changed = asyncio.Event()
-        self._channels: List[peers.Channel] = []
-        """The connections to the members, while this pod leads."""
         self._failed: Json = {}
         """The record of this pod's ranks, where they failed in the last round."""
-        self._unheard: Dict[str, Who] = {}
-        """By uid, pods that fell silent and are missed, until the log has told of them."""
-        self._telling: Optional[asyncio.Future[None]] = None
-        self._told: Set[int] = set()
-        """Indexes that have asked this pod since the job ended, and got the verdict."""
+        self._unheard = Unheard(self._a_peer())
+        self._members = Members(self._unheard, self._changed.set)
+        self._told = farewell.Told(settings, self._changed)
 
     async def run(self) -> int:
         """Work until the job is over or this pod has to leave. Returns the exit code."""
@@ -91,13 +89,8 @@ class Supervisor:
         for signum in signals.heard_signals():
             loop.add_signal_handler(signum, self._on_signal, signum)
         port = self.settings.address(self.node.rank)[1]
-        visits: List[Tuple[asyncio.Future[None], asyncio.StreamWriter]] = []
-
-        def on_visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            visits[:] = [(visit, end) for visit, end in visits if not visit.done()]
-            visits.append((asyncio.ensure_future(self._serve(reader, writer)), writer))
-
-        server = await asyncio.start_server(on_visit, None, port, limit=messages.LONGEST_LINE)
+        door = peers.Door(self._serve)
+        await door.open(port)
         zygote = asyncio.ensure_future(self.zygote.serve(self._changed.set, self.part.ended))
         cut_off = asyncio.ensure_future(self._end_when_cut_off())
         try:
@@ -111,14 +104,11 @@ class Supervisor:
                 await (self._lead() if found is None else self._follow(found))
             return await self._farewell()
         finally:
-            server.close()
-            telling = [] if self._telling is None else [self._telling]
-            tasks = [zygote, cut_off, *telling, *(visit for visit, _ in visits)]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for _, writer in visits:  # also those whose task has not started yet
-                writer.close()
+            zygote.cancel()
+            cut_off.cancel()
+            await asyncio.gather(
+                zygote, cut_off, self._unheard.stop(), door.close(), return_exceptions=True
+            )
 
     def _is_connected(self) -> bool:
         """Whether this pod reaches the job: it follows a leader, or all others follow it.
@@ -138,34 +128,25 @@ class Supervisor:
             for member in self.leader.members.values():
                 if member.who.uid != self.me.uid:
                     member.send(messages.CutOff(seconds))
-            await asyncio.gather(*(channel.flush() for channel in self._channels))
-        self._end_cut_off(seconds)
+            await self._members.flush()
+        end_cut_off(seconds, self.me.node)
 
     async def _end_where_cut_off(self, seconds: float) -> None:
         """The leader has said that it is cut off: check this pod, and end it if it is, too."""
         if not await network.has_network(self._a_peer()):
-            self._end_cut_off(seconds)
+            end_cut_off(seconds, self.me.node)
 
     def _a_peer(self) -> str:
         return self.settings.address(int(self.node.rank == 0))[0]
 
-    def _end_cut_off(self, seconds: float) -> None:
-        text = f"cut off: other nodes, DNS and the API server were not reached for {seconds:.0f} s"
-        status.say(f"{text}. This pod ends, so that the Job makes another one")
-        processes.kill_descendants()
-        who = {"index": self.me.node, "exit_code": contract.EXIT_RENDEZVOUS}
-        records.write_record(contract.error_file(), text, "", **who)
-        os._exit(contract.EXIT_RENDEZVOUS)  # a normal exit may wait a minute for DNS threads
-
     # --- leading and following
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, channel: peers.Channel) -> None:
         """Answer a connection from another supervisor.
 
         Every connection gets this pod's role, or the verdict. If this pod leads and the other one
         asks to join, it becomes a member until the connection ends.
         """
-        channel = peers.Channel(reader, writer)
         hello = await channel.receive((messages.Hello,), peers.ANSWER_S)
         if hello is None or hello.gang != self.gang_id:
             channel.close()
@@ -177,12 +158,12 @@ class Supervisor:
             channel.close()
             if self.verdict is not None:
                 self._told.add(hello.who.node)
-                self._changed.set()
                 if leader is not None:
                     leader.heard.add(hello.who.node)
             return
-        member = Member(hello.who, channel.send, time.monotonic(), channel.close)
-        await self._serve_member(leader, channel, member, hello.history)
+        await self._members.serve(
+            channel, leader, hello.who, hello.history, lambda: self.leader is leader
+        )
 
     def _role(self) -> messages.Answer:
         """The answer to another supervisor."""
@@ -195,32 +176,6 @@ class Supervisor:
         if self._cannot_lead():
             return messages.Ending()
         return messages.Looking(self.node.rank)
-
-    async def _serve_member(
-        self, leader: Leader, channel: peers.Channel, member: Member, history: History
-    ) -> None:
-        self._channels.append(channel)
-        ping = asyncio.ensure_future(channel.ping())
-        leader.join(member, history)
-        self._unheard.pop(member.who.uid, None)
-        self._changed.set()
-        try:
-            while True:
-                report = await channel.receive(messages.REPORTS)
-                if report is None:
-                    break
-                leader.take(member, report)
-                self._changed.set()
-        finally:
-            if channel.refused:
-                status.say(f"{member.who} sent a malformed message: {channel.refused}")
-            ping.cancel()
-            channel.close()
-            self._channels.remove(channel)
-            leader.leave(member)
-            if channel.fell_silent and self.leader is leader:
-                self._unheard[member.who.uid] = member.who
-            self._changed.set()
 
     async def _lead(self) -> None:
         """Lead the job until it has a verdict, a better leader is found, or this pod must leave."""
@@ -263,7 +218,8 @@ class Supervisor:
                     # In the background: an index that does not answer takes seconds.
                     look = asyncio.ensure_future(self.peers.has_better_leader())
                     look.add_done_callback(lambda _: self._changed.set())
-                self._tell_of_unheard(leader)
+                if leader.lacks_nodes() and self.settings.shared is not None:
+                    self._unheard.tell()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), DECIDE_S)
                 self._changed.clear()
@@ -271,29 +227,7 @@ class Supervisor:
             self.leader = None
             if look is not None:
                 look.cancel()
-            await asyncio.gather(*(channel.flush() for channel in self._channels))
-            for channel in self._channels:
-                channel.close()
-
-    def _tell_of_unheard(self, leader: Leader) -> None:
-        """Have the log say which pods fell silent, if training waits for others instead of them.
-
-        A `launch` that is attached deletes them then, so that the Job makes others: Kubernetes
-        itself takes most of a minute to notice a dead machine, and never notices a cut link.
-        """
-        if not self._unheard or not leader.lacks_nodes() or self.settings.shared is None:
-            return
-        if self._telling is None or self._telling.done():
-            self._telling = asyncio.ensure_future(self._tell_where_connected())
-
-    async def _tell_where_connected(self) -> None:
-        """Not if this pod's own network is cut: it would tell of those on the right side."""
-        if await network.has_network(self._a_peer()):
-            for who in self._unheard.values():
-                status.say(status.Unheard(who.node, who.ip, who.machine).text())
-            self._unheard.clear()
-        else:
-            await asyncio.sleep(network.LOOK_S)
+            await self._members.close()
 
     async def _until_heard(self, leader: Leader) -> None:
         """Stay until all members have confirmed the verdict, or the time is up.
@@ -346,7 +280,7 @@ class Supervisor:
             channel.close()
             self.up = None
         if channel.fell_silent:
-            self._unheard[found.who.uid] = found.who
+            self._unheard.add(found.who)
         if not self._is_over():
             await self._without_leader(found.who)
 
@@ -403,7 +337,7 @@ class Supervisor:
         self.history, self.peers.ips = news.history, news.ips
 
     def _in_round(self) -> None:
-        self._unheard.clear()  # others train instead
+        self._unheard.clear()
         self._lost, self._in_round_since = None, time.time()
         keep_accounts(self.history, "training", self._in_round_since)
 
@@ -459,52 +393,15 @@ class Supervisor:
     async def _farewell(self) -> int:
         verdict = self.verdict
         if verdict is None:
-            if self._failed:  # the Job was ended before the verdict came: this is its cause
-                self._write_own(self._failed, {"index": self.me.node}, "")
+            if self._failed:
+                farewell.write_own_failure(self._failed, self.me)
             return 128 + (self.signalled or signal.SIGTERM)
         if isinstance(verdict, messages.Done):
-            records.write_accounts(verdict.history.brief())
+            farewell.write_verdict(verdict, self.me)
             return 0
         self._stop(KILL_AFTER_S)
-        self._write_verdict(verdict, verdict.uid == self.me.uid)
+        farewell.write_verdict(verdict, self.me)
         status.say(f"the job failed: {verdict.text}. It {verdict.summary}")
         if verdict.stays == self.me.uid:
-            with contextlib.suppress(asyncio.TimeoutError):
-                highest = verdict.history.highest
-                await asyncio.wait_for(self._until_all_are_told(highest), TOMBSTONE_S)
+            await self._told.until_all(verdict.history.highest, lambda: self.signalled is not None)
         return contract.EXIT_FAILED
-
-    async def _until_all_are_told(self, highest: int) -> None:
-        """Give the verdict to the pods that the Job still creates after the job has failed.
-
-        The Job creates pods until it has counted enough failures. It takes the indexes of the
-        reserve one after the other, starting above `highest`, the highest index so far. When all
-        up to `backoff_limit` have heard the verdict, this pod can end too, and the Job is over. If
-        there is no reserve, a lost index comes back with another pod, any number of times.
-        """
-        last = self.settings.backoff_limit
-        coming = set(range(highest + 1, last + 1))
-        give_up_at = float("inf")
-        while self.signalled is None and time.monotonic() < give_up_at:
-            if self.settings.reserve and coming <= self._told:
-                return
-            if last in self._told:  # another pod may have ended before it could ask
-                give_up_at = min(give_up_at, time.monotonic() + FAREWELL_S)
-            self._changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), FAREWELL_S)
-
-    def _write_verdict(self, verdict: messages.Failed, mine: bool) -> None:
-        who = {"index": self.me.node, "accounts": verdict.history.brief(), "final": True}
-        if mine or not verdict.uid:
-            self._write_own(verdict.record, who, verdict.text)
-        else:
-            # This pod was only told to end: the record of another pod has the cause.
-            who["exit_code"] = 128 + signal.SIGTERM
-            records.write_record(contract.error_file(), verdict.text, "", **who)
-
-    def _write_own(self, record: Json, who: Json, otherwise: str) -> None:
-        message = record.get("message", {})
-        text = str(message.get("message") or otherwise)
-        stack = str((message.get("extraInfo") or {}).get("py_callstack", ""))
-        records.write_record(contract.error_file(), text, stack, **{**record.get("kij", {}), **who})

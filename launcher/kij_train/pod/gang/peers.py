@@ -16,8 +16,10 @@ import ipaddress
 import socket
 import time
 from typing import (
+    Any,
     AsyncIterator,
     Callable,
+    Coroutine,
     Dict,
     List,
     NamedTuple,
@@ -111,6 +113,35 @@ class Channel:
     def close(self) -> None:
         """Close the connection. Queued messages are still sent."""
         self._writer.close()
+
+
+class Door:
+    """The port at which other supervisors connect to this one."""
+
+    def __init__(self, serve: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
+        """`serve` is called with every connection."""
+        self._serve = serve
+        self._server: Optional[asyncio.AbstractServer] = None
+        self._visits: List[Tuple[asyncio.Future[None], Channel]] = []
+
+    async def open(self, port: int) -> None:
+        """Listen from now on."""
+        self._server = await asyncio.start_server(self._let_in, None, port, limit=LONGEST_LINE)
+
+    def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel = Channel(reader, writer)
+        self._visits = [(visit, end) for visit, end in self._visits if not visit.done()]
+        self._visits.append((asyncio.ensure_future(self._serve(channel)), channel))
+
+    async def close(self) -> None:
+        """Listen no more, and end all connections."""
+        if self._server is not None:
+            self._server.close()
+        for visit, _ in self._visits:
+            visit.cancel()
+        await asyncio.gather(*(visit for visit, _ in self._visits), return_exceptions=True)
+        for _, channel in self._visits:  # also of those whose task has not started yet
+            channel.close()
 
 
 class Answered(NamedTuple):
