@@ -10,6 +10,7 @@ from kij_train import commands, names, units
 from kij_train.commands import Address
 from kij_train.diagnosis import arrays, causes, pending
 from kij_train.diagnosis.accounts import accounts_as_json
+from kij_train.diagnosis.disruptions import TOO_MANY_LOST, disruption, without_pods
 from kij_train.diagnosis.failures import (
     Failure,
     failure_of_pod,
@@ -21,7 +22,7 @@ from kij_train.diagnosis.failures import (
     traceback_tail,
 )
 from kij_train.diagnosis.held import of_held, own_end, state_with
-from kij_train.diagnosis.jobview import JobState, JobView, Object, condition
+from kij_train.diagnosis.jobview import JobState, JobView, Object
 from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import Phase, node_of, nodes_of_job
@@ -31,8 +32,6 @@ from kij_train.pod import status
 from kij_train.pod.gang import History
 
 MOST_LOSSES = 3
-TOO_MANY_LOST = ("BackoffLimitExceeded", "MaxFailedIndexesExceeded", "FailedIndexes")
-"""Why a Job says that it has failed where more pods have than may."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +164,11 @@ def _failed(job: JobView, pods: Sequence[Object], events: Sequence[Object]) -> V
     exhausted = settings is not None and ended.get("reason") in TOO_MANY_LOST
     if settings is not None and exhausted and not any(failure.final for failure in failures):
         limit = f"more pods were lost than --max-restarts {settings.max_restarts} allows"
-        losses = _losses(job, pods) or _without_pods(ended, events)
+        losses = _losses(job, pods) or without_pods(ended, events)
         return Verdict(JobState.FAILED, f"{head} · {limit}", tuple(losses))
     cause = first_failure(failures)
     if cause is None:
-        return Verdict(JobState.FAILED, head, tuple(_without_pods(ended, events)))
+        return Verdict(JobState.FAILED, head, tuple(without_pods(ended, events)))
     pod = next(pod for pod in pods if pod["metadata"]["name"] == cause.pod)
     where = _where(cause, pod)
     finding = _finding(cause, pod, job, failures)
@@ -181,7 +180,7 @@ def _failed_array(
 ) -> Verdict:
     indexes, findings = arrays.failed_indexes(job, pods)
     if not indexes:
-        return Verdict(JobState.FAILED, head, tuple(_without_pods(job.end or {}, events)))
+        return Verdict(JobState.FAILED, head, tuple(without_pods(job.end or {}, events)))
     many = "es" if job.completions != 1 else ""
     said = f"{len(indexes):,} of {job.completions:,} index{many} failed: {arrays.named(indexes)}"
     return Verdict(JobState.FAILED, f"{head} · {said}", tuple(findings))
@@ -190,7 +189,7 @@ def _failed_array(
 def _losses(job: JobView, pods: Sequence[Object]) -> list[Finding]:
     """What ended the pods of a job that restarts, the newest first; not what its end took along."""
     failed = [(found, pod) for pod in pods if (found := failure_of_pod(pod)) is not None]
-    lost = [(one, pod) for one, pod in failed if not one.secondary or _disruption(pod) is not None]
+    lost = [(one, pod) for one, pod in failed if not one.secondary or disruption(pod) is not None]
     findings = []
     for failure, pod in sorted(lost, key=lambda each: -each[0].time)[:MOST_LOSSES]:
         finding = _finding(failure, pod, job, [failure])
@@ -204,9 +203,9 @@ def _where(failure: Failure, pod: Object) -> str:
 
 
 def _finding(cause: Failure, pod: Object, job: JobView, failures: Sequence[Failure]) -> Finding:
-    disruption = _disruption(pod)
-    if disruption is not None:
-        finding = disruption
+    done_to_it = disruption(pod)
+    if done_to_it is not None:
+        finding = done_to_it
     elif cause.container is not None:
         finding = _foreign(cause, pod)
     else:
@@ -287,97 +286,6 @@ def _foreign(cause: Failure, pod: Object) -> Finding:
         "ask whoever has it injected; to keep it out of the pods (Istio): "
         "--label sidecar.istio.io/inject=false",
     )
-
-
-_DISRUPTIONS = {
-    "PreemptionByScheduler": (
-        "preempted",
-        "a job of higher priority took its place",
-        "--priority-class",
-    ),
-    "DeletionByTaintManager": ("node-lost", "its machine was lost or tainted", None),
-    "EvictionByEvictionAPI": ("evicted", "it was evicted, as by a drain of its machine", None),
-    "DeletionByPodGC": ("node-lost", "its machine is gone from the cluster", None),
-}
-
-
-def _disruption(pod: Object) -> Finding | None:
-    """What the cluster did to a pod, which the pod could not help."""
-    status = pod.get("status", {})
-    said = str(status.get("message") or "")
-    if status.get("reason") == "Evicted":
-        hint = None
-        if any(word in said.lower() for word in ("ephemeral", "emptydir", "disk")):
-            hint = "write to a mount: --mount pvc:NAME:/path"
-        elif "memory" in said:
-            hint = "ask for the memory it takes: --memory"
-        return Finding("evicted", "its machine evicted it", (said,) if said else (), hint)
-    if status.get("reason") in ("Terminated", "NodeShutdown", "Shutdown"):
-        return Finding(
-            "node-shutdown",
-            "its machine was shut down, as spot machines are",
-            (said,) if said else (),
-        )
-    if status.get("reason") in (
-        "NodeLost",
-        "NodeAffinity",
-        "UnexpectedAdmissionError",
-        "OutOfcpu",
-        "OutOfmemory",
-        "OutOfpods",
-    ):
-        return Finding(
-            "node-refused",
-            f"its machine did not take it: {status['reason']}",
-            (said,) if said else (),
-        )
-    disrupted = condition(pod, "DisruptionTarget")
-    if disrupted is None:
-        return None
-    words = str(disrupted.get("message") or "")
-    if disrupted.get("reason") == "TerminationByKubelet":
-        shutdown = "shutdown" in words.lower()
-        kind, summary = (
-            ("node-shutdown", "its machine was shut down")
-            if shutdown
-            else ("evicted", "its machine ended it")
-        )
-        return Finding(kind, summary, (words,) if words else ())
-    known = _DISRUPTIONS.get(str(disrupted.get("reason")))
-    if known is None:
-        return Finding(
-            "disrupted",
-            f"the cluster ended it: {disrupted.get('reason')}",
-            (words,) if words else (),
-        )
-    return Finding(known[0], known[1], (words,) if words else (), known[2])
-
-
-_EVENTS = {
-    "Preempted": ("preempted", "a pod of higher priority took its place"),
-    "TaintManagerEviction": ("node-lost", "its machine was lost or tainted"),
-    "NodeNotReady": ("node-lost", "its machine was lost"),
-    "Evicted": ("evicted", "its machine evicted it"),
-}
-
-
-def _without_pods(ended: Object, events: Sequence[Object]) -> list[Finding]:
-    """No pod is there to speak: the events that are still known, else the Job's own words."""
-    said = str(ended.get("message") or "")
-    for event in events:
-        if event.get("reason") in _EVENTS:
-            kind, summary = _EVENTS[str(event["reason"])]
-            about = event.get("involvedObject", {}).get("name")
-            return [Finding(kind, f"pod {about}: {summary}", (str(event.get("message", "")),))]
-    if ended.get("reason") in TOO_MANY_LOST:
-        return [
-            Finding(
-                "pods-gone",
-                "a pod failed, and it is gone: deleted, or its machine was",
-                (said,) if said else (),
-            )
-        ]
-    return [Finding("unknown", f"{ended.get('reason')}: {said}")]
 
 
 def _deadline(job: JobView, events: Sequence[Object]) -> Verdict:

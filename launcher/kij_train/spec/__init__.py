@@ -5,8 +5,9 @@ Every check that needs neither a cluster nor the file system is here.
 
 from typing import TYPE_CHECKING, Any
 
-from kij_train.spec.common import DEFAULT_IMAGE, TOPOLOGIES, Common, parse_topology
+from kij_train.spec.common import DEFAULT_IMAGE, Common
 from kij_train.spec.kept import kept, request_of, values_of
+from kij_train.spec.placement import TOPOLOGIES, parse_topology
 from kij_train.spec.training import (
     CONTRACT_ENV,
     DEFAULT_PORT,
