@@ -16,7 +16,7 @@ from typing import Any
 
 from kij_train.diagnosis.jobview import epoch, own
 from kij_train.diagnosis.phases import foreign, index_of
-from kij_train.pod.gang.leader import SECONDARY
+from kij_train.pod.gang.cause import SECONDARY
 
 TRACEBACK_LINES = 12
 MESSAGE_LINES = 6

@@ -5,7 +5,6 @@ The files of this package run in the pods, beside bootstrap.py: standard library
 
 from pathlib import Path
 
-from kij_train.pod.gang.cause import SECONDARY
 from kij_train.pod.gang.history import History
 from kij_train.pod.gang.settings import (
     ENV_GANG,
