@@ -150,17 +150,34 @@ def test_results_on_a_volume_are_not_mixed_with_those_of_an_older_array(
         result = ns.kij_train("map", *argv, "some.py", "{item}", cwd=project)
         assert result.returncode == 0, result.stderr
         uid = ns.batch.read_namespaced_job("sq", ns.name).metadata.uid
-        lines = read_on_a_machine(ns, small_image, out, f"sq/attempt-0-{uid}/part-*.jsonl")
+        lines = on_a_machine(ns, small_image, out, f"cat /out/sq/attempt-0-{uid}/part-*.jsonl")
         found = {one["key"]: one["square"] for one in map(json.loads, lines)}
         assert found == {str(number): number**2 * factor for number in range(4)}
 
 
-def read_on_a_machine(ns: Namespace, image: str, folder: str, pattern: str) -> list[str]:
-    """Lines of files in a folder of the machines, read by a pod."""
+def test_pods_read_a_list_on_a_volume_and_refuse_one_that_has_changed(
+    ns: Namespace, project: Path, small_image: str, shared_folder: str
+) -> None:
+    (project / "list.txt").write_text("1\n2\n3\n")
+    out = f"{shared_folder}/{ns.name}"
+    argv = ["--image", small_image, "--mount", f"hostpath:{out}:/out", "--env", "EACH_S=0"]
+    argv += ["--items", "list.txt", "--items-on", "/out/list.txt", "--indexes", "2"]
+    for lines, code in (("1\\n2\\n3\\n", 0), ("1\\n2\\n4\\n", 1)):
+        on_a_machine(ns, small_image, out, f"printf '{lines}' > /out/list.txt")
+        name = f"sq-{code}"
+        result = ns.kij_train("map", *argv, "--name", name, "some.py", "{item}", cwd=project)
+        assert result.returncode == code, result.stderr
+    assert {record["key"] for record in records(project, "sq-0")} == {"1", "2", "3"}
+    assert records(project, "sq-1") == []
+    assert "the list of items /out/list.txt is not what was launched" in result.stderr
+
+
+def on_a_machine(ns: Namespace, image: str, folder: str, command: str) -> list[str]:
+    """What a pod prints of a shell's command, with a folder of the machines at /out."""
     container = {
-        "name": "read",
+        "name": "shell",
         "image": image,
-        "command": ["sh", "-c", f"cat /out/{pattern}"],
+        "command": ["sh", "-c", command],
         "volumeMounts": [{"name": "out", "mountPath": "/out"}],
     }
     spec = {

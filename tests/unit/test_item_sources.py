@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.arrays import items
+from kij_train.arrays import items, keys
 from kij_train.errors import RequestError
 from kij_train.pod import itemplan
 
@@ -140,7 +140,7 @@ def test_numbers_and_texts_that_look_alike_share_a_key() -> None:
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), min_size=1)))
 def test_a_list_is_taken_whole_or_refused_for_keys_that_are_alike(rows: list[str]) -> None:
     content = "".join(f"{row}\n" for row in rows)
-    alike = len({items.folded(row) for row in rows}) < len(rows)
+    alike = len({keys.folded(row) for row in rows}) < len(rows)
     try:
         found = listed(content)
     except RequestError as error:

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.arrays import items
+from kij_train.arrays import items, keys
 from kij_train.errors import RequestError
 from kij_train.pod import itemlist, itemplan
 from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
@@ -61,7 +61,7 @@ LINES = st.text(st.characters(exclude_characters="\n\0", exclude_categories=["Cs
 
 
 @given(
-    st.lists(LINES, min_size=1, max_size=20, unique_by=items.folded),
+    st.lists(LINES, min_size=1, max_size=20, unique_by=keys.folded),
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from(["", "\ufeff"]),
     st.integers(1, 40),

@@ -15,32 +15,26 @@ import contextlib
 import glob
 import hashlib
 import json
-import math
 import os
 import re
 import sys
-import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from kij_train import names
+from kij_train.arrays.jsonlines import check_text, key_of, key_of_line
+from kij_train.arrays.keys import check_distinct
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.pod import itemlist
-from kij_train.pod.itemlist import KEY_FIELDS, MOST_KEY_BYTES
+from kij_train.pod.itemlist import MOST_KEY_BYTES
 from kij_train.pod.itemplan import MOST_ITEM_BYTES
 
 STDIN = "-"
 STDIN_SHOWN = "standard input"
 JSON_ENDINGS = (".jsonl", ".ndjson")
-MOST_SHOWN = 80
-"""Characters of a key in a message."""
-PARTS = 8
-"""In which many keys are compared."""
-_STRING = re.compile(r'"(\\.|[^"\\])*"')
 
 
 @dataclass(frozen=True)
@@ -173,7 +167,7 @@ def from_list(content: bytes, source: str) -> Items:
         )
     if source.endswith(JSON_ENDINGS) or _begins_json_lines(rows[0]):
         keys = [
-            _key_of_line(row, f"{source}:{line}") for row, line in zip(rows, numbers, strict=True)
+            key_of_line(row, f"{source}:{line}") for row, line in zip(rows, numbers, strict=True)
         ]
         return _checked(Items(source, keys, rows, lines=numbers, sha256=sha256, is_json=True))
     return _checked(_of_texts(source, rows, numbers, sha256))
@@ -194,82 +188,6 @@ def _of_texts(
         return Items(source, rows, lines=lines, sha256=sha256)
     keys, texts = list(map(itemlist.short, rows)), list(map(json.dumps, rows))
     return Items(source, keys, texts, lines=lines, sha256=sha256)
-
-
-class _NoNumberError(ValueError):
-    """NaN and the like, which Python reads and JSON has not."""
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise _NoNumberError(text)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text} is beyond what a float can be")
-    return value
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, for `object_pairs_hook`: of a name that is there twice, Python would drop
-    the first value. Raises ValueError."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{json.dumps(twice)} is there twice")
-    return found
-
-
-_decode = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=once
-).decode
-
-
-def _key_of_line(row: str, place: str) -> str:
-    """The key of a line of JSON, which is checked. Raises RequestError."""
-    try:
-        value = _decode(row)
-    except _NoNumberError as error:
-        word = str(error)
-        column = _STRING.sub(lambda found: " " * len(found[0]), row).find(word) + 1
-        raise RequestError(f"{place}:{column}: no JSON: it has no {word}") from None
-    except json.JSONDecodeError as error:
-        raise RequestError(
-            f"{place}:{error.colno}: no JSON: {error.msg}",
-            hints=("each line is one value: jq -c . FILE writes them so",),
-        ) from None
-    except RecursionError:
-        raise RequestError(f"{place}: is nested too deeply") from None
-    except ValueError as error:
-        raise RequestError(f"{place}: {error}") from None
-    if "\\" in row:
-        _check_text(value, place)
-    return key_of(value, place)
-
-
-def key_of(value: Any, place: str) -> str:
-    """The key of an item. Raises RequestError."""
-    if isinstance(value, dict):
-        for field in KEY_FIELDS:
-            if field in value:
-                key = value[field]
-                if not isinstance(key, str | int) or isinstance(key, bool) or key == "":
-                    raise RequestError(f'{place}: its "{field}" must be a text or a whole number')
-                if not itemlist.fits(str(key)):
-                    raise RequestError(
-                        f'{place}: its "{field}" is longer than {MOST_KEY_BYTES:,} bytes'
-                    )
-                break
-    return itemlist.key_of(value)
-
-
-def _check_text(value: Any, place: str) -> None:
-    try:
-        names.check_texts(value)
-    except ValueError as error:
-        raise RequestError(f"{place}: {error}") from None
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -355,7 +273,7 @@ def from_values(values: Iterable[Any]) -> Items:
             texts.append(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(f"{place}: cannot be written as JSON: {error}") from None
-        _check_text(value, place)
+        check_text(value, place)
         keys.append(key_of(value, place))
     if not keys:
         raise RequestError("items: there are none")
@@ -378,63 +296,5 @@ def _checked(items: Items) -> Items:
                 f"{MOST_ITEM_BYTES:,} is the most that a program takes in a variable",
                 hints=("put what is long into files, and list those",),
             )
-    _check_distinct(items)
+    check_distinct(items.keys, items.place)
     return items
-
-
-def folded(key: str) -> str:
-    """What is the same for keys that some file systems, and most people, take for the same."""
-    if key.isascii():
-        return key.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
-
-
-def _check_distinct(items: Items) -> None:
-    # Of a million keys, a set of them, or of their hashes, is as large as the keys.
-    hashes = array("q", (hash(folded(key)) for key in items.keys))
-    repeated: set[int] = set()
-    for part in range(PARTS):
-        seen: set[int] = set()
-        for number in hashes:
-            if number % PARTS == part:
-                (repeated if number in seen else seen).add(number)
-    if not repeated:
-        return
-    first_of: dict[str, int] = {}
-    twice = []
-    for position, key in enumerate(items.keys):
-        if hashes[position] in repeated:
-            first = first_of.setdefault(folded(key), position)
-            if first != position:
-                twice.append((first, position))
-    if twice:
-        raise _not_distinct(items, *twice[0], len(twice) - 1)
-
-
-def _not_distinct(items: Items, first: int, second: int, more: int) -> RequestError:
-    one, other = items.keys[first], items.keys[second]
-    others = f" (and {more:,} more)" if more else ""
-    where = f"{items.place(second)}: {_quoted(other)}"
-    if one == other:
-        return RequestError(
-            f"{where} is at {items.place(first)} already, and each item needs a key of its own"
-            f"{others}",
-            hints=(
-                "of lines, each once: sort -u LIST",
-                'to run one several times, JSON lines with a key each: {"key": "a-1", "path": "a"}',
-            ),
-        )
-    differ = "by case"
-    if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
-        differ = "in their form of Unicode"
-        where = f"{items.place(second)}: {_quoted(other, ascii_only=True)}"
-    return RequestError(
-        f"{where} and {_quoted(one, ascii_only=differ != 'by case')} at {items.place(first)} "
-        f"differ only {differ}, so that files named by them may be one{others}",
-        hints=('JSON lines with a key each tell them apart: {"key": "1-a", "id": "a"}',),
-    )
-
-
-def _quoted(key: str, *, ascii_only: bool = False) -> str:
-    text = key if len(key) <= MOST_SHOWN else key[:MOST_SHOWN] + "…"
-    return shown(json.dumps(text, ensure_ascii=ascii_only))

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from kij_train.arrays.axes import Axis, Continuous, Listed, Value, parse_axis, value_of
-from kij_train.arrays.items import once
+from kij_train.arrays.jsonlines import once
 from kij_train.errors import RequestError
 from kij_train.pod.trials import text_of
 
