@@ -508,3 +508,24 @@ def test_what_a_pod_has_is_all_that_a_runner_needs(tmp_path: Path, python: str) 
     array.script("", "items_of_mine.py")
     result = array.run("a.py", python=python, runner=str(bundle / "items.py"))
     assert (result.returncode, result.output) == (0, f"{tmp_path} False\n"), result.err
+
+
+def test_an_item_that_writes_too_much_or_lost_its_file_has_failed_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    array = Array(tmp_path, ["a", "b", "gone.csv"], results_dir=str(tmp_path / "results"))
+    array.script(
+        "import os, sys\n"
+        "result = open(os.environ['KIJ_RESULT_FILE'], 'w')\n"
+        "if sys.argv[1] == 'a': result.truncate(257 * 2**20)\n"
+        "if sys.argv[1] == 'gone.csv': open(sys.argv[1])\n"
+    )
+    array.run("a.py", "{item}")
+    large, well, gone = array.part()
+    assert "269,484,032 bytes of results; an item may write 268,435,456" in large["error"]
+    assert "error" not in well
+    # A file that was there when it was listed.
+    assert (gone["key"], "No such file or directory: 'gone.csv'" in gone["error"]) == (
+        "gone.csv",
+        True,
+    )
