@@ -10,7 +10,7 @@ from kij_train.cli import output
 from kij_train.cli.onjob import duration, job_argument, output_option
 from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
-from kij_train.jobs import change
+from kij_train.jobs import array_found, change
 
 
 @click.command("cancel")
@@ -29,9 +29,19 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
 
     Every rank gets SIGTERM, and its pod's grace period to save a checkpoint. A job that has ended
     stays as it is, but --grace hastens the pods of one that was cancelled. `kij-train resume`
-    starts a cancelled job again. With -o json: name, namespace, uid, state and stateBefore.
+    starts a cancelled job again. Of a sweep whose trials are Jobs, all are ended.
+
+    With -o json: name, namespace, uid, state and stateBefore.
     """
     cluster = connect(params)
+    trials = array_found.named(cluster, name)
+    if len(trials) > 1 and form == "text":
+        for trial in trials:
+            change.cancel(cluster, trial, grace_s=grace_s)
+        again = cluster.address.command("rerun", name, "--failed")
+        output.status(f"the {len(trials):,} trials of {name} are cancelled, unless they had ended")
+        output.status(f"  run the rest: {again}")
+        return
     before = change.cancel(cluster, name, grace_s=grace_s)
     hastened = grace_s is not None and before.state is JobState.CANCELLED
     if form == "json":

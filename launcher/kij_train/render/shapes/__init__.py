@@ -21,4 +21,4 @@ def shape_of(spec: Common, name: str, attempt: Attempt | None = None) -> Shape:
 
     assert isinstance(spec, ArraySpec)
     assert attempt is not None
-    return array.shape(spec, attempt)
+    return array.shape(spec, name, attempt)
