@@ -24,6 +24,7 @@ from kij_train.cli import output
 from kij_train.cli.array_end import finish
 from kij_train.cli.array_view import array_view
 from kij_train.cli.attach import ask, signum_of, sigterm_as_interrupt
+from kij_train.cli.onarray import up_to_date
 from kij_train.cli.rerun import begin
 from kij_train.errors import InterruptedByUserError, KijError, RequestError
 from kij_train.jobs import array_found
@@ -113,7 +114,10 @@ def _run_or_leave(
 ) -> None:
     if not detach:
         is_over = run_trials(plan, folder, backend, chosen, at_once_of(plan))
-        raise click.exceptions.Exit(finish(folder) if is_over else 0)
+        if not is_over:
+            raise click.exceptions.Exit(0)
+        live = up_to_date(folder, backend.cluster(plan.spec))  # others may run still
+        raise click.exceptions.Exit(finish(folder, live))
     for one in chosen:
         run, _ = _started(plan, folder, backend, one)
         output.status(f"created job {run.name}")
@@ -249,8 +253,10 @@ class _Trials:
                 signum=signum,
                 hints=self._rest(),
             )
-        going = f"{len(self._going)} trial{'' if len(self._going) == 1 else 's'} of {name} go on"
-        detached = f"{going} without us, {len(self._ahead)} were not begun"
+        detached = (
+            f"{name} goes on without us: {len(self._going):,} trials run, {len(self._ahead):,} "
+            "were not begun"
+        )
         if said is None:
             raise InterruptedByUserError(detached, signum=signum, hints=self._rest())
         output.note(detached, self._rest())

@@ -21,7 +21,7 @@ from kij_train.arrays.view import Live, indexes_of, items_of, trial_nodes
 from kij_train.diagnosis import JobState, Object, Phase
 from kij_train.errors import KijError
 from kij_train.jobs.trial_nodes import TrialNodes
-from kij_train.pod import itemplan, itemrecords, results
+from kij_train.pod import itemplan, itemrecords, results, trials
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -293,12 +293,13 @@ class Collector:
         known, first = self._indexes[index], self._nodes.first
         if first is None or not self._has_failed or (known.whole and not first.number):
             return
-        position = self._positions(index)[0]
-        key = self._folder.plan().item(position)[0]
-        run = first.run(index, self._attempt.number)
-        record = itemrecords.dumps(itemrecords.item_records(key, run, b"")[0])
-        data = record.encode() + b"\n"
-        self._keep_whole(index, results.read_part(data))
+        plan = self._folder.plan()
+        key, value = plan.item(self._positions(index)[0])
+        (record,) = itemrecords.item_records(key, first.run(index, self._attempt.number), b"")
+        if isinstance(value, dict):
+            seed = itemplan.seed_of(plan.seed, key)
+            record = trials.with_parameters(record, value, seed)
+        self._keep_whole(index, results.read_part(itemrecords.dumps(record).encode() + b"\n"))
 
     def _await_logs(self) -> None:
         reading, self._reading = self._reading, []

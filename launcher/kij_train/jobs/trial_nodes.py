@@ -11,8 +11,6 @@ from kij_train.diagnosis import Object
 from kij_train.pod import itemrecords, results
 from kij_train.pod.gang import SECONDARY
 
-_OF_THE_END = {128 + signal.SIGTERM, 128 + signal.SIGKILL}
-
 
 @dataclass(frozen=True)
 class NodeFailure:
@@ -23,19 +21,22 @@ class NodeFailure:
     message: str
     exit_code: int
     machine: str
+    told_to_end: bool
+    """By the Job, since another one had failed."""
     time: float
     """Seconds since the epoch."""
+    seconds: float
+    """That the pod ran."""
 
     @property
     def is_secondary(self) -> bool:
         """Whether it only says that another one was gone, or that it was told to end."""
-        told_to_end = self.exit_code in _OF_THE_END and "OOMKilled" not in self.message
-        return told_to_end or re.search(SECONDARY, self.message) is not None
+        return self.told_to_end or re.search(SECONDARY, self.message) is not None
 
     def run(self, index: int, attempt: int) -> itemrecords.Run:
         """As the item's record has it."""
         said = self.message if not self.number else f"node {self.number}: {self.message}"
-        return itemrecords.Run(index, attempt, 0.0, self.exit_code or 1, self.machine, said)
+        return itemrecords.Run(index, attempt, self.seconds, self.exit_code, self.machine, said)
 
 
 class TrialNodes:
@@ -66,5 +67,14 @@ class TrialNodes:
             message = f"its pod was ended: {said}" if said else "its pod was ended"
             exit_code = int(failure.exit_code or 1)
         node = diagnosis.node_of(pod)
-        number, machine = failure.index, str(node.node or "")
-        self._failures[number] = NodeFailure(number, message, exit_code, machine, failure.time)
+        times = [diagnosis.epoch(end.get(name)) for name in ("startedAt", "finishedAt")]
+        seconds = 0.0 if None in times else (times[1] or 0.0) - (times[0] or 0.0)
+        self._failures[failure.index] = NodeFailure(
+            failure.index,
+            message,
+            exit_code,
+            str(node.node or ""),
+            end.get("exitCode") == 128 + signal.SIGTERM,
+            failure.time,
+            seconds,
+        )

@@ -374,9 +374,7 @@ def _check_nodes(spec: ArraySpec) -> None:
     if spec.trial_nodes == 1:
         return
     if spec.chunk not in (None, 1):
-        raise SpecConflict(
-            "chunk", f"conflicts with --nodes {spec.trial_nodes}: each item is a Job"
-        )
+        raise SpecConflict("chunk", f"conflicts with --nodes {spec.trial_nodes}: a trial is a Job")
     for field, why in (
         ("indexes", "a trial is a Job"),
         ("slice", "a trial is a Job"),
