@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from dataclasses import dataclass
 
 from kij_train import diagnosis
 from kij_train.diagnosis import Object
 from kij_train.pod import itemrecords, results
-from kij_train.pod.gang import SECONDARY
+from kij_train.pod.gang.leader import SECONDARY
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class NodeFailure:
     @property
     def is_secondary(self) -> bool:
         """Whether it only says that another one was gone, or that it was told to end."""
-        return self.told_to_end or re.search(SECONDARY, self.message) is not None
+        return self.told_to_end or SECONDARY.search(self.message) is not None
 
     def run(self, index: int, attempt: int) -> itemrecords.Run:
         """As the item's record has it."""
