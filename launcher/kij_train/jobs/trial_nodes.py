@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kij_train import diagnosis
 from kij_train.diagnosis import Object
 from kij_train.pod import itemrecords, results
-from kij_train.pod.gang.leader import SECONDARY
+from kij_train.pod.gang.cause import SECONDARY
 
 
 @dataclass(frozen=True)
