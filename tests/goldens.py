@@ -7,6 +7,7 @@ leave out the ConfigMap, which is the same but for the code.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ GOLDENS = {
     "--max-failed 10% --item-timeout 5m --cpu 1 --memory 1Gi square.py {item}",
     "array-results": "map --name scores --range 0:100000 --indexes 50 --slice --gpus 1 "
     "--queue team-a --results pvc:out:/out --start-jitter 1m --no-code -m package.score",
+    "sweep-nodes": "sweep --name tune -p lr=1e-3,3e-4 --min loss --nodes 4 --gpus 8 "
+    "--parallelism 2 --queue team-a --no-code -m package.train --steps 100",
     "everything": "--name all --nodes 4 --gpus 8 --no-code --image registry.example/train:1.2 "
     "--image-pull-policy Always --image-pull-secret regcred --resource vpc.amazonaws.com/efa=4 "
     "--shm 64Gi --env LR=3e-4 --env 'GREETING=$HOME costs $(MONEY)' --env-from-secret wandb "
@@ -70,6 +73,8 @@ def render_golden(name: str) -> list[dict[str, Any]]:
     words = shlex.split(GOLDENS[name])
     if words[0] == "map":
         objects = _array(words[1:], folder).objects()
+    elif words[0] == "sweep":
+        objects = _trial(words[1:], folder).objects()
     else:
         params = command.make_context("render", words).params
         resolved = resolve(flags_layer(params), environ={}, cwd=folder, profile=params["profile"])
@@ -87,13 +92,28 @@ def _array(words: list[str], folder: Path) -> runs.ArrayPlan:
     return runs.plan_array(resolved, items, cwd=folder, place=runs.OnCluster())
 
 
+def _trial(words: list[str], folder: Path) -> runs.ArrayPlan:
+    """The first one of a sweep whose trials are Jobs."""
+    from kij_train.cli import sweep
+    from kij_train.cli.options import flags_layer
+
+    params = sweep.command.make_context("sweep", words).params
+    layer = flags_layer(params, ArraySpec)
+    layer.values["style"] = "flags"
+    resolved = resolve(layer, environ={}, cwd=folder, model=ArraySpec)
+    items = sweep.trials_of(params["axes"], None, None, "random", 1, 0)
+    plan = runs.plan_array(resolved, items, cwd=folder, place=runs.OnCluster())
+    return replace(plan, selection=[(0, [0])])
+
+
 def text(name: str) -> str:
     """A golden file: the command, then its objects."""
     left_out = "" if name == "hello" else "# The ConfigMap with the code is left out here.\n"
     body = render.to_yaml(render_golden(name))
     line = f"render {GOLDENS[name]}"
-    if GOLDENS[name].startswith("map "):
-        line = GOLDENS[name].replace("map ", "map --dry-run client ", 1)
+    command = GOLDENS[name].partition(" ")[0]
+    if command in ("map", "sweep"):
+        line = GOLDENS[name].replace(command, f"{command} --dry-run client", 1)
     return f"# cd train_examples; kij-train {line}\n{left_out}{body}"
 
 

@@ -117,16 +117,47 @@ def test_hydra_gets_overrides_and_more_repeats_change_no_seed(project: Path) -> 
     assert seeds[0] == seeds[1]
 
 
-@pytest.mark.parametrize("ranks", [pytest.param("1", marks=pytest.mark.slow), "2"])
+@pytest.mark.parametrize("size", [["--nproc-per-node", "2"], ["--nodes", "2"]])
 def test_a_trial_may_have_several_ranks_and_the_example_gives_its_loss(
-    tmp_path: Path, ranks: str
+    tmp_path: Path, size: list[str]
 ) -> None:
     script = str(ROOT / "train_examples/char_gpt_ddp.py")
     axis = ("-p", "lr=1e-3,1e-9", "--min", "loss")
-    where = (*axis, "--code-dir", str(ROOT), "--nproc-per-node", ranks)
+    where = (*axis, "--code-dir", str(ROOT), *size)
     done = swept(tmp_path, *where, script, "--steps", "2", "--width", "16", "--sample", "0")
     assert done.returncode == 0, done.stderr
     assert "best: lr=0.001  loss 4." in done.stderr
+
+
+NODES = """
+import json, os, sys
+import torch.distributed as dist
+dist.init_process_group("gloo")
+where = (os.environ["NODE_RANK"], dist.get_rank(), dist.get_world_size())
+if os.environ["NODE_RANK"] == "1" and "9" in sys.argv:
+    raise ValueError("nine is out")
+dist.barrier()
+if dist.get_rank() == 0:
+    with open(os.environ["KIJ_RESULT_FILE"], "a") as file:
+        print(json.dumps({"loss": 1, "where": where}), file=file)
+dist.destroy_process_group()
+"""
+
+
+def test_trials_of_several_nodes_are_one_record_each_with_the_cause_of_the_node_that_failed(
+    project: Path,
+) -> None:
+    (project / "nodes.py").write_text(NODES)
+    done = swept(project, "-p", "x=1,9", "--nodes", "2", "--min", "loss", "nodes.py")
+    assert done.returncode == 1
+    assert "2 nodes a trial" in done.stderr
+    lines = kij(project, "results", "s").stdout.splitlines()
+    well, bad = map(json.loads, lines)
+    assert (well["x"], well["where"]) == (1, ["0", 0, 2])
+    assert bad["error"] == "ValueError: nine is out"
+    gpus = swept(project, "-p", "x=1", "--nodes", "2", "--gpus", "1", "--replace", "nodes.py")
+    assert gpus.returncode == 2
+    assert "the nodes would share those of this machine" in gpus.stderr
 
 
 def evaluated(folder: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -80,6 +80,7 @@ class OneArray(ApiServer):
         message: str = "",
         log: list[str],
         name: str = "",
+        job: str = "arr",
         **more: Any,
     ) -> None:
         """Add a pod: one that runs has no exit code."""
@@ -96,7 +97,7 @@ class OneArray(ApiServer):
                     "name": name,
                     "uid": f"uid-{len(self.pods)}",
                     "creationTimestamp": created,
-                    "labels": {names.COMPLETION_INDEX: str(index), names.LABEL_JOB_NAME: "arr"},
+                    "labels": {names.COMPLETION_INDEX: str(index), names.LABEL_JOB_NAME: job},
                 },
                 "spec": {"nodeName": f"machine-{index}"},
                 "status": {
@@ -121,9 +122,13 @@ class OneArray(ApiServer):
             stamp = "2026-01-01T00:00:02.000000000Z"
             return 200, "".join(f"{stamp} {line}\n" for line in self.logs[pod]).encode()
         if name == "jobs":
-            return listed(self.jobs)
+            chosen = query.get("fieldSelector", "").partition("metadata.name=")[2]
+            return listed([one for one in self.jobs if chosen in ("", one["metadata"]["name"])])
+        if name == "events":
+            return listed([])
         if kind == "jobs":
-            return 200, json.dumps(self.jobs[0]).encode()
+            found = [one for one in self.jobs if one["metadata"]["name"] == name]
+            return 200, json.dumps(found[0] if found else self.jobs[0]).encode()
         if name == "pods":
             wanted = query["labelSelector"].partition("=")[2]
             at = int(query.get("continue") or 0)
@@ -165,8 +170,12 @@ def listed(items: list[dict[str, Any]], more: str = "") -> Answer:
     return 200, json.dumps({"kind": "List", "metadata": meta, "items": items}).encode()
 
 
-def job(number: int = 0, plan_sha256: str = SHA256, uid: str = "uid") -> dict[str, Any]:
-    settings = itemplan.ArraySettings(name="arr", plan_sha256=plan_sha256, attempt=number)
+def job(
+    number: int = 0, plan_sha256: str = SHA256, uid: str = "uid", nodes: int = 1
+) -> dict[str, Any]:
+    settings = itemplan.ArraySettings(
+        name="arr", plan_sha256=plan_sha256, attempt=number, nodes=nodes
+    )
     env = [
         {"name": itemplan.ENV_ARRAY, "value": settings.to_json()},
         {"name": contract.ENV_CODE_SHA256, "value": "c0de"},
@@ -514,6 +523,94 @@ def test_a_search_that_went_on_elsewhere_brings_its_new_items(
     assert list(made.plan().keys()) == KEYS
     made.grow(fewer)
     assert list(made.plan().keys()) == KEYS[:2]
+
+
+# --- trials of several pods -----------------------------------------------------------------------
+
+POINTS = [("lr=1", {"lr": 1}), ("lr=2", {"lr": 2})]
+TRIALS = itemplan.encode(POINTS, indexes=2, chunk=1, seed=0)
+PEER = "RuntimeError: Connection closed by peer [10.0.0.1]:29500"
+
+
+@pytest.fixture
+def trials(server: OneArray) -> OneArray:
+    """Two trials of two nodes: one is well, the other's second node has failed first."""
+    sha256 = itemplan.sha256(TRIALS)
+    request = {"script": "f.py", "trial_nodes": 2, "minimize": "loss", "style": "flags"}
+    where = Where("cluster", None, None, "ns")
+    about = About("arr", where, request, "", "c0de", sha256, STARTED)
+    made = ArrayFolder.create(Path.cwd(), about, itemplan.compress(TRIALS))
+    for number, name in ((0, "arr"), (1, "arr-r1")):
+        made.begin_attempt(
+            Attempt(number, name, uid=f"uid{number}", selection=[(number, [number])])
+        )
+    server.jobs = [job(number, sha256, f"uid{number}", nodes=2) for number in (0, 1)]
+    for one, end in zip(server.jobs, (COMPLETE, FAILED), strict=True):
+        one["spec"]["completions"] = 2
+        one["status"] = {"startTime": STARTED, "conditions": [end]}
+    for node in (0, 1):
+        said = trial_message(0, b'{"loss": 0.5}', "")
+        server.pod(node, code=0, message=said, log=["well"])
+        error = ("ValueError: no", PEER)[1 - node]
+        at = {"finishedAt": ENDED if node else "2026-01-01T00:00:08Z"}
+        said = trial_message(1, b"", error)
+        server.pod(node, code=120, message=said, log=[error], job="arr-r1", **at)
+    return server
+
+
+def trial_message(number: int, written: bytes, error: str) -> str:
+    key = POINTS[number][0]
+    run = itemrecords.Run(number, number, 3.0, 1 if error else 0, "machine", error)
+    lines = list(map(itemrecords.dumps, itemrecords.item_records(key, run, written)))
+    return results.encode_account(results.account_of(number, number, {key: 0}, lines)).decode()
+
+
+def test_the_node_that_failed_first_tells_why_its_trial_has_failed(
+    trials: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "results")
+    well, bad = map(json.loads, out.splitlines())
+    assert (code, well["loss"], "error" in well) == (0, 0.5, False)
+    assert bad["error"] == "node 1: ValueError: no"
+    assert (bad["machine"], bad["seconds"], bad["lr"]) == ("machine-1", 8.0, 2)
+    assert reported(capsys)["sweep"]["best"]["key"] == "lr=1"
+
+
+def test_a_node_that_was_killed_is_the_cause_and_not_those_that_were_told_to_end(
+    trials: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials.pods = trials.pods[:0]
+    trials.jobs = trials.jobs[1:]
+    said = trial_message(1, b"", "ended by SIGTERM")
+    trials.pod(0, code=143, message=said, log=[], job="arr-r1")
+    trials.pod(1, code=137, message="", log=[], job="arr-r1", reason="OOMKilled")
+    lines = [json.loads(line) for line in run(capsys, "results", "--partial")[1].splitlines()]
+    assert [one["error"] for one in lines] == [
+        "node 1: its pod was ended: OOMKilled: out of memory"
+    ]
+
+
+def test_commands_about_the_sweep_are_about_all_its_trials(
+    trials: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "status", "-n", "ns")
+    assert (code, "trials: succeeded 1  failed 1" in out) == (0, True)
+    code, _, err = run(capsys, "wait", "-n", "ns")
+    assert (code, "arr-r1 failed" in err) == (1, True), err
+    code, out, _ = run(capsys, "logs", "-n", "ns")
+    assert [line.partition(" | ")[2] for line in out.splitlines()] == [
+        "well",
+        "well",
+        PEER,
+        "ValueError: no",
+    ]
+    assert "well" not in run(capsys, "logs", "--index", "1", "-n", "ns")[1]
+    code, _, err = run(capsys, "logs", "-f", "-n", "ns")
+    assert (code, "arr has 2 trials, each a Job of its own" in err) == (2, True)
+    code, _, err = run(capsys, "scale", "5", "-n", "ns")
+    assert (code, "arr is a trial of 2 pods, which all are needed" in err) == (2, True)
+    code, _, err = run(capsys, "cancel", "-n", "ns")
+    assert (code, "the 2 trials of arr are cancelled, unless they had ended" in err) == (0, True)
 
 
 # --- many -----------------------------------------------------------------------------------------

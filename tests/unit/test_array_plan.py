@@ -132,6 +132,10 @@ def test_a_list_that_is_too_large_to_travel_is_told_what_to_do(
         ({"script": None, "function": "a.b"}, "function a.b is no function's name"),
         ({"script": None, "function": "a:b", "args": ["c"]}, "does not go with function a:b"),
         ({"function": "a:b"}, "conflicts with"),
+        ({"trial_nodes": 2, "chunk": 3}, "conflicts with --nodes 2: a trial is a Job"),
+        ({"trial_nodes": 2, "retries": 1}, "run what has failed again: kij-train rerun NAME"),
+        ({"trial_nodes": 2, "slice": True}, "conflicts with --nodes 2"),
+        ({"trial_nodes": 2, "max_failed": "1%"}, "conflicts with --nodes 2"),
     ],
 )
 def test_a_request_that_cannot_be_meant_is_refused(fields: dict[str, Any], said: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kij_train import render
 from kij_train.pod import gang
-from kij_train.spec import JobSpec
+from kij_train.spec import ArraySpec, JobSpec
 
 GANG = {"restart": "gang", "max_restarts": 7}
 
@@ -65,6 +65,23 @@ def test_the_first_process_of_a_gang_is_a_supervisor_and_has_what_it_imports() -
     assert shape.ports == {"rendezvous": 4000, "supervisor": 4002}
     assert shape.probes["readinessProbe"]["tcpSocket"] == {"port": 4003}
     assert '"job-{}.job:4002"' in shape.environment[gang.ENV_GANG]
+
+
+def test_a_trial_of_several_pods_is_a_job_whose_first_failed_pod_ends_it() -> None:
+    spec = ArraySpec(script="a.py", trial_nodes=3, nproc_per_node=2, parallelism=5)
+    attempt = render.Attempt("tune", 1, "0" * 64, b"", number=4, selection=b"x")
+    shape = render.shape_of(spec, "tune-r4", attempt)
+    assert shape.policy == {
+        "completions": 3,
+        "parallelism": 3,
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+    }
+    assert (shape.at_once, shape.service_port) == (3, 29500)
+    assert shape.environment["MASTER_ADDR"] == "tune-r4-0.tune-r4"
+    assert (shape.environment["NNODES"], shape.environment["WORLD_SIZE"]) == ("3", "6")
+    assert next(iter(shape.field_references)) == "NODE_RANK"
+    assert shape.labels["kij-train/attempt"] == "4"
 
 
 def test_no_other_module_of_render_asks_which_kind_of_job_it_is() -> None:

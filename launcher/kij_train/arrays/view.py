@@ -70,6 +70,11 @@ def live_here(folder: ArrayFolder) -> Live:
     return live
 
 
+def trial_nodes(folder: ArrayFolder) -> int:
+    """Pods of an item; with several, each attempt is one item."""
+    return int(folder.about.request.get("trial_nodes") or 1)
+
+
 def indexes_of(attempt: Attempt, plan: ItemPlan) -> Sequence[int]:
     """The indexes of the first attempt that this one runs, by its own indexes."""
     chosen = attempt.selection

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kij_train import jobs
 from kij_train.arrays.store import ArrayFolder, Attempt
-from kij_train.arrays.view import indexes_of, outcomes_of
+from kij_train.arrays.view import indexes_of, outcomes_of, trial_nodes
 from kij_train.cli.array_view import labelled
 from kij_train.cli.onarray import opened, unknown_key, up_to_date
 from kij_train.cli.onjob import note
@@ -59,7 +59,9 @@ def lines(
     assert job.array is not None
     folder, _ = opened(job.array, params)
     live = up_to_date(folder, cluster)
-    attempt = attempt_of_job(folder, job)
+    attempts = [attempt_of_job(folder, job)]
+    if trial_nodes(folder) > 1 and job.name == folder.name:
+        attempts = folder.attempts()
     keys, indexes = set(asked.keys), set(asked.indexes)
     of_keys: set[int] = set()
     if keys or asked.failed:
@@ -74,11 +76,49 @@ def lines(
         if asked.failed and not of_keys:
             note(f"{job.array}: no item has failed so far")
             return
-    numbers = _numbers(folder, attempt, indexes | of_keys)
+    wanted = indexes | of_keys
+    if trial_nodes(folder) > 1:
+        attempts = _trials(folder, attempts, wanted, asked.follow)
+        wanted = set()
+    for attempt in attempts:
+        numbers = _numbers(folder, attempt, wanted)
+        for line in _lines_of(cluster, folder, attempt, numbers, asked, choice):
+            if numbers is None or line.index in indexes or line.key in keys:
+                yield line
+
+
+def _trials(
+    folder: ArrayFolder, attempts: list[Attempt], indexes: set[int], follow: bool
+) -> list[Attempt]:
+    """Those of these indexes, all where none is named. Raises RequestError."""
+    plan = folder.plan()
+    wrong = min((index for index in indexes if not 0 <= index < plan.indexes), default=None)
+    if wrong is not None:
+        raise no_such_index(folder.name, wrong, plan.indexes)
+    chosen = [one for one in attempts if not indexes or indexes & set(indexes_of(one, plan))]
+    if follow and len(chosen) > 1:
+        raise RequestError(
+            f"--follow: {folder.name} has {len(chosen):,} trials, each a Job of its own",
+            hints=(
+                f"one of them: kij-train logs -f {chosen[-1].job}{folder.about.where.flags}",
+                "or all as they go: the command that runs them",
+            ),
+        )
+    return chosen
+
+
+def _lines_of(
+    cluster: Cluster,
+    folder: ArrayFolder,
+    attempt: Attempt,
+    numbers: set[int] | None,
+    asked: Asked,
+    choice: LogChoice,
+) -> Iterator[ItemLine]:
     labels = Labels(folder, attempt)
     for line in jobs.logs(
         cluster,
-        job.name,
+        attempt.job,
         indexes=numbers,
         choice=choice,
         follow=asked.follow,
@@ -87,9 +127,7 @@ def lines(
     ):
         index = labels.index_of(line.index)
         key = labels.key_of(line.pod, line.index, line.text)
-        if results.is_record_line(line.text):
-            continue
-        if numbers is None or index in indexes or key in keys:
+        if not results.is_record_line(line.text):
             yield ItemLine(index, key, line.pod, line.time, line.text)
 
 

@@ -126,7 +126,7 @@ def interrupted(run: runs.ClusterRun, signum: int) -> None:
     """
     name, commands = run.name, next_commands(run)
     asks = signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
-    answer = _answer(name) if asks else None
+    answer = ask(name) if asks else None
     if answer == "c":
         run.cancel()
         raise InterruptedByUserError(
@@ -144,7 +144,7 @@ def interrupted(run: runs.ClusterRun, signum: int) -> None:
     output.note(detached, hints)
 
 
-def _answer(name: str) -> str | None:
+def ask(name: str) -> str | None:
     """d or c; None where the user ends the question, too.
 
     Not by input(): readline misses a Ctrl-C that comes while it begins to wait.

@@ -10,7 +10,7 @@ from kij_train.cli import output
 from kij_train.cli.onjob import duration, job_argument, output_option
 from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
-from kij_train.jobs import change
+from kij_train.jobs import JobSummary, array_found, change
 
 
 @click.command("cancel")
@@ -29,18 +29,30 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
 
     Every rank gets SIGTERM, and its pod's grace period to save a checkpoint. A job that has ended
     stays as it is, but --grace hastens the pods of one that was cancelled. `kij-train resume`
-    starts a cancelled job again. With -o json: name, namespace, uid, state and stateBefore.
+    starts a cancelled job again. Of a sweep whose trials are Jobs, all are ended.
+
+    With -o json: name, namespace, uid, state and stateBefore, of several trials in a list.
     """
     cluster = connect(params)
-    before = change.cancel(cluster, name, grace_s=grace_s)
+    trials = array_found.named(cluster, name)
+    found = [change.cancel(cluster, each, grace_s=grace_s) for each in trials]
+    before = found[0]
     hastened = grace_s is not None and before.state is JobState.CANCELLED
     if form == "json":
-        state = before.state if before.state.ended else JobState.CANCELLED
-        states = {"state": state.value, "stateBefore": before.state.value}
-        output.json_data({**before.identity(), **states})
+        told = [_as_json(one) for one in found]
+        output.json_data(told if len(told) > 1 else told[0])
+    elif len(trials) > 1:
+        again = cluster.address.command("rerun", name, "--failed")
+        output.status(f"the {len(trials):,} trials of {name} are cancelled, unless they had ended")
+        output.status(f"  run the rest: {again}")
     elif before.state.ended and not hastened:
         output.status(f"{name} had ended already: {before.state.value}")
     else:
         output.status(f"{name} is cancelled")
         output.status(f"  start it again: {cluster.address.on_job('resume', name)}")
         output.status(f"  remove it:      {cluster.address.on_job('delete', name)}")
+
+
+def _as_json(before: JobSummary) -> dict[str, Any]:
+    state = before.state if before.state.ended else JobState.CANCELLED
+    return {**before.identity(), "state": state.value, "stateBefore": before.state.value}

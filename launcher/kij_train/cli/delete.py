@@ -19,7 +19,7 @@ from kij_train.cli.onjob import (
 from kij_train.cli.where import address, connect
 from kij_train.diagnosis import JobState
 from kij_train.errors import RequestError
-from kij_train.jobs import change
+from kij_train.jobs import array_found, change
 
 FINISHED = (JobState.SUCCEEDED, JobState.FAILED)
 
@@ -50,9 +50,10 @@ def command(names: tuple[str, ...], finished: bool, yes: bool, form: str, **para
     deleted = []
     try:
         for name in names:
-            deleted.append(change.delete(cluster, name))
-            if form == "text":
-                output.status(f"deleted {name}")
+            for each in [name] if finished else array_found.named(cluster, name):
+                deleted.append(change.delete(cluster, each))
+                if form == "text":
+                    output.status(f"deleted {each}")
     finally:
         for text in cluster.warnings:
             output.warning(text)

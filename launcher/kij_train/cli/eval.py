@@ -27,6 +27,7 @@ from kij_train.specfile import Resolved
 _NO_FLAGS = {
     *(f"spec_{name}" for name in (*SOURCES, "chunk", "indexes", "preload", "style", "metrics")),
     *(f"spec_{name}" for name in ("items_on", "minimize", "maximize", "item_timeout")),
+    "spec_trial_nodes",
     "spec_slice_slice",
 }
 """Parameters of click that an evaluation has its own for, or does without."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,10 +120,20 @@ def command(**params: Any) -> None:
     Exit codes: 0 all items are done, 1 some are not, and those of all commands.
     """
     way = way_of(params)
-    run_array("map", params, lambda resolved: (resolved, read_items(resolved)), way)
+
+    def prepare(resolved: Resolved[ArraySpec]) -> tuple[Resolved[ArraySpec], sources.Items]:
+        if resolved.spec.trial_nodes > 1:
+            raise RequestError(
+                f"{resolved.origin(('trial_nodes',))}: trial_nodes is for sweeps: "
+                "kij-train sweep --nodes N"
+            )
+        return resolved, read_items(resolved)
+
+    run_array("map", params, prepare, way)
 
 
 job_options(command, ArraySpec)
+command.params = [one for one in command.params if one.name != "spec_trial_nodes"]
 
 
 def run_array(
@@ -153,6 +164,10 @@ def run_array(
     if dry_run == "plan":
         print_plan(plan, form)
         return
+    if dry_run and plan.spec.trial_nodes > 1:
+        count, first = plan.indexes, plan.pinned.items.positions(0)
+        plan = dataclasses.replace(plan, selection=[(0, first)])
+        output.status(f"the Job of the first trial; there is one for each of {count:,}")
     if dry_run == "client":
         print_offline(plan, form)
         return
@@ -240,6 +255,11 @@ def _rows(plan: runs.ArrayPlan) -> Iterator[tuple[str, str, str]]:
 def _map_on_cluster(
     plan: runs.ArrayPlan, backend: runs.OnCluster, detach: bool, replace: bool, form: str
 ) -> None:
+    if plan.spec.trial_nodes > 1:
+        from kij_train.cli.array_trials import begin_trials
+
+        begin_trials(plan, backend, detach=detach, replaces=replace)
+        return
     prepare(Path.cwd())  # before there is a Job whose results nobody could keep
     if not replace:
         check_free(Path.cwd(), plan.array)

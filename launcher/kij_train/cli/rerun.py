@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 PINNED = (
     *("items", "items_on", "glob", "range", "chunk", "indexes", "slice", "seed"),
-    *("name", "results"),
+    *("name", "results", "trial_nodes"),
 )
 """What an array is: the same in all of its attempts."""
 NO_COMMAND = {
@@ -116,6 +116,11 @@ def command(
         run_here(plan, folder)
         return
     warn_of_doubts(backend, plan.spec)
+    if plan.spec.trial_nodes > 1:
+        from kij_train.cli.array_trials import rerun_trials
+
+        rerun_trials(plan, folder, backend, chosen.selection, detach=detach)
+        return
     _say(plan, backend.where(plan.spec), plan.spec.parallelism or plan.indexes)
     run = submit(plan, backend)
     attempt = runs.attempt_of(plan, run.uid)

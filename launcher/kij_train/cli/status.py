@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from kij_train.cli import output
 from kij_train.cli.onjob import job_argument, output_option
 from kij_train.cli.where import connect
 from kij_train.errors import RequestError
+from kij_train.jobs import array_found
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -54,12 +56,31 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
     if found.job.reserve:
         left = f"{found.job.reserve_left} of {found.job.reserve}"
         output.data(f"in reserve, for pods that may be lost: {left} indexes")
-    if found.items is not None:
+    if array_found.is_trial(found.job):
+        _print_trials(cluster, str(found.job.array))
+    elif found.items is not None:
         done, failed = found.items
         every = cluster.address.command("report", str(found.job.array))
         output.data(f"items done {done:,}, failed {failed:,}; every one: {every}")
     output.data("")
     output.data(found.verdict.text())
+
+
+def _print_trials(cluster: Cluster, array: str) -> None:
+    """The Jobs of a sweep whose trials are Jobs; the table above is of one of them."""
+    trials = array_found.trials_of(cluster, array)
+    output.data("")
+    output.table(
+        ("trial", "state", "age"),
+        (
+            (job.name, job.state.value, _ago(diagnosis.epoch(job.created)))
+            for job in trials[:MOST_ROWS]
+        ),
+    )
+    counts = Counter(job.state.value for job in trials)
+    said = "  ".join(f"{state} {count}" for state, count in counts.items())
+    every = cluster.address.command("report", array)
+    output.data(f"trials: {said}; every one: {every}")
 
 
 def _watch(cluster: Cluster, name: str) -> None:

@@ -29,6 +29,7 @@ from kij_train.arrays.view import Live, outcomes_of
 from kij_train.cli import output
 from kij_train.cli.array_attached import follow_here, follow_there, is_late
 from kij_train.cli.array_end import finish
+from kij_train.cli.array_trials import at_once_of, run_trials
 from kij_train.cli.map import Way, print_plan
 from kij_train.cli.onarray import connect_to, up_to_date
 from kij_train.cli.options import warn_about_plan, warn_of_doubts, warn_of_what_is_left_out
@@ -42,6 +43,7 @@ from kij_train.errors import (
     TimedOutError,
     UnreachableError,
 )
+from kij_train.jobs import array_found
 from kij_train.pod.trials import point_key
 from kij_train.spec import ArraySpec, request_of
 from kij_train.spec.array import MOST_RERUNS
@@ -188,6 +190,7 @@ def _begun(wanted: Wanted, place: Place, way: Way) -> ArrayFolder | None:
         warn_of_doubts(place, plan.spec)
         if way.replace:
             runs.dry_run(plan, cluster)  # before anything is given up
+            array_found.delete_all(cluster, plan.array)
     return runs.keep_array(plan, Path.cwd(), where, replace=way.replace, study=journal)
 
 
@@ -364,6 +367,12 @@ class _Rounds:
             study=(folder.path / STUDY).read_bytes(),
         )
         where = self._place.where(plan.spec)
+        if isinstance(self._place, runs.OnCluster) and plan.spec.trial_nodes > 1:
+            at_once = at_once_of(plan)
+            output.status(runs.array_summary(plan, where=where, at_once=at_once))
+            if not run_trials(plan, folder, self._place, sorted(chosen.items()), at_once):
+                raise Detached
+            return False
         if isinstance(self._place, runs.OnMachine):
             output.status(runs.array_summary(plan, where=where, at_once=runs.at_once_here(plan)))
             folder.begin_attempt(runs.attempt_of(plan))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kij_train.arrays.store import ArrayFolder, Attempt
-from kij_train.arrays.view import indexes_of, items_of
+from kij_train.arrays.view import indexes_of, items_of, trial_nodes
 from kij_train.jobs.collect import ENDS, Collector
 from kij_train.pod import results
 from kij_train.pod.status import ItemStarts
@@ -30,12 +30,14 @@ class Labels:
         self._plan = folder.plan()
         self._positions = items_of(attempt, self._plan)
         self._numbers = indexes_of(attempt, self._plan)
+        self._nodes = trial_nodes(folder)
         self._keys: dict[str, str] = {}
         """Pod → key of its item."""
 
     def index_of(self, number: int) -> int:
         """The index of the first attempt that a completion index of this one stands for."""
-        return self._numbers[number]
+        # The pods of an item that is a Job of its own are all of its index.
+        return self._numbers[number if self._nodes == 1 else 0]
 
     def key_of(self, pod: str, number: int, text: str) -> str:
         """The key of the item that a line is of; empty where none has started.

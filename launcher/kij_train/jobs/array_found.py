@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, names
 from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
-from kij_train.diagnosis import Object
+from kij_train.diagnosis import JobView, Object
 from kij_train.errors import RefusedError, RequestError, UnreachableError
+from kij_train.jobs.asking import get
 from kij_train.pod import contract, itemplan
 from kij_train.pod.contract import Failure
 from kij_train.spec import values_of
@@ -33,6 +34,37 @@ def attempts_of(cluster: Cluster, name: str) -> dict[int, Object]:
         if number.isdigit():
             found[int(number)] = job
     return dict(sorted(found.items()))
+
+
+def trials_of(cluster: Cluster, name: str) -> list[JobView]:
+    """The Jobs of an array whose items are a Job each; none where it is no such array."""
+    found = [JobView(job) for job in attempts_of(cluster, name).values()]
+    return found if any(is_trial(job) for job in found) else []
+
+
+def is_trial(job: JobView) -> bool:
+    """Whether it is one item of an array, of several pods."""
+    settings = settings_of(job.raw)
+    return settings is not None and settings.nodes > 1
+
+
+def named(cluster: Cluster, name: str) -> list[str]:
+    """The Jobs that a name means: all trials of a sweep, or that Job. Raises UnreachableError."""
+    try:
+        job = get(cluster, name)
+    except UnreachableError:
+        trials = trials_of(cluster, name)  # its first Job may be gone
+        if not trials:
+            raise
+    else:
+        trials = trials_of(cluster, name) if job.array == name and is_trial(job) else []
+    return [job.name for job in trials] or [name]
+
+
+def delete_all(cluster: Cluster, name: str) -> None:
+    """Remove all Jobs of an array."""
+    for job in attempts_of(cluster, name).values():
+        cluster.delete("Job", str(job["metadata"]["name"]), uid=str(job["metadata"]["uid"]))
 
 
 def found(cluster: Cluster, cwd: Path, name: str, where: Where) -> ArrayFolder:

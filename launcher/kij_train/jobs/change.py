@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kij_train import jobs, names, units
 from kij_train.diagnosis import JobState, JobView
 from kij_train.errors import KijError, RefusedError, RequestError
-from kij_train.jobs import JobSummary
+from kij_train.jobs import JobSummary, array_found
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, Submission
@@ -142,6 +142,12 @@ def scale(cluster: Cluster, name: str, size: int) -> Scaled:
     """
     job = _ours(cluster, name, "scale", ("get", "job", "{}"))
     before = jobs.summary_of(job)
+    if array_found.is_trial(job):
+        raise RequestError(
+            f"{name} is a trial of {job.completions} pods, which all are needed; how many trials "
+            "run at once is decided by the command that starts them",
+            hints=(f"see: {cluster.address.command('report', str(job.array))}",),
+        )
     if job.array is not None:
         low, high, unit = 1, job.completions, "indexes at once"
         was, changed = job.parallelism, {"parallelism": size}

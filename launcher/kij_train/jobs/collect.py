@@ -17,10 +17,11 @@ from kij_train.arrays import numbers
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
-from kij_train.arrays.view import Live, indexes_of, items_of
+from kij_train.arrays.view import Live, indexes_of, items_of, trial_nodes
 from kij_train.diagnosis import JobState, Object, Phase
 from kij_train.errors import KijError
-from kij_train.pod import itemplan, itemrecords, results
+from kij_train.jobs.trial_nodes import TrialNodes
+from kij_train.pod import itemplan, itemrecords, results, trials
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -84,12 +85,16 @@ class Collector:
         plan = folder.plan()
         positions = items_of(attempt, plan)
         self._numbers = indexes_of(attempt, plan)
+        self._positions = positions
+        self._nodes = TrialNodes() if trial_nodes(folder) > 1 else None
         self._indexes = {index: _Index(len(positions(index))) for index in self._numbers}
         self._left = folder.left(attempt.number)
         self._kept = {index: dict(one) for index, one in self._left.items()}
         self._seen: set[str] = set()
         """Uids of pods that have ended and were taken."""
         self._failing: list[int] = []
+        self._has_failed = False
+        """The Job."""
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="log")
         self._reading: list[Future[None]] = []
@@ -112,7 +117,9 @@ class Collector:
 
     def take_job(self, job: Object) -> None:
         """The Job as it is now: indexes of it are given up, or all of them."""
-        ended = diagnosis.JobView(job).state in (JobState.SUCCEEDED, JobState.FAILED)
+        state = diagnosis.JobView(job).state
+        ended = state in (JobState.SUCCEEDED, JobState.FAILED)
+        self._has_failed = state is JobState.FAILED
         text = job.get("status", {}).get("failedIndexes") or ""
         given_up = numbers.parse(text, below=len(self._numbers)) if text and not ended else []
         for number in range(len(self._numbers)) if ended else given_up:
@@ -121,6 +128,8 @@ class Collector:
     def take(self, pod: Object, *, deleted: bool = False) -> None:
         """One pod as it is now."""
         number, uid = diagnosis.index_of(pod), str(pod["metadata"]["uid"])
+        if self._nodes is not None:
+            self._nodes.take(pod)
         if not 0 <= number < len(self._numbers):
             return
         index = self._numbers[number]
@@ -271,9 +280,26 @@ class Collector:
                 if begun and not known.whole and not self._on_volume:
                     self._reading.append(self._pool.submit(self._read, index, begun, None))
             self._await_logs()
+            self._take_first_failure()
         if self._left != self._kept:
             self._folder.keep_left(self._attempt.number, self._left)
             self._kept = {index: dict(one) for index, one in self._left.items()}
+
+    def _take_first_failure(self) -> None:
+        """Of an item of several pods, the one that failed first has its cause."""
+        if self._nodes is None:
+            return
+        index = self._numbers[0]
+        known, first = self._indexes[index], self._nodes.first
+        if first is None or not self._has_failed or (known.whole and not first.number):
+            return
+        plan = self._folder.plan()
+        key, value = plan.item(self._positions(index)[0])
+        (record,) = itemrecords.item_records(key, first.run(index, self._attempt.number), b"")
+        if isinstance(value, dict):
+            seed = itemplan.seed_of(plan.seed, key)
+            record = trials.with_parameters(record, value, seed)
+        self._keep_whole(index, results.read_part(itemrecords.dumps(record).encode() + b"\n"))
 
     def _await_logs(self) -> None:
         reading, self._reading = self._reading, []

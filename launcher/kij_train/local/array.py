@@ -77,6 +77,14 @@ class ArrayOutcome:
 def runners_here(spec: ArraySpec, indexes: int, environ: Mapping[str, str]) -> int:
     """How many indexes run at once on this machine. Raises RequestError for too many GPUs."""
     most = MOST_RUNNERS
+    if spec.gpus and spec.trial_nodes > 1:
+        raise RequestError(
+            f"--local --nodes {spec.trial_nodes} with GPUs: the nodes would share those of this "
+            "machine",
+            hints=(
+                f"one node with them all: --gpus {spec.trial_nodes * spec.gpus}, without --nodes",
+            ),
+        )
     if spec.gpus:
         have = len(gpus.kind(spec.gpu_kind).on_this_machine(environ))
         most = have // spec.gpus
@@ -88,19 +96,20 @@ def runners_here(spec: ArraySpec, indexes: int, environ: Mapping[str, str]) -> i
                 hints=(f"fewer at once: --parallelism {most}",) if most else ("without --gpus",),
             )
     elif spec.parallelism is None:
-        most = max(1, cores() // spec.ranks_per_item)
+        most = 1 if spec.trial_nodes > 1 else max(1, cores() // spec.ranks_per_item)
     return max(1, min(indexes, most, spec.parallelism or most))
 
 
 def check_machine_for_array(spec: ArraySpec, environ: Mapping[str, str], cwd: Path) -> None:
     """Raise RequestError unless this machine can run the items, in `cwd`."""
     check_command(spec, environ, cwd, with_own_path=False)
-    if spec.ranks_per_item > 1:
+    ranks = spec.ranks_per_item * spec.trial_nodes
+    if ranks > 1:
         import importlib.util
 
         if importlib.util.find_spec("torch") is None and not spec.installs:
             raise RequestError(
-                f"--local with {spec.ranks_per_item} ranks an item needs torch, which "
+                f"--local with {ranks} ranks an item needs torch, which "
                 f"{sys.executable} does not have",
                 hints=(f"{sys.executable} -m pip install 'kij-train[local]'",),
             )
@@ -255,7 +264,7 @@ class _Run:
     def _environment(self, number: int) -> dict[str, str]:
         spec = self._spec
         at_once = runners_here(spec, self._share.indexes, self._environ)
-        threads = max(1, cores() // (at_once * spec.ranks_per_item))
+        threads = max(1, cores() // (at_once * spec.ranks_per_item * spec.trial_nodes))
         env = {
             "OMP_NUM_THREADS": str(threads),
             **{k: v for k, v in self._environ.items() if contract.OF_A_RUN.fullmatch(k) is None},

@@ -36,6 +36,7 @@ ITEMS = tuple(
         "itemend",
         "itemindex",
         "itemlist",
+        "itemnodes",
         "itemparts",
         "itemplan",
         "itemrecords",

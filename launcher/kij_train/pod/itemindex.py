@@ -242,8 +242,10 @@ class Index:
 
     def _order(self, argv: List[str], env: Dict[str, str]) -> Order:
         unset = [itemplan.ENV_ARRAY, contract.ENV_ERROR_FILE]
-        if self._settings.nproc_per_node > 1:
-            env.update(ranks_environment(self._settings.nproc_per_node))
+        nodes, nproc = self._settings.nodes, self._settings.nproc_per_node
+        if nodes > 1 or nproc > 1:
+            if contract.ENV_NODE_RANK not in os.environ:  # as in a pod that is one of several
+                env.update(ranks_environment(nproc, nodes))
             env[contract.ENV_ERROR_FILE] = self._error_file
             return Order(RANKS, argv, env, unset[:1], self._error_file)
         if argv[0] == "--no-python":
@@ -269,16 +271,16 @@ class Index:
         }
 
 
-def ranks_environment(nproc: int) -> Dict[str, str]:
-    """The contract of a node that is alone, with a port that is free now."""
+def ranks_environment(nproc: int, nodes: int) -> Dict[str, str]:
+    """The contract of a node that is alone, or of several on this machine, with a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return {
-        contract.ENV_NODE_RANK: "0",
-        contract.ENV_NNODES: "1",
+        **({contract.ENV_NODE_RANK: "0"} if nodes == 1 else {}),
+        contract.ENV_NNODES: str(nodes),
         contract.ENV_NPROC_PER_NODE: str(nproc),
-        contract.ENV_WORLD_SIZE: str(nproc),
+        contract.ENV_WORLD_SIZE: str(nproc * nodes),
         contract.ENV_MASTER_ADDR: "127.0.0.1",
         contract.ENV_MASTER_PORT: str(port),
     }

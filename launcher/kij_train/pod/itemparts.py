@@ -62,6 +62,13 @@ class Part:
         raise NotImplementedError
 
 
+class NoPart(Part):
+    """Of a node that has not rank 0: its records are kept nowhere."""
+
+    def _keep(self, lines: List[str]) -> None:
+        pass
+
+
 class LogPart(Part):
     """Records that travel through the log."""
 

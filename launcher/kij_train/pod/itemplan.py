@@ -81,7 +81,9 @@ class ArraySettings(NamedTuple):
     preload: Tuple[str, ...] = ()
     """Modules that the process imports which items are forked from."""
     nproc_per_node: int = 1
-    """Ranks of an item; with more than one it runs under torchrun."""
+    """Ranks of an item, on each of its nodes; with more than one it runs under torchrun."""
+    nodes: int = 1
+    """Pods of an item, which are then a Job of their own: rank 0's node has the records."""
     results_dir: str = ""
     """Where the parts of this attempt go, and of no other one; empty: through the log."""
     jitter_s: float = 0

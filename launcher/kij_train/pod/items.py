@@ -37,7 +37,7 @@ from kij_train.pod import bootstrap, contract, environment, itemplan, results, s
 from kij_train.pod.contract import Failure
 from kij_train.pod.gang.processes import adopt_orphans, spared
 from kij_train.pod.itemindex import Index, Tools, Verdict
-from kij_train.pod.itemparts import FilePart, LogPart, Part
+from kij_train.pod.itemparts import FilePart, LogPart, NoPart, Part
 from kij_train.pod.itemplan import ArraySettings, ItemPlan, Selection
 from kij_train.pod.itemrun import Output, Starter, Stop
 from kij_train.pod.itemstudy import Study, read_study
@@ -65,7 +65,9 @@ class Runner:
             share = itemplan.seed_of(settings.attempt, f"{settings.name} {index}") / 2**32
             self._tools.stop.wait(share * settings.jitter_s)
         part: Part
-        if settings.results_dir:
+        if os.environ.get(contract.ENV_NODE_RANK, "0") != "0":
+            part = NoPart()
+        elif settings.results_dir:
             part = FilePart(settings.results_dir, index, settings.attempt)
         else:
             part = LogPart(lambda line: output.line(1, line))
@@ -91,7 +93,8 @@ def run_one(runner: Runner) -> int:
     if not (text.isascii() and text.isdigit()):
         said = f"{contract.ENV_COMPLETION_INDEX}={text!r} is no number"
         raise Failure(contract.EXIT_CONTRACT, said)
-    verdict = runner.run(int(text))
+    # Of an item of several pods, each of them runs it.
+    verdict = runner.run(0 if contract.ENV_NODE_RANK in os.environ else int(text))
     try:
         # In place: /dev/termination-log is a mount, which cannot be replaced.
         with open(contract.error_file(), "wb") as file:

@@ -51,6 +51,7 @@ from typing import Any, Dict, List, Optional
 from kij_train.pod import bootstrap, contract, environment, itemcall, programs, torchrun, worker
 from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
 from kij_train.pod.itemend import QuickEnd
+from kij_train.pod.itemnodes import run_nodes
 
 Json = Dict[str, Any]
 NOT_STARTED = 127
@@ -215,11 +216,9 @@ def become(order: Json, quick_end: Optional[QuickEnd]) -> None:
     if random is not None:
         random.seed()  # as Python's own is: or all items would draw the same
     if order["kind"] == "ranks":
-        # A node alone, of rank 0: the index is the array's.
-        alone = dict(os.environ, **{contract.ENV_COMPLETION_INDEX: ""})
-        node = contract.read_contract(alone)
-        run = lambda argv: torchrun.run_torchrun(node, argv)  # noqa: E731
-        sys.exit(bootstrap.first_process(run, order["argv"]))
+        if contract.ENV_NODE_RANK in os.environ:
+            sys.exit(run_ranks(order["argv"]))
+        sys.exit(run_nodes(run_ranks, order["argv"], int(os.environ[contract.ENV_NNODES])))
     worker.started_as(FRESH, AT_START)
     if quick_end is not None:
         quick_end.begin()
@@ -235,6 +234,17 @@ def become(order: Json, quick_end: Optional[QuickEnd]) -> None:
             quick_end.is_due(error)
         worker.end_badly(error, order["error_file"], process, "the script")
         raise
+
+
+def run_ranks(argv: List[str]) -> int:
+    """Be a node of the item; the exit code."""
+
+    def run(argv: List[str]) -> int:
+        # The index is the array's.
+        env = dict(os.environ, **{contract.ENV_COMPLETION_INDEX: ""})
+        return torchrun.run_torchrun(contract.read_contract(env), argv)
+
+    return bootstrap.first_process(run, argv)
 
 
 def main() -> None:

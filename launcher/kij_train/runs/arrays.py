@@ -31,7 +31,9 @@ from kij_train.spec import ArraySpec, request_of
 from kij_train.spec.array import MOST_RERUNS
 from kij_train.specfile import Resolved
 
-Selection = Sequence[tuple[int, Sequence[int]]]
+Positions = Sequence[int]
+"""Of items in the plan."""
+Selection = Sequence[tuple[int, Positions]]
 """What a rerun runs: an index of the first attempt, and positions in the plan, for each of its own
 indexes."""
 OF_ONE_ITEM = ("item", "key", "seed")
@@ -137,7 +139,7 @@ def plan_array(
         if found.packages is not None:
             content += f" {found.packages.sha256}"
         name = generated_name(
-            spec, content, found.code_dir, most, random_name=random_name, room=_ROOM
+            spec, content, found.code_dir, most, random_name=random_name, room=_room(spec, most)
         )
     else:
         name = spec.name
@@ -152,8 +154,10 @@ def _pinned(spec: ArraySpec, items: Items, cwd: Path) -> tuple[plans.Pinned, str
     One that is too large is read where it is, if that is on a volume of the pods.
     """
 
+    chunk = 1 if spec.trial_nodes > 1 else spec.chunk
+
     def pin(path: str | None) -> plans.Pinned:
-        return plans.pin(items, chunk=spec.chunk, indexes=spec.indexes, seed=spec.seed, path=path)
+        return plans.pin(items, chunk=chunk, indexes=spec.indexes, seed=spec.seed, path=path)
 
     if spec.items_on is not None and not items.sha256:
         raise RequestError(
@@ -199,12 +203,20 @@ def _prepared(
     return ArrayPlan(spec, "", where, archive, pinned, notes=notes, packages=packages)
 
 
-_ROOM = len(names.attempt_name("", MOST_RERUNS))
+def _room(spec: ArraySpec, indexes: int) -> int:
+    """Characters that the names of attempts take more than the array's."""
+    return len(names.attempt_name("", _most_attempts(spec, indexes)))
+
+
+def _most_attempts(spec: ArraySpec, indexes: int) -> int:
+    """For which a name leaves room. An item of several pods is an attempt of its own."""
+    return max(MOST_RERUNS, 2 * indexes if spec.trial_nodes > 1 else 0)
 
 
 def _check_name(name: str, indexes: int, resolved: Resolved[ArraySpec]) -> None:
+    most = _most_attempts(resolved.spec, indexes)
     try:
-        names.check_job_name(names.attempt_name(name, MOST_RERUNS), indexes)
+        names.check_job_name(names.attempt_name(name, most), indexes)
     except ValueError as error:
         raise RequestError(
             f"{resolved.origin(('name',))} {name} leaves no room for reruns: the name of the last "
@@ -340,8 +352,11 @@ def array_summary(plan: ArrayPlan, *, where: str, at_once: int) -> str:
     parts = [f"{count(total, 'item')} in {count(plan.indexes, 'index', 'es')}"]
     if at_once < plan.indexes:
         parts.append(f"{at_once:,} at once")
+    if plan.spec.trial_nodes > 1:
+        parts.append(f"{plan.spec.trial_nodes} nodes a trial")
     if plan.spec.ranks_per_item > 1:
-        parts.append(f"{plan.spec.ranks_per_item} ranks an item")
+        whose = "an item" if plan.spec.trial_nodes == 1 else "a node"
+        parts.append(f"{plan.spec.ranks_per_item} ranks {whose}")
     parts.append(where)
     if plan.archive is not None:
         size = units.format_bytes(len(plan.archive.packed))

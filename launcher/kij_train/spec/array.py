@@ -31,6 +31,7 @@ SOURCES = ("items", "glob", "range")
 """Where the items come from: one of them."""
 MOST_INDEXES = 2**31 - 1
 """As many completions as a Job can count."""
+MOST_NODES = 10_000
 MOST_RERUNS = 99
 """For which a name leaves room."""
 KEPT_OF_GRACE = 6
@@ -217,6 +218,14 @@ class ArraySpec(Common):
     ] = None
     """Indexes that run at once: all, up to 10,000; with --local as many as there are cores, or
     GPUs for."""
+    trial_nodes: Annotated[
+        int,
+        Field(ge=1, le=MOST_NODES),
+        NotBool,
+        Setting(Group.SIZE, "--nodes N", Fact.WITHOUT_VARIABLE),
+    ] = 1
+    """Pods of a trial of a sweep, each running one torchrun; with --local, processes. With several,
+    each trial is a Job of its own, and --parallelism of them run at once; 1 when not given."""
     nproc_per_node: Annotated[
         Annotated[int, Field(ge=1, le=MOST_PROCESSES), NotBool] | None,
         Setting(Group.SIZE, "--nproc-per-node N"),
@@ -300,6 +309,7 @@ class ArraySpec(Common):
             "grace_s": max(1, grace_s - grace_s // KEPT_OF_GRACE),
             "preload": self.modules,
             "nproc_per_node": self.ranks_per_item,
+            "nodes": self.trial_nodes,
             "seed": self.seed,
             "style": self.style or "",
             "metrics": tuple(map(parse_metric, self.metrics)),
@@ -318,6 +328,7 @@ class ArraySpec(Common):
     def _holds_together(self) -> ArraySpec:
         for check in (
             _check_items,
+            _check_nodes,
             _check_metrics,
             _check_processes,
             _check_results,
@@ -360,6 +371,24 @@ def _volume_of(spec: ArraySpec, field: str) -> Mount:
     if mount.type not in ("pvc", "hostpath"):
         raise SpecConflict(field, f"is on a volume of type {mount.type}, which does not keep it")
     return mount
+
+
+def _check_nodes(spec: ArraySpec) -> None:
+    """An item of several pods is a Job of its own, and the only one of its index."""
+    if spec.trial_nodes == 1:
+        return
+    if spec.chunk not in (None, 1):
+        raise SpecConflict("chunk", f"conflicts with --nodes {spec.trial_nodes}: a trial is a Job")
+    for field, why in (
+        ("indexes", "a trial is a Job"),
+        ("slice", "a trial is a Job"),
+        ("function", "torchrun runs scripts and programs"),
+        ("retries", "run what has failed again: kij-train rerun NAME --failed"),
+        ("max_failed", "a trial is a Job"),
+        ("start_jitter", "its pods wait for each other"),
+    ):
+        if getattr(spec, field):
+            raise SpecConflict(field, f"conflicts with --nodes {spec.trial_nodes}: {why}")
 
 
 def _check_metrics(spec: ArraySpec) -> None:
@@ -416,6 +445,8 @@ def _check_results(spec: ArraySpec) -> None:
 
 
 def _check_scheduler(spec: ArraySpec) -> None:
+    if spec.trial_nodes > 1:
+        return
     if spec.scheduler in ("coscheduling", "native"):
         raise SpecConflict(
             "scheduler", "places all pods or none, and the indexes of an array need no others"

@@ -22,4 +22,4 @@ def shape_of(spec: Common, name: str, attempt: Attempt | None = None) -> Shape:
 
     assert isinstance(spec, ArraySpec)
     assert attempt is not None
-    return with_spreading(spec, name, array.shape(spec, attempt))
+    return with_spreading(spec, name, array.shape(spec, name, attempt))

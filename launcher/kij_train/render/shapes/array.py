@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kij_train import names, pod
 from kij_train.arrays.plan import pods_at_once
 from kij_train.pod import contract, itemplan
 from kij_train.render.shapes.shape import Shape
+from kij_train.spec import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from kij_train.spec import ArraySpec
@@ -44,8 +45,10 @@ class Attempt:
     """Of an adaptive search that goes on, compressed."""
 
 
-def shape(spec: ArraySpec, attempt: Attempt) -> Shape:
-    """The shape of an attempt."""
+def shape(spec: ArraySpec, name: str, attempt: Attempt) -> Shape:
+    """The shape of an attempt, whose Job is called `name`."""
+    if spec.trial_nodes > 1:
+        return _several_pods(spec, name, attempt)
     policy: dict[str, Any] = {
         "completions": attempt.indexes,
         "parallelism": pods_at_once(attempt.indexes, spec.parallelism),
@@ -73,13 +76,45 @@ def shape(spec: ArraySpec, attempt: Attempt) -> Shape:
     if most is not None:
         policy["maxFailedIndexes"] = most
     several = spec.kueue is not None and policy["parallelism"] != 1
+    annotations = {names.KUEUE_MIN_PARALLELISM: "1"} if several else {}
+    return replace(_shape(spec, attempt, policy), annotations=annotations)
+
+
+def _several_pods(spec: ArraySpec, name: str, attempt: Attempt) -> Shape:
+    """Of one item: its pods meet at rank 0, and the first that fails ends it."""
+    policy = {
+        "completions": spec.trial_nodes,
+        "parallelism": spec.trial_nodes,
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+    }
+    own = _shape(spec, attempt, policy)
+    ranks = {
+        contract.ENV_NNODES: str(spec.trial_nodes),
+        contract.ENV_NPROC_PER_NODE: str(spec.ranks_per_item),
+        contract.ENV_WORLD_SIZE: str(spec.trial_nodes * spec.ranks_per_item),
+        contract.ENV_MASTER_ADDR: f"{name}-0.{name}",
+        contract.ENV_MASTER_PORT: str(DEFAULT_PORT),
+    }
+    rank = {contract.ENV_NODE_RANK: f"metadata.annotations['{names.COMPLETION_INDEX}']"}
+    return replace(
+        own,
+        environment=ranks | own.environment,
+        # First, so that later values may use $(NODE_RANK).
+        field_references=rank | own.field_references,
+        ports={"rendezvous": DEFAULT_PORT},
+        service_port=DEFAULT_PORT,
+        at_once=spec.trial_nodes,
+    )
+
+
+def _shape(spec: ArraySpec, attempt: Attempt, policy: dict[str, Any]) -> Shape:
     return Shape(
         policy=policy,
         first_process=pod.ITEMS[0].name,
         sources=(*pod.BESIDE, *pod.ITEMS),
         component="array",
         labels={names.ARRAY: attempt.array, names.ATTEMPT: str(attempt.number)},
-        annotations={names.KUEUE_MIN_PARALLELISM: "1"} if several else {},
         environment={itemplan.ENV_ARRAY: _environment(settings(spec, attempt))},
         field_references={
             itemplan.ENV_JOB_UID: f"metadata.labels['{names.CONTROLLER_UID}']",
