@@ -12,6 +12,12 @@ from collections.abc import Iterable
 SHORTEST = 6
 """Shorter ones would be found in words that say nothing."""
 _known: set[str] = set()
+CREDENTIAL_PARAMETER = (
+    r"(?i:(?:[\w.%-]*[-_.])?(?:sig|signature|token|password|passwd|secret|key|apikey|credential"
+    r"|auth|authorization))"
+)
+"""Names of parameters of a URL that grant access: of presigned URLs, and of tokens."""
+_PARAMETER = re.compile(rf"(?<=[?&])({CREDENTIAL_PARAMETER})=[^&#\s'\":]+")
 _USER_OF_URL = re.compile(r"(?<=://)[^/?#\s'\"@]+@")
 
 
@@ -26,10 +32,10 @@ def _parts(values: Iterable[str]) -> set[str]:
 
 
 def redacted(text: str, *also: str) -> str:
-    """The text without what is known to be secret, and without user and password of any URL.
+    """The text without what is known to be secret, and without user, password and tokens of any URL.
 
     `also` is secret in this text alone.
     """
     for secret in sorted(_known | _parts(also), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _USER_OF_URL.sub("***@", text)
+    return _PARAMETER.sub(r"\1=***", _USER_OF_URL.sub("***@", text))

@@ -39,6 +39,10 @@ def prepare(env: Dict[str, str], say: Say) -> None:
         run_setup(env[contract.ENV_SETUP], say)
     if env.get(contract.ENV_PACKAGES_SHA256) or env.get(contract.ENV_PACKAGES_DIR):
         packages.make_ready(env, say)
+    if env.get(contract.ENV_FETCH):
+        from kij_train.pod.spread.origins import fetch_all  # not in pods that fetch nothing
+
+        fetch_all(env, say)
 
 
 def run_setup(command: str, say: Say) -> None:

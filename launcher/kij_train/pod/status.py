@@ -113,6 +113,32 @@ _FETCHING = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class FetchFault:
+    """Why something cannot be fetched."""
+
+    kind: str
+    """A key of FETCH_FAULTS."""
+    about: str
+
+    def text(self) -> str:
+        return f"cannot fetch, {FETCH_FAULTS[self.kind]}: {self.about}"
+
+
+FETCH_FAULTS = {
+    "not-found": "there is no such file",
+    "refused": "access is refused",
+    "throttled": "the origin asks for fewer requests",
+    "gone": "the origin is gone",
+    "changed": "the origin has changed while it was read",
+    "hash": "the file has another hash than was asked for",
+    "full": "no room is left",
+    "unwritable": "nothing can be written",
+    "path": "a file would leave its folder, or comes twice",
+    "no-library": "the image lacks a library",
+}
+
+
 def size_text(size: int) -> str:
     """Bytes, as 1.5 GiB."""
     value, unit = float(size), "bytes"

@@ -39,6 +39,11 @@ def volumes(spec: Common, config_maps: list[str]) -> list[dict[str, Any]]:
             {"name": f"mount-{index}", **_source(mount)}
             for index, mount in enumerate(_distinct(spec))
         ),
+        *({"name": f"fetched-{index}", "emptyDir": {}} for index, _ in enumerate(_fetched(spec))),
+        *(
+            {"name": f"origin-{index}", "persistentVolumeClaim": {"claimName": claim}}
+            for index, claim in enumerate(_origins(spec))
+        ),
     ]
 
 
@@ -54,7 +59,23 @@ def volume_mounts(spec: Common) -> list[dict[str, Any]]:
         if mount.read_only or mount.type in ("secret", "configmap"):
             entry["readOnly"] = True
         mounts.append(entry)
+    for index, folder in enumerate(_fetched(spec)):
+        mounts.append({"name": f"fetched-{index}", "mountPath": folder})
+    for index, claim in enumerate(_origins(spec)):
+        path = f"{contract.ORIGINS_DIR}/{claim}"
+        mounts.append({"name": f"origin-{index}", "mountPath": path, "readOnly": True})
     return mounts
+
+
+def _fetched(spec: Common) -> list[str]:
+    """Folders that something is fetched into, but for those that the user has mounted."""
+    mounted = {mount.path.rstrip("/") for mount in spec.mounts}
+    return [folder for folder in spec.fetch_folders if folder not in mounted]
+
+
+def _origins(spec: Common) -> list[str]:
+    """Claims that something is fetched from."""
+    return list(dict.fromkeys(one.claim for one in spec.fetch if one.claim is not None))
 
 
 def _distinct(spec: Common) -> list[Mount]:

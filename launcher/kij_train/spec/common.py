@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kij_train import gpus as gpu_kinds
 from kij_train import names, units
+from kij_train.spec.fetches import Fetches
 from kij_train.spec.packages import Packages
 from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch, fields_with
 from kij_train.spec.types import (
@@ -454,5 +455,20 @@ class Lifetime(Model):
         return self
 
 
-class Common(Lifetime, Security, Placement, Packages, Data, Resources, Where, Command):
-    """All of it. The fields come in the order of the classes above."""
+class Common(Lifetime, Security, Placement, Fetches, Packages, Data, Resources, Where, Command):
+    """All of it. The fields come in the order of the classes, from the last one on."""
+
+    @model_validator(mode="after")
+    def _fetches_beside_its_mounts(self) -> Common:
+        for to in map(PurePosixPath, self.fetch_folders):
+            for mount in self.mounts:
+                at = PurePosixPath(mount.path)
+                if to == at and mount.type == "emptydir":
+                    continue
+                if to.is_relative_to(at) or at.is_relative_to(to):
+                    raise SpecConflict(
+                        "fetch",
+                        f"{to} meets what is mounted at {at}, which pods may share, and each would "
+                        "write there. Fetch to a folder of its own, such as /data/fetched",
+                    )
+        return self

@@ -7,9 +7,9 @@ import errno
 import os
 from typing import Dict, List, Sequence, Tuple
 
-from kij_train.pod import contract
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread.chunks import File, Layout
+from kij_train.pod.spread.faults import origin_fault
 from kij_train.pod.status import size_text
 
 HELD_BACK = 1 << 20
@@ -83,15 +83,14 @@ class Disk:
             rooms[device] = (before[0], free, before[2] + size)
         for folder, free, size in rooms.values():
             if size > free - HELD_BACK:
-                raise Failure(
-                    contract.EXIT_ORIGIN,
-                    f"disk full: {folder} has {size_text(free)} free, "
-                    f"and {size_text(size)} are to be written",
+                raise origin_fault(
+                    "full",
+                    f"{folder} has {size_text(free)} free, and {size_text(size)} are to be written",
                 )
 
 
 def unwritable(error: OSError, path: str = "") -> Failure:
     """Why nothing can be written there."""
-    what = "disk full: " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    where, why = error.filename or path, error.strerror or error
-    return Failure(contract.EXIT_ORIGIN, f"{what}cannot write {where}: {why}")
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    about = f"cannot write {error.filename or path}: {error.strerror or error}"
+    return origin_fault("full" if is_full else "unwritable", about)

@@ -12,11 +12,10 @@ import contextlib
 import hashlib
 from typing import Callable, Dict, Iterator, List, Optional
 
-from kij_train.pod import contract
-from kij_train.pod.contract import Failure
 from kij_train.pod.peering import Json, Refused, Wire
 from kij_train.pod.spread.chunks import Layout
 from kij_train.pod.spread.disk import Disk
+from kij_train.pod.spread.faults import has_changed, request_fault
 from kij_train.pod.spread.state import Address, State
 from kij_train.pod.spread.tree import READER, Tree
 
@@ -28,15 +27,6 @@ MOST_HASHES = 10_000
 """In one frame."""
 HEIRS = 3
 """Pods that are named to all as the next readers."""
-
-
-def has_changed(what: str = "the origin") -> Failure:
-    """An origin that is no longer what the first part was read from."""
-    return Failure(
-        contract.EXIT_PREPARE,
-        f"{what} has changed while it was read: what pods have would be of two versions. "
-        "Start the job again",
-    )
 
 
 class Source:
@@ -86,7 +76,7 @@ class Reader:
                 layout.check()
                 encoded = layout.encode()
             except ValueError as error:
-                raise Failure(contract.EXIT_PREPARE, str(error)) from error
+                raise request_fault("path", str(error)) from error
             if not self._source.in_place:
                 await loop.run_in_executor(None, Disk(state.folders, layout).prepare)
             state.start_over(layout, encoded)

@@ -24,10 +24,6 @@ from kij_train.pod.spread.disk import Disk, unwritable
 from kij_train.pod.spread.exchange import Exchange, Settings
 from kij_train.pod.spread.reader import Source
 
-ENV_SPREAD = "KIJ_SPREAD"
-"""JSON of Settings, without key and index; not set where a pod is alone."""
-ENV_SPREAD_KEY = "KIJ_SPREAD_KEY"
-"""The job's uid."""
 FETCHES = ""
 """The label of what --fetch names."""
 PLACES = (FETCHES, "packages")
@@ -77,17 +73,21 @@ def spread(
 
 def read_settings(label: str, environment: Dict[str, str]) -> Optional[Settings]:
     """None where this pod is alone. Raises Failure."""
-    text = environment.get(ENV_SPREAD, "")
+    text = environment.get(contract.ENV_SPREAD, "")
     if not text:
         return None
     try:
         said = json.loads(text)
-        key, index = environment[ENV_SPREAD_KEY], int(environment[contract.ENV_COMPLETION_INDEX])
+        key, index = (
+            environment[contract.ENV_SPREAD_KEY],
+            int(environment[contract.ENV_COMPLETION_INDEX]),
+        )
         settings = Settings(**said, key=key, me=index)
         return settings.at_place(PLACES.index(label))
     except (KeyError, TypeError, ValueError) as error:
         raise Failure(
-            contract.EXIT_CONTRACT, f"{ENV_SPREAD}={text!r} does not name the other pods: {error!r}"
+            contract.EXIT_CONTRACT,
+            f"{contract.ENV_SPREAD}={text!r} does not name the other pods: {error!r}",
         ) from error
 
 

@@ -7,6 +7,7 @@ from kij_train.render.shapes import array, gang, static
 from kij_train.render.shapes.array import Attempt
 from kij_train.render.shapes.ranks import with_ranks
 from kij_train.render.shapes.shape import Shape
+from kij_train.render.shapes.spreading import with_spreading
 from kij_train.spec import Common, JobSpec
 
 __all__ = ["Attempt", "Shape", "shape_of"]
@@ -17,7 +18,8 @@ def shape_of(spec: Common, name: str, attempt: Attempt | None = None) -> Shape:
     if isinstance(spec, JobSpec):
         own = gang.shape(spec, name) if spec.supervised else static.shape(spec)
         return with_ranks(spec, name, own)
-    from kij_train.spec import ArraySpec
+    from kij_train.render.shapes.spreading import with_spreading
+from kij_train.spec import ArraySpec
 
     assert isinstance(spec, ArraySpec)
     assert attempt is not None

@@ -1,0 +1,57 @@
+"""What pods have that get things from each other: ports, the names of others, a key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from kij_train import names
+from kij_train.pod import contract, spread
+from kij_train.pod.spread.exchange import Settings
+from kij_train.pod.spread.sharing import PLACES
+from kij_train.render.shapes.shape import Shape
+from kij_train.spec import DEFAULT_PORT, Common
+
+SPREAD_PORT = 4
+"""Added to the port of the job, behind those of the supervisors."""
+
+
+def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
+    """The shape of a job whose pods get something before their work begins."""
+    if not spec.fetch:
+        return shape
+    pods, completions = shape.policy["parallelism"], shape.policy["completions"]
+    environment = {
+        contract.ENV_FETCH: json.dumps(
+            [
+                [_source(spec, place), one.to, one.sha256 or ""]
+                for place, one in enumerate(spec.fetch)
+            ]
+        ).replace("$", "$$"),
+        contract.ENV_FETCHED: ":".join(one.to for one in spec.fetch).replace("$", "$$"),
+    }
+    shape = replace(
+        shape,
+        sources=(*shape.sources, *spread.FILES),
+        environment=shape.environment | environment,
+    )
+    if completions == 1:
+        return shape
+    first = (shape.service_port or DEFAULT_PORT) + SPREAD_PORT
+    may_come_later = completions > pods or shape.policy.get("backoffLimit", 1) > 0
+    settings = Settings([f"{name}-{{}}.{name}:{first}"], pods, may_come_later)
+    key = {contract.ENV_SPREAD_KEY: f"metadata.labels['{names.CONTROLLER_UID}']"}
+    ports = {f"spread-{place}": first + place for place in range(len(PLACES))}
+    return replace(
+        shape,
+        environment=shape.environment | {contract.ENV_SPREAD: settings.to_json()},
+        # Behind the others: NODE_RANK stays the first one.
+        field_references=shape.field_references | key,
+        ports=shape.ports | ports,
+        service_port=shape.service_port or first,
+    )
+
+
+def _source(spec: Common, place: int) -> str:
+    one = spec.fetch[place]
+    return one.source if one.claim is None else f"{contract.ORIGINS_DIR}/{one.claim}{one.source}"
