@@ -32,7 +32,7 @@ def _parts(values: Iterable[str]) -> set[str]:
 
 
 def redacted(text: str, *also: str) -> str:
-    """The text without what is known to be secret, and without user, password and tokens of any URL.
+    """The text without what is known to be secret, and without what grants access in any URL.
 
     `also` is secret in this text alone.
     """

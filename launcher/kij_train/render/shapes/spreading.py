@@ -11,6 +11,7 @@ from kij_train.pod.spread.exchange import Settings
 from kij_train.pod.spread.sharing import PLACES
 from kij_train.render.shapes.shape import Shape
 from kij_train.spec import DEFAULT_PORT, Common
+from kij_train.spec.fetches import Fetch
 
 SPREAD_PORT = 4
 """Added to the port of the job, behind those of the supervisors."""
@@ -21,13 +22,9 @@ def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
     if not spec.fetch:
         return shape
     pods, completions = shape.policy["parallelism"], shape.policy["completions"]
+    fetches = [[_source(one), one.to, one.sha256 or ""] for one in spec.fetch]
     environment = {
-        contract.ENV_FETCH: json.dumps(
-            [
-                [_source(spec, place), one.to, one.sha256 or ""]
-                for place, one in enumerate(spec.fetch)
-            ]
-        ).replace("$", "$$"),
+        contract.ENV_FETCH: json.dumps(fetches).replace("$", "$$"),
         contract.ENV_FETCHED: ":".join(one.to for one in spec.fetch).replace("$", "$$"),
     }
     shape = replace(
@@ -52,6 +49,6 @@ def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
     )
 
 
-def _source(spec: Common, place: int) -> str:
-    one = spec.fetch[place]
+def _source(one: Fetch) -> str:
+    """Where a pod finds it."""
     return one.source if one.claim is None else f"{contract.ORIGINS_DIR}/{one.claim}{one.source}"
