@@ -7,7 +7,9 @@ is sent to that host alone, not to where it redirects.
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
+import contextlib
 import email.utils
+import functools
 import http.client
 import posixpath
 import random
@@ -107,14 +109,11 @@ class HttpFile:
         self._since, self._tries = time.monotonic(), 0
         while self.seen.size is None or at < self.seen.size:
             try:
-                answer = self._answer(at)
-                while True:
-                    data = answer.read(READ_BYTES)
-                    if not data:
-                        break
-                    at += len(data)
-                    self._since, self._tries = time.monotonic(), 0
-                    yield data
+                with contextlib.closing(self._answer(at)) as answer:
+                    for data in iter(functools.partial(answer.read, READ_BYTES), b""):
+                        at += len(data)
+                        self._since, self._tries = time.monotonic(), 0
+                        yield data
                 if self.seen.size is None:
                     return
                 if at < self.seen.size:
@@ -141,15 +140,18 @@ class HttpFile:
             return answer
         self.close()
         answer = self._request(at)
-        seen = _seen(answer)
-        if self.seen.size is not None and seen != self.seen:
-            raise has_changed(self.shown)
-        left = at if answer.status == 200 else 0
-        while left:  # it knows no ranges
-            data = answer.read(min(left, READ_BYTES))
-            if not data:
-                raise _Again("it ended early")
-            left -= len(data)
+        try:
+            if self.seen.size is not None and _seen(answer) != self.seen:
+                raise has_changed(self.shown)
+            left = at if answer.status == 200 else 0
+            while left:  # it knows no ranges
+                data = answer.read(min(left, READ_BYTES))
+                if not data:
+                    raise _Again("it ended early")
+                left -= len(data)
+        except BaseException:
+            answer.close()
+            raise
         return answer
 
     def _request(self, at: int) -> Any:
@@ -168,6 +170,7 @@ class HttpFile:
         except urllib.error.URLError as error:
             raise _Again(str(error.reason)) from None
         if answer.status == 206 and not _content_range(answer).startswith(f"bytes {at}-"):
+            answer.close()
             raise _Again("it sent another part than it was asked for")
         return answer
 
