@@ -17,6 +17,7 @@ from kij_train.pod.contract import Failure
 from kij_train.pod.spread import disk, origins, web
 from kij_train.pod.spread.chunks import File
 from kij_train.pod.spread.origins import Fetch, fetch_all
+from kij_train.pod.spread.urls import file_name
 
 from tests.origin import Answer, Origin, running
 
@@ -47,7 +48,7 @@ class Fetched:
 
     def from_(self, origin: Origin, path: str = "/m.tar", sha256: str = "", **env: str) -> bytes:
         self(Fetch(f"http://localhost:{origin.port}{path}", str(self.folder), sha256), **env)
-        return (self.folder / web.file_name(path)).read_bytes()
+        return (self.folder / file_name(path)).read_bytes()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from kij_train.pod.contract import Failure
 from kij_train.pod.peering import Json, Refused, Wire
 from kij_train.pod.spread import exchange, follower, reader
 from kij_train.pod.spread.chunks import File, Layout
-from kij_train.pod.spread.exchange import Exchange, Settings
+from kij_train.pod.spread.exchange import Exchange
+from kij_train.pod.spread.others import Settings
 from kij_train.pod.spread.reader import Source
 
 CHUNK = 1000

@@ -8,6 +8,7 @@ from kij_train.local.array import (
     run_array,
     runners_here,
 )
+from kij_train.local.fetches import fetched
 from kij_train.local.machine import ARRAYS_IGNORE, LOCAL_IGNORES, check_machine, with_counted_ranks
 from kij_train.local.nodes import Outcome, Stop, Streams, run_nodes
 from kij_train.local.output import Emit
@@ -25,6 +26,7 @@ __all__ = [
     "Streams",
     "check_machine",
     "check_machine_for_array",
+    "fetched",
     "offered",
     "run_array",
     "run_nodes",

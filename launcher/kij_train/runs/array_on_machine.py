@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,9 @@ def start_array(
         here = stack.enter_context(unpacked(plan))
         check_here(here)
         share = local.Share(_settings(here, folder), here.indexes)
-        packages = local.offered(plan.packages, environ)
+        spec, data = local.fetched(here.spec, environ)
+        here = replace(here, spec=spec)
+        packages = {**local.offered(plan.packages, environ), **data}
         until_the_end = stack.pop_all()
 
     left: dict[int, dict[str, Any]] = {}

@@ -101,7 +101,9 @@ class OnMachine(Backend):
             here = stack.enter_context(unpacked(plan))
             # Not in the thread: a request that is wrong is an error of whoever starts it.
             local.check_machine(here.spec, environ, here.code_dir)
-            packages = local.offered(plan.packages, environ)
+            spec, data = local.fetched(here.spec, environ)
+            here = with_changes(here, spec=spec)
+            packages = {**local.offered(plan.packages, environ), **data}
             until_the_end = stack.pop_all()
 
         def work(streams: local.Streams) -> float:

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, model_validator
 
 from kij_train import names
-from kij_train.pod.spread.web import authorization_name, file_name
+from kij_train.pod.spread.urls import authorization_name, file_name
 from kij_train.redaction import CREDENTIAL_PARAMETER
 from kij_train.spec.settings import Fact, Group, Merge, Setting
 from kij_train.spec.types import RESERVED_PATHS, Model, SpecConflict
@@ -122,7 +122,12 @@ class Fetches(Model):
 
     fetch: Annotated[
         tuple[ParsedFetch, ...],
-        Setting(Group.DATA, "--fetch SOURCE:/FOLDER", Fact.TORCHX, merge=Merge.JOIN),
+        Setting(
+            Group.DATA,
+            "--fetch SOURCE:/FOLDER",
+            Fact.TORCHX | Fact.NOT_IN_BENCH,
+            merge=Merge.JOIN,
+        ),
     ] = ()
     """What every pod gets before its work begins, read once for all of them: a file by https
     (#sha256=HEX behind it is checked), a file or folder of a claim (pvc:CLAIM:/PATH) or of the pod

@@ -9,18 +9,18 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import asyncio
-import json
 import os
 import random
 import socket
 import time
-from typing import Callable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Callable, List, Optional, Sequence, Set, Tuple
 
 from kij_train.pod import contract, peering
 from kij_train.pod.contract import Failure
 from kij_train.pod.peering import BUFFER, Json, Refused, Wire, within
 from kij_train.pod.spread import state as states
 from kij_train.pod.spread.follower import Follower, Over
+from kij_train.pod.spread.others import Settings
 from kij_train.pod.spread.reader import Reader, Source
 from kij_train.pod.spread.server import Server
 from kij_train.pod.spread.state import Address, State
@@ -42,45 +42,6 @@ LOWEST = 8
 TELL_END_S = 3.0
 """How long the reader stays to tell the others how it has ended."""
 PROGRESS_S = 5.0
-
-
-class Settings(NamedTuple):
-    """What `render` tells every pod."""
-
-    peers: List[str]
-    """HOST:PORT of every index; or one INDEX.SERVICE:PORT, with {} for the number of the index,
-    where SERVICE has the addresses of all pods that are there."""
-    pods: int
-    """How many there are at once."""
-    stays: bool
-    """Whether pods may come later, so that those that have everything go on serving."""
-    key: str = ""
-    me: int = 0
-    """The index of this pod."""
-
-    def address(self, index: int) -> Tuple[str, int]:
-        """Host and port of an index."""
-        peer = self.peers[index] if len(self.peers) > 1 else self.peers[0]
-        host, _, port = peer.replace("{}", str(index)).rpartition(":")
-        return host.strip("[]"), int(port)
-
-    def at_place(self, place: int) -> "Settings":
-        """With ports that are `place` higher."""
-        return self._replace(peers=[_moved(peer, place) for peer in self.peers])
-
-    @property
-    def service(self) -> str:
-        """The name that all pods have in DNS; empty where they have none."""
-        return "" if len(self.peers) > 1 else self.peers[0].rpartition(":")[0].partition("{}.")[2]
-
-    def to_json(self) -> str:
-        """Without key and index, which each pod has from elsewhere."""
-        return json.dumps({"peers": self.peers, "pods": self.pods, "stays": self.stays})
-
-
-def _moved(peer: str, place: int) -> str:
-    host, _, port = peer.rpartition(":")
-    return f"{host}:{int(port) + place}"
 
 
 class Exchange:

@@ -5,10 +5,12 @@ imported where a URL needs it.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import posixpath
+import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -16,9 +18,12 @@ from kij_train.pod import contract
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread.chunks import File, Layout, check_path
 from kij_train.pod.spread.faults import has_changed, origin_fault, request_fault
+from kij_train.pod.spread.others import FETCHES
 from kij_train.pod.spread.reader import Source
-from kij_train.pod.spread.sharing import FETCHES, list_folder, spread
-from kij_train.pod.spread.web import READ_BYTES, HttpFile, Say, file_name
+from kij_train.pod.spread.sharing import list_folder, spread
+from kij_train.pod.spread.urls import file_name
+from kij_train.pod.spread.web import READ_BYTES, HttpFile, Say
+from kij_train.pod.status import size_text
 
 
 class Fetch(NamedTuple):
@@ -42,6 +47,9 @@ class Origin:
         """The bytes of a file, from there on."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Let go what `look` has left open."""
+
 
 class Web(Origin):
     """A file of http or https."""
@@ -57,6 +65,9 @@ class Web(Origin):
             # Others are told sizes first, so it is read to the end before.
             size = self._read_to_the_end()
         return [File(0, self._name, size)], mark
+
+    def close(self) -> None:
+        self._file.close()
 
     def _read_to_the_end(self) -> int:
         self._part = os.path.join(self._scratch, f".{self._name}.part")
@@ -183,6 +194,11 @@ class Origins(Source):
         self._firsts: List[int] = []
         """Of every origin, the number of its first file."""
 
+    def close(self) -> None:
+        """Let go what `open` has left open."""
+        for origin in self._origins:
+            origin.close()
+
     def open(self, folders: List[str], layout: Optional[Layout]) -> Layout:
         files: List[File] = []
         marks: List[str] = []
@@ -255,5 +271,36 @@ def _add_file(digest: Any, path: Path, size: int) -> None:
 def fetch_all(environment: Dict[str, str], say: Say) -> None:
     """Get what --fetch names into its folders. Raises Failure."""
     fetches = [Fetch(*each) for each in json.loads(environment[contract.ENV_FETCH])]
+    if environment.get(contract.ENV_PARENT_PID):
+        for to in dict.fromkeys(fetch.to for fetch in fetches):
+            _keep_here([fetch for fetch in fetches if fetch.to == to], environment, say)
+        return
     folders = list(dict.fromkeys(fetch.to for fetch in fetches))
     spread(FETCHES, Origins(fetches, environment, say), folders, environment, say)
+
+
+def _keep_here(fetches: List[Fetch], environment: Dict[str, str], say: Say) -> None:
+    """Into a folder of this machine's cache, unless the same is there. One process at a time."""
+    to, new = fetches[0].to, f"{fetches[0].to}.new"
+    os.makedirs(os.path.dirname(to), exist_ok=True)
+    with open(f"{to}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        at_new = [fetch._replace(to=new) for fetch in fetches]
+        source = Origins(at_new, environment, say)
+        mark = f"{to}.mark"
+        try:
+            known = Path(mark).read_text() if os.path.isdir(to) else ""
+        except OSError:
+            known = ""
+        found = source.open([new], None)
+        source.close()
+        if known == found.id:
+            return
+        shutil.rmtree(new, ignore_errors=True)
+        spread(FETCHES, Origins(at_new, environment, say), [new], {}, say)
+        with contextlib.suppress(OSError):
+            os.remove(mark)
+        shutil.rmtree(to, ignore_errors=True)
+        os.rename(new, to)
+        Path(mark).write_text(found.id)
+        say(f"fetched {size_text(found.total)} into {to}")

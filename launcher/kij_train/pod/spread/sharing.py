@@ -21,13 +21,9 @@ from kij_train.pod import contract, signals
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread.chunks import File, Layout
 from kij_train.pod.spread.disk import Disk, unwritable
-from kij_train.pod.spread.exchange import Exchange, Settings
+from kij_train.pod.spread.exchange import Exchange
+from kij_train.pod.spread.others import PLACES, Settings
 from kij_train.pod.spread.reader import Source
-
-FETCHES = ""
-"""The label of what --fetch names."""
-PLACES = (FETCHES, "packages")
-"""What can be spread. The place of a label is added to the port of Settings."""
 
 Say = Callable[[str], None]
 

@@ -11,9 +11,7 @@ import contextlib
 import email.utils
 import functools
 import http.client
-import posixpath
 import random
-import re
 import time
 import urllib.error
 import urllib.parse
@@ -21,6 +19,7 @@ import urllib.request
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 from kij_train.pod.spread.faults import has_changed, origin_fault, request_fault
+from kij_train.pod.spread.urls import authorization_name, shown
 
 READ_BYTES = 1 << 20
 TIMEOUT_S = 60.0
@@ -29,7 +28,6 @@ PATIENCE_S = 300.0
 LONGEST_PAUSE_S = 30.0
 LONGEST_ASKED_S = 600.0
 """Of what Retry-After may ask for."""
-AUTHORIZATION = "FETCH_AUTHORIZATION_"
 AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 Say = Callable[[str], None]
@@ -47,23 +45,6 @@ class _Again(Exception):  # noqa: N818 - a wish
     def __init__(self, why: str, after_s: Optional[float] = None) -> None:
         super().__init__(why)
         self.after_s = after_s
-
-
-def authorization_name(host: str) -> str:
-    """The variable with the credentials for a host."""
-    return AUTHORIZATION + re.sub(r"[^A-Za-z0-9]", "_", host).upper()
-
-
-def file_name(url: str) -> str:
-    """What the file is called."""
-    path = urllib.parse.urlsplit(url).path
-    return urllib.parse.unquote(posixpath.basename(path))
-
-
-def shown(url: str) -> str:
-    """A URL for people: without user, password, parameters."""
-    parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -17,10 +17,9 @@ def shape_of(spec: Common, name: str, attempt: Attempt | None = None) -> Shape:
     """The shape of the job `name`; of an array that of an `attempt`."""
     if isinstance(spec, JobSpec):
         own = gang.shape(spec, name) if spec.supervised else static.shape(spec)
-        return with_ranks(spec, name, own)
-    from kij_train.render.shapes.spreading import with_spreading
-from kij_train.spec import ArraySpec
+        return with_spreading(spec, name, with_ranks(spec, name, own))
+    from kij_train.spec import ArraySpec
 
     assert isinstance(spec, ArraySpec)
     assert attempt is not None
-    return array.shape(spec, attempt)
+    return with_spreading(spec, name, array.shape(spec, attempt))

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from kij_train import names
 from kij_train.pod import contract, spread
-from kij_train.pod.spread.exchange import Settings
-from kij_train.pod.spread.sharing import PLACES
+from kij_train.pod.spread.others import PLACES, Settings
 from kij_train.render.shapes.shape import Shape
 from kij_train.spec import DEFAULT_PORT, Common
 from kij_train.spec.fetches import Fetch
