@@ -12,9 +12,24 @@ from tests.wheels import PodIndex, make_wheel, pip_in_a_zip
 PIP = "/kij/work/code/pip.zip"
 """Images of the test cluster have no pip; users' have one."""
 SCRIPT = """
-import os, sys, kijapp, kijlib
-print("has", kijapp.__version__, kijlib.__version__, kijapp.__file__, os.getuid())
+import os, socket, kijapp, kijlib
+print("has", kijapp.__version__, kijlib.__version__, kijapp.__file__, os.getuid(), flush=True)
+at = (os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
+others = int(os.environ.get("NNODES", "1")) - 1
+if others and os.environ["NODE_RANK"] == "0":
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    server = socket.create_server(("", at[1]), family=family, dualstack_ipv6=both)
+    for _ in range(others):
+        server.accept()
+while others and os.environ["NODE_RANK"] != "0":
+    try:
+        socket.create_connection(at, 1)
+        break
+    except OSError:
+        pass
 """
+"""All nodes are there when the first one ends, as in training."""
 LASTING = """
 import os, pathlib, time, kijlib
 import torch.distributed as dist
@@ -58,7 +73,7 @@ def test_what_the_image_lacks_is_installed_as_non_root_on_a_read_only_root(
 ) -> None:
     (project / "requirements.txt").write_text("kijapp  # which needs kijlib\n")
     done = ns.kij_train(
-        *("launch", "--name", "lacks", "--nodes", "2", "--no-torchrun", "--image", small_image),
+        *("launch", "--name", "lacks", "--nodes", "4", "--no-torchrun", "--image", small_image),
         *("--run-as-user", "1000", "--read-only-root", "--setup", "echo ready in $PWD"),
         *("--requirements", "requirements.txt", *secret(ns, index), "some.py"),
         cwd=project,
@@ -66,8 +81,9 @@ def test_what_the_image_lacks_is_installed_as_non_root_on_a_read_only_root(
     )
     assert done.returncode == 0, done.stderr + ns.report()
     logs = ns.kij_train("logs", "lacks", "--all", cwd=project).stdout
-    assert logs.count("has 1.0 1.5 /kij/work/packages/kijapp.py 1000") == 2, logs
-    assert logs.count("ready in /kij/work/code") == 2
+    assert logs.count("has 1.0 1.5 /kij/work/packages/kijapp.py 1000") == 4, logs
+    assert logs.count("ready in /kij/work/code") == 4
+    assert len({address for address, _ in index.asked}) == 1, "one pod asks, for all"
     assert "installed packages in" in logs and "kijapp==1.0, kijlib==1.5" in logs
     lock = ns.kij_train("packages", "lacks", cwd=project)
     assert lock.stdout == "kijapp==1.0\nkijlib==1.5\n", lock.stderr

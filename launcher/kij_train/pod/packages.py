@@ -267,8 +267,14 @@ def make_ready(env: Dict[str, str], say: Say) -> None:
     if cache:
         folder = _shared_with_others(request, cache, say)
     else:
+        from kij_train.pod.spread.sharing import share  # not in pods that install nothing
+
         folder = contract.PACKAGES_DIR
-        _install_whole(request, folder, say)
+
+        def produce(target: str) -> None:
+            install(request, target, dict(os.environ), say)
+
+        share("packages", produce, folder, env, say)
     use(folder, os.environ)
 
 

@@ -18,14 +18,16 @@ SPREAD_PORT = 4
 
 def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
     """The shape of a job whose pods get something before their work begins."""
-    if not spec.fetch:
+    if not spec.fetch and not spec.installs:
         return shape
     pods, completions = shape.policy["parallelism"], shape.policy["completions"]
     fetches = [[_source(one), one.to, one.sha256 or ""] for one in spec.fetch]
-    environment = {
-        contract.ENV_FETCH: json.dumps(fetches).replace("$", "$$"),
-        contract.ENV_FETCHED: ":".join(one.to for one in spec.fetch).replace("$", "$$"),
-    }
+    environment = {}
+    if fetches:
+        environment = {
+            contract.ENV_FETCH: json.dumps(fetches).replace("$", "$$"),
+            contract.ENV_FETCHED: ":".join(one.to for one in spec.fetch).replace("$", "$$"),
+        }
     shape = replace(
         shape,
         sources=(*shape.sources, *spread.FILES),
