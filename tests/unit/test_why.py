@@ -15,6 +15,7 @@ from kij_train.pod import gang
 from kij_train.pod.status import (
     PREFIX,
     Attempt,
+    FetchFault,
     Installing,
     PackagesFault,
     WaitingForRank0,
@@ -574,6 +575,16 @@ def test_indexes_wait_for_rank_0_where_their_command_does() -> None:
 
 
 MESSAGES = [
+    (FetchFault("not-found", "https://x: HTTP 404").text(), "fetch-not-found"),
+    (FetchFault("refused", "HTTP 403").text(), "fetch-refused"),
+    (FetchFault("throttled", "HTTP 429").text(), "fetch-throttled"),
+    (FetchFault("gone", "it ended early").text(), "fetch-gone"),
+    (FetchFault("changed", "https://x").text(), "fetch-changed"),
+    (FetchFault("hash", "https://x").text(), "fetch-hash"),
+    (FetchFault("full", "/data has 1.0 GiB free").text(), "disk-full"),
+    (FetchFault("unwritable", "/data").text(), "fetch-unwritable"),
+    (FetchFault("path", "'../x'").text(), "fetch-path"),
+    (FetchFault("no-library", "s3://").text(), "fetch-library"),
     (PackagesFault("not-found", "nosuch==1").text(), "package-not-found"),
     (PackagesFault("no-match", "numpy==2.5").text(), "package-no-match"),
     (PackagesFault("conflict", "a needs b==1; b==2").text(), "package-conflict"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kij_train import commands
 from kij_train.pod import contract, status
-from kij_train.pod.status import PackagesFault
+from kij_train.pod.status import FetchFault, PackagesFault
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,24 @@ _PACKAGES = {
     "no-installer": Cause("no-installer", "take an image with pip, or install it: --setup"),
     "failed": Cause("packages", "its last words are in the log of index 0"),
 }
+_ORIGIN = (
+    "put what grants access into a Secret as the variable that the message names: kubectl create "
+    "secret generic hub --from-literal VARIABLE='Bearer …', then --env-from-secret hub"
+)
+_FETCH = {
+    "not-found": Cause("fetch-not-found", "see the source's name: --fetch SOURCE:/FOLDER"),
+    "refused": Cause("fetch-refused", _ORIGIN),
+    "throttled": Cause("fetch-throttled", "start again later, or fetch from a mirror of your own"),
+    "gone": Cause("fetch-gone", "see whether the pods' network reaches it, and start again"),
+    "changed": Cause("fetch-changed", "start again, or name a source that stays as it is"),
+    "hash": Cause("fetch-hash", "name the new hash if the file was changed on purpose; else ask"),
+    "full": Cause("disk-full", "more room: --mount emptydir:SIZE:/FOLDER, or other machines"),
+    "unwritable": Cause("fetch-unwritable", "fetch to a folder of its own, such as /data"),
+    "path": Cause("fetch-path", "fetch sources whose names meet to folders of their own"),
+    "no-library": Cause("fetch-library", "install it: --with fsspec --with s3fs, or gcsfs, adlfs"),
+}
 _MESSAGES = [
+    *((re.escape(FetchFault(kind, "").text()), cause) for kind, cause in _FETCH.items()),
     *((re.escape(PackagesFault(kind, "").text()), cause) for kind, cause in _PACKAGES.items()),
     (
         # runc and containerd; crun and CRI-O.
