@@ -194,6 +194,8 @@ class Exchange:
             waited_s = time.monotonic() - began
             first = self._settings.me == 0 or self._lost is not None
             if alone and self._server.rival_at < scan and (first or waited_s >= FIRST_LOOK_S):
+                if self._settings.me and not self.state.complete:
+                    self._say("no other pod has more, or reads the origin: reading it for all")
                 return None
             if waited_s >= PATIENCE_S:
                 self._say(f"no pod reads the origin for all after {waited_s:.0f} s: reading it")
