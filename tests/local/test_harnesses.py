@@ -84,10 +84,19 @@ def test_lm_eval_has_the_figures_of_one_process_from_any_number_of_shards(docume
     alone = python(documents, "-c", ONE_PROCESS)
     assert alone.returncode == 0, alone.stderr
     wanted = json.loads(alone.stdout.splitlines()[-1])
-    for shards in (1, 3, 7):
-        done = evaluated(
-            documents, "documents.jsonl", "--gate", "acc >= 0.1", *LM_EVAL, *MODEL, shards=shards
-        )
+    # In any order, though lm-eval takes its samples in theirs; and of a task without samples in
+    # the shard, none, though lm-eval takes none for all.
+    lines = (documents / "documents.jsonl").read_text().splitlines(keepends=True)
+    (documents / "turned.jsonl").write_text("".join(reversed(lines)))
+    task = (documents / "tasks/carries.yaml").read_text()
+    (documents / "tasks/unused.yaml").write_text(task.replace("task: carries", "task: unused"))
+    for shards, data, tasks in (
+        (1, "documents.jsonl", "carries"),
+        (3, "turned.jsonl", "carries"),
+        (7, "documents.jsonl", "carries,unused"),
+    ):
+        argv = ("--gate", "acc >= 0.1", *LM_EVAL, *MODEL, "--tasks", tasks)
+        done = evaluated(documents, data, *argv, shards=shards)
         assert done.returncode == 0, done.stderr
         (documents / "results.jsonl").write_text(results(documents, shards))
         joined = python(documents, LM_EVAL[0], "aggregate", "results.jsonl", *LM_EVAL[1:])
@@ -114,6 +123,14 @@ def test_few_shot_examples_that_depend_on_the_shard_are_refused(documents: Path)
         done = python(documents, *argv, "--num_fewshot", "2")
         assert (done.returncode != 0) is refused, done.stderr
         assert ("few-shot examples are drawn anew for each document" in done.stderr) is refused
+
+
+@needs("lm_eval")
+def test_what_would_break_shards_is_no_option(project: Path) -> None:
+    flags = ("--cache_requests", "--use_cache", "--limit", "--samples")
+    done = python(project, *LM_EVAL, *flags)
+    assert done.returncode == 2
+    assert f"unrecognized arguments: {' '.join(flags)}" in done.stderr
 
 
 @needs("lm_eval")
@@ -152,7 +169,9 @@ def test_a_test_whose_provider_fails_is_no_wrong_answer_but_a_missing_one(projec
     assert "not every id was evaluated: 40 failed of 40" in done.stderr
 
 
-@pytest.mark.parametrize("harness", [pytest.param(n, marks=needs(n)) for n in ("deepeval", "ragas")])
+@pytest.mark.parametrize(
+    "harness", [pytest.param(n, marks=needs(n)) for n in ("deepeval", "ragas")]
+)
 def test_a_judge_scores_every_example(project: Path, harness: str) -> None:
     done = evaluated(project, "sums.jsonl", "--gate", "correct >= 0.5", f"{harness}_shard.py")
     assert done.returncode == 0, done.stderr

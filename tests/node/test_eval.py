@@ -32,8 +32,9 @@ def project(tmp_path: Path) -> Path:
 def test_a_shard_that_died_fails_the_gate_in_pods_until_it_is_run_again(
     ns: Namespace, project: Path, small_image: str
 ) -> None:
-    argv = ("eval", "--image", small_image, "--name", "sums", "--data", "sums.jsonl")
-    argv += ("--shards", "3", "--env", "DIES_AT=sum-399", "--gate", "accuracy drop <= 0.02")
+    data = ("--image", small_image, "--name", "sums", "--data", "sums.jsonl", "--shards", "3")
+    gate = ("--env", "DIES_AT=sum-399", "--gate", "accuracy drop <= 0.02")
+    argv = ("eval", *data, *gate)
     lines = (project / "baseline.jsonl").read_text().replace("sum-000", "other-000")
     (project / "other.jsonl").write_text(lines)
     other = ns.kij_train(*argv, "--baseline", "other.jsonl", "dies.py", cwd=project)

@@ -8,9 +8,11 @@ The judge is a stub, of three lines: put your own model there.
 
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 os.environ["DEEPEVAL_TELEMETRY_OPT_OUT"] = "YES"
-os.environ["DEEPEVAL_CACHE_FOLDER"] = os.path.join(os.environ["KIJ_RUN_DIR"], "deepeval")
+os.environ["DEEPEVAL_CACHE_FOLDER"] = str(Path(os.environ["KIJ_RUN_DIR"], "deepeval"))
 
 from deepeval.metrics import GEval
 from deepeval.models import DeepEvalBaseLLM
@@ -20,21 +22,21 @@ from deepeval.test_case import LLMTestCase, SingleTurnParams
 class Judge(DeepEvalBaseLLM):
     """Gives 10 points for an answer that is the expected one, and 0 for any other."""
 
-    def generate(self, prompt, schema):
+    def generate(self, prompt: str, schema: Any) -> Any:
         """The three lines."""
         _, _, answers = prompt.rpartition("Actual Output:")
         said, _, expected = answers.partition("Expected Output:")
         return schema(score=10 * (said.split()[0] == expected.split()[0]), reason="compared")
 
-    async def a_generate(self, prompt, schema):
+    async def a_generate(self, prompt: str, schema: Any) -> Any:
         """The same."""
         return self.generate(prompt, schema)
 
-    def load_model(self):
+    def load_model(self) -> "Judge":
         """There is none to load."""
         return self
 
-    def get_model_name(self):
+    def get_model_name(self) -> str:
         """For DeepEval's own messages."""
         return "stub"
 

@@ -21,12 +21,13 @@ import argparse
 import json
 import os
 import sys
+from typing import Any
 
 import lm_eval
 from lm_eval.tasks import TaskManager
 
 
-def parsed():
+def parsed() -> argparse.Namespace:
     """Options have the names of lm-eval's own."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("what", nargs="?", choices=["run", "list", "aggregate"], default="run")
@@ -41,7 +42,7 @@ def parsed():
     return parser.parse_args()
 
 
-def tasks_of(options):
+def tasks_of(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The tasks by name. Exits where their figures would depend on the shards."""
     manager = TaskManager(include_path=options.include_path)
     tasks = manager.load(options.tasks.split(","))["tasks"]
@@ -58,7 +59,7 @@ def tasks_of(options):
     return manager, tasks
 
 
-def list_documents(options):
+def list_documents(options: argparse.Namespace) -> None:
     """A line for each document: the --data of kij-train eval."""
     for name, task in tasks_of(options)[1].items():
         for number, document in enumerate(task.eval_docs):
@@ -66,12 +67,12 @@ def list_documents(options):
             print(json.dumps(line, default=str))
 
 
-def run(options):
+def run(options: argparse.Namespace) -> None:
     """Run this shard's documents, and write a record for each."""
     with open(os.environ["KIJ_ITEMS_FILE"]) as file:
         items = [json.loads(line)["item"] for line in file]
     manager, tasks = tasks_of(options)
-    samples = {}
+    samples: dict[str, list[int]] = {}
     for item in items:
         if item["task"] not in tasks:
             sys.exit(f"--data is of the task {item['task']}, which --tasks {options.tasks} lacks")
@@ -99,7 +100,7 @@ def run(options):
                 print(json.dumps(scored(name, record), default=str), file=file)
 
 
-def scored(name, record):
+def scored(name: str, record: dict[str, Any]) -> dict[str, Any]:
     """The record of a document; of several filters, each has metrics of its own."""
     of = "" if record["filter"] == "none" else f",{record['filter']}"
     answer = json.dumps(record["filtered_resps"], default=str)[:500]
@@ -107,17 +108,17 @@ def scored(name, record):
     return {"id": f"{name}/{record['doc_id']}", "answer": answer, **values}
 
 
-def aggregate(options):
+def aggregate(options: argparse.Namespace) -> None:
     """Print all metrics as the harness computes them, from the values of all documents."""
     _, tasks = tasks_of(options)
-    values = {}
+    values: dict[str, dict[str, dict[int, Any]]] = {}
     with open(options.results) as file:
         for record in map(json.loads, file):
             name, _, number = record["id"].rpartition("/")
             for metric, value in record.items():
                 kept = values.setdefault(name, {}).setdefault(metric, {})
                 kept[int(number)] = value
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for name, task in tasks.items():
         documents = set(range(len(task.eval_docs)))
         for metric, of_documents in values.get(name, {}).items():

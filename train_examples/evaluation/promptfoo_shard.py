@@ -5,8 +5,8 @@
         promptfoo_shard.py -c promptfoo.yaml
 
 --data has a test of promptfoo a line, with an "id": {"id": "t1", "vars": {…}, "assert": […]}. All
-arguments are those of `promptfoo eval`. Records: `success`, `score`, and the named scores. promptfoo
-keeps a database and a cache; each index has its own, for they are not made to be shared.
+arguments are those of `promptfoo eval`. Records: `success`, `score`, and the named scores.
+promptfoo keeps a database and a cache; each index has its own: they are not made to be shared.
 """
 
 import json
@@ -36,8 +36,10 @@ for test in tests:
     test["metadata"] = {**test.get("metadata", {}), "kij_id": test.pop("id")}
 (folder / "tests.json").write_text(json.dumps(tests))
 done = subprocess.run(
-    [program, "eval", *sys.argv[1:], "--no-cache", "--no-table", "--no-share"]
-    + ["--tests", str(folder / "tests.json"), "--output", str(results)],
+    [
+        *(program, "eval", *sys.argv[1:], "--no-cache", "--no-table", "--no-share"),
+        *("--tests", str(folder / "tests.json"), "--output", str(results)),
+    ],
     env={
         **os.environ,
         "PROMPTFOO_CONFIG_DIR": str(folder),

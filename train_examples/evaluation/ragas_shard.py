@@ -8,6 +8,7 @@ The judge is a stub, of three lines: put your own model there.
 
 import json
 import os
+from typing import Any
 
 os.environ["RAGAS_DO_NOT_TRACK"] = "true"
 
@@ -18,13 +19,13 @@ from ragas.metrics import DiscreteMetric
 class Judge(InstructorBaseRagasLLM):
     """Finds an answer right that is the expected one."""
 
-    def generate(self, prompt, response_model):
+    def generate(self, prompt: str, response_model: Any) -> Any:
         """The three lines."""
         said, expected = prompt.split("\n")[-2:]
         value = "pass" if said.split()[-1] == expected.split()[-1] else "fail"
         return response_model(value=value, reason="compared")
 
-    async def agenerate(self, prompt, response_model):
+    async def agenerate(self, prompt: str, response_model: Any) -> Any:
         """The same."""
         return self.generate(prompt, response_model)
 
