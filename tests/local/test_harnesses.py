@@ -73,7 +73,7 @@ ONE_PROCESS = """
 import json, lm_eval
 from lm_eval.tasks import TaskManager
 found = lm_eval.simple_evaluate(model="hf", model_args="pretrained=tiny", tasks=["carries"],
-    batch_size="1", task_manager=TaskManager(include_path="tasks"), bootstrap_iters=0)
+    batch_size="1", device="cpu", task_manager=TaskManager(include_path="tasks"), bootstrap_iters=0)
 named = {name.partition(",")[0]: value for name, value in found["results"]["carries"].items()}
 print(json.dumps({name: named[name] for name in ("acc", "f1")}))
 """

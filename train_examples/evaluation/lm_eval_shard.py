@@ -38,7 +38,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--model_args", default="")
     parser.add_argument("--num_fewshot", type=int)
     parser.add_argument("--batch_size", default="1", help="more than 1 may change last digits")
-    parser.add_argument("--device", default=None)
+    parser.add_argument("--device", help="cuda where there is one, else cpu")
     return parser.parse_args()
 
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
         samples={name: sorted(numbers) for name, numbers in samples.items()},
         num_fewshot=options.num_fewshot,
         batch_size=options.batch_size,
-        device=options.device,
+        device=options.device or device(),
         task_manager=manager,
         bootstrap_iters=0,  # errors are kij-train's, over all shards
         cache_requests=False,
@@ -98,6 +98,15 @@ def run(options: argparse.Namespace) -> None:
         for name, records in found["samples"].items():
             for record in records:
                 print(json.dumps(scored(name, record), default=str), file=file)
+
+
+def device() -> str | None:
+    """Where a model of torch runs; lm-eval itself takes CUDA for given."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def scored(name: str, record: dict[str, Any]) -> dict[str, Any]:
