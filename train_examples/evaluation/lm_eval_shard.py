@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
     with open(os.environ["KIJ_RESULT_FILE"], "a") as file:
         for name, records in found["samples"].items():
             for record in records:
-                print(json.dumps(scored(name, record), default=str), file=file)
+                print(json.dumps(scored(name, record), default=plain), file=file)
 
 
 def device() -> str | None:
@@ -107,6 +107,11 @@ def device() -> str | None:
     except ImportError:
         return None
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers as those of JSON: as text they would be no metric."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def scored(name: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +143,7 @@ def aggregate(options: argparse.Namespace) -> None:
                 sys.exit(f"{name}: {len(documents - set(of_documents))} documents have no {metric}")
             in_order = [of_documents[number] for number in sorted(of_documents)]
             found.setdefault(name, {})[metric] = aggregation(in_order)
-    print(json.dumps(found))
+    print(json.dumps(found, default=plain))
 
 
 if __name__ == "__main__":
