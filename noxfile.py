@@ -1,5 +1,7 @@
 """Against other versions of what kij-train uses: `nox`; the schedulers alone: `make torchx`."""
 
+import os
+
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -10,6 +12,14 @@ FLOOR_TESTS = [
     for name in ("connection", "kubeconfig", "client", "doctor", "job_commands", "inside")
 ]
 TESTS = ("tests/unit/test_torchx.py", "tests/local/test_torchx.py")
+HARNESSES = {
+    "lm-eval": ["lm-eval[hf]>=0.4.13"],
+    # ragas 0.4 imports what langchain-community 0.4 has no more.
+    "judges": ["deepeval>=4", "ragas>=0.4", "langchain-community<0.4"],
+    "promptfoo": [],
+}
+"""An environment for each: their requirements exclude each other's."""
+PROMPTFOO = ("promptfoo@0.123", "@libsql/linux-x64-gnu")
 
 
 @nox.session
@@ -26,3 +36,21 @@ def floor(session: nox.Session) -> None:
     session.install("--resolution=lowest-direct", "-e", ".", "pytest>=8.2", "pytest-timeout>=2.2")
     session.install("hypothesis>=6", "kubernetes", "pytest-xdist>=3", "trustme")
     session.run("python", "-m", "pytest", *(session.posargs or FLOOR_TESTS))
+
+
+@nox.session
+@nox.parametrize("harness", [nox.param(name, id=name) for name in HARNESSES])
+def harnesses(session: nox.Session, harness: str) -> None:
+    """Evaluation harnesses under `kij-train eval --local`, from the package indexes alone."""
+    session.install("-e", ".[stats]", "pytest>=8", "pytest-timeout>=2", *HARNESSES[harness])
+    path = []
+    if harness == "promptfoo":
+        folder = session.create_tmp()
+        # Without what only some providers need, it is a fifth of the size.
+        lean = ("--omit=optional", "--omit=peer", "--ignore-scripts", "--no-audit", "--no-fund")
+        session.run("npm", "install", "--prefix", folder, *lean, *PROMPTFOO, external=True)
+        path = [f"{folder}/node_modules/.bin"]
+    env = {"PATH": os.pathsep.join([*path, session.env.get("PATH") or os.environ["PATH"]])}
+    # The plugins of pytest that harnesses bring are theirs.
+    argv = ("-p", "no:asyncio", "-p", "no:deepeval", "-m", "harnesses")
+    session.run("python", "-m", "pytest", *argv, "tests/local/test_harnesses.py", env=env)

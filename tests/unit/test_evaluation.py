@@ -13,6 +13,7 @@ from kij_train.arrays.gates import Verdict
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.report import Report
 from kij_train.arrays.summary import summary_of
+from kij_train.cli import main
 from kij_train.errors import RequestError
 
 IDS = [f"q{number}" for number in range(200)]
@@ -214,3 +215,17 @@ def test_the_noise_of_two_runs_is_told_for_each_metric() -> None:
     assert noise.change.mean == pytest.approx(-0.025)
     [same] = evaluation.noise_of(first, first)
     assert same.changed == 0
+
+
+def test_results_that_stay_on_a_volume_are_refused_for_they_could_not_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.jsonl").write_bytes(lines({"id": "a"}))
+    (tmp_path / "score.py").write_text("")
+    argv = ["eval", "--dry-run", "client", "--data", "data.jsonl", "--results", "pvc:x:/out"]
+    assert main([*argv, "score.py"]) == 2
+    assert "results on a volume cannot be judged from here" in capsys.readouterr().err
+    # With --local they are here anyway.
+    argv = ["eval", "--local", "--dry-run", "plan", "--data", "data.jsonl", "--results"]
+    assert main([*argv, "pvc:x:/out", "score.py"]) == 0

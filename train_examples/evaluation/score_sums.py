@@ -24,8 +24,8 @@ def add(a: int, b: int) -> int:
 
 
 with (
-    open(os.environ["KIJ_ITEMS_FILE"]) as items,  # noqa: PTH123
-    open(os.environ["KIJ_RESULT_FILE"], "a") as results,  # noqa: PTH123
+    open(os.environ["KIJ_ITEMS_FILE"]) as items,
+    open(os.environ["KIJ_RESULT_FILE"], "a") as results,
 ):
     for line in items:
         example = json.loads(line)["item"]

@@ -77,6 +77,11 @@ def command(data: str, shards: int, self_check: bool, **options: Any) -> None:
     way = way_of(options)
 
     def prepare(resolved: Resolved[ArraySpec]) -> tuple[Resolved[ArraySpec], Items]:
+        if resolved.spec.results is not None and not way.is_local:
+            raise RequestError(
+                f"{resolved.origin(('results',))}: results on a volume cannot be judged from here",
+                hints=("leave it out: results come through the logs, 4 MiB a shard (--shards)",),
+            )
         return _prepared(resolved, data, shards)
 
     if self_check:
