@@ -43,6 +43,9 @@ class Source:
         """The chunks of `open`'s layout, from number `start` on."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Let go what `open` has left open."""
+
 
 class _Member:
     def __init__(self, address: Address, have: int) -> None:
@@ -67,9 +70,14 @@ class Reader:
 
     async def read(self) -> None:
         """Read what is not here yet. Raises Failure."""
+        if not self._state.complete:
+            try:
+                await self._read_all()
+            finally:
+                self._source.close()
+
+    async def _read_all(self) -> None:
         state, loop = self._state, asyncio.get_running_loop()
-        if state.complete:
-            return
         layout = await loop.run_in_executor(None, self._source.open, state.folders, state.layout)
         if state.layout is None or layout.id != state.layout.id:
             try:
