@@ -217,10 +217,7 @@ def test_what_cannot_be_read_or_is_no_file_is_told_and_the_rest_arrives(tmp_path
     (target / "a").mkdir(parents=True)
     (source / "b").write_text("x")
     summary = copied(source, target)
-    assert summary.problems == [
-        "a: something else of its name is there",
-        "pipe: a socket, a pipe or a device",
-    ] or sorted(summary.problems) == [
+    assert sorted(summary.problems) == [
         "a: something else of its name is there",
         "pipe: a socket, a pipe or a device",
     ]

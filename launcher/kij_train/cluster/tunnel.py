@@ -31,6 +31,8 @@ class Tunnel(Channels):
         super().__init__(opened, f"the connection to pod {pod} broke")
         self._to_skip = {DATA: PORT_BYTES, ERROR: PORT_BYTES}
         self._error = b""
+        self.has_spoken = False
+        """Something has come from what listens there."""
 
     @classmethod
     def open(cls, cluster: Cluster, pod: str, port: int) -> Tunnel:
@@ -53,6 +55,7 @@ class Tunnel(Channels):
         if channel == ERROR:
             self._error += data
             return b""
+        self.has_spoken = self.has_spoken or bool(data)
         return data
 
     def join(self, here: socket.socket) -> None:

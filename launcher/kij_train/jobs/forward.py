@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kij_train.diagnosis import JobView, Node, Phase
-from kij_train.errors import KijError, RefusedError, RequestError, no_such_index
+from kij_train.errors import (
+    KijError,
+    RefusedError,
+    RequestError,
+    UnreachableError,
+    no_such_index,
+)
 from kij_train.jobs.asking import get
 from kij_train.jobs.inside import UP, not_up
 
@@ -154,7 +160,14 @@ class Forwarding:
                 tunnel = Tunnel.open(self._cluster, tried, port)
             except GoneError:
                 continue  # another one is coming, which the watch has not told yet
-            tunnel.join(here)
+            try:
+                tunnel.join(here)
+            except UnreachableError:
+                # With what it has not read, a server that closes may lose its last words.
+                if tunnel.has_spoken:
+                    raise
+                if not tunnel.error:
+                    self._say(f"{_nobody(port, node)}, it seems: the connection broke at once")
             if tunnel.error:
                 self._say(_told(tunnel.error, port, node))
             return
@@ -245,7 +258,12 @@ def _listener(
 
 def _told(error: str, port: int, node: Node) -> str:
     """What a machine says of a port, for people."""
-    where = f"port {port} of pod {node.pod}"
     if "refused" in error:
-        return f"nothing listens on {where} (index {node.index})"
-    return f"{where}: {error.rpartition(' uid ')[2].partition(': ')[2] or error}"
+        return _nobody(port, node)
+    return (
+        f"port {port} of pod {node.pod}: {error.rpartition(' uid ')[2].partition(': ')[2] or error}"
+    )
+
+
+def _nobody(port: int, node: Node) -> str:
+    return f"nothing listens on port {port} of pod {node.pod} (index {node.index})"

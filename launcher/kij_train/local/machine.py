@@ -204,6 +204,7 @@ def node_environment(
     supervisor_ports: list[int],
     run_id: str,
     error_file: Path,
+    run_dir: Path,
     environ: Mapping[str, str],
     packages: Mapping[str, str],
 ) -> dict[str, str]:
@@ -229,6 +230,7 @@ def node_environment(
         contract.ENV_MASTER_PORT: str(port),
         contract.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
         contract.ENV_ERROR_FILE: str(error_file),
+        contract.ENV_RUN_DIR: str(run_dir),
         contract.ENV_SCRATCH_DIR: str(error_file.parent),
         contract.ENV_PARENT_PID: str(os.getpid()),
         contract.ENV_NODE_NAME: f"node {index}",

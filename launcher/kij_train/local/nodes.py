@@ -28,6 +28,7 @@ from kij_train.diagnosis import Failure, parse_record
 from kij_train.errors import RequestError
 from kij_train.local.machine import ENV_RUN_ID, for_node, free_port, node_environment
 from kij_train.local.output import Emit, Output
+from kij_train.local.rundirs import run_dirs
 from kij_train.pod import bootstrap, contract, gang, signals
 from kij_train.pod.gang import processes
 from kij_train.spec import JobSpec
@@ -177,6 +178,7 @@ def run_nodes(
         if output is not None:
             stack.callback(output.close, lambda: stop.is_over(_grace_s(spec)))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX))
+        own = stack.enter_context(run_dirs(cwd, spec.name or run_id, Path(scratch)))
         error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.indexes)]
         port, preflight_port = spec.port or free_port(), free_port()
         supervisor_ports = [free_port() for _ in error_files] if spec.supervised else []
@@ -191,6 +193,7 @@ def run_nodes(
                 supervisor_ports=supervisor_ports,
                 run_id=run_id,
                 error_file=error_files[index],
+                run_dir=own / str(index),
                 environ=environ,
                 packages=packages or {},
             )

@@ -266,7 +266,7 @@ class Index:
             itemplan.ENV_INDEX: str(self._index),
             itemplan.ENV_COUNT: str(self._tools.indexes),
             itemplan.ENV_ATTEMPT: str(self._settings.attempt),
-            itemplan.ENV_RUN_DIR: run_dir,
+            contract.ENV_RUN_DIR: run_dir,
             itemplan.ENV_RESULT_FILE: self._result_file,
         }
 

@@ -35,6 +35,8 @@ def prepare(env: Dict[str, str], say: Say) -> None:
         os.chdir(code_dir)
         # PYTHONPATH may name folders of the code, which were not there when Python started.
         sys.path_importer_cache.clear()
+    if env.get(contract.ENV_RUN_DIR):
+        make_run_dir(env[contract.ENV_RUN_DIR])
     if env.get(contract.ENV_SETUP):
         run_setup(env[contract.ENV_SETUP], say)
     if env.get(contract.ENV_PACKAGES_SHA256) or env.get(contract.ENV_PACKAGES_DIR):
@@ -43,6 +45,21 @@ def prepare(env: Dict[str, str], say: Say) -> None:
         from kij_train.pod.spread.origins import fetch_all  # not in pods that fetch nothing
 
         fetch_all(env, say)
+
+
+def make_run_dir(path: str) -> None:
+    """Make the folder of this index, for its script. Raises Failure."""
+    for last in (False, False, True):
+        try:
+            os.makedirs(path, exist_ok=True)
+            return
+        except OSError as error:
+            # Another run of this machine may have ended, and removed a folder above as empty.
+            if isinstance(error, FileNotFoundError) and not last:
+                continue
+            raise Failure(
+                contract.EXIT_PREPARE, f"cannot make the folder {path}: {error.strerror}"
+            ) from error
 
 
 def run_setup(command: str, say: Say) -> None:

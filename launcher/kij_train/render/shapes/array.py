@@ -143,5 +143,5 @@ def settings(spec: ArraySpec, attempt: Attempt) -> itemplan.ArraySettings:
         jitter_s=spec.start_jitter or 0,
         selection=bool(attempt.selection),
         study=bool(attempt.study),
-        run_dir=f"{own_folder or contract.WORK_DIR}/run",
+        run_dir=f"{own_folder}/run" if own_folder else contract.RUN_DIR,
     )

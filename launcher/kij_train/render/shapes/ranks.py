@@ -21,6 +21,7 @@ def with_ranks(spec: JobSpec, name: str, shape: Shape) -> Shape:
         contract.ENV_MASTER_ADDR: f"{name}-0.{name}",
         contract.ENV_MASTER_PORT: str(port),
         contract.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
+        contract.ENV_RUN_DIR: f"{contract.RUN_DIR}/{contract.NODE_RANK_REFERENCE}",
     }
     if spec.preflight:
         environment[contract.ENV_PREFLIGHT] = f"{contract.BUNDLE_DIR}/{PREFLIGHT_KEY}"
