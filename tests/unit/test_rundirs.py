@@ -32,6 +32,16 @@ def test_each_index_has_a_folder_and_those_with_something_in_them_stay(
     assert not (tmp_path / ".kij-train/runs/a/0").exists()
 
 
+def test_a_run_of_what_ships_keeps_them_beside_the_code_and_not_in_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    line = ["launch", "--local", "--nodes", "2", "--name", "a", "--as-shipped", "--no-torchrun"]
+    assert main([*line, "s.py"]) == 0, capfd.readouterr().err
+    assert (tmp_path / ".kij-train/runs/a/1/kept").read_text() == "x"
+
+
 def test_nothing_is_left_of_a_run_that_writes_nothing(tmp_path: Path) -> None:
     with run_dirs(tmp_path, "a", tmp_path) as own:
         (own / "0").mkdir(parents=True)

@@ -161,10 +161,12 @@ def run_nodes(
     streams: Streams,
     stop: Stop,
     packages: Mapping[str, str] | None = None,
+    home: Path | None = None,
 ) -> Outcome:
     """Run the job in `cwd` and return how it ended; blocks until no process of it is left.
 
-    `packages` are variables of the nodes, from `packages.offered`.
+    `home` is where the folders of its indexes stay; None: in `cwd`. `packages` are variables of
+    the nodes, from `packages.offered`.
 
     Raises RequestError when a node cannot be started, and what `streams.emit` has raised, which
     ends the nodes.
@@ -178,7 +180,7 @@ def run_nodes(
         if output is not None:
             stack.callback(output.close, lambda: stop.is_over(_grace_s(spec)))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=processes.FOLDER_PREFIX))
-        own = stack.enter_context(run_dirs(cwd, spec.name or run_id, Path(scratch)))
+        own = stack.enter_context(run_dirs(home or cwd, spec.name or run_id, Path(scratch)))
         error_files = [Path(scratch, f"node-{index}.json") for index in range(spec.indexes)]
         port, preflight_port = spec.port or free_port(), free_port()
         supervisor_ports = [free_port() for _ in error_files] if spec.supervised else []

@@ -108,7 +108,7 @@ class OnMachine(Backend):
 
         def work(streams: local.Streams) -> float:
             with until_the_end:
-                return _run(here, environ, packages, streams, stop)
+                return _run(here, plan.code_dir, environ, packages, streams, stop)
 
         streams = None if self._streams is None else self._streams(plan.spec)
         return LocalRun(
@@ -271,12 +271,15 @@ def _no_room(error: OSError | contract.Failure) -> RequestError:
 
 def _run(
     plan: Plan,
+    home: Path,
     environ: Mapping[str, str],
     packages: Mapping[str, str],
     streams: local.Streams,
     stop: local.Stop,
 ) -> float:
     """Run the nodes until none is left; the seconds it took.
+
+    `home` is the user's folder, of which the plan's code may be a copy.
 
     Raises JobFailedError with the verdict, TimedOutError at spec.timeout, InterruptedByUserError
     after `stop`.
@@ -291,6 +294,7 @@ def _run(
         streams=streams,
         stop=stop,
         packages=packages,
+        home=home,
     )
     after = units.format_seconds(outcome.seconds)
     if outcome.succeeded:

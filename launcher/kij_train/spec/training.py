@@ -40,6 +40,7 @@ CONTRACT_ENV = frozenset(
         contract.ENV_PARENT_PID,
         contract.ENV_SPREAD,
         contract.ENV_SPREAD_KEY,
+        contract.ENV_RUN_DIR,
         contract.ENV_FETCH,
         contract.ENV_FETCHED,
         contract.ENV_ERROR_FILE,

@@ -177,7 +177,7 @@ class HttpFile:
         asked_s = error.after_s if isinstance(error, _Again) else None
         pause_s = min(LONGEST_PAUSE_S, 2.0**self._tries) * random.uniform(0.8, 1.2)  # noqa: S311
         if asked_s is not None:
-            pause_s = min(asked_s, LONGEST_ASKED_S)
+            pause_s = min(max(asked_s, min(pause_s, 1.0)), LONGEST_ASKED_S)
         waited_s = time.monotonic() - self._since
         why = str(error) or type(error).__name__
         if waited_s + pause_s > PATIENCE_S and self._tries:
