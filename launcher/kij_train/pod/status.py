@@ -254,7 +254,7 @@ class Installed:
 
     def text(self) -> str:
         if not self.lock:
-            return f"packages: the image has all of them, as it took {self.seconds} s to find out"
+            return f"packages: all of them are there already, which took {self.seconds} s to see"
         return f"installed packages in {self.seconds} s: {', '.join(self.lock)}"
 
     @staticmethod
@@ -270,7 +270,7 @@ class Installed:
 
 _INSTALLED = re.compile(
     re.escape(PREFIX) + r"(?:installed packages in (\d+) s: (.*)"
-    r"|packages: the image has all of them, as it took (\d+) s to find out)"
+    r"|packages: all of them are there already, which took (\d+) s to see)"
 )
 
 
