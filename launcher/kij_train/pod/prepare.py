@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Callable, Dict
 
-from kij_train.pod import contract, environment, packages, unpack
+from kij_train.pod import contract, environment, unpack
 from kij_train.pod.contract import Failure
 
 Say = Callable[[str], None]
@@ -40,6 +40,8 @@ def prepare(env: Dict[str, str], say: Say) -> None:
     if env.get(contract.ENV_SETUP):
         run_setup(env[contract.ENV_SETUP], say)
     if env.get(contract.ENV_PACKAGES_SHA256) or env.get(contract.ENV_PACKAGES_DIR):
+        from kij_train.pod import packages  # its patterns take a quarter of a second to compile
+
         packages.make_ready(env, say)
     if env.get(contract.ENV_FETCH):
         from kij_train.pod.spread.origins import fetch_all  # not in pods that fetch nothing
