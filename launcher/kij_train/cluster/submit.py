@@ -1,13 +1,14 @@
-"""Create a job so that it is whole or not there, at any moment.
+"""Create a job so that it exists as a whole or not at all, also if this process dies.
 
-Four requests, however many nodes: the Job, suspended; the ConfigMap and the Service, owned by it;
-the Job, resumed, or put into its queue, whose controller resumes it when there is room. If this
-process dies in between, the Job owns all that exists, and a suspended Job has no pods.
+This takes four requests, however many nodes the job has. The first creates the Job, suspended. Two
+more create its ConfigMap and its Service, which the Job owns. The last resumes the Job, or puts it
+into its queue, whose controller resumes it when there is room. If this process dies in between, the
+Job owns all that exists, and has no pods because it is suspended.
 
-Some jobs take more requests: one for each further ConfigMap of large code, one for a pod group, one
-for a claim template; one to ask which version of Kubernetes' own pod group the server has, or, for
-a job that restarts, which version the server is; and one to make this Job an owner of code that
-another job has brought already.
+Some jobs take more requests: one for each further ConfigMap of large code, one for a pod group, and
+one for a claim template. A job with a pod group of Kubernetes' own asks which version of it the
+server has; a job that restarts asks for the server's version. If another job has brought the same
+code already, one request makes this Job an owner of that code.
 """
 
 from __future__ import annotations
@@ -63,18 +64,18 @@ class Submission:
 def cancel(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> None:
     """End the pods of a job, with their grace period; the Job stays, suspended and marked.
 
-    `queue` is the one that it is in, kept for `resume`.
+    `queue` is the queue that the job is in. An annotation keeps its name for `resume`.
     """
     annotations = {names.CANCELLED: "true"}
     if queue is not None:
         annotations[names.CANCELLED_QUEUE] = queue
-    # It leaves its queue, whose controller would resume it.
+    # The Job has to leave its queue, because the queue's controller would resume it.
     marked = {"uid": uid, "annotations": annotations, "labels": {names.QUEUE: None}}
     cluster.patch("Job", name, {"metadata": marked, "spec": {"suspend": True}})
 
 
 def resume(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> None:
-    """Let a suspended job go on; `queue` is the one that it was in, whose controller then does."""
+    """Resume a suspended job, or put it back into its queue, whose controller resumes it."""
     unmarked = {names.CANCELLED: None, names.CANCELLED_QUEUE: None}
     body: dict[str, Any] = {"metadata": {"uid": uid, "annotations": unmarked}}
     if queue is None:
@@ -120,7 +121,7 @@ def _goes_on(pod: dict[str, Any]) -> bool:
 
 
 def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ask the server about every object, and about one pod, which quota and Pod Security judge."""
+    """Ask the server whether it takes every object, and one pod, for quota and Pod Security."""
     answers = []
     objects = as_served(cluster, objects)
     for body in objects:
@@ -159,7 +160,7 @@ def submit(
     job["metadata"].setdefault("annotations", {})[names.SUBMISSION] = token
     if user is not None:
         job["metadata"].setdefault("labels", {}).setdefault(names.USER, user)
-    # A queue that knew the Job already might start it before its code is there.
+    # If the Job were in its queue now, the queue might start it before its code is there.
     queue = job["metadata"].get("labels", {}).pop(names.QUEUE, None)
     start: dict[str, Any] = {"metadata": {"uid": ""}, "spec": {"suspend": False}}
     if queue is not None:
@@ -224,10 +225,9 @@ def _check_kept(job: dict[str, Any], created: dict[str, Any]) -> None:
 
 
 def retries_of_all(job: dict[str, Any], created: dict[str, Any]) -> int | None:
-    """The retries of an array on a server, before 1.33, that does not count them by index.
+    """The retries of an array if the server does not count them by index (before 1.33), else None.
 
-    It drops the rules by which an index fails alone as well, and leaves no limit at all. None where
-    the server has kept what was asked for.
+    Such a server also drops the rules by which an index fails alone, and then has no limit at all.
     """
     retries = job["spec"].get(names.PER_INDEX)
     if retries is None or "backoffLimit" in job["spec"] or names.PER_INDEX in created["spec"]:
@@ -281,7 +281,7 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
 
 
 def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
-    """An object of this name, which is not ours, is there."""
+    """The error if another object has this name already."""
     kind, name = str(body["kind"]).lower(), body["metadata"]["name"]
     remove = f"or remove it: {cluster.address.kubectl('delete', kind, name)}"
     if kind == "job":
@@ -297,12 +297,13 @@ def _create_owned(
 ) -> None:
     """Create a Service or ConfigMap that goes with the Job.
 
-    Code is named by its content: a ConfigMap of this name has the same code, and this Job becomes
-    one more of its owners. If its last owner is deleted at this moment, the ConfigMap may vanish
-    before that succeeds: then it is created again, a few times if need be.
+    A ConfigMap of code is named by its content. If one with this name exists, it has the same code,
+    and this Job becomes one more of its owners. If its last owner is deleted at this moment, the
+    ConfigMap may vanish before this Job owns it. Then it is created again, a few times if need be.
 
-    Any other object of this name is either the user's, or a leftover of a deleted Job of this name,
-    which the garbage collector will remove. Waiting tells which, without the right to read it.
+    Any other object with this name is the user's, or is left from a deleted Job of this name. In
+    the second case, the garbage collector removes it soon. To wait for that needs no right to read
+    the object.
     """
     owned = copy.deepcopy(body)
     owned["metadata"]["ownerReferences"] = [owner]
@@ -332,7 +333,7 @@ def _create_shared(cluster: Cluster, owned: dict[str, Any], job: dict[str, Any])
             pass
         try:
             shared = cluster.patch(kind, name, owners)
-            if len(shared["metadata"]["ownerReferences"]) == 1:  # nobody's until now
+            if len(shared["metadata"]["ownerReferences"]) == 1:  # it had no owner until now
                 share_code(cluster, [name], job)
             return
         except GoneError:
@@ -349,7 +350,7 @@ def _remove(cluster: Cluster, name: str, token: str) -> None:
     except GoneError:
         return
     except KijError as error:
-        # The first error is the one to report; this one tells what it could not clean.
+        # The caller reports the first error. This warning tells what is left of the job.
         cluster.warnings.append(
             f"job {name} may be left, suspended: {cluster.address.kubectl('delete', 'job', name)} "
             f"({error})"

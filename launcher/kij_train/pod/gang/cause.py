@@ -18,7 +18,10 @@ SECONDARY = re.compile(
     r"|Socket Timeout|Timed out waiting .* for (recv|send) operation",
     re.IGNORECASE,
 )
-"""Errors of gloo, NCCL and torch's stores that mean another rank is gone: not the first cause."""
+"""Errors of gloo, NCCL and torch's stores which say that another rank is gone.
+
+A rank that fails with one of these is not the first cause.
+"""
 
 
 class NodeFailure(NamedTuple):
@@ -42,7 +45,7 @@ class NodeFailure(NamedTuple):
 
 
 def first_cause(failures: List[NodeFailure]) -> NodeFailure:
-    """First causes come before lost connections, then the earliest comes first."""
+    """The earliest failure that is no lost connection, or else the earliest of all."""
     return min(failures, key=_when)
 
 

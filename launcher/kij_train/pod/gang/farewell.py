@@ -1,4 +1,4 @@
-"""The end of a pod: its failure record or the accounts of the job, and until when it stays.
+"""The end of a pod: what it records, and how long it stays to tell others the verdict.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -18,11 +18,11 @@ Json = Dict[str, Any]
 TOMBSTONE_S = 1800.0
 """The longest time that a pod stays to tell others that the job has failed."""
 LATE_S = 5.0
-"""How long it stays for pods that could have asked before."""
+"""How long a pod still waits for others once the last index has asked."""
 
 
 def write_verdict(verdict: messages.Verdict, me: Who) -> None:
-    """Of a pod that has got the verdict."""
+    """Write what a pod leaves that has got the verdict: the accounts of the job or a record."""
     if isinstance(verdict, messages.Done):
         records.write_accounts(verdict.history.brief())
         return
@@ -36,7 +36,7 @@ def write_verdict(verdict: messages.Verdict, me: Who) -> None:
 
 
 def write_own_failure(record: Json, me: Who) -> None:
-    """Of a pod that ends before the verdict came, and whose ranks have failed."""
+    """Write the failure record of a pod whose ranks failed and which ends before the verdict."""
     _write(record, {"index": me.node}, "")
 
 

@@ -14,11 +14,11 @@ from kij_train.pod.gang.messages import RankStack
 from kij_train.pod.stacks import DUMP_FRAME, STARTS, RankNow
 
 FILE, OUTPUT = "file", "output"
-"""What counts as a sign of life: only the files that the ranks touch, or any output too."""
+"""What counts as a sign of life: only that a rank touches its file, or that it prints as well."""
 MOST_FRAMES = 40
 CHUNK = 1 << 16
 LONGEST_STEP = 18
-"""Digits of a step's number."""
+"""The most digits that the number of a step may have."""
 
 _HEAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+(?: \[(.*)\])? \(most recent call first\):")
 _LIBRARY = re.compile(r"/(site|dist)-packages/|/lib/python3\.|^<")
@@ -32,7 +32,7 @@ class Signs:
     """When the ranks of a node last gave a sign of life."""
 
     def __init__(self, folder: str, output: "Optional[Output]" = None) -> None:
-        """`folder` has a file for every rank; `output` where that counts as well."""
+        """`folder` has a file for every rank. `output` is given if output counts as well."""
         os.makedirs(folder, exist_ok=True)
         self._folder, self._output = folder, output
         self._seen: Dict[str, int] = {}
@@ -42,17 +42,17 @@ class Signs:
 
     @property
     def ever(self) -> bool:
-        """Whether there has been one since the beginning."""
+        """Whether any rank has given a sign of life since the beginning."""
         return self._latest() > self._began
 
     def _latest(self) -> float:
         return max(self._last, self._output.last) if self._output else self._last
 
     def silence_s(self) -> float:
-        """How long there has been none."""
+        """How long no rank has given a sign of life."""
         now = time.monotonic()
         with contextlib.suppress(OSError):
-            # Changes, not times: the clock of the files may be set, and differ from ours.
+            # Look for times that have changed: the clock of the files may differ from ours.
             seen = {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder)}
             if seen != self._seen:
                 changed = [name for name, at in seen.items() if self._seen.get(name) != at]
@@ -69,36 +69,36 @@ class Signs:
 
 
 class Output:
-    """The output of the ranks, passed on by this process, which sees when there was some."""
+    """Passes the output of the ranks on, and remembers when they last printed something."""
 
     def __init__(self) -> None:
         self.last = 0.0
-        """On the monotonic clock."""
+        """When a rank last printed something (time.monotonic)."""
         self._pipes = [(os.pipe(), stream) for stream in (1, 2)]
         self._threads: List[threading.Thread] = []
         self._in_a_line = {1: False, 2: False}
 
     def start(self) -> None:
-        """Begin to pass it on; by threads, so after the process of the ranks was forked."""
+        """Begin to pass output on. Threads do that, so fork the process of the ranks before."""
         for (end, _), stream in self._pipes:
             thread = threading.Thread(target=self._pass_on, args=(end, stream), daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def take(self) -> None:
-        """In a process of the ranks: write there from now on."""
+        """Make this process, which is one of the ranks' own, write to the pipes from now on."""
         for (_, end), stream in self._pipes:
             os.dup2(end, stream)
 
     def end_lines(self) -> None:
-        """End what ranks that are gone have left unended, lest the next ones go on in that line."""
+        """End a line that earlier ranks have begun, so that the next ranks begin a new line."""
         for stream, unended in self._in_a_line.items():
             if unended:
                 self._in_a_line[stream] = False
                 os.write(stream, b"\n")
 
     def close(self, timeout_s: float) -> None:
-        """Pass on the rest, once no rank is left."""
+        """Pass on the rest of the output. Call this when all ranks have ended."""
         for (_, end), _ in self._pipes:
             os.close(end)
         for thread in self._threads:
@@ -124,9 +124,9 @@ class Thread(NamedTuple):
     frames: Tuple[str, ...]
     """The most recent call first, as faulthandler writes it."""
     current: bool = False
-    """Whether it took the signal, as the main thread does."""
+    """Whether this thread handled the signal, as the main thread does."""
     name: Optional[str] = None
-    """Where Python tells it (3.14)."""
+    """The thread's name; Python writes it into dumps since 3.14."""
 
 
 def threads_of(dump: str) -> Tuple[Thread, ...]:
@@ -142,14 +142,14 @@ def threads_of(dump: str) -> Tuple[Thread, ...]:
 
 
 def main_thread(threads: Iterable[Thread]) -> Optional[Thread]:
-    """It takes the signals, and is the last that is told."""
+    """The main thread of a dump: it handles the signals, and faulthandler writes it last."""
     every = list(threads)
     found = [thread for thread in every if thread.current] or every
     return found[-1] if found else None
 
 
 def brief(ranks: Iterable[RankNow]) -> List[RankStack]:
-    """Of what ranks of this node say, what the leader needs: rank, state, frames."""
+    """What the leader needs to know of the ranks of this node: rank, state, frames."""
     found = []
     for rank in ranks:
         main = main_thread(threads_of(rank.stack))
@@ -162,18 +162,19 @@ class Finding(NamedTuple):
     """Who holds up the others."""
 
     rank: Optional[int]
-    """The lowest of those; None where no rank differs from the others."""
+    """The lowest rank that holds up the others; None if no rank differs from the others."""
     text: str
-    """A line for each place where ranks are, the one that holds up the others first."""
+    """A line for each place where ranks are. The place that holds up the others comes first."""
     callstack: str
-    """Of that rank, or of one at the first place, the most recent call last."""
+    """The stack of that rank, or of a rank at the first place; the most recent call last."""
 
 
 def compare(ranks: List[RankStack]) -> Finding:
-    """From the stacks of all ranks that gave one, as `brief` gives them.
+    """Find who holds up the others, from the stacks that `brief` has made of all ranks.
 
-    Who does not answer while others do holds them up; else who waits for nobody while others wait
-    in a collective; else the fewest that are at one place.
+    If some ranks answer and others do not, the silent ones hold up the rest. If all answer and only
+    some wait in a collective, the ranks that do not wait hold up the rest. Else the place with the
+    fewest ranks holds up the rest, if these are less than half of all.
     """
     places: Dict[Tuple[bool, str], List[RankStack]] = {}
     for rank in sorted(ranks, key=lambda each: each.rank):
@@ -196,7 +197,7 @@ _Places = List[Tuple[Tuple[bool, str], List[RankStack]]]
 
 
 def _suspects(order: _Places, count: int) -> _Places:
-    """Of the places where ranks are, those that hold up the others; the fewest first."""
+    """The places whose ranks hold up the others; the place with the fewest ranks comes first."""
     silent = [item for item in order if not item[1][0].frames]
     busy = [item for item in order if item[1][0].frames and not item[0][0]]
     for found in (silent, busy):
@@ -232,7 +233,7 @@ def _callstack(frames: List[str]) -> str:
 
 
 def name_of(ranks: Iterable[int]) -> str:
-    """rank 3; ranks 0-2, 5."""
+    """Ranks as a text, such as "rank 3" or "ranks 0-2, 5"."""
     text = spans(ranks)
     return f"rank {text}" if text.isdigit() else f"ranks {text}"
 

@@ -31,7 +31,7 @@ class MalformedError(ValueError):
 
 
 def to_json(value: Any) -> Any:
-    """The same value made of what `json` can write."""
+    """The same value, made only of types that `json` can write."""
     kind: Any = type(value)
     names = _fields(kind)
     if names is not None:
@@ -70,7 +70,7 @@ def _read(kind: Any, said: Any, where: str) -> Any:
 
 
 def _is_a(kind: Any, said: Any) -> bool:
-    """Whether it is of this simple type. To Python, True and False are integers too."""
+    """Whether a value is of this simple type. For Python, True and False are integers too."""
     return isinstance(said, kind) and (kind is bool or not isinstance(said, bool))
 
 
@@ -97,7 +97,7 @@ def _read_generic(origin: Any, types: Tuple[Any, ...], said: Any, where: str) ->
 
 
 def _read_key(kind: Any, key: str, where: str) -> Any:
-    """A key of an object: JSON has texts alone there."""
+    """A key of a dict, made from the key of a JSON object, which is always a text."""
     if kind is str:
         return key
     try:

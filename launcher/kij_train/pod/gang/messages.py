@@ -15,7 +15,7 @@ from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.jsontypes import MalformedError, from_json, to_json
 
 LONGEST_LINE = 1 << 20
-"""In bytes. Whoever reads a longer line gives the connection up."""
+"""In bytes. A supervisor that reads a longer line closes the connection."""
 Json = Dict[str, Any]
 
 
@@ -77,7 +77,7 @@ class Failed(NamedTuple):
 
     text: str
     uid: str
-    """Of the supervisor whose ranks are the cause; empty if there is no such one."""
+    """The uid of the supervisor whose ranks are the cause; empty if there is no such one."""
     record: Json
     """The failure record of the cause (pod/records.py); may be empty."""
     summary: str
@@ -106,7 +106,7 @@ class Loss(NamedTuple):
     """No round runs."""
 
     lost_s: float
-    """How long already."""
+    """How long no round has run."""
     culprit: Optional[Who]
     """The node that was lost or hung, if any."""
 
@@ -126,7 +126,7 @@ class Stop(NamedTuple):
     """The round is over: end its ranks."""
 
     kill_after_s: float
-    """Between SIGTERM and SIGKILL."""
+    """The time between SIGTERM and SIGKILL."""
     loss: Loss
     news: News
 
@@ -149,7 +149,7 @@ class CutOff(NamedTuple):
     """The leader is cut off from the others and ends. Its members may be cut off with it."""
 
     seconds: float
-    """How long already."""
+    """How long it has been cut off."""
 
 
 Order = Union[Start, Stop, Inform, AskStacks, CutOff, Done, Failed]
@@ -206,7 +206,7 @@ class RankStack(NamedTuple):
     state: str
     """The kernel's word on the process, such as "T (stopped)"."""
     frames: List[str]
-    """Of its main thread, the most recent call first; empty if it did not answer."""
+    """The frames of its main thread, the most recent call first; empty if it did not answer."""
 
 
 class Stacks(NamedTuple):
@@ -228,11 +228,14 @@ class Run(NamedTuple):
 
     node: Node
     env: Dict[str, str]
-    """Added to the environment."""
+    """Variables that are added to the environment."""
 
 
 class EndRanks(NamedTuple):
-    """Send a signal to torchrun, and later SIGKILL to all that is left. The newest time holds."""
+    """Send a signal to torchrun, and SIGKILL later to all that is left.
+
+    If this comes again, only the time until SIGKILL changes.
+    """
 
     kill_after_s: float
     signum: int
@@ -252,7 +255,7 @@ class Exited(NamedTuple):
     """torchrun has ended."""
 
     code: int
-    """Negative for a signal."""
+    """Its exit code, negative for a signal."""
 
 
 TaskOrder = Union[Run, EndRanks]

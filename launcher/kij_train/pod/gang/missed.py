@@ -1,4 +1,4 @@
-"""What a pod makes of a network that is gone: its own, or that of other pods.
+"""What a pod does when a network is gone: its own, or that of other pods.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -13,17 +13,18 @@ from kij_train.pod.gang.history import Who
 
 
 class Unheard:
-    """Pods that fell silent and are missed, until the log has told of them.
+    """Pods that fell silent, and that the log has not named yet.
 
-    A `launch` that is attached deletes them then, so that the Job makes others: Kubernetes itself
-    takes most of a minute to notice a dead machine, and never notices a cut link.
+    When the log names a pod, a `launch` that is attached deletes it, so that the Job creates
+    another one. Kubernetes itself takes most of a minute to notice a dead machine, and never
+    notices a cut link.
     """
 
     def __init__(self, peer: str) -> None:
         """`peer` is the name of another pod."""
         self._peer = peer
         self._pods: Dict[str, Who] = {}
-        """By uid."""
+        """uid of a supervisor → the pod."""
         self._telling: Optional[asyncio.Future[None]] = None
 
     def add(self, who: Who) -> None:
@@ -35,16 +36,16 @@ class Unheard:
         self._pods.pop(who.uid, None)
 
     def clear(self) -> None:
-        """Others train instead of them."""
+        """Forget all: other pods train instead of them."""
         self._pods.clear()
 
     def tell(self) -> None:
-        """Have the log name them, in the background."""
+        """Name them in the log. This happens in the background."""
         if self._pods and (self._telling is None or self._telling.done()):
             self._telling = asyncio.ensure_future(self._tell_where_connected())
 
     async def _tell_where_connected(self) -> None:
-        """Not if this pod's own network is cut: it would tell of those on the right side."""
+        """Name them, unless this pod itself is cut off: then the silent pods may be well."""
         if await network.has_network(self._peer):
             for who in self._pods.values():
                 status.say(status.Unheard(who.node, who.ip, who.machine).text())
@@ -53,14 +54,14 @@ class Unheard:
             await asyncio.sleep(network.LOOK_S)
 
     async def stop(self) -> None:
-        """Tell nothing any more."""
+        """Name no more pods."""
         if self._telling is not None:
             self._telling.cancel()
             await asyncio.gather(self._telling, return_exceptions=True)
 
 
 def end_cut_off(seconds: float, index: int) -> NoReturn:
-    """End this pod, whose network is gone, so that the Job creates another one instead."""
+    """End this pod because its network is gone. The Job then creates another one."""
     text = f"cut off: other nodes, DNS and the API server were not reached for {seconds:.0f} s"
     status.say(f"{text}. This pod ends, so that the Job makes another one")
     processes.kill_descendants()

@@ -1,8 +1,9 @@
 """Whether this pod is cut off: it reaches neither all others, nor DNS, nor the API server.
 
-Kubernetes does not notice a pod whose link is gone as long as its machine is well. Such a pod ends
-itself, so that the Job makes another one. Where whole machines are cut off, their pods are made
-again elsewhere after a while: a leader that is there with some of the others ends before that.
+Kubernetes does not notice that a pod's link is gone as long as the pod's machine is well. Such a
+pod ends itself, so that the Job creates another one. If whole machines are cut off, the Job creates
+their pods again elsewhere after a while. If the leader is on a machine that is cut off, it ends
+before that.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -17,14 +18,15 @@ from typing import Any, Awaitable, Callable, List, Tuple
 
 LOOK_S = 1.0
 ALONE_S = 8.0
-"""How long a node that was in a round may miss others, and reach nothing else either.
+"""How long a pod that was in a round may reach neither other pods nor DNS nor the API server.
 
-Longer than nodes take to agree on another leader when theirs falls silent, in which they miss each
-other and nothing is wrong: 7.4 s with 64 of them (benchmarks/results/supervisors.md). It holds two
-probes, so that one lost packet is not taken for a lost link.
+When a leader falls silent, the others are not connected until they have agreed on another leader,
+although nothing is wrong with their network. That takes 7.4 s with 64 nodes
+(benchmarks/results/supervisors.md), so this has to be longer. There is time for two probes, so that
+one lost packet is not taken for a lost link.
 """
 PROBE_S = 3.0
-"""How long DNS and the API server may take to answer: a connection is tried again after 1 s."""
+"""How long DNS and the API server may take to answer. TCP tries a connection again after 1 s."""
 RESOLV_CONF = "/etc/resolv.conf"
 DNS_PORT = 53
 
@@ -32,13 +34,15 @@ DNS_PORT = 53
 _looked_up: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Any]]" = (
     weakref.WeakKeyDictionary()
 )
-"""The look-up that goes on. Where DNS is silent, each holds a thread for longer than a probe."""
+"""The look-up that is going on. There is one at a time, because a look-up holds a thread, and for
+longer than a probe if DNS is silent."""
 
 
 async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
-    """Return when this pod is cut off, with the seconds since it was not.
+    """Return when this pod is cut off. Gives the seconds since it last had a network.
 
-    `is_connected` says whether it misses no other node now; `peer` is the name of one.
+    `is_connected` says whether this pod now has its connections to other pods. `peer` is the name
+    of another pod.
     """
     reached = time.monotonic()
     while True:
@@ -50,9 +54,10 @@ async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
 
 
 async def has_network(peer: str) -> bool:
-    """Whether DNS answers, whatever it says, or its machine or the API server can be reached.
+    """Whether DNS gives any answer, or a DNS server or the API server can be reached by TCP.
 
-    DNS that is down takes connections while its machine is up, or has them refused by the cluster.
+    A connection that is refused proves a network as well: the server's machine, or the cluster if
+    DNS has no pods, has answered.
     """
     asked: List[Awaitable[object]] = [_look_up(peer)]
     asked += [_connects(*server) for server in (*_api_server(), *_name_servers())]

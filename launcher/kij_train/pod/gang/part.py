@@ -17,11 +17,14 @@ from kij_train.pod.gang.ranks import Zygote
 from kij_train.pod.gang.settings import ENV_RESTARTS, ENV_SPARE, READY_PORT, Settings
 
 LOOKS_A_TIMEOUT = 10
-"""How often the ranks' signs of life are looked at."""
+"""How often, at least, this node looks for signs of life within one --hang-timeout."""
 
 
 def keep_accounts(history: History, state: str, since: float, again_s: float = 0.0) -> None:
-    """For `kij-train status`, which reads them in a pod; `again_s` is of this round so far."""
+    """Write a file that `kij-train status` reads in the pod.
+
+    `again_s`: seconds of this round, so far, that repeated steps of earlier rounds.
+    """
     if os.environ.get(contract.ENV_PARENT_PID) or not os.path.isdir(contract.WORK_DIR):
         return
     news = {"history": history.as_json(), "state": state, "since": since, "again_s": again_s}
@@ -44,18 +47,18 @@ class Part:
         output: Optional[hang.Output],
         report: Callable[[messages.Report], None],
     ) -> None:
-        """`scratch` is a folder for the rounds' files; `report` tells the leader."""
+        """`scratch` is a folder for the rounds' files. `report` sends a message to the leader."""
         self.zygote = zygote
         self.began = 0.0
         self.steps = Steps(None)
-        """Of this round."""
+        """The steps of this round."""
         self.has_rank_0 = False
         self._node, self._settings = node, settings
         self._scratch, self._output, self._report = scratch, output, report
         self._round = 0
         self._was_spare = False
         self._tasks: List[asyncio.Future[None]] = []
-        """Of this round."""
+        """What runs in the background in this round."""
 
     def stand_by(self) -> None:
         """Say, once, that this node takes no part now."""
@@ -98,7 +101,7 @@ class Part:
         self.zygote.start(messages.Run(node, env))
 
     def ended(self, code: int) -> None:
-        """The ranks have; `code` is torchrun's, negative for a signal."""
+        """The ranks have ended. `code` is the exit code of torchrun, negative for a signal."""
         record = records.read_record(self._record_file())
         self._report(messages.RanksEnded(code, self._round, record))
 
@@ -112,7 +115,7 @@ class Part:
         self._report(messages.Stacks(hang.brief(found), number))
 
     async def _watch(self, signs: hang.Signs) -> None:
-        """Tell when the ranks of this round fall silent or wake again, and at which step."""
+        """Report when the ranks of this round fall silent or wake again, and their steps."""
         number, limit = self._round, self._settings.hang_timeout_s or float("inf")
         told = (False, False)
         while self.zygote.running and self._round == number:
@@ -128,7 +131,7 @@ class Part:
             await asyncio.sleep(min(1.0, limit / LOOKS_A_TIMEOUT))
 
     async def _show_ready(self) -> None:
-        """While the ranks run."""
+        """Keep the port of the readiness probe open while the ranks run."""
         if os.environ.get(contract.ENV_PARENT_PID):
             return
         port = self._settings.address(self._node.rank)[1] + READY_PORT

@@ -1,13 +1,14 @@
-"""What a process has started: find it, adopt it, end it.
+"""The processes that a process has started: find them, adopt them, end them.
 
-Run as a program, it keeps a command of this machine: nothing that the command starts outlives it,
-also not what has left its session and scrubbed its environment.
+Run as a program, this file is a *keeper*: it runs a command on this machine, and sees to it that no
+process that the command starts outlives the command. This holds also for processes that have left
+the session or changed their environment.
 
     python processes.py VARIABLE GRACE_S FOLDER COMMAND [ARG ...]
 
-VARIABLE of the environment is the process that started this one; the command finds this one there.
-FOLDER is what that process has made for this run, and removes itself, unless it is killed: then the
-last of its keepers to end does.
+The environment variable VARIABLE has the id of the process that started this one. For the command,
+it has the id of this process. FOLDER was made for this run by the process that started the keepers.
+That process removes it. If that process is killed, the last keeper that ends removes it.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -24,17 +25,17 @@ from types import FrameType
 from typing import Dict, List, NoReturn, Optional, Set
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-"""Of prctl(2)."""
+"""Options of prctl(2)."""
 FOLDER_PREFIX = "kij-train-"
-"""How the names of the folders begin that a keeper may remove."""
+"""A keeper removes only folders whose names begin with this."""
 
 
 spared: Set[int] = set()
-"""Processes that `descendants` leaves out, with what is below them."""
+"""Processes that `descendants` leaves out, with all that they have started."""
 
 
 def prctl(option: int, value: int) -> None:
-    """Linux's prctl(2); nothing elsewhere."""
+    """Call prctl(2) on Linux; do nothing on other systems."""
     if sys.platform == "linux":
         import ctypes
 
@@ -42,12 +43,12 @@ def prctl(option: int, value: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what the processes below leave behind (Linux)."""
+    """Become the parent of descendants whose own parent ends (Linux)."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def descendants(root: int) -> List[int]:
-    """All processes below one that have not ended, from /proc; [] where there is no /proc."""
+    """All descendants of a process that have not ended, from /proc; [] without /proc."""
     children: Dict[int, List[int]] = {}
     ended = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -67,7 +68,7 @@ def descendants(root: int) -> List[int]:
 
 
 def kill_descendants() -> None:
-    """SIGKILL, again until none is left: a process may start another one in between."""
+    """Send SIGKILL until no descendant is left: one may start another in between."""
     while True:
         left = descendants(os.getpid())
         if not left:
@@ -79,21 +80,24 @@ def kill_descendants() -> None:
 
 
 class Keeper:
-    """Runs one command, passes signals on to it, and ends as it has ended."""
+    """Runs one command, passes signals on to it, and ends with its exit code or signal."""
 
     def __init__(self, variable: str, grace_s: float, folder: str) -> None:
         self._variable, self._grace_s = variable, grace_s
         self._parent = int(os.environ[variable])
         self._folder, self._held = folder, -1
         with contextlib.suppress(OSError):
-            self._held = os.open(folder, os.O_RDONLY)  # until this process ends, and in no other
+            self._held = os.open(folder, os.O_RDONLY)  # held until this process ends
             fcntl.flock(self._held, fcntl.LOCK_SH)
         self._child = 0
         self._early: List[int] = []
         """Signals that came before there was a command to pass them on to."""
 
     def run(self, command: List[str]) -> NoReturn:
-        """Never returns. When the parent is killed, the command gets SIGTERM and its grace."""
+        """Run the command, and never return.
+
+        When the parent is killed, the command gets SIGTERM, and SIGKILL after the grace period.
+        """
         adopt_orphans()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(signum) != signal.SIG_IGN:
@@ -104,7 +108,7 @@ class Keeper:
             self._remove_folder()
             sys.exit(128 + signal.SIGTERM)
         env = dict(os.environ, **{self._variable: str(os.getpid())})
-        # Python ignores these two, and what is ignored stays so in a new program.
+        # Python ignores these two signals, and a new program would inherit that.
         self._child = os.posix_spawn(
             command[0], command, env, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ]
         )
@@ -123,7 +127,10 @@ class Keeper:
         _end_as(status)
 
     def _remove_folder(self) -> None:
-        """Unless another keeper holds it, which will do it: of two at once, one gets the lock."""
+        """Remove the folder, unless another keeper still runs: then that one removes it.
+
+        If two keepers end at the same time, one of them gets the lock.
+        """
         if os.path.basename(self._folder).startswith(FOLDER_PREFIX):
             with contextlib.suppress(OSError):
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,17 +141,19 @@ class Keeper:
         if os.getppid() != self._parent:
             signal.alarm(max(1, round(self._grace_s)))
         if self._child:
-            os.kill(self._child, signum)  # not reaped yet, so it is there
+            os.kill(self._child, signum)  # not waited for yet, so its id is not used again
         else:
             self._early.append(signum)
 
 
 def _end_as(status: int) -> NoReturn:
-    """Exit with the code, or by the signal, of a wait status."""
+    """End with the exit code, or by the signal, that a wait status tells."""
     if os.WIFSIGNALED(status):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command has left its own
+        resource.setrlimit(
+            resource.RLIMIT_CORE, (0, 0)
+        )  # no second core file: the command has left one
         signum = os.WTERMSIG(status)
         if signum not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(signum, signal.SIG_DFL)

@@ -1,7 +1,8 @@
-"""The ranks of a node: a process that has torch imported forks torchrun for every round.
+"""The ranks of a node: a zygote, which has torch imported, forks torchrun for each round.
 
-It has no threads, so that forking is safe, and torch, which takes seconds, is imported once. It
-adopts what torchrun leaves behind, so that a round that is over has no process left.
+The import of torch takes seconds, and so is done only once. The zygote has no threads, so that it
+can fork safely. It adopts processes that torchrun leaves behind, so that it can end them all when
+a round is over.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -26,22 +27,22 @@ from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
 
 
 class Work(NamedTuple):
-    """What a zygote is there for."""
+    """The functions that a zygote calls."""
 
     prepare: Callable[[], None]
     """Import what every round needs. Raises ImportError."""
     run: Callable[[Run], int]
-    """Be one round; gives its exit code."""
+    """Run torchrun for one round, in the process that was forked for it. Gives the exit code."""
 
 
 class Zygote:
-    """The supervisor's end: starts and ends torchrun, and tells how it ended."""
+    """The zygote as the supervisor sees it: it starts and ends torchrun, and tells how it ended."""
 
     def __init__(self, work: Work, say: Callable[[str], None]) -> None:
-        """Fork it. The first one is made before this process has a thread."""
+        """Fork the process. Call this before this process has threads."""
         self.ready = False
         self.broken = ""
-        """Why it cannot run anything."""
+        """Why it can run no round; empty if it can."""
         self.running = False
         self._work, self._say = work, say
         self._writer: Optional[asyncio.StreamWriter] = None
@@ -51,15 +52,15 @@ class Zygote:
         ours, theirs = socket.socketpair()
         if os.fork() == 0:
             ours.close()
-            _close_sockets(but=theirs.fileno())  # of a supervisor that has worked for a while
+            _close_sockets(but=theirs.fileno())  # a second zygote inherits connections
             _run_zygote(theirs, self._work)
         theirs.close()
         return ours
 
     async def serve(self, on_change: Callable[[], None], on_end: Callable[[int], None]) -> None:
-        """Listen to it, and keep one alive, until cancelled.
+        """Read the messages of the process, until cancelled. If it dies, start another one.
 
-        One that dies under a round is a round that failed.
+        If it dies while a round runs, that round has failed.
         """
         while True:
             reader, self._writer = await asyncio.open_connection(
@@ -68,7 +69,7 @@ class Zygote:
             while True:
                 try:
                     line = await reader.readline()
-                except OSError:  # it died while something was sent to it
+                except OSError:  # the process died while something was sent to it
                     line = b""
                 if not line:
                     break
@@ -96,7 +97,7 @@ class Zygote:
         self._send(order)
 
     def stop(self, kill_after_s: float, signum: int = signal.SIGTERM) -> None:
-        """A signal to the ranks, later SIGKILL; said again, the new time holds."""
+        """Send a signal to the ranks, and SIGKILL later. A second call changes only the time."""
         self._send(messages.EndRanks(kill_after_s, int(signum)))
 
     def _send(self, order: TaskOrder) -> None:
@@ -105,16 +106,16 @@ class Zygote:
 
 
 def _close_sockets(but: int) -> None:
-    """Those of this process: others must see that a connection ends (Linux)."""
+    """Close inherited sockets, so that the other side sees when a connection ends (Linux)."""
     for entry in Path("/proc/self/fd").glob("*"):
         fd = int(entry.name)
-        with contextlib.suppress(OSError):  # that of the folder is gone again
+        with contextlib.suppress(OSError):  # the descriptor that listed the folder is closed again
             if fd > 2 and fd != but and stat.S_ISSOCK(os.fstat(fd).st_mode):
                 os.close(fd)
 
 
 def _run_zygote(channel: socket.socket, work: Work) -> NoReturn:
-    """Never returns. Ends when the supervisor closes its end, and its ranks with it."""
+    """Be the zygote, and never return. It and its ranks end when the supervisor's socket closes."""
     signals.take_signals(signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
@@ -149,8 +150,8 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
             if isinstance(said, Run):
                 told, agent = False, os.fork() or _run_round(work, said, channel)
             elif agent:
-                if not told:  # a second one would keep torchrun from waiting for its ranks
-                    os.kill(agent, said.signum)  # not reaped yet, so it is there
+                if not told:  # a second signal would keep torchrun from waiting for its ranks
+                    os.kill(agent, said.signum)  # not waited for yet, so its id is not used again
                 told, kill_at = True, time.monotonic() + said.kill_after_s
         if time.monotonic() >= kill_at:
             kill_at = float("inf")
@@ -158,21 +159,24 @@ def _zygote(channel: socket.socket, work: Work) -> NoReturn:
         code = _reap(agent)
         if code is not None:
             agent, kill_at = 0, float("inf")
-            kill_descendants()  # what it left: ranks of an agent that was killed
+            kill_descendants()  # a torchrun that was killed leaves its ranks behind
             channel.sendall(messages.encode(messages.Exited(code)))
 
 
 class _Orders:
-    """What the supervisor says."""
+    """The messages that the supervisor sends."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel, self._rest = channel, b""
 
     def read(self) -> List[TaskOrder]:
-        """What has come; ends this process, and all below it, when the supervisor is gone."""
+        """The messages that have come.
+
+        If the supervisor is gone, this ends the process and all its descendants.
+        """
         try:
             chunk = self._channel.recv(65536)
-        except ConnectionResetError:  # it was killed, and had not read all
+        except ConnectionResetError:  # the supervisor was killed before it had read everything
             chunk = b""
         if not chunk:
             kill_descendants()
@@ -182,7 +186,10 @@ class _Orders:
 
 
 def _reap(agent: int) -> Optional[int]:
-    """Take in children that have ended; the exit code of the agent, negative for a signal."""
+    """Wait for all children that have ended. Gives the exit code of torchrun, if it has ended.
+
+    The exit code is negative for a signal.
+    """
     code = None
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -195,7 +202,7 @@ def _reap(agent: int) -> Optional[int]:
 
 
 def _run_round(work: Work, order: Run, channel: socket.socket) -> NoReturn:
-    channel.close()  # the supervisor takes its end for that of the zygote
+    channel.close()  # else the supervisor would not see the end of the zygote
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 1

@@ -1,4 +1,4 @@
-"""What every supervisor is told: the contract on top of the bootstrap's.
+"""What every supervisor is told, in addition to the contract of the bootstrap.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -11,58 +11,60 @@ from kij_train.pod import contract
 ENV_GANG = "KIJ_GANG"
 """JSON of Settings."""
 ENV_GANG_ID = "KIJ_GANG_ID"
-"""Of the job; whoever has another one is not one of us."""
+"""The id of the job. A supervisor with another id does not belong to this job."""
 ENV_POD_IP = "KIJ_POD_IP"
 ENV_RESTARTS = "KIJ_RESTARTS"
-"""For the script: rounds that came before this one."""
+"""For the script: how many rounds came before this one."""
 ENV_SPARE = "KIJ_SPARE"
 """For the script: 1 on a node that waited as a spare, else 0."""
 READY_PORT = 1
-"""Added to the supervisor's port: open while this node trains, for a readiness probe."""
+"""Added to the supervisor's port. The port is open while this node trains, for the readiness probe.
+"""
 
 
 class Settings(NamedTuple):
     """What `render` and `local` tell every node."""
 
     low: int
-    """Nodes that a round takes at least."""
+    """The fewest nodes that a round may have."""
     high: int
-    """And at most."""
+    """The most nodes that a round may have."""
     spares: int
     peers: List[str]
-    """host:port of every index, an IPv6 host in []; or INDEX.SERVICE:PORT, with {} for the number
-    of the index, where SERVICE resolves to the addresses of all pods that are there."""
+    """The address of every index as host:port, with an IPv6 host in []. Or one text for all:
+    INDEX.SERVICE:PORT, with {} in place of the index' number. In DNS, SERVICE has the addresses of
+    all pods that run."""
     max_restarts: int
     """Rounds that may fail before the job does."""
     backoff_limit: int
-    """Pods that the Job allows to fail; the job's own end must exceed it."""
+    """How many pods may fail before the Job fails. To end the Job, more pods have to fail."""
     reserve: int = 0
-    """Indexes that have no pod until another index is lost, whose place they take. With 0, a lost
-    index comes back with another pod."""
+    """How many indexes have no pod until another index is lost; they then take its place. With 0,
+    a lost index comes back with another pod."""
     grace_s: float = float(contract.GRACE_S)
-    """Between SIGTERM and SIGKILL where a round ends so that more nodes can take part."""
+    """Between SIGTERM and SIGKILL, if a round ends so that more nodes can take part."""
     hang_timeout_s: float = 0.0
-    """How long no rank may give a sign of life; 0: for ever."""
+    """After so long without a sign of life of any rank, the job hangs; 0: never."""
     start_timeout_s: float = 600.0
-    """The same until the first one of a round, where that is longer."""
+    """The same until the first sign of life of a round; it holds if it is longer."""
     heartbeat: str = "file"
     """What a sign of life is: hang.FILE or hang.OUTPUT."""
     shared: Optional[List[str]] = None
-    """Paths of volumes that all pods write to; None for nodes of one machine."""
+    """Paths of volumes that all pods write to; None if all nodes run on this machine (--local)."""
 
     @property
     def pods(self) -> int:
-        """How many there are at once."""
+        """How many pods run at the same time."""
         return self.high + self.spares
 
     @property
     def indexes(self) -> int:
-        """How many there may be in the life of the job."""
+        """How many indexes there may be in the life of the job."""
         return self.pods + self.reserve
 
     @property
     def service(self) -> str:
-        """The name that all pods have in DNS; empty where they have none."""
+        """The name in DNS of the Service of all pods; empty if there is none."""
         if len(self.peers) > 1:
             return ""
         return self.peers[0].rpartition(":")[0].partition("{}.")[2]
@@ -80,7 +82,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(env: Dict[str, str]) -> Settings:
-    """Raises Failure."""
+    """The settings from the environment. Raises Failure."""
     try:
         return Settings(**json.loads(env[ENV_GANG]))
     except (KeyError, ValueError, TypeError) as error:
@@ -91,7 +93,10 @@ def read_settings(env: Dict[str, str]) -> Settings:
 
 
 def read_node(env: Dict[str, str], settings: Settings) -> contract.Node:
-    """The bootstrap's contract, whose counts are those without spares. Raises Failure."""
+    """This pod's place, from the bootstrap's contract. Raises Failure.
+
+    The counts in the environment are those of one round: they leave out the spares and the reserve.
+    """
     nproc = env.get(contract.ENV_NPROC_PER_NODE, "")
     world = str(settings.high * int(nproc)) if nproc.isdigit() else ""
     if env.get(contract.ENV_WORLD_SIZE) not in ("", None, world):
