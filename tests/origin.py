@@ -23,6 +23,8 @@ class Request:
     """Number of the first byte."""
     authorization: str | None
     sent: int = 0
+    at: float = field(default_factory=time.time)
+    """When, in seconds since the epoch: pods on this machine have the same clock."""
 
 
 @dataclass
