@@ -74,10 +74,8 @@ def test_an_array_is_made_in_as_many_requests_whatever_its_size(
     assert ns.empties()
 
 
-def test_a_rerun_shares_the_list_of_its_array(
-    cluster: Cluster, ns: Namespace, tmp_path: Path
-) -> None:
-    first = planned(tmp_path, 8, queue="nobody")
+def start_with_a_rerun(cluster: Cluster, folder: Path) -> None:
+    first = planned(folder, 8, queue="nobody")
     backend = runs.OnCluster(cluster)
     backend.start(first)
     again = runs.plan_rerun(
@@ -86,15 +84,45 @@ def test_a_rerun_shares_the_list_of_its_array(
         array="a",
         number=1,
         selection=[(3, [3]), (5, [5])],
-        cwd=tmp_path,
+        cwd=folder,
         place=backend,
     )
     backend.start(again)
+
+
+def test_a_rerun_shares_the_list_of_its_array(
+    cluster: Cluster, ns: Namespace, tmp_path: Path
+) -> None:
+    start_with_a_rerun(cluster, tmp_path)
     assert ns.batch.read_namespaced_job("a-r1", ns.name).spec.completions == 2
     ns.delete_job("a")
     left = ns.left()
     assert "jobs/a-r1" in left
     assert sum(one.startswith("configmaps/kij-items-") for one in left) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "jobs"),
+    [
+        (["map", "--range", "0:8"], ["jobs/a"]),
+        (["sweep", "-p", "x=1", "--nodes", "2"], ["jobs/a"]),
+        (["sweep", "-p", "x=1,2", "--nodes", "2", "--parallelism", "2"], ["jobs/a", "jobs/a-r1"]),
+    ],
+)
+def test_an_array_that_is_replaced_leaves_none_of_its_reruns(
+    cluster: Cluster, ns: Namespace, tmp_path: Path, argv: list[str], jobs: list[str]
+) -> None:
+    start_with_a_rerun(cluster, tmp_path)
+    before = {job.metadata.uid for job in ns.batch.list_namespaced_job(ns.name).items}
+    common = ["--name", "a", "--queue", "nobody", "--detach", "--replace", "a.py"]
+    done = ns.kij_train(*argv, *common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [one for one in ns.left() if one.startswith("jobs/")] == jobs
+    now = {job.metadata.uid for job in ns.batch.list_namespaced_job(ns.name).items}
+    assert not now & before
+    report = ns.kij_train("report", "a", cwd=tmp_path)
+    assert "is of another array" not in report.stderr
+    assert report.returncode == 1, report.stderr  # nothing has run
 
 
 def test_more_or_fewer_indexes_run_at_once_when_that_is_said(

@@ -92,6 +92,9 @@ def test_trials_of_two_pods_are_jobs_and_one_that_failed_runs_again(
     assert (points["x=1"]["mean"], points["x=9"]["failed"]) == (1, 1)
     assert "node 1: ValueError: nine is out" in done.stderr
     assert "trials: succeeded 1  failed 1" in ns.kij_train("status", "s", cwd=project).stdout
+    status = json.loads(ns.kij_train("status", "s", "-o", "json", cwd=project).stdout)
+    trials = [(one["name"], one["state"]) for one in status["trials"]]
+    assert trials == [("s", "succeeded"), ("s-r1", "failed")]
     again = ns.kij_train("rerun", "s", "--failed", "--env", "FIXED=1", cwd=project)
     assert again.returncode == 0, again.stderr
     lines = ns.kij_train("results", "s", cwd=project).stdout.splitlines()

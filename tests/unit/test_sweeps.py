@@ -16,6 +16,9 @@ from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.points import Point, Space, grid, key_of, repeated_key
 from kij_train.errors import RequestError
 from kij_train.pod.trials import point_key
+from PIL import Image
+
+from tests import sweeppicture
 
 LOSS = Objective("loss")
 
@@ -140,3 +143,8 @@ def test_the_pictures_are_png_and_svg(tmp_path: Path) -> None:
 def test_a_sweep_without_a_number_has_no_picture() -> None:
     with pytest.raises(RequestError, match="no point has a loss to plot"):
         sweepplots.figure(swept({"a=1": ({"a": 1}, [None])}), ["a=1"])
+
+
+def test_the_picture_of_the_readme_is_of_the_command_beside_it() -> None:
+    with Image.open(sweeppicture.PICTURE) as image:
+        assert image.info[sweeppicture.COMMAND] == sweeppicture.command()

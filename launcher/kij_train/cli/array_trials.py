@@ -63,7 +63,7 @@ def begin_trials(
     chosen = [(index, plan.pinned.items.positions(index)) for index in range(count)]
     if replaces:
         # Before anything is given up.
-        runs.dry_run(replace(plan, selection=chosen[:1]), cluster)
+        runs.dry_run(replace(plan, selection=chosen[:1]), cluster, replace=True)
         array_found.delete_all(cluster, plan.array)
     where = Where("cluster", plan.spec.kubeconfig, plan.spec.context, cluster.namespace)
     folder = runs.keep_array(plan, Path.cwd(), where, replace=replaces)

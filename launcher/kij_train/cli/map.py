@@ -69,7 +69,7 @@ _WAY = (
         Group.LIFE,
         "--replace",
         is_flag=True,
-        help="Delete an array of this name first, with its results here, and its Job.",
+        help="Delete an array of this name first, with its results here, and its Jobs.",
     ),
     grouped.option(
         Group.OUTPUT,
@@ -266,6 +266,10 @@ def _map_on_cluster(
     at_once = plans.pods_at_once(plan.indexes, plan.spec.parallelism)
     output.status(runs.array_summary(plan, where=backend.where(plan.spec), at_once=at_once))
     run = submit(plan, backend)
+    if replace:  # its reruns; submit has replaced the first Job
+        from kij_train.jobs import array_found
+
+        array_found.delete_all(run.cluster, plan.array, but=run.name)
     where = Where("cluster", plan.spec.kubeconfig, plan.spec.context, run.cluster.namespace)
     folder = runs.keep_array(plan, Path.cwd(), where, replace=replace)
     attempt = runs.attempt_of(plan, run.uid)

@@ -32,7 +32,7 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
 
     FOR is how long the phase has lasted, AGE how old the pod is, REPLACED how many pods the index
     had before. Of a job of more than 64 nodes, only those in trouble are shown; -o json
-    has all.
+    has all. Of a sweep whose trials are Jobs, `trials` has a row for each.
     """
     cluster = connect(params)
     if watch:
@@ -44,7 +44,11 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
         _watch(cluster, name)
     found = jobs.status(cluster, name)
     if form == "json":
-        output.json_data(found.as_json())
+        said = found.as_json()
+        if array_found.is_trial(found.job):
+            trials = array_found.trials_of(cluster, str(found.job.array))
+            said["trials"] = [jobs.summary_of(job).as_json() for job in trials]
+        output.json_data(said)
         return
     rows = [row for row in found.nodes if len(found.nodes) <= MOST_ROWS or row.troubled]
     output.table(

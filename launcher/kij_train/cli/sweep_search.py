@@ -189,7 +189,7 @@ def _begun(wanted: Wanted, place: Place, way: Way) -> ArrayFolder | None:
         where = Where("cluster", plan.spec.kubeconfig, plan.spec.context, cluster.namespace)
         warn_of_doubts(place, plan.spec)
         if way.replace:
-            runs.dry_run(plan, cluster)  # before anything is given up
+            runs.dry_run(plan, cluster, replace=True)  # before anything is given up
             array_found.delete_all(cluster, plan.array)
     return runs.keep_array(plan, Path.cwd(), where, replace=way.replace, study=journal)
 

@@ -120,15 +120,20 @@ def _goes_on(pod: dict[str, Any]) -> bool:
     return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
 
 
-def dry_run(cluster: Cluster, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ask the server whether it takes every object, and one pod, for quota and Pod Security."""
+def dry_run(
+    cluster: Cluster, objects: list[dict[str, Any]], *, replace: bool = False
+) -> list[dict[str, Any]]:
+    """Ask the server about every object, and about one pod, which quota and Pod Security judge.
+
+    With `replace`, names may be taken: the server says so last, once it has judged the object.
+    """
     answers = []
     objects = as_served(cluster, objects)
     for body in objects:
         try:
             answers.append(_create(cluster, body, dry_run=True))
         except TakenError:
-            if not body.get("immutable"):
+            if not (replace or body.get("immutable")):
                 raise _taken(cluster, body) from None
             answers.append(body)
     job = _job_of(objects)

@@ -61,9 +61,11 @@ def named(cluster: Cluster, name: str) -> list[str]:
     return [job.name for job in trials] or [name]
 
 
-def delete_all(cluster: Cluster, name: str) -> None:
-    """Remove all Jobs of an array."""
+def delete_all(cluster: Cluster, name: str, *, but: str | None = None) -> None:
+    """Remove all Jobs of an array, reruns too, `but` the one that has just been made."""
     for job in attempts_of(cluster, name).values():
+        if job["metadata"]["name"] == but:
+            continue
         cluster.delete("Job", str(job["metadata"]["name"]), uid=str(job["metadata"]["uid"]))
 
 

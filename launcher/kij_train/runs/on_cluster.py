@@ -296,11 +296,14 @@ def _implied(spec: Where) -> frozenset[str]:
     return frozenset(field for field in said if getattr(spec, field) == getattr(plain, field))
 
 
-def dry_run(plan: Submittable, cluster: Cluster) -> list[dict[str, Any]]:
-    """What the API server makes of every object, and of one pod; nothing is created."""
+def dry_run(plan: Submittable, cluster: Cluster, *, replace: bool = False) -> list[dict[str, Any]]:
+    """What the API server makes of every object, and of one pod; nothing is created.
+
+    With `replace`, objects of these names may be there.
+    """
     from kij_train.cluster.submit import dry_run
 
-    return dry_run(cluster, plan.objects())
+    return dry_run(cluster, plan.objects(), replace=replace)
 
 
 def user_of(spec: Common) -> str | None:
