@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train import diagnosis, names, render
+from kij_train import diagnosis, jobs, names, render
 from kij_train.diagnosis import Finding, JobView, Phase, Verdict, causes
 from kij_train.pod import gang
 from kij_train.pod.status import (
@@ -185,6 +185,61 @@ def test_nodes_of_a_job_that_restarts_stand_by_until_they_are_ready() -> None:
     nodes = diagnosis.nodes_of_job(JobView(found["job"]), map(diagnosis.node_of, found["pods"]))
     by_word = {node.ready: node.phase for node in nodes}
     assert by_word == {False: Phase.STANDBY, True: Phase.RUNNING}
+
+
+@pytest.mark.parametrize(
+    ("pods", "running"),
+    [
+        pytest.param([("True", 1, {}), ("True", 1, {}), ("False", 1, {})], [0, 1], id="all well"),
+        pytest.param(
+            [("True", 5, {}), ("True", 1, {}), ("True", 9, {})], [0, 2], id="a spare has come in"
+        ),
+        pytest.param(
+            [("True", 1, {}), ("True", 1, {}), ("True", 9, {})], [0, 2], id="as old as each other"
+        ),
+        pytest.param(
+            [("True", 1, {"deletionTimestamp": "x"}), ("True", 1, {}), ("True", 9, {})],
+            [1, 2],
+            id="one is deleted",
+        ),
+        pytest.param(
+            [("False", 9, {}), ("True", 1, {}), ("True", 9, {})], [1, 2], id="one is out of touch"
+        ),
+    ],
+)
+def test_no_more_nodes_run_than_the_job_trains(
+    pods: list[tuple[str, int, dict[str, str]]], running: list[int]
+) -> None:
+    """Just after a loss, the pod that is lost and the spare in its place both count as ready."""
+    found = situation("succeeded")
+    found["job"]["status"] = {"startTime": "2026-01-01T00:00:00Z", "ready": 3}
+    found["job"]["spec"] |= {"completions": 3, "parallelism": 3}
+    container = found["job"]["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "KIJ_GANG", "value": '{"high": 2}'})
+    started = {"startedAt": "2026-01-01T00:00:00Z"}
+    objects = [
+        {
+            "metadata": {"name": f"a-{index}", "labels": {names.COMPLETION_INDEX: str(index)}}
+            | more,
+            "status": {
+                "phase": "Running",
+                "conditions": [
+                    {
+                        "type": "Ready",
+                        "status": ready,
+                        "lastTransitionTime": f"2026-01-01T00:00:0{second}Z",
+                    },
+                    {"type": "ContainersReady", "status": "True"},
+                ],
+                "containerStatuses": [{"ready": True, "state": {"running": started}}],
+            },
+        }
+        for index, (ready, second, more) in enumerate(pods)
+    ]
+    job = JobView(found["job"])
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, objects))
+    assert [node.index for node in nodes if node.phase is Phase.RUNNING] == running
+    assert jobs.summary_of(job).ready == 2
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from kij_train.code import leftout
+from kij_train.code import gitignore, leftout
 from kij_train.code.leftout import LeftOut
 from kij_train.code.listing import MAX_UNPACKED_BYTES, Listing, list_files, unreadable
 from kij_train.errors import RequestError
+from kij_train.ignorefile import adding
 from kij_train.paths import shown
 from kij_train.units import format_bytes
 
@@ -115,12 +116,19 @@ def _check_size(listing: Listing) -> None:
 
 
 def _too_large(listing: Listing, how: str, *, by_count: bool = False) -> RequestError:
-    names = "".join(f"\n  {line}" for line in _heaviest(listing, by_count))
+    heaviest = _heaviest(listing, by_count)
+    names = "".join(f"\n  {line}" for _, line in heaviest)
+    out = "name in .kijignore what is no code"  # where there are only folders, and no file
+    if heaviest:
+        command = adding(listing.folder, gitignore.literal(heaviest[0][0]))
+        out = f"leave out the largest, if the script does not need it: {command}"
     return RequestError(
         f"the code in {shown(str(listing.folder))} is too large to ship: {how}. What takes most:"
         f"{names}",
         hints=(
-            "leave out what is no code: name it in .kijignore",
+            out,
+            "get data and weights elsewhere: --fetch https://HOST/FILE:/FOLDER",
+            "or from a volume: --mount pvc:NAME:/FOLDER",
             "or put the code into the image: --no-code --image IMAGE",
             "or onto a volume: --no-code --mount pvc:NAME:/code, and run /code/SCRIPT",
             "or let the image fetch it: --no-code --no-python sh -c 'git clone … && …'",
@@ -128,8 +136,8 @@ def _too_large(listing: Listing, how: str, *, by_count: bool = False) -> Request
     )
 
 
-def _heaviest(listing: Listing, by_count: bool) -> list[str]:
-    """Lines about the files and folders that take most, each as deep as it still holds it all."""
+def _heaviest(listing: Listing, by_count: bool) -> list[tuple[str, str]]:
+    """The files and folders that take most, each as deep as it still holds it all, with a line."""
     sizes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     children: dict[str, set[str]] = {}
@@ -152,7 +160,7 @@ def _heaviest(listing: Listing, by_count: bool) -> list[str]:
                 break
             heavy = first
         many = f" ({counts[heavy]:,} files)" if heavy.endswith("/") else ""
-        lines.append(f"{format_bytes(sizes[heavy]):>9}  {shown(heavy)}{many}")
+        lines.append((heavy, f"{format_bytes(sizes[heavy]):>9}  {shown(heavy)}{many}"))
     return lines
 
 

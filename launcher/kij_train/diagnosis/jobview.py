@@ -108,6 +108,12 @@ class JobView:
             return self.completions
         return min(self.parallelism or 1, self.completions)
 
+    @cached_property
+    def at_once(self) -> int:
+        """Nodes that may train at once: without the spares."""
+        said = json.loads(self.environment.get(gang.ENV_GANG, "{}"))
+        return int(said.get("high", self.size))
+
     @property
     def needed(self) -> int:
         """How many indexes have to complete for it to succeed."""

@@ -26,7 +26,8 @@ class Phase(str, enum.Enum):
     """Runs, while the pod of index 0 does not: the bootstrap waits for it."""
     RUNNING = "running"
     STANDBY = "standby"
-    """Of a job that restarts: runs, but does not train; a spare, or too few others are there."""
+    """Of a job that restarts: runs, but does not train; a spare, or one that has lost its place, or
+    too few others are there."""
     ENDING = "ending"
     """Runs, and was told to end: its pod is being deleted, or its job was cancelled."""
     DONE = "done"
@@ -65,6 +66,8 @@ class Node:
     """Epoch seconds at which the pod was made."""
     ready: bool = True
     """Whether it counts as ready; of a job that restarts, whether it trains."""
+    ready_since: float | None = None
+    """Epoch seconds at which it became ready, where it is."""
     held_by: str | None = None
     """Container of somebody else's that keeps its pod: from ending, or from starting."""
 
@@ -164,6 +167,7 @@ def node_of(pod: Object) -> Node:
         exit_code=code,
         created=epoch(pod["metadata"].get("creationTimestamp")),
         ready=status_of_condition(pod, "Ready") != "False" or _only_others_are_unready(pod),
+        ready_since=_times(pod, "Ready"),
         held_by=held_by,
     )
 
@@ -263,7 +267,21 @@ def nodes_of_job(job: JobView, nodes: Iterable[Node]) -> list[Node]:
         elif node.phase is Phase.RUNNING and awaits_rank0 and not rank0_runs:
             node = replace(node, phase=Phase.WAITING)
         found.append(node)
-    return found
+    return _no_more_than(job.at_once, found) if supervised else found
+
+
+def _no_more_than(most: int, nodes: list[Node]) -> list[Node]:
+    """With no more running than train at once: a lost pod counts as ready for some seconds more.
+
+    Those that became ready last have taken a place, so those that have been ready for longest have
+    lost theirs; of several since the same second, those of the highest index.
+    """
+    running = [node for node in nodes if node.phase is Phase.RUNNING]
+    if len(running) <= most:
+        return nodes
+    running.sort(key=lambda node: (node.ready_since or 0.0, -node.index))
+    surplus = {node.index for node in running[: len(running) - most]}
+    return [replace(node, phase=Phase.STANDBY) if node.index in surplus else node for node in nodes]
 
 
 def _indexes_of(job: JobView, with_pods: Collection[int]) -> Iterable[int]:

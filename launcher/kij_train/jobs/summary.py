@@ -66,7 +66,7 @@ class JobSummary:
 
 def summary_of(job: JobView) -> JobSummary:
     """From the Job alone."""
-    state, nodes, settings = job.state, job.size, job.gang_settings
+    state, nodes, at_once = job.state, job.size, job.at_once
     return JobSummary(
         name=job.name,
         namespace=job.namespace,
@@ -78,8 +78,8 @@ def summary_of(job: JobView) -> JobSummary:
         nodes=nodes,
         gpus=nodes * _gpus_per_node(job),
         restarts=0 if state is JobState.FAILED else job.count("failed"),
-        spares=0 if settings is None else max(nodes - settings.high, 0),
-        ready=job.count("ready"),
+        spares=max(nodes - at_once, 0),
+        ready=min(job.count("ready"), at_once),  # a lost pod counts for some seconds more
         reserve=job.reserve,
         reserve_left=job.reserve_left,
     )
