@@ -135,7 +135,7 @@ class _Where:
     backend: runs.Backend
     follow: sweep.Follow
     signals: AbstractContextManager[None]
-    """In which it runs, so that signals end it."""
+    """The benchmark runs inside this context, so that signals end it."""
     sweep: Callable[..., list[KijError]] = sweep.sweep
 
 
@@ -163,7 +163,7 @@ def _on_cluster(parallel: bool) -> _Where:
 
 
 def _follow(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
-    """Show the job as launch does, but for the lines of the report."""
+    """Show the job as `launch` does, without the lines that belong to the report."""
     from kij_train.cli.view import view
 
     with view(run.name) as shown:
@@ -191,7 +191,7 @@ def _follow_beside(run: runs.ClusterRun, take: Callable[[str], bool]) -> float:
 
 
 def _payload_arguments(collective: str, params: dict[str, Any]) -> tuple[list[str], Any]:
-    """The arguments of the script that measures, and what its own parser makes of them."""
+    """The arguments of the script that measures, and the same as its own parser reads them."""
     arguments = ["--collective", collective]
     for flags, _, _ in PASSED_ON:
         given = params.pop(_parameter(flags))
@@ -217,7 +217,7 @@ def _check_gates(limits: list[tuple[int, float]], args: Any) -> None:
 def _check_ranks(
     spec: JobSpec, most_nodes: int, args: Any, limits: list[tuple[int, float]]
 ) -> None:
-    """Refuse what does not fit the number of ranks, or the device that they run on."""
+    """Refuse flags that do not fit the number of ranks, or the device that the ranks use."""
     if limits and most_nodes * spec.ranks_per_node == 1:
         raise RequestError(
             "--min-busbw judges nothing here: one rank alone has no busbw",
@@ -241,7 +241,7 @@ def _node_counts(text: str) -> list[int]:
 
 
 def _resolve(params: dict[str, Any], fixed: Layer) -> Resolved:
-    """The spec, with what the benchmark fixes on top."""
+    """The spec as the user gave it, with the values on top that the benchmark sets itself."""
     absent: dict[str, Any] = {
         "script": None,
         "args": (),
@@ -283,7 +283,7 @@ def _report(document: Document, json_file: str | None, plot: str | None) -> None
 
 
 def _fail(errors: list[KijError], json_file: str | None) -> None:
-    """`json_file` has what was measured before."""
+    """Report errors, and exit. `json_file` has the results that were measured before them."""
     for error in errors:
         output.verdict(error.message, error.hints)
     if json_file is not None:
@@ -348,7 +348,7 @@ def _parameter(flags: tuple[str, ...]) -> str:
 
 
 def _spec_options() -> Iterator[click.Option]:
-    """Flags of the spec; the short ones are those of nccl-tests here."""
+    """Flags of the spec in their long form: short flags mean here what they mean in nccl-tests."""
     for one in spec_options():
         if Fact.NOT_IN_BENCH not in one.setting.facts:
             long = tuple(flag for flag in one.flags if flag.startswith("--"))

@@ -1,12 +1,13 @@
-"""The end of an item whose process has modules preloaded: they are not taken apart.
+"""A quick end for an item that runs in a fork of a process with preloaded modules.
 
-Python ends by destroying every module. For what was imported before a fork that touches, and so
-copies, all of its memory: 0.3 s for torch, where the import had cost 3 s. So does the end of C's
-libraries. An item that ends well has its own objects destroyed, and what they have not written yet
-is written; then the process ends at once, as those of multiprocessing do.
+When Python ends, it destroys every module. If a module was imported before the fork, this touches
+all memory of the module, and so copies it: 0.3 s for torch, whose import takes 3 s. The destructors
+of C libraries do the same. So if an item ends well, this file destroys only the objects of the item
+itself, writes what its files still buffer, and then ends the process at once, as multiprocessing
+does with its processes.
 
-Everything before that is Python's: threads are waited for, `atexit` runs, last words are printed.
-An end by another exception than SystemExit is Python's alone, and so is one with threads left.
+Before that, Python does as always: it waits for threads, runs `atexit` functions and prints errors.
+If the item ends by an exception other than SystemExit, or leaves a thread, Python does all of it.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -23,7 +24,7 @@ from typing import Any, FrozenSet, Optional
 
 
 class QuickEnd:
-    """Made before anything is preloaded: what is registered first with atexit runs last."""
+    """Ends the process. Make it before preloading: atexit runs last what is registered first."""
 
     def __init__(self) -> None:
         self._process, self._code = 0, 0
@@ -31,29 +32,29 @@ class QuickEnd:
         atexit.register(self._end)
 
     def begin(self) -> None:
-        """The item begins: what is loaded from now on is its own."""
+        """The item begins. Modules that are loaded from now on belong to the item."""
         self._before = frozenset(sys.modules)
 
     def is_due(self, error: Optional[BaseException]) -> None:
-        """The script has ended, by this exception perhaps."""
+        """The script has ended, with this exception if there is one."""
         code = 0 if error is None else _plain_code(error)
         if code is not None:
             self._process, self._code = os.getpid(), code
 
     def _end(self) -> None:
-        # Where a child comes here that the script has forked, it is not due; and a thread would run
-        # into what is gone.
+        # A child that the script has forked must not end like this. A thread that still runs would
+        # use objects that are gone.
         if os.getpid() == self._process and len(sys._current_frames()) == 1:
-            with contextlib.suppress(BaseException):  # a stdout that is full: Python tells that
-                write_what_is_left()  # of garbage, a file may be destroyed before what it buffers
+            with contextlib.suppress(BaseException):  # if stdout is full, Python reports it
+                write_what_is_left()  # else a file may be destroyed before its buffer
                 destroy_what_is_new(self._before)
                 write_what_is_left()
                 os._exit(self._code)
-        gc.unfreeze()  # Python is to find all that there is
+        gc.unfreeze()  # so that Python's own end finds every object
 
 
 def _plain_code(error: BaseException) -> Optional[int]:
-    """Of a SystemExit with a number that needs no thought; None for all else."""
+    """The exit code of a SystemExit, if it is a number from 0 to 255 or none; else None."""
     if type(error) is not SystemExit:
         return None
     code = error.code
@@ -63,7 +64,7 @@ def _plain_code(error: BaseException) -> Optional[int]:
 
 
 def destroy_what_is_new(before: FrozenSet[str]) -> None:
-    """Let go of modules that the script has loaded, and of all that it was, in Python's way."""
+    """Destroy the script's own module and the modules that it has loaded, as Python does."""
     main = weakref.ref(sys.modules["__main__"])
     for name in [name for name in sys.modules if name not in before or name == "__main__"]:
         del sys.modules[name]
@@ -72,7 +73,7 @@ def destroy_what_is_new(before: FrozenSet[str]) -> None:
     if held is None:
         return
     names = vars(held)
-    for private in (True, False):  # first those with an underscore
+    for private in (True, False):  # names with an underscore come first
         for name in list(names):
             if name.startswith("_") is private and name != "__builtins__":
                 names[name] = None
@@ -81,7 +82,7 @@ def destroy_what_is_new(before: FrozenSet[str]) -> None:
 
 
 def write_what_is_left() -> None:
-    """Of files that are still open, Python's and C's. Raises where stdout or stderr cannot."""
+    """Flush files that are still open, of Python and of C. Raises if stdout or stderr fails."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()

@@ -1,7 +1,8 @@
-"""Lists of items as people write them: lines, or lines of JSON; and the key of each item.
+"""Lists of items as people write them, in lines of text or of JSON, and the key of each item.
 
-A list that is too large to travel with its plan lies on a volume of the pods. The plan has its
-SHA-256: each pod reads all of the list, keeps what it runs, and refuses a list that has changed.
+A list that is too large to be sent with its plan lies on a volume of the pods. The plan has the
+SHA-256 of the list. Each pod reads the whole list, keeps the items that it runs, and refuses a list
+that has changed.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -17,7 +18,7 @@ from kij_train.pod.contract import EXIT_CODE, EXIT_FAILED, Failure
 MOST_KEY_BYTES = 1024
 """A longer key is replaced by its SHA-256."""
 KEY_FIELDS = ("key", "id")
-"""Of an object: the first one that it has is its key."""
+"""If an item is an object, the first of these fields that it has is its key."""
 BLOCK_BYTES = 1 << 20
 
 
@@ -26,9 +27,9 @@ class Listed(NamedTuple):
 
     path: str
     sha256: str
-    """Of the file."""
+    """The SHA-256 of the file."""
     is_json: bool
-    """A line is a value of JSON."""
+    """Whether each line is a JSON value."""
 
 
 def fits(key: str) -> bool:
@@ -37,14 +38,14 @@ def fits(key: str) -> bool:
 
 
 def short(key: str) -> str:
-    """A key, or what stands for one that is too long."""
+    """A key, or its SHA-256 if it is too long."""
     if fits(key):
         return key
     return "sha256-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def key_of(value: Any) -> str:
-    """The key of an item of JSON."""
+    """The key of an item that is a JSON value."""
     if isinstance(value, dict):
         for field in KEY_FIELDS:
             if field in value:
@@ -55,9 +56,9 @@ def key_of(value: Any) -> str:
 
 
 def read(listed: Listed, positions: Sequence[int]) -> List[Tuple[str, Any]]:
-    """Keys and values of these items of a list. Raises Failure where it is another one.
+    """Keys and values of the items at these positions. Raises Failure if the list has changed.
 
-    It takes no more memory than these items, however long the list is.
+    Only these items are held in memory, however long the list is.
     """
     wanted = sorted(set(positions))
     rows: Dict[int, bytes] = {}
@@ -70,7 +71,7 @@ def read(listed: Listed, positions: Sequence[int]) -> List[Tuple[str, Any]]:
                 at += 1
             first += len(block)
     except OSError as error:
-        # Of a volume that is not there at this moment, another pod may have more luck.
+        # If the volume has failed only for a moment, another pod may succeed.
         code = EXIT_CODE if isinstance(error, FileNotFoundError) else EXIT_FAILED
         said = f"cannot read the list of items {listed.path}: {error.strerror or error}"
         raise Failure(code, said) from error
@@ -84,7 +85,7 @@ def read(listed: Listed, positions: Sequence[int]) -> List[Tuple[str, Any]]:
 
 
 def _blocks(path: str, digest: Any) -> Iterator[List[bytes]]:
-    """The lines of a file that are not empty, without their ends, some at a time."""
+    """The lines of a file without their ends, some at a time. Empty lines are left out."""
     rest, is_first, ends_as_windows = b"", True, False
     with open(path, "rb") as file:
         while True:

@@ -1,4 +1,4 @@
-"""A trial of several nodes on this machine: a process for each node, as a pod would run it.
+"""A trial of several nodes on this machine: each node is a process, in place of a pod.
 
 Standard library only, Python 3.8 or later: it runs beside bootstrap.py.
 """
@@ -15,15 +15,16 @@ from kij_train.pod import contract, lines, signals
 
 
 def run_nodes(run: Callable[[List[str]], int], argv: List[str], count: int) -> int:
-    """Run `run` once for each node, at once; the exit code of the first that failed.
+    """Call `run` for all nodes at the same time. Gives the exit code of the first that failed.
 
-    A node that fails ends the others: they would wait for it. Its failure record is the trial's.
+    When a node fails, the others are ended, because they would wait for it. The failure record of
+    the first node that failed becomes that of the trial.
     """
     folder = tempfile.mkdtemp(prefix="kij-nodes-", dir=os.environ.get(contract.ENV_SCRATCH_DIR))
     error_file = contract.error_file()
     output = lines.Lines(folder, count)
     nodes: Dict[int, int] = {}
-    """Process → rank of the node."""
+    """Process id → rank of the node."""
     for rank in range(count):
         process = os.fork()
         if not process:
@@ -59,4 +60,4 @@ def _error_file(folder: str, rank: int) -> str:
 
 def _end(nodes: Dict[int, int], signum: int) -> None:
     for process in list(nodes):
-        os.kill(process, signum)  # not waited for yet, so it is there
+        os.kill(process, signum)  # not waited for yet, so its id is not used again
