@@ -62,7 +62,7 @@ def test_four_pods_have_what_one_of_them_has_read(
 ) -> None:
     line = command(
         ns, origin, "launch", "--name", "four", "--nodes", "4", "--image", small_image,
-        "--run-as-user", "1234", "--read-only-root", "--no-torchrun", "check.py", "0",
+        "--run-as-user", "1234", "--read-only-root", "--no-torchrun", "check.py", "20",
     )  # fmt: skip
     done = subprocess.run(line, cwd=project, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr

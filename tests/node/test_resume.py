@@ -171,9 +171,14 @@ def test_a_job_that_has_lost_an_index_is_resumed_without_it(
     assert eventually(lambda: not pods(ns), 60)
     done(ns, "resume", "a")
     says(ns, "round 1: indexes 1, 2 train", 1)
-    seen = json.loads(done(ns, "status", "a", "-o", "json"))
-    phases = {one["index"]: one["phase"] for one in seen["indexes"]}
-    assert phases == {0: "lost", 1: "running", 2: "running"}
+    seen: dict[str, Any] = {}
+
+    def both_run() -> bool:  # a pod counts as ready some seconds after it trains
+        seen.update(json.loads(done(ns, "status", "a", "-o", "json")))
+        phases = {one["index"]: one["phase"] for one in seen["indexes"]}
+        return phases == {0: "lost", 1: "running", 2: "running"}
+
+    assert eventually(both_run, 60), seen
     assert (seen["reserve"], seen["reserveLeft"]) == (3, 2)
     assert "in reserve, for pods that may be lost: 2 of 3 indexes" in done(ns, "status", "a")
     assert "1 of 3" in done(ns, "list")
