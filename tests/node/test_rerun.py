@@ -65,11 +65,9 @@ def test_what_failed_or_was_lost_is_reported_read_and_run_again(
     assert run("cancel", "a")[0] == 0
     report = json.loads(run("report", "a", "--format", "json")[1])
     assert report["counts"]["done"] == 4
-    assert report["failedIndexes"] in (
-        "1",
-        "1-2",
-    )  # the killed pod may still say how its item ended
-    assert report["causes"][0]["error"] == "ValueError: three is broken"
+    # The killed pod may still say how its item ended.
+    assert report["failedIndexes"] in ("1", "1-2")
+    assert "ValueError: three is broken" in [cause["error"] for cause in report["causes"]]
     assert "every item, with its cause" in run("why", "a")[1]
     status = json.loads(run("status", "a", "-o", "json")[1])
     assert status["items"]["failed"] >= 1
