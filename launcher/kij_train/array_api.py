@@ -82,8 +82,7 @@ def map(  # noqa: A001 - kij_train.map, as the map of an executor
     most = plan.spec.failed_indexes(plan.indexes)
     plans.check_limits(plan.pinned, parallelism=plan.spec.parallelism, max_failed=most)
     prepare(here)  # before there is a Job whose results nobody could keep
-    if not replace:
-        check_free(here, plan.array)
+    check_free(here, plan.array, replace=replace)
     run = place.start(plan)
     for warning in place.warnings:
         _log.warning(warning)

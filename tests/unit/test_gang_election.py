@@ -112,17 +112,17 @@ def test_where_the_lost_leader_was_nobody_is_waited_for_long(
         return await connect(host, port, **more)
 
     monkeypatch.setattr(asyncio, "open_connection", unless_gone)
-    monkeypatch.setattr(peers, "CONNECT_S", 3600.0)
+    monkeypatch.setattr(peers, "CONNECT_S", 25.0)  # `start` waits for 20 s
 
-    async def whole() -> None:
+    async def whole() -> float:
         nodes = [node(index, free_ports(3), tmp_path, 1) for index in (1, 2)]
         for each in nodes:
             each.settings.peers[:] = nodes[0].settings.peers
             each.settings.peers[0] = "10.0.0.1:29502"
             each.peers.ips[0] = each.peers.lost = "10.0.0.1"
-        await start(nodes, 0.0)
+        return await start(nodes, 0.0)
 
-    asyncio.run(whole())
+    assert asyncio.run(whole()) < peers.CONNECT_S
 
 
 def test_a_round_does_not_wait_for_a_look_at_a_silent_node(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import sys
@@ -29,6 +30,23 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     code = main(["map", *argv])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def test_an_array_that_runs_here_is_not_replaced_by_one_on_a_cluster(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    """And nothing is made: no cluster is asked for."""
+    lock = project / ".kij-train/arrays/arr/attempt-0/lock"
+    lock.parent.mkdir(parents=True)
+    argv = ["--replace", "--name", "arr", "--range", "0:2", "--kubeconfig", "nowhere", "a.py"]
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, _, err = run(capsys, *argv)
+    assert (code, "arr runs on this machine at this moment, and is not replaced" in err) == (
+        2,
+        True,
+    )
+    assert run(capsys, *argv)[0] == 4
 
 
 def test_a_dry_run_shows_which_index_has_which_items(

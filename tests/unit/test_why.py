@@ -375,12 +375,19 @@ def test_nodes_that_wait_long_for_an_index_0_without_a_place_are_told() -> None:
     assert "1 node waits for index 0, which is starting" in verdict.text()
 
 
-def test_a_lost_machine_is_named() -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_lost_machine_is_named(*, restarts: bool) -> None:
+    """In a job that restarts, its pod does not train any more."""
     lost = {
         **RUNNING,
         "conditions": [{"type": "Ready", "status": "False"}, RUNNING["conditions"][1]],
     }
     found = two_nodes(RUNNING, lost)
+    if restarts:
+        settings = {"low": 2, "high": 2, "spares": 0, "peers": [], "of_another_version": 1}
+        settings |= {"max_restarts": 3, "backoff_limit": 3}
+        container = found["job"]["spec"]["template"]["spec"]["containers"][0]
+        container["env"].append({"name": "KIJ_GANG", "value": json.dumps(settings)})
     machine = found["pods"][1]["spec"]["nodeName"]
     verdict = verdict_of(found)
     assert [finding.kind for finding in verdict.findings] == ["node-lost"]

@@ -16,10 +16,8 @@ both write the same bytes into a part.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import lzma
-import os
 import re
 import secrets
 import shlex
@@ -29,6 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kij_train.arrays.files import as_json, cannot_write, damaged, is_locked, write
 from kij_train.errors import RequestError, UnreachableError
 from kij_train.paths import shown
 from kij_train.pod import itemplan, results
@@ -138,7 +137,7 @@ class Parts:
             except FileNotFoundError:
                 continue  # it has become whole meanwhile
             except OSError as error:
-                raise _damaged(self._path / name, error) from None
+                raise damaged(self._path / name, error) from None
         return found
 
 
@@ -173,24 +172,15 @@ class ArrayFolder:
         Raises RequestError where the name is taken.
         """
         base = prepare(cwd)
-        if not replace:
-            check_free(cwd, about.name)
-        elif any(_is_locked(lock) for lock in (base / about.name).glob("attempt-*/lock")):
-            raise RequestError(
-                f"{about.name} runs on this machine at this moment, and is not replaced",
-                hints=(
-                    f"see how far it is: kij-train report {about.name}",
-                    "end it where it was started: Ctrl-C; or take another --name",
-                ),
-            )
+        check_free(cwd, about.name, replace=replace)
         try:
             made = base / f".new-{secrets.token_hex(6)}-{about.name}"
             made.mkdir()
             try:
-                _write(made / ITEMS, items_xz, lasting=True)
+                write(made / ITEMS, items_xz, lasting=True)
                 if study:
-                    _write(made / STUDY, study, lasting=True)
-                _write(made / "array.json", _json(asdict(about)), lasting=True)
+                    write(made / STUDY, study, lasting=True)
+                write(made / "array.json", as_json(asdict(about)), lasting=True)
                 path = base / about.name
                 if replace and path.exists():
                     old = path.rename(base / f".old-{secrets.token_hex(6)}-{about.name}")
@@ -202,7 +192,7 @@ class ArrayFolder:
         except OSError as error:
             if (base / about.name).exists():
                 raise _taken(about.name) from None
-            raise _cannot_write(base, error) from None
+            raise cannot_write(base, error) from None
         return cls(path, about)
 
     @classmethod
@@ -217,7 +207,7 @@ class ArrayFolder:
         except (FileNotFoundError, NotADirectoryError):
             raise UnreachableError(f"there is no array {name} in {BASE} of this folder") from None
         except (OSError, ValueError) as error:
-            raise _damaged(path / "array.json", error) from None
+            raise damaged(path / "array.json", error) from None
         if isinstance(found, dict) and found.get("format") != FORMAT:
             raise RequestError(
                 f"{shown(str(path))} is of another version of kij-train: its format is "
@@ -227,7 +217,7 @@ class ArrayFolder:
         try:
             return cls(path, About(**{**found, "where": Where(**found["where"])}))
         except (TypeError, KeyError) as error:
-            raise _damaged(path / "array.json", error) from None
+            raise damaged(path / "array.json", error) from None
 
     def plan(self) -> itemplan.ItemPlan:
         """The list of items. Raises RequestError where it is not what was launched."""
@@ -236,7 +226,7 @@ class ArrayFolder:
             try:
                 plan = itemplan.read(str(self.path / self.about.items), self.about.plan_sha256)
             except Failure as error:
-                raise _damaged(self.path / self.about.items, error) from None
+                raise damaged(self.path / self.about.items, error) from None
             known = self._plan = (self.about.plan_sha256, plan)
         return known[1]
 
@@ -254,10 +244,10 @@ class ArrayFolder:
         sha256 = itemplan.sha256(text)
         about = replace(self.about, items=f"items-{total}.xz", plan_sha256=sha256)
         try:
-            _write(self.path / about.items, itemplan.compress(text), lasting=True)
-            _write(self.path / "array.json", _json(asdict(about)), lasting=True)
+            write(self.path / about.items, itemplan.compress(text), lasting=True)
+            write(self.path / "array.json", as_json(asdict(about)), lasting=True)
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error) from None
         self.about = about
 
     # --- attempts ---------------------------------------------------------------------------------
@@ -272,7 +262,7 @@ class ArrayFolder:
                 chosen = None if selection is None else [(i, list(at)) for i, at in selection]
                 found.append(Attempt(**values, selection=chosen))
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-                raise _damaged(path, error) from None
+                raise damaged(path, error) from None
         return sorted(found, key=lambda attempt: attempt.number)
 
     def next_attempt(self) -> int:
@@ -290,8 +280,8 @@ class ArrayFolder:
         try:
             path.mkdir()
             values = asdict(attempt)
-            _write(path / "code.json", _json(values.pop("code")))
-            _write(path / "attempt.json", _json(values), lasting=True)
+            write(path / "code.json", as_json(values.pop("code")))
+            write(path / "attempt.json", as_json(values), lasting=True)
         except FileExistsError:
             raise RequestError(
                 f"another rerun of {self.name} has begun at this moment as attempt "
@@ -299,7 +289,7 @@ class ArrayFolder:
                 hints=(f"see what it does: kij-train status {self.name}",),
             ) from None
         except OSError as error:
-            raise _cannot_write(path, error) from None
+            raise cannot_write(path, error) from None
 
     def code(self, number: int) -> dict[str, list[int]] | None:
         """The files of the code of an attempt; None where they are not known."""
@@ -309,7 +299,7 @@ class ArrayFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
         return found
 
     def end_attempt(self, number: int, state: str) -> None:
@@ -318,11 +308,11 @@ class ArrayFolder:
         try:
             values = json.loads(path.read_bytes())
             if values.get("state") != state:
-                _write(path, _json({**values, "state": state}))
+                write(path, as_json({**values, "state": state}))
         except ValueError as error:
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
         except OSError as error:
-            raise _cannot_write(path, error) from None
+            raise cannot_write(path, error) from None
 
     @contextlib.contextmanager
     def running(self, number: int) -> Iterator[None]:
@@ -335,7 +325,7 @@ class ArrayFolder:
 
     def is_running(self, number: int) -> bool:
         """Whether a process of this machine runs an attempt at this moment."""
-        return _is_locked(self.results_dir(number) / "lock")
+        return is_locked(self.results_dir(number) / "lock")
 
     # --- what indexes have left -------------------------------------------------------------------
 
@@ -356,11 +346,11 @@ class ArrayFolder:
         part = self.part(number, index)
         seen = part.with_name(f".{part.name}.seen")
         try:
-            _write(part if whole else seen, data)
+            write(part if whole else seen, data)
             if whole:
                 seen.unlink(missing_ok=True)
         except OSError as error:
-            raise _cannot_write(part, error) from None
+            raise cannot_write(part, error) from None
 
     def left(self, number: int) -> dict[int, dict[str, Any]]:
         """What is known of indexes that have no whole part; see `keep_left`."""
@@ -370,15 +360,15 @@ class ArrayFolder:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
 
     def keep_left(self, number: int, left: Mapping[int, Mapping[str, Any]]) -> None:
         """Keep what is known of indexes without a whole part, for when their pods are gone."""
         path = self.results_dir(number) / "indexes.json"
         try:
-            _write(path, _json({str(index): dict(one) for index, one in sorted(left.items())}))
+            write(path, as_json({str(index): dict(one) for index, one in sorted(left.items())}))
         except OSError as error:
-            raise _cannot_write(path, error) from None
+            raise cannot_write(path, error) from None
 
     @contextlib.contextmanager
     def searching(self) -> Iterator[None]:
@@ -396,35 +386,34 @@ class ArrayFolder:
             yield
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds the lock: of an attempt, the one that runs it."""
-    import fcntl
-
-    try:
-        with path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
 def prepare(cwd: Path) -> Path:
     """Make what the folders of arrays are in. Raises RequestError where it cannot be written."""
     base = cwd / BASE
     try:
         base.mkdir(parents=True, exist_ok=True)
-        _write(base.parent / ".gitignore", b"*\n")
+        write(base.parent / ".gitignore", b"*\n")
     except OSError as error:
-        raise _cannot_write(base, error) from None
+        raise cannot_write(base, error) from None
     return base
 
 
-def check_free(cwd: Path, name: str) -> None:
-    """Raise RequestError where this folder has an array of that name."""
-    if (cwd / BASE / name).exists():
-        raise _taken(name)
+def check_free(cwd: Path, name: str, *, replace: bool = False) -> None:
+    """Raise RequestError where there is an array of that name; with `replace`, one that runs.
+
+    To be called before anything is made, too.
+    """
+    folder = cwd / BASE / name
+    if not replace:
+        if folder.exists():
+            raise _taken(name)
+    elif any(is_locked(lock) for lock in folder.glob("attempt-*/lock")):
+        raise RequestError(
+            f"{name} runs on this machine at this moment, and is not replaced",
+            hints=(
+                f"see how far it is: kij-train report {name}",
+                "end it where it was started: Ctrl-C; or take another --name",
+            ),
+        )
 
 
 def known(cwd: Path) -> list[str]:
@@ -440,50 +429,3 @@ def _taken(name: str) -> RequestError:
             f"give it up with all results: rm -r {BASE / name}",
         ),
     )
-
-
-def _damaged(path: Path, error: Exception) -> RequestError:
-    in_attempt = path.parent.name.startswith("attempt-")
-    folder = path.parent.parent if in_attempt else path.parent
-    quoted = shlex.quote(str(folder))
-    return RequestError(
-        f"{shown(str(path))} is damaged: {error}",
-        hints=(
-            f"its results, as far as they are there: cat {quoted}/attempt-*/part-*.jsonl",
-            f"give the array up with its results: rm -r {quoted}",
-        ),
-    )
-
-
-def _cannot_write(path: Path, error: OSError) -> RequestError:
-    folder = next((one for one in path.parents if one.is_dir()), path.parent)
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if isinstance(error, FileNotFoundError):
-        return RequestError(
-            f"cannot write {shown(str(path))}: its folder is not there any more",
-            hints=(f"see what is there: ls -la {shlex.quote(str(folder))}",),
-        )
-    see = "see what is left of the disk: df -h" if is_full else "see who may write: ls -ld"
-    return RequestError(
-        f"cannot write {shown(str(path))}: {error.strerror}",
-        hints=(f"{see} {shlex.quote(str(folder))}",),
-    )
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def _write(path: Path, data: bytes, *, lasting: bool = False) -> None:
-    """Whole or not at all; `lasting`, also where the machine loses its power right afterwards."""
-    made = path.with_name(f".new-{secrets.token_hex(6)}-{path.name}")
-    try:
-        with made.open("xb") as file:
-            file.write(data)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
-        made.replace(path)
-    except BaseException:
-        made.unlink(missing_ok=True)
-        raise

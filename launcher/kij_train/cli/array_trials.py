@@ -56,8 +56,7 @@ def begin_trials(
     if detach:
         _check_detached(plan)
     prepare(Path.cwd())
-    if not replaces:
-        check_free(Path.cwd(), plan.array)
+    check_free(Path.cwd(), plan.array, replace=replaces)
     output.status(runs.array_summary(plan, where=backend.where(plan.spec), at_once=at_once))
     cluster = backend.cluster(plan.spec)
     chosen = [(index, plan.pinned.items.positions(index)) for index in range(count)]

@@ -261,8 +261,7 @@ def _map_on_cluster(
         begin_trials(plan, backend, detach=detach, replaces=replace)
         return
     prepare(Path.cwd())  # before there is a Job whose results nobody could keep
-    if not replace:
-        check_free(Path.cwd(), plan.array)
+    check_free(Path.cwd(), plan.array, replace=replace)
     at_once = plans.pods_at_once(plan.indexes, plan.spec.parallelism)
     output.status(runs.array_summary(plan, where=backend.where(plan.spec), at_once=at_once))
     run = submit(plan, backend)
@@ -303,8 +302,7 @@ def _map_here(
         print_plan(plan, form)
         return
     runs.check_here(plan)
-    if not replace:
-        check_free(Path.cwd(), plan.array)
+    check_free(Path.cwd(), plan.array, replace=replace)
     output.status(
         runs.array_summary(
             plan,

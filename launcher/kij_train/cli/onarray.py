@@ -86,9 +86,9 @@ def up_to_date(folder: ArrayFolder, cluster: Cluster | None, *, partial: bool = 
     """Bring the folder up to date; what indexes do now."""
     if cluster is None:
         return live_here(folder)
-    from kij_train.jobs import collect
+    from kij_train.jobs.refresh import refresh
 
-    return collect.refresh(cluster, folder, partial=partial, note=output.warning)
+    return refresh(cluster, folder, partial=partial, note=output.warning)
 
 
 def unknown_key(folder: ArrayFolder, key: str) -> RequestError:

@@ -185,7 +185,10 @@ class JobView:
     def gang_settings(self) -> gang.Settings | None:
         """What the supervisors in the pods were told; None for a job that has none."""
         said = self.environment.get(gang.ENV_GANG)
-        return None if said is None else gang.Settings(**json.loads(said))
+        if said is None:
+            return None
+        known = gang.Settings._fields  # another version may say more
+        return gang.Settings(**{k: v for k, v in json.loads(said).items() if k in known})
 
     @property
     def awaits_rank0(self) -> bool:

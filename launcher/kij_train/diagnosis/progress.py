@@ -126,7 +126,7 @@ def _on_lost_machines(
     found = [
         node
         for node in nodes
-        if node.phase in (Phase.RUNNING, Phase.WAITING, Phase.ENDING)
+        if node.phase in (Phase.RUNNING, Phase.WAITING, Phase.STANDBY, Phase.ENDING)
         and (node.pod in not_ready or node.node in gone)
     ]
     if not found:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from kij_train.arrays.store import ArrayFolder, Attempt
 from kij_train.arrays.view import indexes_of, items_of, trial_nodes
-from kij_train.jobs.collect import ENDS, Collector
+from kij_train.jobs.collect import Collector
+from kij_train.jobs.refresh import ENDS
 from kij_train.pod import results
 from kij_train.pod.status import ItemStarts
 

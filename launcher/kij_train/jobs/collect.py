@@ -7,17 +7,17 @@ pod's termination message. An index that is whole in the folder costs nothing an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kij_train import diagnosis, names
+from kij_train import diagnosis
 from kij_train.arrays import numbers
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder, Attempt
-from kij_train.arrays.view import Live, indexes_of, items_of, trial_nodes
+from kij_train.arrays.view import indexes_of, items_of, trial_nodes
 from kij_train.diagnosis import JobState, Object, Phase
 from kij_train.errors import KijError
 from kij_train.jobs.trial_nodes import TrialNodes
@@ -342,80 +342,3 @@ def _runs(index: _Index) -> bool:
     newest = index.newest
     going = newest is not None and newest.phase in GOING
     return going and not index.whole and not index.over
-
-
-# --- a whole array --------------------------------------------------------------------------------
-
-
-def refresh(
-    cluster: Cluster,
-    folder: ArrayFolder,
-    *,
-    partial: bool = False,
-    note: Callable[[str], None],
-) -> Live:
-    """Bring the folder of an array up to date; what its indexes do now.
-
-    With `partial`, also what items have written whose indexes run. An attempt whose Job is gone
-    keeps what the folder has of it. Raises UnreachableError, RefusedError.
-    """
-    from kij_train.jobs import array_found
-
-    there = {}
-    if not _is_over(folder):
-        there = array_found.attempts_of(cluster, folder.name)
-        array_found.add_attempts(cluster, folder, there)
-    live: dict[int, dict[int, State]] = {}
-    for attempt in folder.attempts():
-        job = there.get(attempt.number)
-        if job is not None and str(job["metadata"]["uid"]) != attempt.uid:
-            job = None  # of a later array of that name
-        live[attempt.number] = _refresh_attempt(cluster, folder, attempt, job, partial, note)
-    return live
-
-
-def _is_over(folder: ArrayFolder) -> bool:
-    """Whether all attempts have ended with all their records here: no cluster knows more."""
-    plan = folder.plan()
-    return all(
-        attempt.state and len(folder.parts(attempt.number).whole) >= len(indexes_of(attempt, plan))
-        for attempt in folder.attempts()
-    )
-
-
-def _refresh_attempt(
-    cluster: Cluster,
-    folder: ArrayFolder,
-    attempt: Attempt,
-    job: Object | None,
-    partial: bool,
-    note: Callable[[str], None],
-) -> dict[int, State]:
-    with Collector(cluster, folder, attempt) as collector:
-        if attempt.state and collector.is_whole:
-            return {}
-        if job is None:
-            if not collector.is_whole and attempt.state != GONE:
-                note(f"job {attempt.job} is gone, and with it what was not collected of it")
-            folder.end_attempt(attempt.number, attempt.state or GONE)
-            return {}
-        pages = cluster.pages("Pod", labelSelector=f"{names.LABEL_JOB_NAME}={attempt.job}")
-        for page in pages:
-            for pod in page.get("items") or []:
-                collector.take(pod)
-        state = diagnosis.JobView(job).state
-        collector.take_job(job)
-        collector.drain(unfinished=partial or state.ended)
-        if state.ended:
-            folder.end_attempt(attempt.number, ENDS[state])
-            return {}
-        return collector.live()
-
-
-GONE = "been deleted"
-ENDS = {
-    JobState.SUCCEEDED: "succeeded",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "been cancelled",
-}
-"""How an attempt has ended, after `has`."""

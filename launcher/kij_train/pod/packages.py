@@ -24,8 +24,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, MutableMapping, NamedTuple
 
-from kij_train.pod import contract, installers
-from kij_train.pod.contract import Failure
+from kij_train.pod import contract, installers, unpack
 from kij_train.pod.installers import canonical, fault
 from kij_train.pod.status import Installed, Installing
 
@@ -69,18 +68,9 @@ class Request(NamedTuple):
     @staticmethod
     def read(bundle_dir: str, sha256: str) -> "Request":
         """From the ConfigMaps of a pod. Raises Failure."""
-        names = sorted(n for n in os.listdir(bundle_dir) if n.startswith(contract.PACKAGES_PREFIX))
-        try:
-            packed = b"".join(Path(bundle_dir, name).read_bytes() for name in names)
-            text = lzma.decompress(packed)
-        except (OSError, lzma.LZMAError) as error:
-            raise Failure(
-                contract.EXIT_CODE, f"cannot read the requirements in {bundle_dir}: {error}"
-            ) from error
-        if hashlib.sha256(text).hexdigest() != sha256:
-            raise Failure(
-                contract.EXIT_CODE, f"the requirements in {bundle_dir} are not what was launched"
-            )
+        text = unpack.from_bundle(
+            bundle_dir, contract.PACKAGES_PREFIX, sha256, "the requirements' file"
+        )
         return Request(**json.loads(text))
 
 

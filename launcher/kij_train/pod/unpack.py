@@ -20,23 +20,9 @@ def unpack_code(bundle_dir: str, target: str, sha256: str) -> None:
 
     Raises Failure when a chunk is missing, the hash differs, or a member would leave `target`.
     """
-    import hashlib
-    import lzma
     import tarfile
 
-    names = sorted(n for n in os.listdir(bundle_dir) if n.startswith(contract.CODE_PREFIX))
-    try:
-        packed = b"".join(Path(bundle_dir, name).read_bytes() for name in names)
-        archive = lzma.decompress(packed)
-    except (OSError, lzma.LZMAError) as error:
-        raise Failure(
-            contract.EXIT_CODE, f"cannot read the code in {bundle_dir} ({names}): {error}"
-        ) from error
-    if hashlib.sha256(archive).hexdigest() != sha256:
-        raise Failure(
-            contract.EXIT_CODE,
-            f"the code in {bundle_dir} is not what was launched: its SHA-256 is not {sha256}",
-        )
+    archive = from_bundle(bundle_dir, contract.CODE_PREFIX, sha256, "the code")
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             members = tar.getmembers()
@@ -50,6 +36,30 @@ def unpack_code(bundle_dir: str, target: str, sha256: str) -> None:
         raise Failure(
             contract.EXIT_CODE, f"cannot unpack the code into {target}: {error}"
         ) from error
+
+
+def from_bundle(bundle_dir: str, prefix: str, sha256: str, what: str) -> bytes:
+    """What travels in files of ConfigMaps that begin with `prefix`: joined, decompressed, checked.
+
+    `what` it is, for messages. Raises Failure where it is not all there, or not what was launched.
+    """
+    import hashlib
+    import lzma
+
+    names = sorted(n for n in os.listdir(bundle_dir) if n.startswith(prefix))
+    try:
+        packed = b"".join(Path(bundle_dir, name).read_bytes() for name in names)
+        content = lzma.decompress(packed)
+    except (OSError, lzma.LZMAError) as error:
+        raise Failure(
+            contract.EXIT_CODE, f"cannot read {what} in {bundle_dir} ({names}): {error}"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise Failure(
+            contract.EXIT_CODE,
+            f"{what} in {bundle_dir} is not what was launched: its SHA-256 is not {sha256}",
+        )
+    return content
 
 
 def check_members(members: List[Any]) -> None:
