@@ -350,7 +350,6 @@ def image_and_shared_folder() -> tuple[str, Path]:
     """Of the test cluster; this process starts again in its network."""
     from benchmarks.launch_overhead import on_the_cluster
 
-    sys.argv[0] = str(Path(sys.argv[0]).resolve())
     state = on_the_cluster()
     return state.images["torch"], Path(state.shared_dir)
 

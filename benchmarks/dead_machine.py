@@ -17,21 +17,19 @@ parts, in the order in which they follow each other:
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.launch_overhead import on_the_cluster  # noqa: E402 - the repository is no package
+from benchmarks import kept  # noqa: E402 - the repository is no package
+from benchmarks.launch_overhead import on_the_cluster  # noqa: E402
 from tests.faults import Lasting, cluster, gang  # noqa: E402
 from tests.kube import Namespace, eventually, namespace  # noqa: E402
 
@@ -181,6 +179,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
+    circumstances = kept.circumstances()
     state = on_the_cluster()
     seconds: dict[str, list[dict[str, float]]] = {ALONE: [], ATTACHED: []}
     for number in range(arguments.runs):
@@ -190,17 +189,11 @@ def main() -> int:
                 said = {part: round(each, 1) for part, each in runs[-1].items()}
                 print(number + 1, way, said, flush=True)
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": f"python benchmarks/dead_machine.py --runs {arguments.runs}",
-        "machine": f"{os.cpu_count()} cores for everything, {platform.machine()}",
+        **circumstances,
         "runs": arguments.runs,
         "seconds": seconds,
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "dead_machine.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "dead_machine.md").write_text(table(report))
-    plot(report, arguments.out / "dead_machine.png")
-    print("\n" + table(report))
+    kept.keep(report, table(report), partial(plot, report), arguments.out, "dead_machine")
     return 0
 
 

@@ -13,23 +13,21 @@ end, all pods get ten packages, whose index counts who asks.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
-import shlex
 import statistics
 import sys
 import tempfile
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import kept  # noqa: E402 - the repository is no package
 from benchmarks.launch_overhead import on_the_cluster  # noqa: E402 - the repository is no package
 from tests.kube import Namespace, eventually, namespace  # noqa: E402
 from tests.origin import running  # noqa: E402
@@ -276,18 +274,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
-    sys.argv[0] = str(Path(sys.argv[0]).resolve())
-    command = shlex.join(["python", "benchmarks/fetch.py", *sys.argv[1:]])
+    circumstances = kept.circumstances()
     size, pods, rate = size_of(arguments.size), arguments.pods, arguments.rate * 1e6
     state = on_the_cluster()
-    load = os.getloadavg()
     found, ten = measure(state.images["python"], state.kubeconfig, size, pods, rate, arguments.runs)
     ratios = summary(found)
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": command,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "load_average_before": [round(one, 2) for one in load],
+        **circumstances,
         "load_average_after": [round(one, 2) for one in os.getloadavg()],
         "size": arguments.size,
         "pods": pods,
@@ -297,10 +290,7 @@ def main() -> int:
         "found": {way: [asdict(run) for run in runs] for way, runs in found.items()},
         "packages": ten,
     }
-    print(f"\n{table(report)}")
-    (arguments.out / "fetch.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "fetch.md").write_text(table(report))
-    plot(found, arguments.out / "fetch.png")
+    kept.keep(report, table(report), partial(plot, found), arguments.out, "fetch")
     missed = ratios["of_the_file"] > MOST_BYTES or ratios["time_of_one_pod"] > MOST_TIME
     return int(missed or ten["pods_that_asked"] > 1)
 

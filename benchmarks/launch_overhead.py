@@ -206,8 +206,9 @@ def on_the_cluster() -> State:
         return state
     if state is None:
         subprocess.run([*CLUSTER, "up", "--detach"], cwd=ROOT, check=True)
+    again = [sys.executable, str(Path(sys.argv[0]).resolve()), *sys.argv[1:]]
     os.chdir(ROOT)
-    os.execv(CLUSTER[0], [*CLUSTER, "exec", "--", sys.executable, *sys.argv])
+    os.execv(CLUSTER[0], [*CLUSTER, "exec", "--", *again])
     raise AssertionError("execv does not return")
 
 
@@ -218,7 +219,6 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
-    sys.argv[0] = str(Path(sys.argv[0]).resolve())
     command = ["python", "benchmarks/launch_overhead.py", *sys.argv[1:]]
     state = on_the_cluster()
     load = os.getloadavg()

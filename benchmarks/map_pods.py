@@ -13,17 +13,15 @@ machine's speed drifts, the ratio does not.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import shlex
 import statistics
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +30,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import kept  # noqa: E402 - the repository is no package
 from benchmarks.launch_overhead import on_the_cluster, output_of  # noqa: E402 - no package
 
 LIMIT = 1.05
@@ -170,17 +169,12 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
-    sys.argv[0] = str(Path(sys.argv[0]).resolve())
-    command = shlex.join(["python", "benchmarks/map_pods.py", *sys.argv[1:]])
+    circumstances = kept.circumstances()
     state = on_the_cluster()
     size = Size(arguments.indexes, arguments.items, arguments.at_once)
-    load = os.getloadavg()
     ours, others = measure(arguments.runs, state.images["python"], size)
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": command,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "load_average_before": [round(one, 2) for one in load],
+        **circumstances,
         "load_average_after": [round(one, 2) for one in os.getloadavg()],
         "runs": arguments.runs,
         **size._asdict(),
@@ -188,10 +182,13 @@ def main() -> int:
         "ratio": statistics.median(a / b for a, b in zip(ours, others, strict=True)),
         "seconds": {"kij-train": ours, "kubectl": others},
     }
-    print(f"\n{table(report)}")
-    (arguments.out / "map_pods.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "map_pods.md").write_text(table(report))
-    plot({"kij-train": ours, "kubectl": others}, arguments.out / "map_pods.png")
+    kept.keep(
+        report,
+        table(report),
+        partial(plot, {"kij-train": ours, "kubectl": others}),
+        arguments.out,
+        "map_pods",
+    )
     return int(report["ratio"] > LIMIT)
 
 

@@ -17,16 +17,12 @@ without a word. What has not trained again after --limit seconds counts as not s
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +32,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import plainjob  # noqa: E402 - the repository is no package
+from benchmarks import kept, plainjob  # noqa: E402 - the repository is no package
 from benchmarks.launch_overhead import on_the_cluster  # noqa: E402
 from tests.faults import STEPS, Lasting  # noqa: E402
 from tests.kube import Namespace, namespace  # noqa: E402
@@ -251,8 +247,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=90.0, help="seconds")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
-    command = ["python", "benchmarks/recovery.py", "--runs", str(arguments.runs)]
-    command += ["--faults", arguments.faults, "--limit", f"{arguments.limit:g}"]
+    circumstances = kept.circumstances()
     state = on_the_cluster()
     seconds = measure(
         arguments.runs,
@@ -263,18 +258,12 @@ def main() -> int:
         state.kubeconfig,
     )
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "command": shlex.join(command),
-        "machine": f"{os.cpu_count()} cores for everything, {platform.machine()}",
+        **circumstances,
         "runs": arguments.runs,
         "limit_s": arguments.limit,
         "seconds": seconds,
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "recovery.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "recovery.md").write_text(table(report))
-    plot(report, arguments.out / "recovery.png")
-    print("\n" + table(report))
+    kept.keep(report, table(report), partial(plot, report), arguments.out, "recovery")
     return 0
 
 

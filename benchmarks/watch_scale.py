@@ -145,7 +145,6 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
-    sys.argv[0] = str(Path(sys.argv[0]).resolve())
     on_the_cluster()
     rows = measure(arguments.nodes)
     report = {
