@@ -193,7 +193,7 @@ def main() -> int:
         "runs": arguments.runs,
         "seconds": seconds,
     }
-    kept.keep(report, table(report), partial(plot, report), arguments.out, "dead_machine")
+    kept.keep(report, table(report), arguments.out, "dead_machine", partial(plot, report))
     return 0
 
 

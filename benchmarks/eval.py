@@ -28,6 +28,10 @@ from kij_train.arrays.items import Items
 from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import kept  # noqa: E402 - the repository is no package
+
 LIMITS = {
     "aggregate": {"processor_seconds": 10.0, "peak_mib": 500.0},
     "grid": {"processor_seconds": 2.0},
@@ -168,7 +172,6 @@ def main() -> int:
         for count in EXAMPLES
     ]
     table = power_table(rows)
-    print(table)
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "command": "python benchmarks/eval.py",
@@ -179,8 +182,7 @@ def main() -> int:
         "grid": grid,
         "power": {"share": SHARE, "anew": ANEW, "runs": RUNS, "rows": rows},
     }
-    (arguments.out / "eval.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "eval.md").write_text(table)
+    kept.keep(report, table, arguments.out, "eval")
     measurements = {"aggregate": aggregate, "grid": grid}
     return int(
         any(

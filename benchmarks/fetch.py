@@ -290,7 +290,7 @@ def main() -> int:
         "found": {way: [asdict(run) for run in runs] for way, runs in found.items()},
         "packages": ten,
     }
-    kept.keep(report, table(report), partial(plot, found), arguments.out, "fetch")
+    kept.keep(report, table(report), arguments.out, "fetch", partial(plot, found))
     missed = ratios["of_the_file"] > MOST_BYTES or ratios["time_of_one_pod"] > MOST_TIME
     return int(missed or ten["pods_that_asked"] > 1)
 

@@ -16,10 +16,10 @@ import argparse
 import functools
 import heapq
 import itertools
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ from kij_train.pod.spread.follower import PAUSE_S
 from kij_train.pod.spread.tree import FANOUT, READER, Tree
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import kept  # noqa: E402 - the repository is no package
+
 FILE_BYTES = 1 << 30
 ORIGIN_BYTES_S = 50e6
 LATENCY_S = 0.001
@@ -213,10 +217,7 @@ def main() -> int:
         for losses in (False, True)
     ]
     report: list[dict[str, Any]] = [asdict(each) for each in results]
-    print(table(results))
-    (arguments.out / "fetch_simulated.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "fetch_simulated.md").write_text(table(results))
-    plot(results, arguments.out / "fetch_simulated.png")
+    kept.keep(report, table(results), arguments.out, "fetch_simulated", partial(plot, results))
     return 0
 
 

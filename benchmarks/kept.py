@@ -29,11 +29,16 @@ def circumstances() -> dict[str, Any]:
 
 
 def keep(
-    report: dict[str, Any], table: str, plot: Callable[[Path], None], folder: Path, name: str
+    report: object,
+    table: str,
+    folder: Path,
+    name: str,
+    plot: Callable[[Path], None] | None = None,
 ) -> None:
     """Print the table, and write NAME.json, NAME.md and NAME.png into the folder, which is made."""
     print(f"\n{table}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / f"{name}.md").write_text(table)
-    plot(folder / f"{name}.png")
+    if plot is not None:
+        plot(folder / f"{name}.png")

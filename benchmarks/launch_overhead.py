@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import re
@@ -25,6 +24,7 @@ import tempfile
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import plainjob  # noqa: E402 - the repository is no package
+from benchmarks import kept, plainjob  # noqa: E402 - the repository is no package
 from tests.cluster.paths import StatePaths  # noqa: E402
 from tests.cluster.processes import namespace  # noqa: E402
 from tests.cluster.state import State  # noqa: E402
@@ -242,10 +242,7 @@ def main() -> int:
         },
     }
     text = table(rows, report)
-    print(f"\n{text}")
-    (arguments.out / "launch_overhead.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "launch_overhead.md").write_text(text)
-    plot(ours, others, arguments.out / "launch_overhead.png")
+    kept.keep(report, text, arguments.out, "launch_overhead", partial(plot, ours, others))
     return int(any(row.ratio > LIMIT for row in rows))
 
 

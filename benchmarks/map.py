@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import shlex
@@ -26,10 +25,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import kept  # noqa: E402 - the repository is no package
+
 SCRIPT = """\
 import sys
 import torch
@@ -201,10 +205,7 @@ def main() -> int:
         "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
     }
     text = table(rows, report)
-    print(f"\n{text}")
-    (arguments.out / "map.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "map.md").write_text(text)
-    plot(rows, arguments.out / "map.png")
+    kept.keep(report, text, arguments.out, "map", partial(plot, rows))
     return int(any(row.ratio > row.limit for row in rows))
 
 

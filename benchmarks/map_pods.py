@@ -182,13 +182,8 @@ def main() -> int:
         "ratio": statistics.median(a / b for a, b in zip(ours, others, strict=True)),
         "seconds": {"kij-train": ours, "kubectl": others},
     }
-    kept.keep(
-        report,
-        table(report),
-        partial(plot, {"kij-train": ours, "kubectl": others}),
-        arguments.out,
-        "map_pods",
-    )
+    draw = partial(plot, {"kij-train": ours, "kubectl": others})
+    kept.keep(report, table(report), arguments.out, "map_pods", draw)
     return int(report["ratio"] > LIMIT)
 
 

@@ -263,7 +263,7 @@ def main() -> int:
         "limit_s": arguments.limit,
         "seconds": seconds,
     }
-    kept.keep(report, table(report), partial(plot, report), arguments.out, "recovery")
+    kept.keep(report, table(report), arguments.out, "recovery", partial(plot, report))
     return 0
 
 

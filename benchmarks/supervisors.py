@@ -37,6 +37,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
@@ -46,9 +47,11 @@ import psutil
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
 
-from kij_train.pod import contract, gang  # noqa: E402 - the repository is no package
+from kij_train.pod import contract, gang  # noqa: E402
 from kij_train.pod.gang import messages, peers, ranks  # noqa: E402
 from kij_train.pod.gang.node import Supervisor  # noqa: E402
+
+from benchmarks import kept  # noqa: E402 - the repository is no package
 
 SPARES = 2
 PORT = 12000
@@ -413,11 +416,7 @@ def main() -> int:
         "steady_s": arguments.steady_s,
         "steady": {way: apart(steady, way, *how) for way in (OURS,)},
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "supervisors.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "supervisors.md").write_text(table(report))
-    plot(report, arguments.out / "supervisors.png")
-    print("\n" + table(report))
+    kept.keep(report, table(report), arguments.out, "supervisors", partial(plot, report))
     return int(bool(report["steady"][OURS]["busy_declared_lost"]))
 
 

@@ -155,6 +155,7 @@ def main() -> int:
         "limit_mib": LIMIT_MIB,
         "rows": rows,
     }
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "watch_scale.json").write_text(json.dumps(report, indent=1) + "\n")
     return int(any(row["ours"]["peak_mib"] > LIMIT_MIB for row in rows))
 
