@@ -125,6 +125,20 @@ def test_where_the_lost_leader_was_nobody_is_waited_for_long(
     assert asyncio.run(whole()) < peers.CONNECT_S
 
 
+def test_two_that_lead_find_each_other_without_dns(tmp_path: Path) -> None:
+    """Index 2 was there when index 1 had an address; index 1 knows nobody's."""
+
+    async def whole() -> float:
+        nodes = [node(index, free_ports(3), tmp_path, 1) for index in (2, 1)]
+        for each in nodes:
+            ports = [nodes[0].settings.address(index)[1] for index in range(3)]
+            each.settings.peers[:] = [f"nowhere.invalid:{port}" for port in ports]
+        nodes[1].peers.ips = {}
+        return await start(nodes, 1.5)
+
+    assert asyncio.run(whole()) < 20
+
+
 def test_a_round_does_not_wait_for_a_look_at_a_silent_node(
     silent_port: int, tmp_path: Path
 ) -> None:

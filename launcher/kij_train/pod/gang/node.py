@@ -314,7 +314,7 @@ class Supervisor:
             self._end(order)
         elif isinstance(order, messages.Start):
             self._take_news(order.news)
-            self._in_round()
+            self._in_round(order.news)
             self._failed = {}
             self.part.start(order, self.history.step)
         elif isinstance(order, messages.Stop):
@@ -326,7 +326,7 @@ class Supervisor:
         elif isinstance(order, messages.Inform):
             self._take_news(order.news)
             if order.loss is None:  # a round runs without this pod
-                self._in_round()
+                self._in_round(order.news)
                 self.part.stand_by()
             else:
                 self._between_rounds(order.loss)
@@ -334,9 +334,15 @@ class Supervisor:
             self._ending = asyncio.ensure_future(self._end_where_cut_off(order.seconds))
 
     def _take_news(self, news: messages.News) -> None:
-        self.history, self.peers.ips = news.history, news.ips
+        """Between rounds, a leader may not know the addresses of all: a new one has only its own.
 
-    def _in_round(self) -> None:
+        Those of others are kept until the next round, for where DNS is silent.
+        """
+        self.history = news.history
+        self.peers.ips = {**self.peers.ips, **news.ips}
+
+    def _in_round(self, news: messages.News) -> None:
+        self.peers.ips = dict(news.ips)
         self._unheard.clear()
         self._lost, self._in_round_since = None, time.time()
         keep_accounts(self.history, "training", self._in_round_since)
