@@ -93,7 +93,8 @@ def test_a_link_is_cut_and_healed(start: Start) -> None:
     assert eventually(beats.exists, 10)
     try:
         job.fault(f"link cut silently, rank 0 at index {first}", lambda: job.link("down", zombie))
-        assert zombie in job.pods()  # Kubernetes has not noticed
+        # Kubernetes has not noticed; where training had to wait, the launch has deleted the pod.
+        assert zombie in job.pods() or f"(pod {zombie} on" in job.log.read_text()
         time.sleep(10)
         assert float(beats.read_text().split()[-1]) < job.await_step(0, 1, 0).time
         assert all(after.restarts >= before.restarts for before, after in pairwise(job.steps))

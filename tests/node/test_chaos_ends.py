@@ -47,7 +47,8 @@ def test_a_script_that_fails_ends_the_job_that_nobody_watches(
 
     assert eventually(failed, 120)
     indexes = ns.batch.read_namespaced_job(job.name, ns.name).status.failed_indexes
-    assert indexes == ("0-2" if reserve == 1 else "0-5")
+    # The second that fails is one too many; whether the third comes to fail too is a race.
+    assert indexes in ({"0-2", "0,1", "0,2", "1,2"} if reserve == 1 else {"0-5"})
 
 
 def test_a_script_that_fails_after_a_restart_is_named_by_its_exit_code(start: Start) -> None:

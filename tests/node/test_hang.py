@@ -76,7 +76,9 @@ def test_a_rank_that_hangs_is_named_and_begins_again(
     reasons = {event["reason"]: event["type"] for event in events}
     assert (reasons["Standby"], "Unhealthy" in reasons) == ("Normal", False)
     said = ns.kij_train("why", "a", cwd=code).stdout
-    assert f"restarted 1 time in {blame['seconds']:.1f} s; {blame['node']} cost 1 restart" in said
+    # Between the two it says whose place a spare has taken, if it was not the higher index's.
+    assert f"restarted 1 time in {blame['seconds']:.1f} s; " in said
+    assert f"; {blame['node']} cost 1 restart" in said
 
     (shared / "stop").touch()
     assert ns.kij_train("wait", "a", cwd=code).returncode == 0
