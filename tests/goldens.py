@@ -61,6 +61,7 @@ GOLDENS = {
     "--node-selector pool=h100 --toleration dedicated=ml:NoSchedule --toleration spot "
     "--priority-class high --service-account trainer --label team=vision --annotation note=a,b "
     "--dns-policy ClusterFirstWithHostNet "
+    "--allow-from namespace:monitoring --allow-from 10.0.0.0/8 "
     "--port 29600 --timeout 2h --ttl 1d --backoff 8 --profile tcp -m package.train --resume",
 }
 

@@ -19,7 +19,7 @@ from kubernetes import client, config
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 90
-KINDS = ("jobs", "pods", "services", "configmaps")
+KINDS = ("jobs", "pods", "services", "configmaps", "networkpolicies")
 
 
 class Namespace:
@@ -35,13 +35,15 @@ class Namespace:
         self.core = client.CoreV1Api(self.api)
         self.batch = client.BatchV1Api(self.api)
         self.rbac = client.RbacAuthorizationV1Api(self.api)
+        self.networking = client.NetworkingV1Api(self.api)
 
     def left(self) -> list[str]:
         """kind/name of everything that a launch may make and that is there."""
         found = []
         for kind in KINDS:
-            api = self.batch if kind == "jobs" else self.core
-            singular = {"configmaps": "config_map"}.get(kind, kind[:-1])
+            api = {"jobs": self.batch, "networkpolicies": self.networking}.get(kind, self.core)
+            special = {"configmaps": "config_map", "networkpolicies": "network_policy"}
+            singular = special.get(kind, kind[:-1])
             items = getattr(api, f"list_namespaced_{singular}")(self.name).items
             found += [f"{kind}/{item.metadata.name}" for item in items]
         return [name for name in found if name != "configmaps/kube-root-ca.crt"]

@@ -43,6 +43,14 @@ RIGHTS = (
 )
 """API group, resource and verbs that every launch uses; manifests/role.yaml grants them."""
 
+ENFORCERS = {
+    "cilium.io": "Cilium",
+    "projectcalico.org": "Calico",
+    "antrea.io": "Antrea",
+    "k8s.ovn.org": "OVN-Kubernetes",
+}
+"""API group, or the end of one, → the network that brings it and enforces NetworkPolicies."""
+
 GANG_SCHEDULERS = {
     "kueue.x-k8s.io": "Kueue",
     "scheduling.volcano.sh": "Volcano",
@@ -104,6 +112,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("gpus", _gpus),
             ("gang scheduler", partial(_gang, resolved)),
             ("arrays", arrays),
+            ("network policy", _policy),
         ):
             yield _guarded(doing, check, cluster)
     except KijError as error:
@@ -253,6 +262,24 @@ def _gang(resolved: Resolved, cluster: Cluster) -> Check:
         return Check("gang scheduler", Result.OK, ", ".join(found) + refused)
     none = "none: nodes of a job start one by one, and may hold GPUs while they wait for the rest"
     return Check("gang scheduler", Result.WARNING, none + refused, hint or None)
+
+
+def _policy(cluster: Cluster) -> Check:
+    if not _allowed(cluster, "networking.k8s.io", "networkpolicies", "create"):
+        grant = cluster.address.kubectl("apply", "-f", "manifests/role.yaml")
+        detail = "may not be created: whoever reaches a job's pods may connect to them"
+        return Check("network policy", Result.WARNING, detail, f"an admin can grant it: {grant}")
+    groups = cluster.groups()
+    found = [
+        what
+        for end, what in ENFORCERS.items()
+        if any(group == end or group.endswith(f".{end}") for group in groups)
+    ]
+    if found:
+        known = f"this cluster has {', '.join(found)}, which enforces it"
+    else:
+        known = "whether this cluster's network enforces it cannot be seen from here"
+    return Check("network policy", Result.OK, f"every job gets one; {known}")
 
 
 def arrays(cluster: Cluster) -> Check:

@@ -25,6 +25,8 @@ COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 
 CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 """Label that the Job controller puts on pods, with the Job's uid."""
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
+"""Label of every namespace: its name."""
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
 """Taints of a machine that is not heard of."""

@@ -64,7 +64,7 @@ def test_an_array_is_made_in_as_many_requests_whatever_its_size(
 ) -> None:
     plan = planned(tmp_path, 10_000, queue="nobody")  # so that it makes no pods
     runs.OnCluster(cluster).start(plan)
-    assert cluster.requests == 4
+    assert cluster.requests == 5
     job = ns.batch.read_namespaced_job("a", ns.name)
     assert (job.spec.completions, job.spec.suspend) == (10_000, True)
     assert job.metadata.labels["kij-train/array"] == "a"

@@ -77,11 +77,12 @@ ELSEWHERE = {
     ("create", "pods/portforward"),  # the same
     ("get", "pods/portforward"),
     ("delete", "pods"),  # of a pod that runs, as well
+    ("create", "networkpolicies"),  # without it, the launch goes on
     # Of a job that was applied: test_submission.py.
     *(
         (v, r)
         for v in ("get", "patch")
-        for r in ("services", "resourceclaimtemplates", "podgroups")
+        for r in ("services", "resourceclaimtemplates", "podgroups", "networkpolicies")
     ),
 }
 
@@ -114,6 +115,22 @@ def test_each_verb_that_a_launch_misses_is_named_and_nothing_is_left(
     assert result.returncode == 3
     check_named(ns, result.stderr, verb, resource)
     assert ns.empties()
+
+
+def test_who_may_create_no_network_policy_is_told_so_and_trains(
+    ns: Namespace, project: Path
+) -> None:
+    bob = ns.user("bob", without("create", "networkpolicies"), project.parent)
+    line = ["launch", "-d", "--name", "a", "train.py"]
+    result = ns.kij_train(*line, cwd=project, kubeconfig=bob)
+    assert result.returncode == 0
+    assert "bob may not create networkpolicies.networking.k8s.io" in result.stderr
+    assert "{apiGroups: [networking.k8s.io], resources: [networkpolicies]" in result.stderr
+    assert "--no-network-policy" in result.stderr
+    ns.delete_job("a")
+    line.insert(1, "--no-network-policy")
+    result = ns.kij_train(*line, cwd=project, kubeconfig=bob)
+    assert (result.returncode, "networkpolicies" in result.stderr) == (0, False)
 
 
 @pytest.mark.parametrize(("verb", "resource"), ASKING)

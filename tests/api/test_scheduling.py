@@ -33,7 +33,7 @@ def test_a_queued_job_is_whole_before_its_queue_sees_it_and_stays_suspended(
     cluster: Cluster, ns: Namespace
 ) -> None:
     submit(cluster, job(queue="team-a"))
-    assert cluster.requests == 4
+    assert cluster.requests == 5
     body = ns.batch.read_namespaced_job("job", ns.name)
     assert body.spec.suspend is True
     assert body.metadata.labels["kueue.x-k8s.io/queue-name"] == "team-a"

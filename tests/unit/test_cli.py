@@ -559,7 +559,7 @@ def test_render_is_the_same_twice_and_needs_no_cluster(capsys: pytest.CaptureFix
     assert first == second
     assert first[0] == 0
     kinds = [body["kind"] for body in yaml.safe_load_all(first[1])]
-    assert kinds == ["ConfigMap", "Service", "Job"]
+    assert kinds == ["ConfigMap", "Service", "NetworkPolicy", "Job"]
 
 
 def test_where_the_project_lies_does_not_change_what_is_rendered(

@@ -29,6 +29,10 @@ class Lists(ApiServer):
         """Fields of a pod that are not kept."""
         self.minor = "37"
         """Kubernetes 1.x that it says it is."""
+        self.groups: list[str] = []
+        """API groups beside Kubernetes' own."""
+        self.refused = ""
+        """A resource that nobody may create."""
         self.answer = self._answer
 
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
@@ -37,7 +41,9 @@ class Lists(ApiServer):
 
     def _said(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if method == "POST":
-            body = {**body, "status": {"allowed": True}}
+            asked = body.get("spec", {}).get("resourceAttributes", {})
+            allowed = not self.refused or asked.get("resource") != self.refused
+            body = {**body, "status": {"allowed": allowed}}
             body.setdefault("metadata", {})["uid"] = "1"
             if body["kind"] == "Job":
                 pod = body["spec"]["template"]["spec"]
@@ -48,7 +54,7 @@ class Lists(ApiServer):
             version = f"v1.{self.minor.rstrip('+')}.0"
             return {"gitVersion": version, "major": "1", "minor": self.minor}
         if path == "/apis":
-            return {"groups": [{"name": NATIVE}]}
+            return {"groups": [{"name": name} for name in (NATIVE, *self.groups)]}
         if path == f"/apis/{NATIVE}":
             return {"versions": [{"version": version} for version in ["v1", *self.versions]]}
         if path.endswith("/resourcequotas"):
@@ -130,6 +136,29 @@ def test_a_server_without_reserve_indexes_is_said_to_make_pods_later(
     assert found["result"] == result
     assert ("before 1.33, a Job makes another pod" in found["detail"]) is waits
     assert ("is old" in found["detail"]) is (minor == "30")
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([], "cannot be seen from here"),
+        (["cilium.io"], "has Cilium, which enforces it"),
+        (["crd.projectcalico.org", "ocilium.io"], "has Calico, which enforces it"),
+    ],
+)
+def test_what_enforces_network_policies_is_said_where_it_is_known(
+    checks: Any, server: Lists, groups: list[str], said: str
+) -> None:
+    server.groups = groups
+    found = checks({"token": "t"})[1]["network policy"]
+    assert (found["result"], said in found["detail"]) == ("ok", True)
+
+
+def test_without_the_right_to_network_policies_doctor_warns(checks: Any, server: Lists) -> None:
+    server.refused = "networkpolicies"
+    code, found = checks({"token": "t"})
+    assert (code, found["network policy"]["result"]) == (0, "warning")
+    assert "manifests/role.yaml" in found["network policy"]["hint"]
 
 
 def test_a_plugin_that_gives_credentials_is_named(checks: Any, tmp_path: Path) -> None:

@@ -1,97 +1,119 @@
-"""Whether a pod is cut off."""
+"""The NetworkPolicy of a job: whom it lets in, and what --allow-from takes."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
+import ipaddress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kij_train.pod.gang import network
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from kij_train import names
+from kij_train.cli import main
+from kij_train.spec.network import Peers, parse_peers
+
+LINE = ["render", "--name", "a", "train.py"]
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "LOOK_S", 0.01)
-    monkeypatch.setattr(network, "ALONE_S", 0.1)
-    monkeypatch.setattr(network, "PROBE_S", 0.2)
-    monkeypatch.setattr(network, "RESOLV_CONF", "/nonexistent")
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "train.py").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def dns(monkeypatch: pytest.MonkeyPatch, error: OSError | None, after_s: float = 0.0) -> None:
-    async def answer() -> list[Any]:
-        await asyncio.sleep(after_s)
-        if error is not None:
-            raise error
-        return []
-
-    def getaddrinfo(*_: object, **__: object) -> asyncio.Future[list[Any]]:
-        return asyncio.ensure_future(answer())  # a coroutine that nobody awaits would warn
-
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+def rendered(capsys: pytest.CaptureFixture[str], *flags: str) -> list[dict[str, Any]]:
+    assert main([*LINE[:-1], *flags, LINE[-1]]) == 0
+    return list(yaml.safe_load_all(capsys.readouterr().out))
 
 
-NO_ANSWER = socket.gaierror(socket.EAI_AGAIN, "")
+@pytest.mark.usefixtures("project")
+def test_a_policy_selects_the_pods_of_its_job_and_lets_them_in(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    objects = rendered(capsys)
+    (policy,) = (each for each in objects if each["kind"] == "NetworkPolicy")
+    (job,) = (each for each in objects if each["kind"] == "Job")
+    own = {"matchLabels": {names.LABEL_JOB_NAME: job["metadata"]["name"]}}
+    assert policy["spec"] == {
+        "podSelector": own,
+        "policyTypes": ["Ingress"],  # what leaves the pods is no matter of it
+        "ingress": [{"from": [{"podSelector": own}]}],
+    }
 
 
+@pytest.mark.usefixtures("project")
+def test_whom_the_user_allows_comes_in_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    allowed = ["namespace:monitoring", "pods:app=board,tier=web", "10.0.0.0/8", "fd00::/8"]
+    objects = rendered(capsys, *(word for each in allowed for word in ("--allow-from", each)))
+    (policy,) = (each for each in objects if each["kind"] == "NetworkPolicy")
+    assert policy["spec"]["ingress"][0]["from"][1:] == [
+        {"namespaceSelector": {"matchLabels": {names.NAMESPACE_NAME: "monitoring"}}},
+        {"podSelector": {"matchLabels": {"app": "board", "tier": "web"}}},
+        {"ipBlock": {"cidr": "10.0.0.0/8"}},
+        {"ipBlock": {"cidr": "fd00::/8"}},
+    ]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_job_can_do_without_a_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "NetworkPolicy" not in {each["kind"] for each in rendered(capsys, "--no-network-policy")}
+
+
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
-    ("error", "after_s", "there"),
+    ("value", "said"),
     [
-        (None, 0.0, True),
-        (socket.gaierror(socket.EAI_NONAME, "a pod that is gone"), 0.0, True),
-        (socket.gaierror(-5, "EAI_NODATA: a Service that has no pod left"), 0.0, True),
-        (NO_ANSWER, 0.0, False),
-        (None, 5.0, False),
+        ("monitoring", "'monitoring' does not appear to be an IPv4 or IPv6 network"),
+        ("10.0.0.1/8", "has host bits set"),
+        ("10.0.0.0/33", "does not appear to be"),
+        ("", "does not appear to be"),
+        ("namespace:", "namespace"),
+        ("namespace:Monitoring", "'Monitoring' is no namespace name"),
+        ("pods:app", "must look like pods:LABEL=VALUE"),
+        ("pods:=a", "'' is no key"),
+        ("pods:app=a b", "a b"),
+        ("service:board", "namespace:NAME, pods:LABEL=VALUE"),
     ],
 )
-def test_any_answer_of_dns_is_a_network(
-    monkeypatch: pytest.MonkeyPatch, error: OSError | None, after_s: float, there: bool
+def test_who_cannot_be_meant_is_one_error(
+    capsys: pytest.CaptureFixture[str], value: str, said: str
 ) -> None:
-    dns(monkeypatch, error, after_s)
-    assert asyncio.run(network.has_network("job-1.job")) is there
+    assert main([*LINE[:-1], "--allow-from", value, LINE[-1]]) == 2
+    err = capsys.readouterr().err
+    assert "--allow-from" in err and said in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("listens", [True, False])
-def test_where_dns_is_down_the_api_server_tells(
-    monkeypatch: pytest.MonkeyPatch, listens: bool
+@pytest.mark.usefixtures("project")
+def test_to_allow_somebody_without_a_policy_is_an_error(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    dns(monkeypatch, NO_ANSWER)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.getsockname()[1]))
-        if not listens:
-            server.close()  # refused: somebody has answered
-        assert asyncio.run(network.has_network("job-1.job"))
+    line = [*LINE[:-1], "--no-network-policy", "--allow-from", "10.0.0.0/8", LINE[-1]]
+    assert main(line) == 2
+    assert "means nothing without a network policy" in capsys.readouterr().err
 
 
-def test_where_dns_is_silent_its_machine_tells(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    dns(monkeypatch, NO_ANSWER)
-    config = tmp_path / "resolv.conf"
-    config.write_text("search a\nnameserver 127.0.0.1\nnameserver\n")
-    monkeypatch.setattr(network, "RESOLV_CONF", str(config))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(network, "DNS_PORT", server.getsockname()[1])
-        assert asyncio.run(network.has_network("job-1.job"))
+@pytest.mark.usefixtures("project")
+def test_a_spec_file_gives_one_of_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    both = {"namespace": "a", "addresses": "10.0.0.0/8"}
+    Path("job.yaml").write_text(yaml.safe_dump({"script": "train.py", "allow_from": [both]}))
+    assert main(["render", "-f", "job.yaml"]) == 2
+    assert "must be one of: namespace:NAME" in capsys.readouterr().err
 
 
-def test_who_hears_of_nobody_and_has_no_network_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    dns(monkeypatch, NO_ANSWER)
-    seconds = asyncio.run(network.await_cut_off(lambda: False, "job-1.job"))
-    assert 0.1 < seconds < 2
+NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 
 
-@pytest.mark.parametrize(("connected", "error"), [(True, NO_ANSWER), (False, None)])
-def test_others_or_a_network_are_enough(
-    monkeypatch: pytest.MonkeyPatch, connected: bool, error: OSError | None
-) -> None:
-    dns(monkeypatch, error)
-
-    async def a_while() -> None:
-        await asyncio.wait_for(network.await_cut_off(lambda: connected, "job-1.job"), 0.5)
-
-    with pytest.raises(asyncio.TimeoutError):
-        asyncio.run(a_while())
+@given(
+    st.one_of(
+        NAMES.map(lambda name: f"namespace:{name}"),
+        st.dictionaries(NAMES, NAMES, min_size=1, max_size=3).map(
+            lambda labels: "pods:" + ",".join(f"{k}={v}" for k, v in labels.items())
+        ),
+        st.ip_addresses().map(lambda address: str(ipaddress.ip_network(address))),
+    )
+)
+def test_what_is_said_of_peers_is_how_they_are_given(text: str) -> None:
+    assert str(Peers.model_validate(parse_peers(text))) == text

@@ -142,6 +142,10 @@ FIELDS = st.fixed_dictionaries(
         ),
         "run_as_user": st.integers(1, 65535),
         "read_only_root": st.booleans(),
+        "network_policy": st.booleans(),
+        "allow_from": st.lists(
+            st.sampled_from(["namespace:a", "pods:app=b", "10.0.0.0/8"]), max_size=2
+        ),
         "port": st.integers(1024, 65535),
         "timeout": st.sampled_from(["2h", 90]),
         "ttl": st.sampled_from(["7d", 1]),
@@ -175,7 +179,8 @@ def test_any_valid_spec_renders_objects_that_obey_the_rules(
 
     claims = ["ResourceClaimTemplate"] * (spec.gpu_kind == "dra")
     groups = ["PodGroup"] * (spec.scheduler in ("coscheduling", "native"))
-    assert [body["kind"] for body in extra] == claims + groups
+    policies = ["NetworkPolicy"] * spec.network_policy
+    assert [body["kind"] for body in extra] == claims + groups + policies
     assert DNS_LABEL.fullmatch(f"{name}-{spec.indexes - 1}")
     assert config_map["immutable"] is True
     assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"] == name

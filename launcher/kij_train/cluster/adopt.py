@@ -99,6 +99,7 @@ def _own_objects(job: Object) -> list[tuple[str, str]]:
     claims = (each.get("resourceClaimTemplateName") for each in pod.get("resourceClaims") or [])
     found += [("ResourceClaimTemplate", str(each)) for each in claims if each]
     name = str(job["metadata"]["name"])
+    found.append(("NetworkPolicy", name))
     if pod.get("schedulingGroup"):
         found.append((names.NATIVE_KIND, name))
     labels = job["spec"]["template"]["metadata"].get("labels") or {}

@@ -43,6 +43,11 @@ PATHS = {
     "Pod": ("/api/v1", "pods", "pods"),
     "ResourceQuota": ("/api/v1", "resourcequotas", "resourcequotas"),
     "Service": ("/api/v1", "services", "services"),
+    "NetworkPolicy": (
+        "/apis/networking.k8s.io/v1",
+        "networkpolicies",
+        "networkpolicies.networking.k8s.io",
+    ),
     "ResourceClaimTemplate": (
         "/apis/resource.k8s.io/v1",
         "resourceclaimtemplates",

@@ -1,9 +1,9 @@
 """Create a job so that it exists as a whole or not at all, also if this process dies.
 
-This takes four requests, however many nodes the job has. The first creates the Job, suspended. Two
-more create its ConfigMap and its Service, which the Job owns. The last resumes the Job, or puts it
-into its queue, whose controller resumes it when there is room. If this process dies in between, the
-Job owns all that exists, and has no pods because it is suspended.
+This takes five requests, however many nodes the job has. The first creates the Job, suspended.
+Three more create its ConfigMap, its Service and its NetworkPolicy, which the Job owns. The last
+resumes the Job, or puts it into its queue, whose controller resumes it when there is room. If this
+process dies in between, the Job owns all that exists, and has no pods because it is suspended.
 
 Some jobs take more requests: one for each further ConfigMap of large code, one for a pod group, and
 one for a claim template. A job with a pod group of Kubernetes' own asks which version of it the
@@ -136,6 +136,9 @@ def dry_run(
             if not (replace or body.get("immutable")):
                 raise _taken(cluster, body) from None
             answers.append(body)
+        except NotPermittedError as error:
+            _go_on_without(cluster, body, error)
+            answers.append(body)
     job = _job_of(objects)
     _check_kept(job, answers[-1])
     template = job["spec"]["template"]
@@ -191,7 +194,10 @@ def submit(
         owner = owner_reference(created)
         for body in objects:
             if body["kind"] != "Job":
-                _create_owned(cluster, body, owner, created)
+                try:
+                    _create_owned(cluster, body, owner, created)
+                except NotPermittedError as error:
+                    _go_on_without(cluster, body, error)
         start["metadata"]["uid"] = submission.uid
         cluster.patch("Job", name, start)
     except BaseException:
@@ -215,6 +221,20 @@ def _create(cluster: Cluster, body: dict[str, Any], *, dry_run: bool = False) ->
             f"the cluster has no {body['kind']} of {body['apiVersion']}",
             hints=(OPTIONAL_KINDS[body["kind"]],),
         ) from None
+
+
+def _go_on_without(cluster: Cluster, body: Mapping[str, Any], error: NotPermittedError) -> None:
+    """Warn that a job trains without its NetworkPolicy; re-raise the error of any other object.
+
+    A user's Role from before there was one does not grant it.
+    """
+    if body["kind"] != "NetworkPolicy":
+        raise error
+    cluster.warnings.append(
+        f"{error.message}; the job goes on without it, and who reaches its pods may connect to "
+        "them. The Role lacks: {apiGroups: [networking.k8s.io], resources: [networkpolicies], "
+        "verbs: [create, get, patch]} (manifests/role.yaml). Or do without: --no-network-policy"
+    )
 
 
 def _check_kept(job: dict[str, Any], created: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The whole of a job: ConfigMaps with code and items, headless Service, claims, pod group, Job."""
+"""The whole of a job: ConfigMaps, headless Service, NetworkPolicy, claims, pod group, Job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from kij_train.pod import contract, itemplan
 from kij_train.render.code import Code, code_config_maps, data_config_maps
 from kij_train.render.gpus import claim_templates
 from kij_train.render.job import render_job
+from kij_train.render.network import network_policies
 from kij_train.render.scheduling import pod_groups
 from kij_train.render.service import render_service
 from kij_train.render.shapes import Attempt, shape_of
@@ -46,4 +47,5 @@ def render(
     )
     service = [] if shape.service_port is None else [render_service(spec, name=name, shape=shape)]
     extra = [*claim_templates(spec, name, shape), *pod_groups(spec, name, shape)]
+    extra += network_policies(spec, name=name, shape=shape)
     return [*config_maps, *service, *extra, job]

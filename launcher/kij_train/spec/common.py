@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from kij_train import gpus as gpu_kinds
 from kij_train import names, units
 from kij_train.spec.fetches import Fetches
+from kij_train.spec.network import Network
 from kij_train.spec.packages import Packages
 from kij_train.spec.placement import Placement
 from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch, fields_with
@@ -325,7 +326,9 @@ class Lifetime(Model):
         return self
 
 
-class Common(Lifetime, Security, Placement, Fetches, Packages, Data, Resources, Where, Command):
+class Common(
+    Lifetime, Network, Security, Placement, Fetches, Packages, Data, Resources, Where, Command
+):
     """All of it. The fields come in the order of the classes, from the last one on."""
 
     @model_validator(mode="after")
