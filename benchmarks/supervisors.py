@@ -48,7 +48,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
 
 from kij_train.pod import contract, gang  # noqa: E402
-from kij_train.pod.gang import messages, peers, ranks  # noqa: E402
+from kij_train.pod.gang import channel, messages, ranks  # noqa: E402
 from kij_train.pod.gang.node import Supervisor  # noqa: E402
 
 from benchmarks import kept  # noqa: E402 - the repository is no package
@@ -61,7 +61,7 @@ FAULTS = {"killed": signal.SIGKILL, "silent": signal.SIGSTOP}
 PAUSE_S = 1.5
 """Between a round's start and the next fault: the spares have heard of it."""
 LIMIT_S = 120.0
-LATE_S = 1.1 * peers.KEEP_ALIVE_S
+LATE_S = 1.1 * channel.KEEP_ALIVE_S
 """A sign of life that takes longer is written down."""
 BUSY_PER_CORE = 2
 Report = Callable[..., None]
@@ -110,11 +110,11 @@ class Ear:
 
 def our_node(index: int, nodes: int, await_go: Callable[[], None], report: Report) -> None:
     """What a node is in a pod, but for its ranks."""
-    channel = peers.Channel
+    plain = channel.Channel
     watched = mock.patch.object(
-        peers,
+        channel,
         "Channel",
-        lambda reader, writer: channel(Ear(reader, report), writer),  # type: ignore[arg-type]
+        lambda reader, writer: plain(Ear(reader, report), writer),  # type: ignore[arg-type]
     )
     os.environ.update({gang.ENV_GANG_ID: "bench", gang.ENV_POD_IP: f"127.0.1.{index + 1}"})
     os.environ.pop(contract.ENV_PARENT_PID, None)

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 from kij_train.pod import contract, gang, status
-from kij_train.pod.gang import farewell, messages, network, peers, processes, ranks
+from kij_train.pod.gang import channel, farewell, messages, network, peers, processes, ranks
 from kij_train.pod.gang import node as gang_node
+from kij_train.pod.gang.channel import Channel, connect
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import Leader
 from kij_train.pod.gang.node import Supervisor
 from kij_train.pod.gang.rounds import Member
+from kij_train.pod.peering import Wire
 
 ANSWER_S = 1.0
 
@@ -49,6 +51,7 @@ def silent_port() -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "ANSWER_S", ANSWER_S)
+    monkeypatch.setattr(channel, "PROVE_S", ANSWER_S)
     monkeypatch.setattr(gang_node, "OTHER_LEADERS_S", 0.2)
     monkeypatch.setenv(contract.ENV_PARENT_PID, "1")  # no port of its own for a probe
 
@@ -285,7 +288,7 @@ def test_a_leader_that_waits_says_who_fell_silent_unless_its_own_network_is_gone
 
     monkeypatch.setattr(network, "has_network", answer)
     monkeypatch.setattr(network, "LOOK_S", 0.05)
-    monkeypatch.setattr(peers.Channel.receive, "__defaults__", (0.2,))
+    monkeypatch.setattr(Channel.receive, "__defaults__", (0.2,))
 
     async def whole() -> str:
         made = node(0, free_ports(3), tmp_path, 1)
@@ -294,15 +297,16 @@ def test_a_leader_that_waits_says_who_fell_silent_unless_its_own_network_is_gone
         said = ""
         while made.leader is None:
             await asyncio.sleep(0.02)
-        _, writer = await asyncio.open_connection(*made.settings.address(0))
+        joined = await connect(made.settings.address(0), made.key, 5)
+        assert joined is not None
         who = Who(1, "uid-1", "127.0.0.1", "job-1-abc", "node-2")
-        writer.write(messages.encode(messages.Hello(made.gang_id, who, History())))
+        joined.send(messages.Hello(who, History()))
         try:
             while "nothing is heard" not in said and (has_network or len(asked) < 9):
                 said += capsys.readouterr().err
                 await asyncio.sleep(0.02)
         finally:
-            writer.close()
+            joined.close()
             made._on_signal(signal.SIGTERM)
             await running
         return said
@@ -342,6 +346,7 @@ def test_one_that_comes_from_the_reserve_finds_the_leader_by_the_name_of_all_pod
         return {"job": ["127.0.0.3", "127.0.0.2", "127.0.0.1"]}.get(host, [])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await Wire(reader, writer).answer(b"key", 5)
         await reader.readline()
         writer.write(messages.encode(messages.Leading(leader, running=False)))
         await writer.drain()
@@ -352,7 +357,7 @@ def test_one_that_comes_from_the_reserve_finds_the_leader_by_the_name_of_all_pod
         settings = gang.Settings(2, 2, 1, [f"job-{{}}.job:{port}"], 20, 20, reserve=20)
         me = Who(8, "uid-8", "127.0.0.1", "pod", "machine")
         monkeypatch.setattr(peers, "_resolve", resolve)
-        made = peers.Peers(settings, me, "", lambda _: None)
+        made = peers.Peers(settings, me, b"key", lambda _: None)
         async with await asyncio.start_server(answer, "127.0.0.2", port):
             found = await asyncio.wait_for(made.look(History(), lambda: False), 20)
             assert found is not None
@@ -426,8 +431,9 @@ def test_a_member_that_sends_garbage_is_dropped_and_the_log_says_why(
         while leads.leader is None:
             await asyncio.sleep(0.01)
         reader, writer = await asyncio.open_connection("127.0.0.1", ports[0])
+        await Wire(reader, writer).greet(leads.key, 5)
         who = Who(1, "uid-1", "127.0.0.1", "job-1", "machine-1")
-        writer.write(messages.encode(messages.Hello("", who, History())))
+        writer.write(messages.encode(messages.Hello(who, History())))
         assert isinstance(
             messages.decode(await reader.readline(), messages.ANSWERS), messages.Leading
         )

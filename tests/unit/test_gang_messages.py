@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train.pod.gang import messages
+from kij_train.pod.gang.channel import Channel
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.jsontypes import MalformedError
 from kij_train.pod.gang.messages import LONGEST_LINE, decode, encode
-from kij_train.pod.gang.peers import Channel
 
 KINDS: tuple[Any, ...] = (
     messages.Ping,

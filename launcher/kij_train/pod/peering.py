@@ -93,6 +93,9 @@ class Wire:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self._most = (MOST_GREETING, 0)
+        self.ended_unspoken = False
+        """Whether the other end has closed the connection and had said nothing."""
+        self._spoken = False
 
     @property
     def peer(self) -> str:
@@ -114,10 +117,12 @@ class Wire:
         except asyncio.TimeoutError as error:
             raise TimeoutError(f"nothing came for {timeout_s:.0f} s") from error
         except asyncio.IncompleteReadError as error:
+            self.ended_unspoken = not self._spoken and not error.partial
             raise ConnectionResetError("the connection was closed") from error
 
     async def _receive(self) -> Tuple[Json, bytes]:
         prefix = await self._reader.readexactly(LENGTHS.size)
+        self._spoken = True
         header, body = lengths(prefix, *self._most)
         said = decode(await self._reader.readexactly(header))
         return said, await self._reader.readexactly(body) if body else b""

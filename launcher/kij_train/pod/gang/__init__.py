@@ -29,7 +29,10 @@ __all__ = [
     "Settings",
 ]
 
-FILES = tuple(sorted(set(Path(__file__).parent.glob("[a-z]*.py")) - {Path(__file__)}))
+FILES = (
+    *sorted(set(Path(__file__).parent.glob("[a-z]*.py")) - {Path(__file__)}),
+    Path(__file__).parent.with_name("peering.py"),
+)
 """The files that are sent to the pods."""
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 """The first process of a pod."""

@@ -9,10 +9,10 @@ from typing import Callable, List
 
 from kij_train.pod import status
 from kij_train.pod.gang import messages
+from kij_train.pod.gang.channel import Channel
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import Leader
 from kij_train.pod.gang.missed import Unheard
-from kij_train.pod.gang.peers import Channel
 from kij_train.pod.gang.rounds import Member
 
 

@@ -29,8 +29,6 @@ class Ping(NamedTuple):
 class Hello(NamedTuple):
     """A supervisor has connected to another one, and asks what role that one has."""
 
-    gang: str
-    """The id of the job, ENV_GANG_ID."""
     who: Who
     history: Optional[History]
     """What the sender knows, if it wants to be a member of a leader that answers. Else None."""

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from kij_train.pod import contract, signals, status
 from kij_train.pod.gang import farewell, hang, messages, network, peers, ranks
+from kij_train.pod.gang.channel import Channel, Door
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import KILL_AFTER_S, Leader
 from kij_train.pod.gang.members import Members
@@ -52,7 +53,7 @@ class Supervisor:
     ) -> None:
         env = os.environ
         self.node, self.settings, self.zygote = node, settings, zygote
-        self.gang_id = env.get(ENV_GANG_ID, "")
+        self.key = env.get(ENV_GANG_ID, "").encode()
         self.me = Who(
             node.rank,
             os.urandom(8).hex(),
@@ -60,7 +61,8 @@ class Supervisor:
             socket.gethostname() if not env.get(contract.ENV_PARENT_PID) else str(os.getpid()),
             env.get(contract.ENV_NODE_NAME, ""),
         )
-        self.peers = peers.Peers(settings, self.me, self.gang_id, self._end)
+        self.peers = peers.Peers(settings, self.me, self.key, self._end)
+        self.door = Door(self.key, self._serve, status.say)
         self.part = Part(node, settings, zygote, scratch, output, self._report)
         self.history = History()
         self.leader: Optional[Leader] = None
@@ -89,8 +91,7 @@ class Supervisor:
         for signum in signals.heard_signals():
             loop.add_signal_handler(signum, self._on_signal, signum)
         port = self.settings.address(self.node.rank)[1]
-        door = peers.Door(self._serve)
-        await door.open(port)
+        await self.door.open(port)
         zygote = asyncio.ensure_future(self.zygote.serve(self._changed.set, self.part.ended))
         cut_off = asyncio.ensure_future(self._end_when_cut_off())
         try:
@@ -107,7 +108,7 @@ class Supervisor:
             zygote.cancel()
             cut_off.cancel()
             await asyncio.gather(
-                zygote, cut_off, self._unheard.stop(), door.close(), return_exceptions=True
+                zygote, cut_off, self._unheard.stop(), self.door.close(), return_exceptions=True
             )
 
     def _is_connected(self) -> bool:
@@ -141,14 +142,14 @@ class Supervisor:
 
     # --- leading and following
 
-    async def _serve(self, channel: peers.Channel) -> None:
+    async def _serve(self, channel: Channel) -> None:
         """Answer a connection from another supervisor.
 
         Every connection gets this pod's role, or the verdict. If this pod leads and the other one
         asks to join, it becomes a member until the connection ends.
         """
         hello = await channel.receive((messages.Hello,), peers.ANSWER_S)
-        if hello is None or hello.gang != self.gang_id:
+        if hello is None:
             channel.close()
             return
         leader = self.leader

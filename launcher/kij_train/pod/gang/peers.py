@@ -1,8 +1,8 @@
 """How the supervisors of a job talk to each other, and how one of them finds the leader.
 
-The messages (messages.py) are lines over TCP. A supervisor that connects sends a Hello, and the
-other one answers with its role, or with the verdict. If the other one leads, and the Hello has a
-history, the connection stays: the leader then sends orders, and its new member sends reports.
+A supervisor that connects to another one (channel.py) sends a Hello, and the other one answers with
+its role, or with the verdict. If the other one leads, and the Hello has a history, the connection
+stays: the leader then sends orders, and its new member sends reports.
 
 To find the leader, a supervisor asks the lower indexes first, then all others. A pod that follows
 names its leader, which is asked next.
@@ -16,10 +16,8 @@ import ipaddress
 import socket
 import time
 from typing import (
-    Any,
     AsyncIterator,
     Callable,
-    Coroutine,
     Dict,
     List,
     NamedTuple,
@@ -27,28 +25,21 @@ from typing import (
     Sequence,
     Set,
     Tuple,
-    Type,
-    TypeVar,
     Union,
 )
 
 from kij_train.pod.gang import messages
+from kij_train.pod.gang.channel import Channel, connect
 from kij_train.pod.gang.history import History, Who
-from kij_train.pod.gang.messages import LONGEST_LINE, Answer, Verdict
+from kij_train.pod.gang.messages import Answer, Verdict
 from kij_train.pod.gang.settings import Settings
 
-M = TypeVar("M")
-KEEP_ALIVE_S = 1.0
-"""Both sides of a connection send a ping this often."""
-LOST_AFTER_S = 5.0
-"""A side that has sent nothing for this long counts as lost."""
 CONNECT_S = 1.0
 LOST_CONNECT_S = 0.25
 """The same for a leader that was just lost. Most often its pod is gone, and nothing answers at its
 address; one that is there answers a connection at once."""
 RESOLVE_S = 2.0
 ANSWER_S = 2.0
-FLUSH_S = 1.0
 LOOK_AGAIN_S = 0.2
 SILENT_S = 5.0
 """After the first round, an index whose connection timed out is not asked again for this long."""
@@ -57,91 +48,6 @@ FIRST_LOOK_S = 3.0
 MOST_AT_ONCE = 32
 Place = Union[int, str]
 """A pod that can be asked: its index, or its IP address where the index is not known."""
-
-
-class Channel:
-    """A connection to another supervisor: messages in both directions, and pings."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.refused = ""
-        """What is wrong with the last message, if it was malformed."""
-        self._reader, self._writer = reader, writer
-        self.fell_silent = False
-        """Whether nothing came any more, not even an end of the connection: a machine that is dead,
-        or a network that is cut."""
-
-    def send(self, message: NamedTuple) -> None:
-        """Queue a message. A lost connection raises nothing here: `receive` returns None."""
-        if not self._writer.is_closing():
-            self._writer.write(messages.encode(message))
-
-    async def receive(
-        self, kinds: Tuple[Type[M], ...], timeout_s: float = LOST_AFTER_S
-    ) -> Optional[M]:
-        """The next message other than a ping, which has to be of one of these classes.
-
-        None if the other side is gone or silent, or if the message is malformed (`refused`).
-        """
-        while True:
-            try:
-                line = await asyncio.wait_for(self._reader.readline(), timeout_s)
-                if not line.endswith(b"\n"):
-                    return None  # the connection has ended, perhaps within a line
-                said: Union[M, messages.Ping] = messages.decode(line, (*kinds, messages.Ping))
-            except asyncio.TimeoutError:
-                self.fell_silent = True
-                return None
-            except OSError:
-                return None
-            except ValueError as error:  # MalformedError, or longer than the limit of the reader
-                self.refused = str(error)
-                return None
-            if not isinstance(said, messages.Ping):
-                return said
-
-    async def ping(self) -> None:
-        """Send pings until cancelled."""
-        while True:
-            self.send(messages.Ping())
-            await asyncio.sleep(KEEP_ALIVE_S)
-
-    async def flush(self) -> None:
-        """Wait until everything is sent, at most FLUSH_S."""
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._writer.drain(), FLUSH_S)
-
-    def close(self) -> None:
-        """Close the connection. Queued messages are still sent."""
-        self._writer.close()
-
-
-class Door:
-    """The port at which other supervisors connect to this one."""
-
-    def __init__(self, serve: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
-        """`serve` is called with every connection."""
-        self._serve = serve
-        self._server: Optional[asyncio.AbstractServer] = None
-        self._visits: List[Tuple[asyncio.Future[None], Channel]] = []
-
-    async def open(self, port: int) -> None:
-        """Listen from now on."""
-        self._server = await asyncio.start_server(self._let_in, None, port, limit=LONGEST_LINE)
-
-    def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        channel = Channel(reader, writer)
-        self._visits = [(visit, end) for visit, end in self._visits if not visit.done()]
-        self._visits.append((asyncio.ensure_future(self._serve(channel)), channel))
-
-    async def close(self) -> None:
-        """Listen no more, and end all connections."""
-        if self._server is not None:
-            self._server.close()
-        for visit, _ in self._visits:
-            visit.cancel()
-        await asyncio.gather(*(visit for visit, _ in self._visits), return_exceptions=True)
-        for _, channel in self._visits:  # also of those whose task has not started yet
-            channel.close()
 
 
 class Answered(NamedTuple):
@@ -163,14 +69,16 @@ class Peers:
     """Finds the other pods of the job and their leader, for one pod."""
 
     def __init__(
-        self, settings: Settings, me: Who, gang_id: str, on_end: Callable[[Verdict], None]
+        self, settings: Settings, me: Who, key: bytes, on_end: Callable[[Verdict], None]
     ) -> None:
-        """`on_end` is called with the verdict when a pod answers that the job has ended."""
+        """`key` is what the pods of the job prove to each other that they have.
+
+        `on_end` is called with the verdict when a pod answers that the job has ended."""
         self.ips: Dict[int, str] = {}
         """The last known IP address of each index, so that pods are found without DNS."""
         self.lost = ""
         """The IP address of the leader that was lost last."""
-        self._settings, self._me, self._gang_id, self._on_end = settings, me, gang_id, on_end
+        self._settings, self._me, self._key, self._on_end = settings, me, key, on_end
         self._began = time.monotonic()
 
     async def look(self, history: History, is_over: Callable[[], bool]) -> Optional[Found]:
@@ -347,14 +255,10 @@ class Peers:
     ) -> Tuple[Optional[Channel], Optional[Answer]]:
         """Connect and say hello: the open connection and the answer, or None for both."""
         timeout_s = LOST_CONNECT_S if address[0] == self.lost else CONNECT_S
-        try:
-            reader, writer = await asyncio.wait_for(
-                asyncio.open_connection(*address, limit=LONGEST_LINE), timeout_s
-            )
-        except (OSError, asyncio.TimeoutError):
+        channel = await connect(address, self._key, timeout_s)
+        if channel is None:
             return None, None
-        channel = Channel(reader, writer)
-        channel.send(messages.Hello(self._gang_id, self._me, join))
+        channel.send(messages.Hello(self._me, join))
         try:
             said = await channel.receive(messages.ANSWERS, ANSWER_S)
         except asyncio.CancelledError:
