@@ -82,6 +82,8 @@ def _case(report: Report, outcome: Outcome) -> str:
     word = "failure" if outcome.state is State.FAILED else "error"
     said = outcome.error or outcome.state.value
     lines = [said]
+    if outcome.error_at:
+        lines.append(f"at {outcome.error_at}")
     if outcome.machine:
         lines.append(f"on {outcome.machine}")
     if outcome.exit_code:

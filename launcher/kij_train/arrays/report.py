@@ -107,8 +107,9 @@ def span(seconds: float) -> str:
 
 
 def about(cause: Cause) -> str:
-    """Where a cause was seen: indexes, exit codes, machines."""
-    said = [f"index {numbers(cause.indexes)}"]
+    """Where a cause was seen: line of the code, indexes, exit codes, machines."""
+    said = [cause.first.error_at] if cause.first.error_at else []
+    said.append(f"index {numbers(cause.indexes)}")
     codes = sorted(code for code in cause.exit_codes if code)
     if codes:
         said.append(f"exit code {', '.join(map(str, codes[:5]))}")
@@ -254,6 +255,7 @@ def _cause_as_json(cause: Cause, report: Report) -> dict[str, Any]:
     return {
         "state": cause.state.value,
         "error": cause.error,
+        "at": cause.first.error_at or None,
         "items": cause.items,
         "indexes": compress_numbers(sorted(cause.indexes)),
         "exitCodes": sorted(cause.exit_codes),
