@@ -18,7 +18,18 @@ Json = Dict[str, Any]
 MOST_FILE_BYTES = 256 * 1024 * 1024
 """Of an item's result file, which is held in memory."""
 ERROR_CHARACTERS = 300
-OURS = ("key", "index", "attempt", "seconds", "exit_code", "machine", "line", "error", "error_at", "nan")
+OURS = (
+    "key",
+    "index",
+    "attempt",
+    "seconds",
+    "exit_code",
+    "machine",
+    "line",
+    "error",
+    "error_at",
+    "nan",
+)
 """Fields of a record that are not the script's; its own of that name gets RENAMED in front."""
 RENAMED = "result_"
 
