@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.pod import results
+from kij_train.pod import records, results
 from kij_train.pod.itemrecords import Run, dumps, failed, item_records, slice_records
 from kij_train.pod.results import Account, LogReader
 
@@ -313,3 +314,48 @@ def test_what_is_no_account_is_none(size: int, text: str) -> None:
 )
 def test_the_words_of_others_are_no_account(message: str) -> None:
     assert results.decode_account(message) is None
+
+
+# --- where it failed ------------------------------------------------------------------------------
+
+TRACE = """Traceback (most recent call last):
+  File "score.py", line 9, in <module>
+    main()
+  File "/code/pkg/model.py", line 31, in main
+    torch.cat(parts)
+  File "/code/.venv/lib/python3.13/site-packages/torch/x.py", line 7, in cat
+  File "/usr/lib/python3.13/json/decoder.py", line 355, in decode
+  File "<string>", line 1, in <module>
+ValueError: bad"""
+
+
+@pytest.mark.parametrize(
+    ("callstack", "place"),
+    [
+        (TRACE, "pkg/model.py:31"),
+        ('  File "score.py", line 9, in <module>', "score.py:9"),
+        ('  |   File "/code/a b.py", line 2, in f', "a b.py:2"),
+        ('  File "/usr/lib/python3.13/x.py", line 1, in f', ""),
+        ('  File "../outside.py", line 1, in f', ""),
+        ('  File "broken.py", line 3\n    def f(:\n', "broken.py:3"),
+        ("ValueError: bad", ""),
+        ("", ""),
+    ],
+)
+def test_the_place_of_a_failure_is_the_last_line_of_the_users_own_code(
+    callstack: str, place: str
+) -> None:
+    assert records.place_of(callstack, "/code") == place
+
+
+def test_a_record_of_a_failure_names_its_place_and_one_of_success_none() -> None:
+    bad = replace(BAD, error_at="score.py:9")
+    assert item_records("k", bad, b"")[0]["error_at"] == "score.py:9"
+    assert "error_at" not in item_records("k", RUN, b"")[0]
+    found, _ = slice_records(["a", "b"], bad, b'{"id": "a"}')
+    assert [record.get("error_at") for record in found] == [None, "score.py:9"]
+
+
+def test_of_a_record_without_a_traceback_nothing_is_made_up() -> None:
+    for record in ({}, {"message": "text"}, {"message": {"message": "x", "extraInfo": None}}):
+        assert records.place_of(records.callstack_of(record), "/code") == ""

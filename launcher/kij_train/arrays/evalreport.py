@@ -6,7 +6,7 @@ The verdict is in the first line. Markdown stays below what a comment of GitHub 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kij_train.arrays.evaluation import Evaluation, Example, Metric, Noise
@@ -128,13 +128,17 @@ def told(example: Example, most: int = FIELD_CHARS) -> str:
 
 
 def as_markdown(
-    evaluation: Evaluation, name: str, lost: tuple[str, ...] = (), rest: str = ""
+    evaluation: Evaluation,
+    name: str,
+    lost: tuple[str, ...] = (),
+    rest: str = "",
+    replay: Callable[[str], str] | None = None,
 ) -> str:
     """For a pull request. `lost` are lines about indexes that failed, for its beginning; `rest` is
-    what failed, as the report of any array tells it."""
+    what failed, as the report of any array tells it. `replay` gives the command that evaluates an
+    id again."""
     lines = [f"## {_SIGN[evaluation.verdict]} {escaped(name)}: {escaped(headline(evaluation))}", ""]
-    if lost:
-        lines += [*lost, ""]
+    lines += lost
     if evaluation.judged:
         lines += [*markdown_table(gates_table(evaluation.judged)), ""]
     if evaluation.metrics:
@@ -146,7 +150,11 @@ def as_markdown(
         text += rest.rstrip("\n") + "\n\n"
     if evaluation.worst:
         title = f"<details><summary>The worst {len(evaluation.worst)} examples</summary>"
-        worst = [title, "", *markdown_table(worst_table(evaluation)), "", "</details>", ""]
+        worst = [title, "", *markdown_table(worst_table(evaluation)), ""]
+        if replay is not None:
+            worst += ["The first one again, here:", "", "```sh"]
+            worst += [replay(evaluation.worst[0].id), "```", ""]
+        worst += ["</details>", ""]
         block = "\n".join(worst)
         if len(text) + len(block) < MOST_MARKDOWN_CHARS:
             text += block

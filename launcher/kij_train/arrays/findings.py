@@ -10,8 +10,12 @@ from kij_train import extras
 from kij_train.arrays import evalreport, gates, judged, sought, sweepplots, sweeps
 from kij_train.arrays.junit import Check
 from kij_train.arrays.objective import Objective
-from kij_train.arrays.outcomes import State
-from kij_train.arrays.report import Report, as_markdown, numbers
+from kij_train.arrays.report import (
+    Report,
+    as_markdown,
+    failures_in_markdown,
+    lost_in_markdown,
+)
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.sweeps import Sweep
 from kij_train.arrays.view import Live
@@ -60,7 +64,7 @@ def findings_in(
 def _of_evaluation(folder: ArrayFolder, report: Report, live: Live | None) -> Findings:
     found = judged.evaluation_in(folder, live)
     again = f"run the rest, and judge again: {report.rerun}"
-    rest = "" if report.summary.all_well else as_markdown(report)
+    rest = "\n".join(failures_in_markdown(report))
     tables = (
         evalreport.metrics_table(found),
         evalreport.gates_table(found.judged),
@@ -73,17 +77,9 @@ def _of_evaluation(folder: ArrayFolder, report: Report, live: Live | None) -> Fi
         tuple(table for table in tables if table[1]),
         evalreport.as_json(found),
         gates.exit_code(found.verdict),
-        evalreport.as_markdown(found, folder.name, _lost(report), rest),
+        evalreport.as_markdown(found, folder.name, lost_in_markdown(report), rest, report.replay),
         checks=evalreport.checks(found),
     )
-
-
-def _lost(report: Report) -> tuple[str, ...]:
-    """The indexes without success, and the command that runs them again, in Markdown."""
-    summary = report.summary
-    sets = ((State.FAILED, summary.failed_indexes), (State.MISSING, summary.missing_indexes))
-    said = [f"{state.value} in index {numbers(indexes)}" for state, indexes in sets if indexes]
-    return (f"{'; '.join(said)} · `{report.rerun}`",) if said else ()
 
 
 def _of_sweep(folder: ArrayFolder, report: Report, found: Sweep, with_picture: bool) -> Findings:

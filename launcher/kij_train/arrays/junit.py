@@ -44,17 +44,29 @@ def pieces(
     every = _numbers(total + len(checks), failed + failures, missing + errors)
     yield f"<testsuites {every} {seconds}>\n"
     if checks:
-        group = _attribute(f"{report.name}.gates")
-        yield f"<testsuite name={group} {_numbers(len(checks), failures, errors)}>\n"
-        for check in checks:
-            yield _checked(group, check)
-        yield "</testsuite>\n"
+        yield from _suite(f"{report.name}.gates", checks)
     numbers = _numbers(total, failed, missing)
     name = _attribute(report.name)
     yield f'<testsuite name={name} {numbers} skipped="{skipped}" {seconds}>\n'
     for outcome in outcomes:
         yield _case(report, outcome)
     yield "</testsuite>\n</testsuites>\n"
+
+
+def of_checks(name: str, checks: Sequence[Check]) -> Iterator[str]:
+    """The document of what is no array: a test suite with these cases alone."""
+    yield '<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n'
+    yield from _suite(name, checks)
+    yield "</testsuites>\n"
+
+
+def _suite(name: str, checks: Sequence[Check]) -> Iterator[str]:
+    failures, errors = (sum(one.word == word for one in checks) for word in ("failure", "error"))
+    group = _attribute(name)
+    yield f"<testsuite name={group} {_numbers(len(checks), failures, errors)}>\n"
+    for check in checks:
+        yield _checked(group, check)
+    yield "</testsuite>\n"
 
 
 def _numbers(tests: int, failures: int, errors: int) -> str:
@@ -82,6 +94,8 @@ def _case(report: Report, outcome: Outcome) -> str:
     word = "failure" if outcome.state is State.FAILED else "error"
     said = outcome.error or outcome.state.value
     lines = [said]
+    if outcome.error_at:
+        lines.append(f"at {outcome.error_at}")
     if outcome.machine:
         lines.append(f"on {outcome.machine}")
     if outcome.exit_code:

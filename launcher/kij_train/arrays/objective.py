@@ -19,7 +19,10 @@ from kij_train.errors import RequestError
 from kij_train.pod.trials import INTERMEDIATE, PRUNED
 
 Record = Mapping[str, Any]
-_RECORDS_OWN = ("key", "index", "attempt", "exit_code", "machine", "line", "error", "nan")
+_RECORDS_OWN = (
+    *("key", "index", "attempt", "exit_code", "machine", "line"),
+    *("error", "error_at", "nan"),
+)
 _TRIALS_OWN = ("params", "seed", "repeat", INTERMEDIATE, PRUNED)
 OURS = frozenset([*_RECORDS_OWN, *_TRIALS_OWN])
 """Fields of a record that are no metric."""

@@ -64,6 +64,11 @@ class Outcome:
     records: tuple[Record, ...] = ()
     """Of that attempt, as the item wrote them, with ours."""
 
+    @property
+    def error_at(self) -> str:
+        """The line of the code where it failed, `train.py:118`; empty where that is not known."""
+        return next((str(one["error_at"]) for one in self.records if one.get("error_at")), "")
+
 
 def merged(
     index: int,

@@ -19,6 +19,7 @@ from kij_train.pod.itemplan import compress_numbers
 
 MOST_CAUSES_SHOWN = 20
 MOST_KEYS_SHOWN = 20
+MOST_REPLAYS = 5
 NUMBERS_CHARS = 200
 SLOWEST_SHOWN = 3
 FORMAT = 1
@@ -107,8 +108,9 @@ def span(seconds: float) -> str:
 
 
 def about(cause: Cause) -> str:
-    """Where a cause was seen: indexes, exit codes, machines."""
-    said = [f"index {numbers(cause.indexes)}"]
+    """Where a cause was seen: line of the code, indexes, exit codes, machines."""
+    said = [cause.first.error_at] if cause.first.error_at else []
+    said.append(f"index {numbers(cause.indexes)}")
     codes = sorted(code for code in cause.exit_codes if code)
     if codes:
         said.append(f"exit code {', '.join(map(str, codes[:5]))}")
@@ -180,29 +182,44 @@ def _text_causes(report: Report, state: State) -> Iterator[str]:
 
 
 def as_markdown(report: Report) -> str:
-    """For a pull request or a job's summary."""
+    """For a pull request or a job's summary: what it comes to, and what is lost, come first."""
     summary = report.summary
-    lines = [f"# {_md(report.name)}", "", f"{_md(head(report).split('  ', 1)[1])}", ""]
-    lines += ["| state | items |", "|---|---:|"]
-    lines += [f"| {s.value} | {summary.counts[s]:,} |" for s in State if summary.counts[s]]
+    sign = "⏳" if report.state == "running" else "✅" if summary.all_well else "❌"
+    lines = [f"## {sign} {_md(report.name)}: {_md(counted(summary))}", ""]
+    lines += [*lost_in_markdown(report), _md(head(report).split("  ", 1)[1]) + "."]
     if summary.durations:
-        lines += ["", took(summary).capitalize() + "."]
-    if report.damage:
-        lines += ["", "## Damaged", "", *(f"- {_md(text)}" for text in report.damage)]
-    if summary.causes:
-        lines += ["", "## What failed", "", "| items | state | cause | where | first key |"]
-        lines.append("|---:|---|---|---|---|")
-        for cause in summary.causes[:MOST_CAUSES_SHOWN]:
-            cells = (f"{cause.items:,}", cause.state.value, cause.error, about(cause))
-            lines.append("| " + " | ".join(map(_md, (*cells, cause.first.key))) + " |")
-        first = summary.causes[0].first
-        lines += ["", "```sh", report.replay(first.key), report.rerun, "```"]
+        lines[-1] += f" {took(summary).capitalize()}."
+    lines += ["", *failures_in_markdown(report)]
     if len(summary.slowest) > 1:
-        lines += ["", "## Slowest", "", "| key | seconds | index |", "|---|---:|---:|"]
+        lines += ["### Slowest", "", "| key | seconds | index |", "|---|---:|---:|"]
         lines += [
             f"| {_md(one.key)} | {one.seconds or 0:.3f} | {one.index} |" for one in summary.slowest
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def lost_in_markdown(report: Report) -> tuple[str, ...]:
+    """The indexes without success, and the command that runs them again; none: all is well."""
+    summary = report.summary
+    sets = ((State.FAILED, summary.failed_indexes), (State.MISSING, summary.missing_indexes))
+    said = [f"{state.value} in index {numbers(indexes)}" for state, indexes in sets if indexes]
+    return (f"{'; '.join(said)} · `{report.rerun}`", "") if said else ()
+
+
+def failures_in_markdown(report: Report) -> list[str]:
+    """Sections with what is damaged, the causes of failures, and the commands that replay them."""
+    summary, lines = report.summary, []
+    if report.damage:
+        lines += ["### Damaged", "", *(f"- {_md(text)}" for text in report.damage), ""]
+    if not summary.causes:
+        return lines
+    lines += ["### What failed", "", "| items | state | cause | where | first key |"]
+    lines.append("|---:|---|---|---|---|")
+    for cause in summary.causes[:MOST_CAUSES_SHOWN]:
+        cells = (f"{cause.items:,}", cause.state.value, cause.error, about(cause))
+        lines.append("| " + " | ".join(map(_md, (*cells, cause.first.key))) + " |")
+    firsts = [report.replay(cause.first.key) for cause in summary.causes[:MOST_REPLAYS]]
+    return [*lines, "", "```sh", *firsts, report.rerun, "```", ""]
 
 
 def _md(text: str) -> str:
@@ -254,6 +271,7 @@ def _cause_as_json(cause: Cause, report: Report) -> dict[str, Any]:
     return {
         "state": cause.state.value,
         "error": cause.error,
+        "at": cause.first.error_at or None,
         "items": cause.items,
         "indexes": compress_numbers(sorted(cause.indexes)),
         "exitCodes": sorted(cause.exit_codes),

@@ -32,6 +32,7 @@ COMMANDS = {
     "replay": "Run one item of an array on this machine.",
     "results": "Print what the items of an array have left.",
     "report": "Say what became of an array: text, Markdown, JSON, JUnit, HTML.",
+    "comment": "Put a report into the one comment of its name on a pull request of GitHub.",
     "list": "List the jobs that kij-train made.",
     "cancel": "End the pods of a job; the Job stays, readable as cancelled.",
     "resume": "Start a cancelled or suspended job again.",

@@ -89,8 +89,11 @@ def why(cluster: Cluster, name: str) -> Verdict:
 
 def status(cluster: Cluster, name: str) -> JobStatus:
     """Where every index stands, and the verdict."""
-    job = get(cluster, name)
-    pods = pods_of(cluster, name)
+    return status_of(cluster, get(cluster, name), pods_of(cluster, name))
+
+
+def status_of(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> JobStatus:
+    """Where every index of a job with these pods stands, and the verdict."""
     nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
     replaced = {i: n - 1 for i, n in Counter(map(diagnosis.index_of, pods)).items()}
     items = None if job.array is None else diagnosis.items_of(pods)

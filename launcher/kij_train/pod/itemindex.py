@@ -234,7 +234,11 @@ class Index:
         written, error = read_results(self._result_file)
         error = ended.error or error
         return replace(
-            self._whose(), seconds=ended.seconds, exit_code=ended.exit_code, error=error
+            self._whose(),
+            seconds=ended.seconds,
+            exit_code=ended.exit_code,
+            error=error,
+            error_at=ended.error_at,
         ), written
 
     def _whose(self) -> Run:

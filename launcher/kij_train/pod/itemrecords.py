@@ -18,7 +18,18 @@ Json = Dict[str, Any]
 MOST_FILE_BYTES = 256 * 1024 * 1024
 """Of an item's result file, which is held in memory."""
 ERROR_CHARACTERS = 300
-OURS = ("key", "index", "attempt", "seconds", "exit_code", "machine", "line", "error", "nan")
+OURS = (
+    "key",
+    "index",
+    "attempt",
+    "seconds",
+    "exit_code",
+    "machine",
+    "line",
+    "error",
+    "error_at",
+    "nan",
+)
 """Fields of a record that are not the script's; its own of that name gets RENAMED in front."""
 RENAMED = "result_"
 
@@ -39,6 +50,8 @@ class Run:
     machine: str
     error: str = ""
     """How it failed; empty: it did not."""
+    error_at: str = ""
+    """The line of the code where, `train.py:118`, if it is known."""
 
 
 class _Line(NamedTuple):
@@ -118,6 +131,8 @@ def _records(key: str, run: Run, lines: Sequence[_Line]) -> List[Json]:
             record["line"] = number
         if run.error or run.exit_code:
             record["error"] = shortened(run.error or f"exit code {run.exit_code}")
+            if run.error_at:
+                record["error_at"] = clipped(run.error_at, ERROR_CHARACTERS, end=0.75)
         if line.nan:
             record["nan"] = line.nan
         for name, value in line.fields.items():

@@ -180,6 +180,8 @@ class Ended(NamedTuple):
     seconds: float
     is_told: bool
     """It was told to end, because this process was."""
+    error_at: str = ""
+    """The line of the code that raised what ended it, `train.py:118`, if it is known."""
 
 
 class Starter:
@@ -224,7 +226,10 @@ class Starter:
         if timed_out:
             return Ended(EXIT_TIMED_OUT, f"took longer than {timeout_s:g} s", seconds, False)
         told = bool(told_at)
-        return Ended(code, self._error(order, answer, code, told), seconds, told)
+        record = records.read_record(order.error_file)
+        error = self._error(order, answer, code, told, record)
+        at = records.place_of(records.callstack_of(record), os.getcwd()) if error else ""
+        return Ended(code, error, seconds, told, at)
 
     def close(self) -> None:
         """End the zygote."""
@@ -307,7 +312,7 @@ class Starter:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # _read will tell
             self._channel.sendall(json.dumps(order).encode() + b"\n")
 
-    def _error(self, order: Order, answer: Json, code: int, told: bool) -> str:
+    def _error(self, order: Order, answer: Json, code: int, told: bool, record: Json) -> str:
         """What is wrong, in a line; empty where nothing is."""
         if not code:
             return ""
@@ -323,7 +328,7 @@ class Starter:
             return f"killed by SIGKILL{memory}"
         if name:
             return f"killed by {name}"
-        said = records.read_record(order.error_file).get("message", {})
+        said = record.get("message", {})
         message = said.get("message", "") if isinstance(said, dict) else str(said)
         if message.strip():
             return last_line_of(message)

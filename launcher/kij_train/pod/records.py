@@ -8,6 +8,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -97,6 +98,33 @@ def last_frames(callstack: str, room: int) -> str:
             break
         kept = line + "\n" + kept
     return kept
+
+
+def callstack_of(record: Dict[str, Any]) -> str:
+    """The traceback of a failure record; of a SyntaxError with the line that its message names."""
+    details = record.get("message")
+    details = details if isinstance(details, dict) else {}
+    extra = details.get("extraInfo")
+    extra = extra if isinstance(extra, dict) else {}
+    return "\n".join([str(extra.get("py_callstack", "")), str(details.get("message", ""))])
+
+
+def place_of(callstack: str, folder: str) -> str:
+    """`train.py:118`: the last frame of a traceback whose file is below `folder`; empty for none.
+
+    Files without a path are there: a script is run from its folder. Packages that are installed
+    below it are nobody's own code.
+    """
+    place = ""
+    for line in callstack.split("\n"):
+        frame = FRAME.match(line)
+        if frame is None:
+            continue
+        _, file, number, _ = frame.groups()
+        path = os.path.relpath(os.path.join(folder, file), folder)
+        if not file.startswith("<") and not {"..", "site-packages"} & set(path.split(os.sep)):
+            place = f"{path}:{number.split()[-1]}"
+    return place
 
 
 def _short_line(line: str, room: int) -> str:
