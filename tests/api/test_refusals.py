@@ -127,8 +127,7 @@ def test_who_may_create_no_network_policy_is_told_so_and_trains(
     assert "bob may not create networkpolicies.networking.k8s.io" in result.stderr
     assert "{apiGroups: [networking.k8s.io], resources: [networkpolicies]" in result.stderr
     assert "--no-network-policy" in result.stderr
-    ns.delete_job("a")
-    line.insert(1, "--no-network-policy")
+    line = ["launch", "-d", "--name", "b", "--no-network-policy", "train.py"]
     result = ns.kij_train(*line, cwd=project, kubeconfig=bob)
     assert (result.returncode, "networkpolicies" in result.stderr) == (0, False)
 

@@ -186,7 +186,7 @@ submit(cluster, json.load(sys.stdin))
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6])
 def test_killed_at_any_step_one_delete_leaves_nothing(
     ns: Namespace, step: int, moment: str
 ) -> None:
@@ -203,7 +203,7 @@ def test_killed_at_any_step_one_delete_leaves_nothing(
     if step == 1 and moment == "before":
         assert left == []
         return
-    finished = step == 5 and moment == "after"
+    finished = step == 6 and moment == "after"
     assert ns.batch.read_namespaced_job("job", ns.name).spec.suspend is not finished
     if not finished:
         assert not any(name.startswith("pods/") for name in left)
