@@ -26,6 +26,9 @@ def submit_with_proxies(ns: Namespace, project: Path, image: str) -> None:
     line = ["render", "--name", "a", "--image", image, "--nodes", "2", "--no-torchrun"]
     printed = ns.kij_train(*line, "--grace", "1s", "train.py", "0", cwd=project)
     for body in yaml.safe_load_all(printed.stdout):
+        if body["kind"] == "NetworkPolicy":
+            ns.networking.create_namespaced_network_policy(ns.name, body)
+            continue
         if body["kind"] != "Job":
             kind = "config_map" if body["kind"] == "ConfigMap" else "service"
             getattr(ns.core, f"create_namespaced_{kind}")(ns.name, body)

@@ -14,6 +14,7 @@ import click
 from kij_train import __version__
 from kij_train.cli import ended_by_ctrl_c, output
 from kij_train.errors import InterruptedByUserError, KijError
+from kij_train.paths import shown
 from kij_train.redaction import redacted
 
 COMMANDS = {
@@ -149,6 +150,9 @@ def run(argv: list[str]) -> int:
         output.abandon(sys.stdout)  # the reader of a pipe (head, less) left
         return 0
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            output.error(f"{shown(str(error.filename))} is too long for the name of a file")
+            return 2
         if error.errno not in UNWRITABLE or error.filename is not None:
             return _own_fault(error)
         output.abandon(sys.stdout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from typing import Any, TextIO
 import click
 
 from kij_train.errors import KijError
+from kij_train.paths import steers
 
 
 def prepare() -> None:
@@ -107,9 +109,9 @@ def error(text: str, hints: Iterable[str] = ()) -> None:
 
 def note(text: str, hints: Iterable[str] = ()) -> None:
     """What came of a choice of the user's, and how to go on."""
-    _tell(text)
+    _tell(readable(text))
     for hint in hints:
-        _tell(f"  {hint}")
+        _tell(f"  {readable(hint)}")
 
 
 LAST_WORDS_S = 1.0
@@ -140,9 +142,33 @@ def verdict(text: str, hints: Iterable[str] = ()) -> None:
 
 
 def _with_label(label: str, colour: str, text: str, hints: Iterable[str]) -> None:
-    _tell(f"{click.style(label + ':', fg=colour, bold=True)} {text}", colours())
+    _tell(f"{click.style(label + ':', fg=colour, bold=True)} {readable(text)}", colours())
     for hint in hints:
-        _tell(f"  {hint}")
+        _tell(f"  {readable(hint)}")
+
+
+def readable(text: str) -> str:
+    """A message that may quote anything: without what steers a terminal, its long words cut."""
+    shortened = _LONG_WORD.sub(_cut, text)
+    return "".join(_ascii(one) if steers(one) and one not in "\n\t" else one for one in shortened)
+
+
+LONGEST_WORD = 1000
+"""Of a message, in characters: paths and URLs are shorter."""
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def _cut(word: re.Match[str]) -> str:
+    length = len(word[0])
+    return f"{word[0][:60]}…{word[0][-20:]} ({length:,} characters)"
+
+
+def _ascii(character: str) -> str:
+    return (
+        character.encode("ascii", "backslashreplace").decode()
+        if ord(character) > 127
+        else (f"\\x{ord(character):02x}")
+    )
 
 
 def colours() -> bool:

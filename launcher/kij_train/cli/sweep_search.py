@@ -30,6 +30,7 @@ from kij_train.cli import output
 from kij_train.cli.array_attached import follow_here, follow_there, is_late
 from kij_train.cli.array_end import finish
 from kij_train.cli.array_trials import at_once_of, run_trials
+from kij_train.cli.attach import signum_of
 from kij_train.cli.map import Way, print_plan
 from kij_train.cli.onarray import connect_to, up_to_date
 from kij_train.cli.options import warn_about_plan, warn_of_doubts, warn_of_what_is_left_out
@@ -228,6 +229,12 @@ def _going_on(name: str) -> Iterator[None]:
     except (RefusedError, UnreachableError) as error:
         error.hints = (*error.hints, again)
         raise
+    except KeyboardInterrupt as interrupt:  # between two batches, or before one is followed
+        raise InterruptedByUserError(
+            "interrupted; trials that were begun on a cluster go on",
+            signum=signum_of(interrupt),
+            hints=(f"what there is: kij-train report {name}", again),
+        ) from None
     except Detached:
         output.status(f"the trials that were begun go on; {again}")
         raise click.exceptions.Exit(0) from None
