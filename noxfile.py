@@ -39,6 +39,40 @@ def floor(session: nox.Session) -> None:
 
 
 @nox.session
+def package(session: nox.Session) -> None:
+    """Wheel and sdist: whole, described as PyPI wants it, and the wheel runs the demo."""
+    session.install("build", "twine>=6")
+    dist = session.create_tmp()
+    session.run("python", "-m", "build", "--quiet", "--outdir", dist)
+    made = [f"{dist}/{name}" for name in sorted(os.listdir(dist)) if name.startswith("kij_train-")]
+    session.run("twine", "check", "--strict", *made)
+    (wheel,) = (path for path in made if path.endswith(".whl"))
+    session.install("--force-reinstall", "--no-deps", wheel)
+    session.install(f"kij-train[local] @ file://{os.path.abspath(wheel)}")
+    script = os.path.abspath("train_examples/char_gpt_ddp.py")
+    session.chdir(os.path.dirname(script))
+    session.run("kij-train", "--version")
+    argv = ("--local", "--nodes", "2", "--nproc-per-node", "2", os.path.basename(script))
+    session.run("kij-train", "launch", *argv, "--steps", "20")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of what an installation brings; asks PyPI, or posargs' service."""
+    session.install("pip-audit>=2.9")
+    session.install("-e", ".[bench,stats,optuna]")
+    session.run("pip-audit", "--skip-editable", *session.posargs)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The unit tests with the newest versions of all, also those not yet released."""
+    session.install("--prerelease=allow", "-e", ".[local,dev]")
+    argv = ("-m", "unit and not slow", "-n", "3", "--dist", "worksteal")
+    session.run("python", "-m", "pytest", *(session.posargs or argv))
+
+
+@nox.session
 @nox.parametrize("harness", [nox.param(name, id=name) for name in HARNESSES])
 def harnesses(session: nox.Session, harness: str) -> None:
     """Evaluation harnesses under `kij-train eval --local`, from the package indexes alone."""
