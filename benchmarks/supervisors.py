@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -108,31 +108,46 @@ class Ear:
                 self._report(gap=time.monotonic() - began)
 
 
-def our_node(index: int, nodes: int, await_go: Callable[[], None], report: Report) -> None:
-    """What a node is in a pod, but for its ranks."""
+def our_nodes(
+    indexes: Sequence[int], nodes: int, await_go: Callable[[], None], report: Report
+) -> None:
+    """What these nodes are in their pods, but for their ranks."""
     plain = channel.Channel
     watched = mock.patch.object(
         channel,
         "Channel",
-        lambda reader, writer: plain(Ear(reader, report), writer),  # type: ignore[arg-type]
+        lambda reader, writer: plain(Ear(reader, partial(report, indexes[0])), writer),  # type: ignore[arg-type]
     )
-    os.environ.update({gang.ENV_GANG_ID: "bench", gang.ENV_POD_IP: f"127.0.1.{index + 1}"})
+    os.environ[gang.ENV_GANG_ID] = "bench"
     os.environ.pop(contract.ENV_PARENT_PID, None)
     pods = nodes + SPARES
-    addresses = [f"127.0.1.{each + 1}:{PORT + 2 * each}" for each in range(pods)]
+    addresses = [f"{address(each)}:{PORT + 2 * each}" for each in range(pods)]
     settings = gang.Settings(nodes, nodes, SPARES, addresses, max_restarts=20, backoff_limit=20)
-    node = contract.Node(index, pods, 1, "127.0.0.1", 1, 600, index)
+
+    def supervisor(index: int, scratch: str) -> Supervisor:
+        os.environ[gang.ENV_POD_IP] = address(index)
+        node = contract.Node(index, pods, 1, "127.0.0.1", 1, 600, index)
+        return Supervisor(node, settings, Stub(partial(report, index)), scratch)
+
     with watched, tempfile.TemporaryDirectory() as scratch:
         await_go()
 
-        async def whole() -> int:
-            return await Supervisor(node, settings, Stub(report), scratch).run()
+        async def whole() -> None:
+            await asyncio.gather(*(supervisor(each, scratch).run() for each in indexes))
 
         asyncio.run(whole())
 
 
-def c10d_node(index: int, nodes: int, await_go: Callable[[], None], report: Report) -> None:
+def address(index: int) -> str:
+    """Of a node, on this machine."""
+    return f"127.0.{1 + index // 250}.{1 + index % 250}"
+
+
+def c10d_node(
+    indexes: Sequence[int], nodes: int, await_go: Callable[[], None], report: Report
+) -> None:
     """What torchrun's agent does between its rounds."""
+    (index,) = indexes
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
     # With the store shared, which is the default, a round after a loss does not come about.
@@ -145,16 +160,20 @@ def c10d_node(index: int, nodes: int, await_go: Callable[[], None], report: Repo
     await_go()
     while True:
         handler.next_rendezvous()
-        report(round=handler._state_holder.state.round + 1)
+        report(index, round=handler._state_holder.state.round + 1)
         while handler.num_nodes_waiting() == 0:
             time.sleep(0.1)
 
 
 class Nodes:
-    """Processes, one a node, that tell which round they start."""
+    """Processes that tell which round their nodes start.
 
-    def __init__(self, way: str, nodes: int) -> None:
+    A process has `each` nodes, but for index 0 and the one in the middle, which have their own.
+    """
+
+    def __init__(self, way: str, nodes: int, each: int = 1) -> None:
         self.nodes = nodes
+        self.count = nodes + SPARES
         self.told: dict[int, dict[int, float]] = collections.defaultdict(dict)
         """Round → index → when."""
         self.gaps: list[float] = []
@@ -164,25 +183,31 @@ class Nodes:
         self._reports, self._writer = os.pipe()
         self._await_go, self._go = os.pipe()
         self._rest = b""
-        body = {OURS: our_node, C10D: c10d_node}[way]
-        self.pids = [os.fork() or self._be(body, each) for each in range(nodes + SPARES)]
+        body = {OURS: our_nodes, C10D: c10d_node}[way]
+        alone = {0, nodes // 2} if each > 1 else set()
+        others = [index for index in range(self.count) if index not in alone]
+        groups = [[index] for index in sorted(alone)]
+        groups += [others[at : at + each] for at in range(0, len(others), each)]
+        self.pids = {group[0]: os.fork() or self._be(body, group) for group in groups}
+        """The first index of a process → its id."""
 
-    def _be(self, body: Callable[..., None], index: int) -> NoReturn:
+    def _be(self, body: Callable[..., None], indexes: Sequence[int]) -> NoReturn:
         pr_set_pdeathsig = 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
         os.dup2(self._log.fileno(), 2)
         os.close(self._go)
 
-        def report(**what: Any) -> None:
+        def report(index: int, **what: Any) -> None:
             line = json.dumps({"node": index, "at": time.monotonic(), **what})
             os.write(self._writer, line.encode() + b"\n")
 
         def await_go() -> None:
-            report(round=0)
+            for index in indexes:
+                report(index, round=0)
             os.read(self._await_go, 1)
 
         try:
-            body(index, self.nodes, await_go, report)
+            body(indexes, self.nodes, await_go, report)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -204,7 +229,7 @@ class Nodes:
     def go(self) -> float:
         """Let all of them begin; when."""
         deadline = time.monotonic() + LIMIT_S
-        while len(self.told[0]) < len(self.pids):
+        while len(self.told[0]) < self.count:
             assert self.read(deadline), f"{len(self.told[0])} nodes are there: {self.log()}"
         began = time.monotonic()
         os.close(self._go)
@@ -230,18 +255,18 @@ class Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pid in self.pids:
+        for pid in self.pids.values():
             os.kill(pid, signal.SIGKILL)  # those that have ended are not reaped yet
-        for pid in self.pids:
+        for pid in self.pids.values():
             os.waitpid(pid, 0)
         for each in (self._reports, self._writer, self._await_go):
             os.close(each)
         self._log.close()
 
 
-def trial(way: str, nodes: int, fault: str) -> dict[str, float]:
+def trial(way: str, nodes: int, fault: str, each: int = 1) -> dict[str, float]:
     """Seconds until all have been told to start: at first, and after a loss of each kind."""
-    with Nodes(way, nodes) as group:
+    with Nodes(way, nodes, each) as group:
         began = group.go()
         seconds = {"start": min(LIMIT_S, group.next_round() - began)}
         for who in ("member", "leader") if way == OURS else ("member",):
@@ -278,7 +303,7 @@ def steady(way: str, nodes: int, seconds: float, per_core: int) -> dict[str, Any
         group.go()
         group.next_round()
         time.sleep(2 * PAUSE_S)
-        processes = [psutil.Process(pid) for pid in group.pids[:nodes]]
+        processes = [psutil.Process(group.pids[index]) for index in range(nodes)]
 
         def wait() -> list[float]:
             """The CPU seconds of a minute, by index."""
