@@ -73,7 +73,7 @@ for name in ("kij_train", "kij_train.pod"):
 from kij_train.pod import contract, packages
 from kij_train.pod.status import say
 try:
-    packages._install_whole(packages.Request(**json.loads(sys.argv[2])), sys.argv[3], say)
+    packages._install_whole(packages.Request(**json.loads(sys.argv[2])), sys.argv[3], {}, say)
     packages.use(sys.argv[3], os.environ)
 except contract.Failure as failure:
     print(failure, file=sys.stderr)
@@ -300,7 +300,7 @@ def test_two_nodes_of_this_machine_install_once(tmp_path: Path, wheels: list[Pat
     request = asked("--no-index", f"--find-links {wheels[0].parent}", "kijlib")
     (tmp_path / f"{contract.PACKAGES_PREFIX}000").write_bytes(request.packed())
     said: list[str] = []
-    first = packages._shared_with_others(request, str(tmp_path), said.append)
-    again = packages._shared_with_others(request, str(tmp_path), said.append)
+    first = packages._shared_with_others(request, str(tmp_path), {}, said.append)
+    again = packages._shared_with_others(request, str(tmp_path), {}, said.append)
     assert first == again and Path(first, "kijlib.py").exists()
     assert len([line for line in said if line.startswith("installing")]) == 1
