@@ -324,7 +324,5 @@ def test_what_one_machine_has_installed_another_one_finds_in_the_cache(
         )
         assert Path(folder, "kijlib.py").exists()
         shutil.rmtree(there, ignore_errors=True)
-    assert said[-2:] == [
-        "packages: they are in the cache (test)",
-        "installed packages in 0 s: kijlib==1.5",
-    ]
+    assert said[-2] == "packages: they are in the cache (test)"
+    assert said[-1].endswith("s: kijlib==1.5")
