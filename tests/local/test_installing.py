@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ for name in ("kij_train", "kij_train.pod"):
 from kij_train.pod import contract, packages
 from kij_train.pod.status import say
 try:
-    packages._install_whole(packages.Request(**json.loads(sys.argv[2])), sys.argv[3], say)
+    packages._install_whole(packages.Request(**json.loads(sys.argv[2])), sys.argv[3], {}, say)
     packages.use(sys.argv[3], os.environ)
 except contract.Failure as failure:
     print(failure, file=sys.stderr)
@@ -300,7 +301,28 @@ def test_two_nodes_of_this_machine_install_once(tmp_path: Path, wheels: list[Pat
     request = asked("--no-index", f"--find-links {wheels[0].parent}", "kijlib")
     (tmp_path / f"{contract.PACKAGES_PREFIX}000").write_bytes(request.packed())
     said: list[str] = []
-    first = packages._shared_with_others(request, str(tmp_path), said.append)
-    again = packages._shared_with_others(request, str(tmp_path), said.append)
+    first = packages._shared_with_others(request, str(tmp_path), {}, said.append)
+    again = packages._shared_with_others(request, str(tmp_path), {}, said.append)
     assert first == again and Path(first, "kijlib.py").exists()
     assert len([line for line in said if line.startswith("installing")]) == 1
+
+
+def test_what_one_machine_has_installed_another_one_finds_in_the_cache(
+    tmp_path: Path, wheels: list[Path]
+) -> None:
+    there = tmp_path / "wheels"
+    shutil.copytree(wheels[0].parent, there)
+    request = asked("--no-index", f"--find-links {there}", "kijlib")
+    environment = {contract.ENV_CACHE: str(tmp_path / "cache")}
+    said: list[str] = []
+    for machine in ("a", "b"):
+        (tmp_path / machine).mkdir()
+        packed = tmp_path / machine / f"{contract.PACKAGES_PREFIX}000"
+        packed.write_bytes(request.packed())
+        folder = packages._shared_with_others(
+            request, str(tmp_path / machine), environment, said.append
+        )
+        assert Path(folder, "kijlib.py").exists()
+        shutil.rmtree(there, ignore_errors=True)
+    assert said[-2] == "packages: they are in the cache (test)"
+    assert said[-1].endswith("s: kijlib==1.5")

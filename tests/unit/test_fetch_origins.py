@@ -16,7 +16,8 @@ from kij_train.pod import contract
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread import disk, origins, web
 from kij_train.pod.spread.chunks import File
-from kij_train.pod.spread.origins import Fetch, fetch_all
+from kij_train.pod.spread.origin import Fetch
+from kij_train.pod.spread.origins import fetch_all
 from kij_train.pod.spread.urls import file_name
 
 from tests.origin import Answer, Origin, running

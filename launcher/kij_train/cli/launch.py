@@ -165,7 +165,7 @@ def _launch_local(resolved: Resolved, as_shipped: bool) -> None:
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     output.status(runs.summary(plan, where=backend.where(plan.spec)))
-    ignored = [name for name in local.LOCAL_IGNORES if resolved.given(name)]
+    ignored = [name for name in local.ignores(resolved.spec) if resolved.given(name)]
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
     try:

@@ -310,7 +310,7 @@ def _map_here(
             at_once=runs.at_once_here(plan),
         )
     )
-    ignored = [name for name in local.ARRAYS_IGNORE if resolved.given(name)]
+    ignored = [name for name in local.ignores(resolved.spec) if resolved.given(name)]
     if ignored:
         output.status(f"not used with --local: {', '.join(ignored)}")
     folder = runs.keep_array(plan, Path.cwd(), Where(), replace=replace)

@@ -127,7 +127,8 @@ def _too_large(listing: Listing, how: str, *, by_count: bool = False) -> Request
         f"{names}",
         hints=(
             out,
-            "get data and weights elsewhere: --fetch https://HOST/FILE:/FOLDER",
+            "get data and weights elsewhere: --fetch https://HOST/FILE:/FOLDER; with --cache "
+            "pvc:NAME, the next job has them at once",
             "or from a volume: --mount pvc:NAME:/FOLDER",
             "or put the code into the image: --no-code --image IMAGE",
             "or onto a volume: --no-code --mount pvc:NAME:/code, and run /code/SCRIPT",

@@ -183,6 +183,15 @@ def _mount(node: Node, events: Sequence[Object], job: JobView) -> Finding | None
     path = re.search(r"hostPath type check failed: (\S+)", said)
     if path:
         return Finding("mount", f"the host path {path[1]} is not on its machine", _quoted(said))
+    if "Multi-Attach" in said:
+        return Finding(
+            "volume-elsewhere",
+            "a claim's volume is attached to another machine, and only one at a time can have it "
+            "(ReadWriteOnce)",
+            _quoted(said),
+            "take a claim with ReadWriteMany, or one machine for all pods: --node-selector "
+            "kubernetes.io/hostname=MACHINE",
+        )
     return Finding("mount", "a volume cannot be mounted", _quoted(said), "check --mount")
 
 

@@ -212,10 +212,10 @@ def _gets_ready(last_lines: LastLines) -> list[Finding]:
     for index, (_, text) in sorted(last_lines.items()):
         step = step_of(text)
         if step:
-            doing.setdefault(step.partition(" ")[0], []).append(index)
+            doing.setdefault(re.sub(r" \d+ %$", "", step), []).append(index)
     return [
         Finding(
-            kind,
+            kind.replace(" ", "-"),
             f"{kind}: index {', '.join(map(str, indexes))}",
             tuple(last_lines[index][1] for index in indexes[:1]),
             f"its log: {commands.on_job('logs', '--index', str(indexes[0]), '-f')}",

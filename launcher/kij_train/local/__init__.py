@@ -9,14 +9,12 @@ from kij_train.local.array import (
     runners_here,
 )
 from kij_train.local.fetches import fetched
-from kij_train.local.machine import ARRAYS_IGNORE, LOCAL_IGNORES, check_machine, with_counted_ranks
+from kij_train.local.machine import check_machine, ignores, with_counted_ranks
 from kij_train.local.nodes import Outcome, Stop, Streams, run_nodes
 from kij_train.local.output import Emit
 from kij_train.local.packages import offered
 
 __all__ = [
-    "ARRAYS_IGNORE",
-    "LOCAL_IGNORES",
     "ArrayOutcome",
     "Emit",
     "Ended",
@@ -27,6 +25,7 @@ __all__ = [
     "check_machine",
     "check_machine_for_array",
     "fetched",
+    "ignores",
     "offered",
     "run_array",
     "run_nodes",

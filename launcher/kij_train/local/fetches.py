@@ -22,8 +22,9 @@ Spec = TypeVar("Spec", bound=Common)
 
 def fetched(spec: Spec, environ: Mapping[str, str]) -> tuple[Spec, dict[str, str]]:
     """The spec as it is for this machine, and variables for its nodes. Raises RequestError."""
+    cache = {} if spec.cache_claim or not spec.cache_dir else {contract.ENV_CACHE: spec.cache_dir}
     if not spec.fetch:
-        return spec, {}
+        return spec, cache
     for one in spec.fetch:
         if one.claim is not None:
             raise RequestError(
@@ -48,6 +49,7 @@ def fetched(spec: Spec, environ: Mapping[str, str]) -> tuple[Spec, dict[str, str
     }
     fetches = [[one.source, folders[one.to], one.sha256 or ""] for one in spec.fetch]
     return spec.model_copy(update=changed), {
+        **cache,
         contract.ENV_FETCH: json.dumps(fetches),
         contract.ENV_FETCHED: ":".join(folders[one.to] for one in spec.fetch),
     }

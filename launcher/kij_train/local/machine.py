@@ -23,13 +23,15 @@ from kij_train.pod import contract, gang, preflight
 from kij_train.spec import ArraySpec, Common, JobSpec
 from kij_train.spec.settings import Fact, fields_with
 
-LOCAL_IGNORES = fields_with(JobSpec, Fact.CLUSTER_ONLY)
-ARRAYS_IGNORE = fields_with(ArraySpec, Fact.CLUSTER_ONLY)
-"""Fields that mean nothing to a local run of a job, or of an array."""
-
 ENV_RUN_ID = "KIJ_RUN_ID"
 """Marks every process of a run, so that none is left behind."""
 MAX_LOCAL_RANKS = 256
+
+
+def ignores(spec: Common) -> tuple[str, ...]:
+    """Fields that mean nothing to a local run."""
+    claims = () if spec.cache_claim is None else ("cache",)
+    return (*fields_with(type(spec), Fact.CLUSTER_ONLY), *claims)
 
 
 def check_machine(spec: JobSpec, environ: Mapping[str, str], cwd: Path) -> None:

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import lzma
 import os
+import platform
 import re
 import shutil
 import site
@@ -255,32 +256,59 @@ def make_ready(env: Dict[str, str], say: Say) -> None:
     cache = env.get(contract.ENV_PACKAGES_DIR)
     request = Request.read(cache or contract.BUNDLE_DIR, env[contract.ENV_PACKAGES_SHA256])
     if cache:
-        folder = _shared_with_others(request, cache, say)
+        folder = _shared_with_others(request, cache, env, say)
     else:
         from kij_train.pod.spread.sharing import share  # not in pods that install nothing
 
         folder = contract.PACKAGES_DIR
 
-        def produce(target: str) -> None:
-            install(request, target, dict(os.environ), say)
-
-        share("packages", produce, folder, env, say)
+        share("packages", lambda target: _produce(request, target, env, say), folder, env, say)
     use(folder, os.environ)
 
 
-def _install_whole(request: Request, folder: str, say: Say) -> None:
+def _produce(request: Request, folder: str, env: Dict[str, str], say: Say) -> None:
+    """Fill an empty folder, from the cache of the job if it has one. Raises Failure."""
+
+    def make(target: str) -> None:
+        install(request, target, dict(os.environ), say)
+
+    if not env.get(contract.ENV_CACHE):
+        make(folder)
+        return
+    from kij_train.pod.spread.cache import filled, key_of
+
+    started = time.monotonic()
+    key = key_of("packages", request.sha256, *_installs_like())
+    if filled(key, "packages", folder, make, env, say):
+        seconds = round(time.monotonic() - started)
+        say(f"packages: they are in the cache ({request.source})")
+        say(Installed(seconds, tuple(lock_of(folder))).text())
+
+
+def _installs_like() -> List[str]:
+    """What else decides what is installed: Python, machine, the image's packages, the indexes."""
+    has = sorted(f"{one.metadata['Name']}=={one.version}" for one in _distributions())
+    indexes = [name for pair in installers.SAME_SETTINGS.items() for name in pair]
+    settings = [
+        f"{name}={installers.CREDENTIALS.sub('', os.environ.get(name, ''))}" for name in indexes
+    ]
+    libc = "-".join(platform.libc_ver())
+    return [sys.executable, sys.version, platform.machine(), libc, *has, *settings]
+
+
+def _install_whole(request: Request, folder: str, env: Dict[str, str], say: Say) -> None:
     """Install into a folder that is not there; it comes to be when it is whole."""
     new = folder + ".new"
     shutil.rmtree(new, ignore_errors=True)
     os.makedirs(new)
     try:
-        install(request, new, dict(os.environ), say)
+        _produce(request, new, env, say)
         os.rename(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _shared_with_others(request: Request, cache: str, say: Say) -> str:
+def _shared_with_others(request: Request, cache: str, env: Dict[str, str], say: Say) -> str:
     """The folder of this request and this Python on this machine; one process installs into it."""
     import fcntl
 
@@ -295,7 +323,7 @@ def _shared_with_others(request: Request, cache: str, say: Say) -> str:
                 say(f"another process installs packages: {request.source}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not os.path.isdir(folder):
-                _install_whole(request, folder, say)
+                _install_whole(request, folder, env, say)
     except OSError as error:
         raise fault("failed", f"{error.filename or cache}: {error.strerror}") from error
     return folder

@@ -114,6 +114,30 @@ _FETCHING = re.compile(
 
 
 @dataclass(frozen=True)
+class AwaitingCache:
+    """Another job puts into the cache what this one needs."""
+
+    job: str
+    what: str
+    done: int
+    """Bytes that it has put."""
+
+    def text(self) -> str:
+        so_far = size_text(self.done)
+        return f"waiting for job {self.job}, which puts {self.what} into the cache: {so_far} so far"
+
+    @staticmethod
+    def is_said(line: str) -> bool:
+        """Whether a line of a log says so."""
+        return _AWAITING_CACHE.match(line) is not None
+
+
+_AWAITING_CACHE = re.compile(
+    re.escape(PREFIX) + r"waiting for job \S+, which puts .* into the cache: .* so far"
+)
+
+
+@dataclass(frozen=True)
 class FetchFault:
     """Why something cannot be fetched."""
 
@@ -308,6 +332,8 @@ def step_of(line: str) -> str:
     line = line[max(0, line.find(PREFIX)) :]  # behind the index, where several logs are shown
     if Installing.read(line) is not None or _STILL_INSTALLING.match(line):
         return "installing"
+    if AwaitingCache.is_said(line):
+        return "waiting for the cache"
     fetched = Fetching.read(line)
     return "" if fetched is None else f"fetching {fetched.percent} %"
 

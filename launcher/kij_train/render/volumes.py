@@ -44,6 +44,7 @@ def volumes(spec: Common, config_maps: list[str]) -> list[dict[str, Any]]:
             {"name": f"origin-{index}", "persistentVolumeClaim": {"claimName": claim}}
             for index, claim in enumerate(_origins(spec))
         ),
+        *({"name": "cache", "persistentVolumeClaim": {"claimName": c}} for c in _cache(spec)),
     ]
 
 
@@ -64,6 +65,7 @@ def volume_mounts(spec: Common) -> list[dict[str, Any]]:
     for index, claim in enumerate(_origins(spec)):
         path = f"{contract.ORIGINS_DIR}/{claim}"
         mounts.append({"name": f"origin-{index}", "mountPath": path, "readOnly": True})
+    mounts += [{"name": "cache", "mountPath": contract.CACHE_DIR} for _ in _cache(spec)]
     return mounts
 
 
@@ -76,6 +78,12 @@ def _fetched(spec: Common) -> list[str]:
 def _origins(spec: Common) -> list[str]:
     """Claims that something is fetched from."""
     return list(dict.fromkeys(one.claim for one in spec.fetch if one.claim is not None))
+
+
+def _cache(spec: Common) -> list[str]:
+    """The claim of the cache, where something may be kept in it."""
+    claim = spec.cache_claim if spec.fetch or spec.installs else None
+    return [] if claim is None else [claim]
 
 
 def _distinct(spec: Common) -> list[Mount]:

@@ -13,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kij_train import names, scripts, units
@@ -112,6 +112,7 @@ class OnCluster(Backend):
     def doubts(self, spec: Common) -> Iterator[Note]:
         if isinstance(spec, JobSpec):
             yield from _without_gang(spec)
+        yield from _without_volume(spec)
         if extended_resources(spec):
             for resource, advice in which_nobody_has(spec, self.cluster(spec)).items():
                 yield Note(
@@ -341,6 +342,18 @@ def which_nobody_has(spec: Common, cluster: Cluster) -> dict[str, str]:
 def extended_resources(spec: Common) -> list[str]:
     """What a pod asks for beside CPU and memory."""
     return [*spec.resources, *([spec.gpu_resource] if spec.gpu_resource is not None else [])]
+
+
+def _without_volume(spec: Common) -> Iterator[Note]:
+    """A cache that no other job will find."""
+    folder = spec.cache_dir
+    if folder is None or spec.cache_claim is not None:
+        return
+    if not any(PurePosixPath(folder).is_relative_to(mount.path) for mount in spec.mounts):
+        yield Note(
+            f"--cache {folder} is on no volume: what is kept there goes with the pod",
+            (f"mount one that jobs share: --mount pvc:NAME:{folder}",),
+        )
 
 
 def _without_gang(spec: JobSpec) -> Iterator[Note]:

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kij_train import gpus as gpu_kinds
 from kij_train import names, units
+from kij_train.pod import contract
+from kij_train.spec.caches import Caches
 from kij_train.spec.fetches import Fetches
 from kij_train.spec.network import Network
 from kij_train.spec.packages import Packages
@@ -327,7 +329,17 @@ class Lifetime(Model):
 
 
 class Common(
-    Lifetime, Network, Security, Placement, Fetches, Packages, Data, Resources, Where, Command
+    Lifetime,
+    Network,
+    Security,
+    Placement,
+    Caches,
+    Fetches,
+    Packages,
+    Data,
+    Resources,
+    Where,
+    Command,
 ):
     """All of it. The fields come in the order of the classes, from the last one on."""
 
@@ -344,4 +356,22 @@ class Common(
                         f"{to} meets what is mounted at {at}, which pods may share, and each would "
                         "write there. Fetch to a folder of its own, such as /data/fetched",
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _caches_beside_what_it_fetches(self) -> Common:
+        kept = PurePosixPath(self.cache_dir or contract.CACHE_DIR)
+        for to in map(PurePosixPath, self.fetch_folders):
+            if to.is_relative_to(kept) or kept.is_relative_to(to):
+                raise SpecConflict(
+                    "cache", f"{kept} meets {to}, which --fetch fills: choose others"
+                )
+        for mount in self.mounts:
+            at = PurePosixPath(mount.path)
+            if kept.is_relative_to(at) and mount.type in ("secret", "configmap", "emptydir"):
+                raise SpecConflict(
+                    "cache",
+                    f"is on {at}, a {mount.type}, which no other job shares. Name a claim: "
+                    "pvc:NAME",
+                )
         return self

@@ -18,7 +18,13 @@ from pydantic import (
 from kij_train import names, units
 from kij_train.pod import contract
 
-RESERVED_PATHS = (contract.BUNDLE_DIR, contract.WORK_DIR, contract.ORIGINS_DIR, "/dev/shm")  # noqa: S108 - a check
+RESERVED_PATHS = (
+    contract.BUNDLE_DIR,
+    contract.WORK_DIR,
+    contract.ORIGINS_DIR,
+    contract.CACHE_DIR,
+    "/dev/shm",  # noqa: S108 - a check
+)
 
 
 class Model(BaseModel):

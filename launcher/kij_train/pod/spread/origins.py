@@ -12,12 +12,15 @@ import os
 import posixpath
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from kij_train.pod import contract
 from kij_train.pod.contract import Failure
+from kij_train.pod.spread.cache import Cache, cache_of
+from kij_train.pod.spread.cached import Cached
 from kij_train.pod.spread.chunks import File, Layout, check_path
 from kij_train.pod.spread.faults import has_changed, origin_fault, request_fault
+from kij_train.pod.spread.origin import Fetch, Origin
 from kij_train.pod.spread.others import FETCHES
 from kij_train.pod.spread.reader import Source
 from kij_train.pod.spread.sharing import list_folder, spread
@@ -26,36 +29,11 @@ from kij_train.pod.spread.web import READ_BYTES, HttpFile, Say
 from kij_train.pod.status import size_text
 
 
-class Fetch(NamedTuple):
-    """A source and the folder that it gets into."""
-
-    source: str
-    """A URL, or an absolute path in the pod."""
-    to: str
-    sha256: str = ""
-    """Of a single file."""
-
-
-class Origin:
-    """One source. Methods block, and raise Failure."""
-
-    def look(self) -> Tuple[List[File], str]:
-        """Its files, in folder 0, and what tells this state of it from others."""
-        raise NotImplementedError
-
-    def read(self, path: str, offset: int) -> Iterator[bytes]:
-        """The bytes of a file, from there on."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Let go what `look` has left open."""
-
-
 class Web(Origin):
     """A file of http or https."""
 
     def __init__(self, url: str, scratch: str, environment: Dict[str, str], say: Say) -> None:
-        self._file, self._name = HttpFile(url, environment, say), file_name(url)
+        self._file, self.name = HttpFile(url, environment, say), file_name(url)
         self._scratch = scratch
         self._part = ""
 
@@ -64,13 +42,17 @@ class Web(Origin):
         if size is None:
             # Others are told sizes first, so it is read to the end before.
             size = self._read_to_the_end()
-        return [File(0, self._name, size)], mark
+        return [File(0, self.name, size)], mark
 
     def close(self) -> None:
         self._file.close()
+        if self._part:
+            with contextlib.suppress(OSError):
+                os.remove(self._part)
+            self._part = ""
 
     def _read_to_the_end(self) -> int:
-        self._part = os.path.join(self._scratch, f".{self._name}.part")
+        self._part = os.path.join(self._scratch, f".{self.name}.part")
         try:
             os.makedirs(self._scratch, exist_ok=True)
             with open(self._part, "wb") as part:
@@ -88,7 +70,7 @@ class Web(Origin):
         with open(self._part, "rb") as part:
             part.seek(offset)
             yield from iter(lambda: part.read(READ_BYTES), b"")
-        os.remove(self._part)
+        self.close()
 
 
 class Mounted(Origin):
@@ -129,6 +111,7 @@ class Listed(Origin):
 
     def __init__(self, url: str) -> None:
         self._url, scheme = url, url.partition("://")[0]
+        self.name = posixpath.basename(url)
         try:
             import fsspec
 
@@ -151,7 +134,8 @@ class Listed(Origin):
             files.append(File(0, posixpath.basename(name) if path == "." else path, about["size"]))
             keys = ("ETag", "etag", "LastModified", "mtime", "updated")
             marks.append(str(next((about[key] for key in keys if about.get(key)), "")))
-        return files, hashlib.sha256(json.dumps(marks).encode()).hexdigest()
+        mark = hashlib.sha256(json.dumps(marks).encode()).hexdigest() if all(marks) else ""
+        return files, mark
 
     def read(self, path: str, offset: int) -> Iterator[bytes]:
         with self._told():
@@ -193,19 +177,25 @@ class Origins(Source):
         self._origins: List[Origin] = []
         self._firsts: List[int] = []
         """Of every origin, the number of its first file."""
+        self._cache: Optional[Cache] = None
 
     def close(self) -> None:
         """Let go what `open` has left open."""
         for origin in self._origins:
             origin.close()
+        if self._cache is not None:
+            self._cache.close()
 
     def open(self, folders: List[str], layout: Optional[Layout]) -> Layout:
         files: List[File] = []
         marks: List[str] = []
+        self._cache = cache_of(self._environment, self._say)
         for fetch in self._fetches:
             origin = origin_of(fetch, self._environment, self._say)
-            found, mark = origin.look()
+            if self._cache is not None and not isinstance(origin, Mounted):
+                origin = Cached(origin, fetch, self._cache, self._say)
             self._origins.append(origin)
+            found, mark = origin.look()
             self._firsts.append(len(files))
             marks.append(mark)
             for file in found:
@@ -223,11 +213,14 @@ class Origins(Source):
         held, number = bytearray(), start
         for data in self._bytes(folders, layout, start * layout.chunk_bytes):
             held += data
-            while number < layout.count and len(held) >= layout.size_of(number):
+            # The last chunk waits for the checks of the whole: with it, a pod's script starts.
+            while number < layout.count - 1 and len(held) >= layout.size_of(number):
                 size = layout.size_of(number)
                 yield bytes(held[:size])
                 del held[:size]
                 number += 1
+        if number < layout.count:
+            yield bytes(held)
 
     def _bytes(self, folders: List[str], layout: Layout, skip: int) -> Iterator[bytes]:
         """Of all files, end to end, without the first `skip`."""
@@ -250,10 +243,9 @@ class Origins(Source):
             if left:
                 raise has_changed(self._fetches[which].source)
             if wanted and digest.hexdigest() != wanted:
-                raise request_fault(
-                    "hash",
-                    f"{self._fetches[which].source} has SHA-256 {digest.hexdigest()}, not {wanted}",
-                )
+                source = self._fetches[which].source
+                raise self._origins[which].other_hash(source, digest.hexdigest(), wanted)
+            self._origins[which].end(file.path)
             skip = 0
 
 

@@ -21,10 +21,14 @@ def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
     if not spec.fetch and not spec.installs:
         return shape
     pods, completions = shape.policy["parallelism"], shape.policy["completions"]
+    uid = {contract.ENV_SPREAD_KEY: f"metadata.labels['{names.CONTROLLER_UID}']"}
     fetches = [[_source(one), one.to, one.sha256 or ""] for one in spec.fetch]
-    environment = {}
+    environment, references = {}, {}
+    if spec.cache_dir is not None:
+        environment[contract.ENV_CACHE] = spec.cache_dir.replace("$", "$$")
+        references = uid
     if fetches:
-        environment = {
+        environment |= {
             contract.ENV_FETCH: json.dumps(fetches).replace("$", "$$"),
             contract.ENV_FETCHED: ":".join(one.to for one in spec.fetch).replace("$", "$$"),
         }
@@ -32,19 +36,19 @@ def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
         shape,
         sources=(*shape.sources, *spread.FILES),
         environment=shape.environment | environment,
+        # Behind the others: NODE_RANK stays the first one.
+        field_references=shape.field_references | references,
     )
     if completions == 1:
         return shape
     first = (shape.service_port or DEFAULT_PORT) + SPREAD_PORT
     may_come_later = completions > pods or shape.policy.get("backoffLimit", 1) > 0
     settings = Settings([f"{name}-{{}}.{name}:{first}"], pods, may_come_later)
-    key = {contract.ENV_SPREAD_KEY: f"metadata.labels['{names.CONTROLLER_UID}']"}
     ports = {f"spread-{place}": first + place for place in range(len(PLACES))}
     return replace(
         shape,
         environment=shape.environment | {contract.ENV_SPREAD: settings.to_json()},
-        # Behind the others: NODE_RANK stays the first one.
-        field_references=shape.field_references | key,
+        field_references=shape.field_references | uid,
         ports=shape.ports | ports,
         service_port=shape.service_port or first,
     )
