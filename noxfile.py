@@ -1,6 +1,7 @@
 """Against other versions of what kij-train uses: `nox`; the schedulers alone: `make torchx`."""
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -42,17 +43,14 @@ def floor(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """Wheel and sdist: whole, described as PyPI wants it, and the wheel runs the demo."""
     session.install("build", "twine>=6")
-    dist = session.create_tmp()
-    session.run("python", "-m", "build", "--quiet", "--outdir", dist)
-    made = [f"{dist}/{name}" for name in sorted(os.listdir(dist)) if name.startswith("kij_train-")]
-    session.run("twine", "check", "--strict", *made)
-    (wheel,) = (path for path in made if path.endswith(".whl"))
-    session.install("--force-reinstall", "--no-deps", wheel)
-    session.install(f"kij-train[local] @ file://{os.path.abspath(wheel)}")
-    script = os.path.abspath("train_examples/char_gpt_ddp.py")
-    session.chdir(os.path.dirname(script))
+    dist = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "build", "--quiet", "--outdir", str(dist))
+    session.run("twine", "check", "--strict", *map(str, dist.glob("kij_train-*")))
+    (wheel,) = dist.glob("*.whl")
+    session.install("--reinstall-package=kij-train", f"kij-train[local] @ {wheel.as_uri()}")
+    session.chdir("train_examples")
     session.run("kij-train", "--version")
-    argv = ("--local", "--nodes", "2", "--nproc-per-node", "2", os.path.basename(script))
+    argv = ("--local", "--nodes", "2", "--nproc-per-node", "2", "char_gpt_ddp.py")
     session.run("kij-train", "launch", *argv, "--steps", "20")
 
 

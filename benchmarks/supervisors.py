@@ -1,8 +1,9 @@
 """What the gang's own protocol costs: N nodes and two spares on one machine, without torch.
 
     python benchmarks/supervisors.py [--nodes 8,16,32,64] [--runs 5] [--steady-s 60] [--out FOLDER]
+    python benchmarks/supervisors.py --nodes 64,256,1000 --per-process 250 --runs 3
 
-Every node is a real Supervisor in a process of its own, over TCP; its ranks are a stub that ends at
+Every node is a real Supervisor, in a process of its own or with others, over TCP; its ranks are a stub that ends at
 once when it is told to. All nodes begin at the same moment. In turn, in every run, until all N have
 been told to start: the first round; the next one after SIGKILL of one in the middle, then of index
 0, which leads; the same with SIGSTOP, a node that goes silent. Beside it torch's c10d rendezvous
@@ -345,16 +346,17 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def measure(runs: int, sizes: list[int]) -> dict[str, dict[int, list[float]]]:
+def measure(runs: int, sizes: list[int], each: int) -> dict[str, dict[int, list[float]]]:
     """Way and what happened → nodes → seconds."""
     found: dict[str, dict[int, list[float]]] = {}
     turns = [(OURS, "killed"), (C10D, "killed"), (OURS, "silent")]
+    if each > 1:  # c10d has a process for each node
+        turns.remove((C10D, "killed"))
     for run in range(runs):
         for nodes in sizes:
             for way, fault in turns if run % 2 == 0 else turns[::-1]:
-                for what, seconds in apart(trial, way, nodes, fault).items():
-                    each = found.setdefault(f"{way}, {what}", {}).setdefault(nodes, [])
-                    each.append(seconds)
+                for what, seconds in apart(trial, way, nodes, fault, each).items():
+                    found.setdefault(f"{way}, {what}", {}).setdefault(nodes, []).append(seconds)
                     print(f"{run + 1} {nodes:>3} {way:<10} {what:<14} {seconds:6.2f}", flush=True)
     return found
 
@@ -421,13 +423,17 @@ def main() -> int:
     parser.add_argument("--nodes", default="8,16,32,64")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steady-s", type=float, default=60.0)
+    parser.add_argument(
+        "--per-process", type=int, default=1, help="nodes in a process; without c10d, and no minute"
+    )
     parser.add_argument("--busy-per-core", type=int, default=BUSY_PER_CORE)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     arguments = parser.parse_args()
     command = ["python", "benchmarks/supervisors.py", *sys.argv[1:]]
     sizes = [int(each) for each in arguments.nodes.split(",")]
     load = os.getloadavg()[0]
-    seconds = measure(arguments.runs, sizes)
+    each = arguments.per_process
+    seconds = measure(arguments.runs, sizes, each)
     how = (max(sizes), arguments.steady_s, arguments.busy_per_core)
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -439,10 +445,11 @@ def main() -> int:
         "seconds": seconds,
         "steady_nodes": max(sizes),
         "steady_s": arguments.steady_s,
-        "steady": {way: apart(steady, way, *how) for way in (OURS,)},
+        "steady": {way: apart(steady, way, *how) for way in (OURS,) if each == 1},
     }
-    kept.keep(report, table(report), arguments.out, "supervisors", partial(plot, report))
-    return int(bool(report["steady"][OURS]["busy_declared_lost"]))
+    name = "supervisors" if each == 1 else "supervisors_many"
+    kept.keep(report, table(report), arguments.out, name, partial(plot, report))
+    return int(each == 1 and bool(report["steady"][OURS]["busy_declared_lost"]))
 
 
 if __name__ == "__main__":

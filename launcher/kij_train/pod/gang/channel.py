@@ -23,8 +23,11 @@ LOST_AFTER_S = 5.0
 """A side that has sent nothing for this long counts as lost."""
 PROVE_S = 2.0
 FLUSH_S = 1.0
-MOST_UNPROVED = 128
-"""Connections that have proved nothing yet. With one more, the oldest is closed."""
+MOST_UNPROVED = 1024
+"""Connections that have proved nothing yet. With one more, the oldest is closed. All pods of a job
+may come at the same moment: Settings.crowd times as many."""
+BACKLOG = 4096
+"""Connections that the kernel keeps until they are looked at; its own limit is as high."""
 SAY_AGAIN_S = 60.0
 """Between two words about strangers, who may come a thousand times a second."""
 
@@ -85,10 +88,13 @@ class Channel:
         self._writer.close()
 
 
-async def connect(address: Tuple[str, int], key: bytes, timeout_s: float) -> Optional[Channel]:
+async def connect(
+    address: Tuple[str, int], key: bytes, timeout_s: float, crowd: float = 1.0
+) -> Optional[Channel]:
     """A proved connection; None if nobody answers there, or nobody of this job.
 
-    `timeout_s` is that of the connection alone; the proof has PROVE_S.
+    `timeout_s` is that of the connection alone; the proof has PROVE_S, and `crowd` times as long
+    where many others do the same at this moment.
     """
     try:
         reader, writer = await asyncio.wait_for(
@@ -98,7 +104,7 @@ async def connect(address: Tuple[str, int], key: bytes, timeout_s: float) -> Opt
         return None
     wire = Wire(reader, writer)
     try:
-        await wire.greet(key, PROVE_S)
+        await wire.greet(key, crowd * PROVE_S)
     except (OSError, Refused):
         wire.close()
         return None
@@ -116,9 +122,10 @@ class Door:
         key: bytes,
         serve: Callable[[Channel], Coroutine[Any, Any, None]],
         say: Callable[[str], None],
+        crowd: float = 1.0,
     ) -> None:
         """`serve` is called with every connection that is proved, `say` tells of the others."""
-        self._key, self._serve, self._say = key, serve, say
+        self._key, self._serve, self._say, self._crowd = key, serve, say, crowd
         self._server: Optional[asyncio.AbstractServer] = None
         self._visits: List[Tuple[asyncio.Future[None], asyncio.StreamWriter]] = []
         self.unproved: List[asyncio.StreamWriter] = []
@@ -129,19 +136,21 @@ class Door:
 
     async def open(self, port: int) -> None:
         """Listen from now on."""
-        self._server = await asyncio.start_server(self._let_in, None, port, limit=LONGEST_LINE)
+        self._server = await asyncio.start_server(
+            self._let_in, None, port, limit=LONGEST_LINE, backlog=BACKLOG
+        )
 
     def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._visits = [(visit, end) for visit, end in self._visits if not visit.done()]
         self._visits.append((asyncio.ensure_future(self._visit(reader, writer)), writer))
 
     async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self.unproved) >= MOST_UNPROVED:
+        if len(self.unproved) >= self._crowd * MOST_UNPROVED:
             self.unproved.pop(0).close()
         self.unproved.append(writer)
         wire, why = Wire(reader, writer), ""
         try:
-            await wire.answer(self._key, PROVE_S)
+            await wire.answer(self._key, self._crowd * PROVE_S)
         except (OSError, Refused) as error:
             why = str(error)
         finally:

@@ -25,6 +25,8 @@ from typing import (
 T = TypeVar("T")
 _NAMES = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
+_SIMPLE = {str, int, bool, float}
+
 
 class MalformedError(ValueError):
     """A value is not of the type that is expected. The text says which value, and why."""
@@ -37,6 +39,8 @@ def to_json(value: Any) -> Any:
     if names is not None:
         return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, (list, tuple)):
+        if _SIMPLE.issuperset(map(type, value)):  # thousands of indexes
+            return list(value)
         return [to_json(each) for each in value]
     if isinstance(value, dict):
         return {str(key): to_json(each) for key, each in value.items()}
@@ -89,6 +93,8 @@ def _read_generic(origin: Any, types: Tuple[Any, ...], said: Any, where: str) ->
     if origin is tuple and types[1:] != (Ellipsis,):
         if len(said) != len(types):
             raise MalformedError(f"{where} has {len(said)} values, not {len(types)}")
+    elif types[0] is int and {int}.issuperset(map(type, said)):
+        return origin(said)
     else:
         types = types[:1] * len(said)
     return origin(

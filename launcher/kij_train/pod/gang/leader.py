@@ -39,6 +39,9 @@ STOP_S = 13.0
 """How long after that SIGKILL a pod may take to end its ranks, before it counts as lost."""
 AVOID_AFTER = 2
 """After this many losses and hangs, pods on other machines are preferred to a machine's pods."""
+ADDRESSES = 64
+"""So many of the lowest indexes have their addresses told to all. With those of thousands, the
+orders that begin a round would be hundreds of megabytes."""
 STILL_S = 30.0
 """How often the log says that the job still waits for pods."""
 
@@ -141,19 +144,26 @@ class Leader:
                 self._start(chosen)
             else:
                 self._wait()
-        for member in self.members.values():
-            # Every pod needs the history: any of them may have to lead next.
-            if self.history.rounds and not member.told_news:
+        # Every pod needs the history: any of them may have to lead next.
+        untold = [member for member in self.members.values() if not member.told_news]
+        if self.history.rounds and untold:
+            runs = self.round is not None and self.round.broken_at is None
+            inform = messages.Inform(None if runs else self._loss(), self._news())
+            for member in untold:
                 member.told_news = True
-                runs = self.round is not None and self.round.broken_at is None
-                member.send(messages.Inform(None if runs else self._loss(), self._news()))
+                member.send(inform)
 
     def _loss(self) -> messages.Loss:
         since = self._clock() if self._restart_since is None else self._restart_since
         return messages.Loss(self._clock() - since, self._culprit)
 
     def _news(self) -> messages.News:
-        ips = {member.who.node: member.who.ip for member in self.members.values()}
+        from_reserve = self.settings.pods
+        ips = {
+            member.who.node: member.who.ip
+            for member in self.members.values()
+            if member.who.node < ADDRESSES or member.who.node >= from_reserve
+        }
         return messages.News(self.history.copy(), ips)
 
     def _choose(self) -> List[Member]:
@@ -207,10 +217,10 @@ class Leader:
             + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
             + _told_of(self.settings.shared)
         )
+        address, news = chosen[0].who.ip, self._news()
         for rank, member in enumerate(chosen):
             member.silent = False
-            address = chosen[0].who.ip
-            member.send(messages.Start(history.rounds, rank, len(chosen), address, self._news()))
+            member.send(messages.Start(history.rounds, rank, len(chosen), address, news))
         for member in self.members.values():
             member.told_news = member in chosen
         self._restart_since = self._culprit = None
@@ -339,8 +349,9 @@ class Leader:
         self.history.reach(current.step)
 
     def _stop(self, members: List[Member], kill_after_s: float) -> None:
+        stop = messages.Stop(kill_after_s, self._loss(), self._news())
         for member in members:
-            member.send(messages.Stop(kill_after_s, self._loss(), self._news()))
+            member.send(stop)
 
     def _would_be_replaced(self) -> bool:
         """Whether the Job creates more pods after all present ones have failed.

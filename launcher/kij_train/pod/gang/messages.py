@@ -96,8 +96,10 @@ class News(NamedTuple):
     """What every pod has to know, because any of them may have to lead next."""
 
     history: History
+    """It does not change any more: encode writes it once."""
     ips: Dict[int, str]
-    """The IP address of each index, so that pods are found without DNS."""
+    """IP addresses by index, so that pods are found without DNS: of the lowest indexes, one of
+    which leads next, and of those that came from the reserve."""
 
 
 class Loss(NamedTuple):
@@ -269,7 +271,21 @@ M = TypeVar("M")
 
 def encode(message: NamedTuple) -> bytes:
     """The line of a message, with its end."""
-    return json.dumps({"type": type(message).__name__, **to_json(message)}).encode() + b"\n"
+    fields = {"type": json.dumps(type(message).__name__)}
+    for name, value in zip(message._fields, message):
+        fields[name] = _news(value) if isinstance(value, News) else json.dumps(to_json(value))
+    written = ", ".join(f'"{name}": {text}' for name, text in fields.items())
+    return f"{{{written}}}\n".encode()
+
+
+_newest: List[Tuple[News, str]] = []
+
+
+def _news(news: News) -> str:
+    """The same news go to thousands of members, one after the other: they are written once."""
+    if not _newest or _newest[0][0] is not news:
+        _newest[:] = [(news, json.dumps(to_json(news)))]
+    return _newest[0][1]
 
 
 def decode(line: bytes, kinds: Tuple[Type[M], ...]) -> M:

@@ -62,7 +62,7 @@ class Supervisor:
             env.get(contract.ENV_NODE_NAME, ""),
         )
         self.peers = peers.Peers(settings, self.me, self.key, self._end)
-        self.door = Door(self.key, self._serve, status.say)
+        self.door = Door(self.key, self._serve, status.say, settings.crowd)
         self.part = Part(node, settings, zygote, scratch, output, self._report)
         self.history = History()
         self.leader: Optional[Leader] = None
@@ -148,7 +148,7 @@ class Supervisor:
         Every connection gets this pod's role, or the verdict. If this pod leads and the other one
         asks to join, it becomes a member until the connection ends.
         """
-        hello = await channel.receive((messages.Hello,), peers.ANSWER_S)
+        hello = await channel.receive((messages.Hello,), self.settings.crowd * peers.ANSWER_S)
         if hello is None:
             channel.close()
             return

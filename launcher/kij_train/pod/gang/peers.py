@@ -13,6 +13,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import asyncio
 import contextlib
 import ipaddress
+import random
 import socket
 import time
 from typing import (
@@ -41,6 +42,9 @@ address; one that is there answers a connection at once."""
 RESOLVE_S = 2.0
 ANSWER_S = 2.0
 LOOK_AGAIN_S = 0.2
+"""Between two looks for a leader, where pods are FEW; of more pods each looks less often."""
+FEW = 100
+MOST_PAUSE_S = 2.0
 SILENT_S = 5.0
 """After the first round, an index whose connection timed out is not asked again for this long."""
 FIRST_LOOK_S = 3.0
@@ -119,8 +123,15 @@ class Peers:
                 early = time.monotonic() - self._began < FIRST_LOOK_S
                 if mine == 0 or not early or history.rounds:
                     return None
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(self._pause_s())
         return None
+
+    def _pause_s(self) -> float:
+        """Until it looks again. Hundreds of pods would keep the next leader from leading."""
+        factor = min(MOST_PAUSE_S / LOOK_AGAIN_S, self._settings.pods / FEW)
+        if factor <= 1:
+            return LOOK_AGAIN_S
+        return LOOK_AGAIN_S * factor * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
 
     async def has_better_leader(self) -> bool:
         """Whether another pod leads and runs a round, or leads and has a lower index."""
@@ -254,13 +265,14 @@ class Peers:
         self, address: Tuple[str, int], join: Optional[History]
     ) -> Tuple[Optional[Channel], Optional[Answer]]:
         """Connect and say hello: the open connection and the answer, or None for both."""
-        timeout_s = LOST_CONNECT_S if address[0] == self.lost else CONNECT_S
-        channel = await connect(address, self._key, timeout_s)
+        crowd = self._settings.crowd
+        timeout_s = LOST_CONNECT_S if address[0] == self.lost else crowd * CONNECT_S
+        channel = await connect(address, self._key, timeout_s, crowd)
         if channel is None:
             return None, None
         channel.send(messages.Hello(self._me, join))
         try:
-            said = await channel.receive(messages.ANSWERS, ANSWER_S)
+            said = await channel.receive(messages.ANSWERS, crowd * ANSWER_S)
         except asyncio.CancelledError:
             channel.close()
             raise

@@ -22,6 +22,10 @@ READY_PORT = 1
 """
 
 
+CROWD = 500
+"""Pods that can all ask one of them at the same moment, and are answered in good time."""
+
+
 class Settings(NamedTuple):
     """What `render` and `local` tell every node."""
 
@@ -61,6 +65,14 @@ class Settings(NamedTuple):
     def indexes(self) -> int:
         """How many indexes there may be in the life of the job."""
         return self.pods + self.reserve
+
+    @property
+    def crowd(self) -> float:
+        """How many times longer pods wait for each other than a few hundred have to.
+
+        After a loss all pods ask the same one at once, which answers some hundred a second.
+        """
+        return max(1.0, self.pods / CROWD)
 
     @property
     def service(self) -> str:
