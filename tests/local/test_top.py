@@ -46,3 +46,16 @@ def test_the_rank_that_holds_up_the_others_is_named(tmp_path: Path) -> None:
     (slow,) = said["pods"][1]["ranks"]
     assert slow["lateSeconds"] == pytest.approx(1.0, rel=0.5)
     assert all(pod["ranks"][0]["memoryBytes"] > 10**7 for pod in said["pods"])
+
+
+def test_the_log_of_a_job_that_restarts_names_the_slow_rank_and_its_end_says_so(
+    tmp_path: Path,
+) -> None:
+    script = STRAGGLES.replace("10_000", "20") + "dist.destroy_process_group()\n"
+    (tmp_path / "train.py").write_text(script)
+    result = run(tmp_path, "launch", "--local", "--restart", "gang", "--nodes", "2", "train.py")
+    assert result.returncode == 0, result.stderr
+    assert "rank 1 (index 1 on node 1) is slow: " in result.stderr
+    assert "later than the median in each step of " in result.stderr
+    (end,) = [line for line in result.stderr.splitlines() if "the job trained" in line]
+    assert "; rank 1 (index 1 on node 1) was slow for " in end

@@ -1,4 +1,4 @@
-"""What is read of GPUs: by a stand-in for NVML's library, a program for nvidia-smi, files of sysfs."""
+"""What is read of GPUs: stand-ins for NVML's library, for nvidia-smi, and for files of sysfs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_the_library_has_all_names_that_are_used_of_the_stand_in() -> None:
     assert len(used) > 20
     assert [name for name in used if not hasattr(pynvml, name)] == []
     assert [name for name in used if not hasattr(FakeNvml(), name)] == []
-    names = ("NVLINK_THROUGHPUT_DATA_TX", "NVLINK_THROUGHPUT_DATA_RX")
-    names += ("PCIE_COUNT_TX_BYTES", "PCIE_COUNT_RX_BYTES")
+    names = ["NVLINK_THROUGHPUT_DATA_TX", "NVLINK_THROUGHPUT_DATA_RX"]
+    names += ["PCIE_COUNT_TX_BYTES", "PCIE_COUNT_RX_BYTES"]
     numbers = [getattr(pynvml, f"NVML_FI_DEV_{name}") for name in names]
     assert numbers == [devices.NVLINK_TX, devices.NVLINK_RX, devices.PCIE_TX, devices.PCIE_RX]
     assert pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG == devices.WIDE
@@ -83,7 +83,7 @@ def test_a_gpu_that_falls_off_in_the_middle_is_lost_and_the_others_are_not() -> 
 
 def test_the_traffic_is_the_difference_of_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 12.0, 14.0])
-    monkeypatch.setattr(devices.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("kij_train.pod.devices.time.monotonic", lambda: next(clock))
     card = Card(nvlink_kib=0, pcie_bytes=10**9)
     nvml = Nvml(FakeNvml([card]))
     assert nvml.look()[0].nvlink_bytes_s is None
@@ -153,14 +153,14 @@ def test_without_library_and_program_the_note_says_what_brings_them(
 
 
 def test_without_a_driver_the_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
     monkeypatch.setenv("PATH", str(tmp_path))
     _, note = open_devices(a_machine(tmp_path, 1))
     assert "NVML: Driver Not Loaded" in note
 
 
 def test_the_library_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([Card()]))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml([Card()]))
     reader, note = open_devices(a_machine(tmp_path, 1))
     assert (reader.look()[0].name, note) == ("NVIDIA H100", "")
 

@@ -51,6 +51,7 @@ class HereSession:
         self.ended = False
 
     def waits(self, timeout_s: float) -> bool:
+        assert self._process.stdout is not None
         return bool(select.select([self._process.stdout], [], [], timeout_s)[0])
 
     def read(self, timeout_s: float) -> tuple[int, bytes]:
@@ -102,7 +103,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, error: KijError) -> None:
 
 
 def nodes(count: int, *, down: tuple[int, ...] = ()) -> list[Node]:
-    phase = {index: Phase.PENDING for index in down}
+    phase = dict.fromkeys(down, Phase.PENDING)
     return [Node(n, phase.get(n, Phase.RUNNING), f"job-{n}-x", f"gpu-{n}") for n in range(count)]
 
 

@@ -16,8 +16,8 @@ from kij_train.diagnosis import vitals as board
 from kij_train.diagnosis.vitals import Board
 from kij_train.pod import contract
 from kij_train.pod.devices import Gpu
+from kij_train.pod.gang.history import SlowRank
 from kij_train.pod.gang.jsontypes import to_json
-from kij_train.pod.gang.pace import SlowRank
 from kij_train.pod.vitals import Cgroup, Look, Rank, Vitals, gpu_of, read_slow
 
 from tests.kube import eventually
@@ -79,7 +79,7 @@ def vitals_of(*gpus: Gpu, cgroup: Cgroup | None = None) -> Vitals:
 def test_ranks_are_found_with_their_children_and_no_child_is_a_rank(tmp_path: Path) -> None:
     (tmp_path / "8").write_text("17\n")
     vitals = vitals_of(Gpu("0"), Gpu("1"))
-    beats = {contract.ENV_HEARTBEAT_DIR: str(tmp_path), contract.ENV_COMPLETION_INDEX: "4"}
+    beats: Any = {contract.ENV_HEARTBEAT_DIR: str(tmp_path), contract.ENV_COMPLETION_INDEX: "4"}
     with rank_running(8, "forks", **beats) as first, rank_running(9, local_rank=1, **beats):
         began = vitals.look()
         assert [(rank.rank, rank.node, rank.gpu) for rank in began.ranks] == [
@@ -208,7 +208,10 @@ def test_a_job_that_goes_well_has_no_findings() -> None:
     made = a_board(a_look(a_rank(0)), a_look(a_rank(1)))
     assert made.findings(1.0) == []
     assert made.columns() == board.COLUMNS
-    assert [row[:3] for row in made.rows()] == [("0/0", "50%", "1.0 GiB"), ("1/1", "50%", "1.0 GiB")]
+    assert [row[:3] for row in made.rows()] == [
+        ("0/0", "50%", "1.0 GiB"),
+        ("1/1", "50%", "1.0 GiB"),
+    ]
 
 
 def test_the_slow_rank_is_named_by_pods_whose_clocks_differ() -> None:
@@ -296,9 +299,7 @@ def test_a_pod_that_is_silent_or_gone_is_named() -> None:
 
 
 def test_gpus_that_no_rank_has_taken_and_pods_without_ranks_have_rows() -> None:
-    made = a_board(
-        a_look(a_rank(0, gpu="0"), gpus=[Gpu("0", utilization=90), Gpu("1")]), a_look()
-    )
+    made = a_board(a_look(a_rank(0, gpu="0"), gpus=[Gpu("0", utilization=90), Gpu("1")]), a_look())
     first, spare, empty = made.rows()
     assert (first[0], first[6], first[7]) == ("0/0", "0", "90%")
     assert (spare[0], spare[6], spare[7]) == ("0/-", "1", "-")

@@ -8,8 +8,9 @@ from typing import Any
 
 from kij_train import units
 from kij_train.pod.devices import Gpu
+from kij_train.pod.gang.history import SlowRank
 from kij_train.pod.gang.jsontypes import MalformedError, from_json
-from kij_train.pod.gang.pace import Beat, Clocks, Pace, Slow, SlowRank
+from kij_train.pod.gang.pace import Beat, Clocks, Pace, Slow
 from kij_train.pod.vitals import Look, Rank
 
 IDLE_PERCENT = 5.0

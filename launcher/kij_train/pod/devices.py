@@ -298,7 +298,8 @@ class Smi:
             stderr=subprocess.STDOUT,
             universal_newlines=True,
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process, reasons), daemon=True)
+        arguments = (self._process, reasons)
+        self._reader = threading.Thread(target=self._read, args=arguments, daemon=True)
         self._reader.start()
 
     def _read(self, process: "subprocess.Popen[str]", reasons: str) -> None:

@@ -11,8 +11,6 @@ import statistics
 from collections import deque
 from typing import Deque, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from kij_train.pod.gang.history import span
-
 LOOKS = 8
 """Looks that an estimate takes into account."""
 LATE_SHARE = 0.1
@@ -188,32 +186,3 @@ class Pace:
         if not one.is_slow:
             return None
         return Slow(rank, late_s, step_s, max(0, behind), *one.since)
-
-
-class SlowRank(NamedTuple):
-    """A slow rank of a job, as its history keeps it."""
-
-    rank: int
-    node: int
-    """The completion index of its pod."""
-    machine: str
-    text: str
-    """By how much."""
-    round: int
-    since_s: float
-    """Seconds into the round at which it began."""
-    step: int
-    """Its step then."""
-    lasted_s: float
-    is_now: bool
-    """Whether it still was slow when this was written."""
-
-    def __str__(self) -> str:
-        at = f" on {self.machine}" if self.machine else ""
-        since = f"since step {self.step}, {span(self.since_s)} into round {self.round}"
-        if self.is_now:
-            return f"rank {self.rank} (index {self.node}{at}) is slow: {self.text}, {since}"
-        return (
-            f"rank {self.rank} (index {self.node}{at}) was slow for {span(self.lasted_s)}: "
-            f"{self.text}, {since}"
-        )
