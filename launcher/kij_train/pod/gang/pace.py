@@ -90,6 +90,8 @@ class _Rank:
         self.count = 0
         """Looks in a row at which it was slow; below 0, at which it was not."""
         self.since: Tuple[float, int] = (0.0, 0)
+        self.told = (0.0, 0)
+        """How late and how far behind it was when it was slow last."""
         self.is_slow = False
 
     def has_passed(self, step: int) -> bool:
@@ -177,6 +179,7 @@ class Pace:
             if one.count <= 0:
                 one.count, one.since = 0, (one.since if one.is_slow else (now, beat.step))
             one.count += 1
+            one.told = (late_s, max(0, behind))
         elif moved:
             one.count = min(0, one.count) - 1
         if one.count >= LASTS:
@@ -185,4 +188,5 @@ class Pace:
             one.is_slow = False
         if not one.is_slow:
             return None
-        return Slow(rank, late_s, step_s, max(0, behind), *one.since)
+        late_s, behind = one.told
+        return Slow(rank, late_s, step_s, behind, *one.since)
