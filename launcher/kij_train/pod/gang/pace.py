@@ -90,8 +90,8 @@ class _Rank:
         self.count = 0
         """Looks in a row at which it was slow; below 0, at which it was not."""
         self.since: Tuple[float, int] = (0.0, 0)
-        self.told = (0.0, 0)
-        """How late and how far behind it was when it was slow last."""
+        self.told = (0, 0.0)
+        """How far behind and how late it was at the most, since then."""
         self.is_slow = False
 
     def has_passed(self, step: int) -> bool:
@@ -177,9 +177,11 @@ class Pace:
         is_late = late_s > max(LATE_S, LATE_SHARE * step_s) or behind >= BEHIND
         if moved and is_late:
             if one.count <= 0:
-                one.count, one.since = 0, (one.since if one.is_slow else (now, beat.step))
+                one.count = 0
+                if not one.is_slow:
+                    one.since, one.told = (now, beat.step), (0, 0.0)
             one.count += 1
-            one.told = (late_s, max(0, behind))
+            one.told = max(one.told, (max(0, behind), late_s))
         elif moved:
             one.count = min(0, one.count) - 1
         if one.count >= LASTS:
@@ -188,5 +190,5 @@ class Pace:
             one.is_slow = False
         if not one.is_slow:
             return None
-        late_s, behind = one.told
+        behind, late_s = one.told
         return Slow(rank, late_s, step_s, behind, *one.since)
