@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from kij_train.pod.collectives import table
 
 from tests.commandline import run as kij_train
+from tests.commandline import running
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -116,3 +118,43 @@ def test_the_preflight_looks_at_the_gpu(tmp_path: Path) -> None:
     result = launch(tmp_path, LASTING.replace("== 9", "== -1"), "--gpus", "1", "--preflight")
     assert result.returncode == 0, result.stderr
     assert torch.cuda.get_device_name() in result.stdout + result.stderr
+
+
+BUSY = """\
+import os, pathlib, time
+import torch
+
+x = torch.randn(4096, 4096, device="cuda")
+until = time.time() + 90
+step = 0
+while time.time() < until:
+    for _ in range(20):
+        x = (x @ x).tanh()
+    torch.cuda.synchronize()
+    step += 1
+    pathlib.Path(os.environ["KIJ_HEARTBEAT_FILE"]).write_text(str(step))
+"""
+
+
+def test_top_shows_what_nvidia_smi_does(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(BUSY)
+    query = [
+        "nvidia-smi",
+        "--query-gpu=uuid,memory.used,power.draw",
+        "--format=csv,noheader,nounits",
+    ]
+    flags = ("launch", "--local", "--name", "busy", "--gpus", "1", "train.py")
+    with running(tmp_path, *flags):
+        deadline, gpu = time.monotonic() + 80, None
+        while gpu is None and time.monotonic() < deadline:
+            result = kij_train(tmp_path, "top", "busy", "--local", "-o", "json", "--for", "5s")
+            ranks = json.loads(result.stdout)["pods"] if result.returncode == 0 else []
+            gpus = [one for pod in ranks for one in pod["gpus"] if (one["utilization"] or 0) > 50]
+            gpu = gpus[0] if gpus else None
+        assert gpu is not None, result.stdout + result.stderr
+        said = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    shown = {line.split(", ")[0]: line.split(", ")[1:] for line in said.splitlines()}
+    memory, power = (float(cell) for cell in shown[gpu["uuid"]])
+    assert gpu["memoryBytes"] / 2**20 == pytest.approx(memory, rel=0.1)
+    assert gpu["powerWatts"] == pytest.approx(power, rel=0.4)
+    assert ranks[0]["ranks"][0]["stepsPerSecond"] > 0

@@ -27,6 +27,7 @@ COMMANDS = {
     "logs": "Print or follow the logs of some or all nodes of a job.",
     "why": "Say why a job failed, waits or hangs, and what to do.",
     "stacks": "Show where every rank is right now: its Python stack.",
+    "top": "Show what every rank does now: CPU, GPU, memory, steps a second, and who is slow.",
     "packages": "Print the packages that a job has installed, as a lock for the next one.",
     "wait": "Wait until a job has ended.",
     "rerun": "Run items of an array again: those that failed, or some.",

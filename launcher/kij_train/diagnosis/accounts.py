@@ -56,6 +56,20 @@ def accounts_as_json(history: History) -> dict[str, Any]:
         "step": history.step,
         "restarts": max(0, history.rounds - 1),
         "failures": history.failures,
+        "slow": [
+            {
+                "rank": one.rank,
+                "index": one.node,
+                "node": one.machine,
+                "text": one.text,
+                "round": one.round,
+                "step": one.step,
+                "sinceSeconds": round(one.since_s, 3),
+                "lastedSeconds": round(one.lasted_s, 3),
+                "isNow": one.is_now,
+            }
+            for one in history.slow
+        ],
         "places": [{"lost": lost, "by": by} for lost, by in history.taken],
         "blame": [
             {"node": machine, "restarts": int(count), "seconds": round(seconds, 3)}

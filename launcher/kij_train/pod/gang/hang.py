@@ -11,6 +11,7 @@ import time
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from kij_train.pod.gang.messages import RankStack
+from kij_train.pod.gang.pace import Beat
 from kij_train.pod.stacks import DUMP_FRAME, STARTS, RankNow
 
 FILE, OUTPUT = "file", "output"
@@ -39,6 +40,7 @@ class Signs:
         self._began = self._last = time.monotonic()
         self.step: Optional[int] = None
         """The highest number that a rank has written into its file."""
+        self._beats: Dict[int, Beat] = {}
 
     @property
     def ever(self) -> bool:
@@ -60,12 +62,21 @@ class Signs:
                 self._read_steps(changed)
         return now - self._latest()
 
+    def beats(self) -> List[Beat]:
+        """The newest heartbeat of each rank that says its step, by the monotonic clock."""
+        self.silence_s()
+        return list(self._beats.values())
+
     def _read_steps(self, names: List[str]) -> None:
         for name in names:
             with open(os.path.join(self._folder, name), "rb") as file:
                 text = file.read(LONGEST_STEP + 1).strip()
+                age_s = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
             if text.isdigit() and len(text) <= LONGEST_STEP:
                 self.step = max(int(text), self.step or 0)
+                if name.isdigit():
+                    at = time.monotonic() - age_s
+                    self._beats[int(name)] = Beat(int(name), int(text), at)
 
 
 class Output:

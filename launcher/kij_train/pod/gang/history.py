@@ -15,6 +15,7 @@ MOST_BLAMED = 5
 MOST_CHARS = 2000
 """The longest message, and the longest stack, that is kept. Most messages carry the history."""
 MOST_PLACES = 5
+MOST_SLOW = 3
 
 
 def span(seconds: float) -> str:
@@ -45,6 +46,35 @@ class Who(NamedTuple):
     def __str__(self) -> str:
         machine = f" on {self.machine}" if self.machine else ""
         return f"index {self.node} (pod {self.pod}{machine})"
+
+
+class SlowRank(NamedTuple):
+    """A slow rank of a job, as its history keeps it."""
+
+    rank: int
+    node: int
+    """The completion index of its pod."""
+    machine: str
+    text: str
+    """By how much."""
+    round: int
+    since_s: float
+    """Seconds into the round at which it began."""
+    step: int
+    """Its step then."""
+    lasted_s: float
+    is_now: bool
+    """Whether it still was slow when this was written."""
+
+    def __str__(self) -> str:
+        at = f" on {self.machine}" if self.machine else ""
+        since = f"since step {self.step}, {span(self.since_s)} into round {self.round}"
+        if self.is_now:
+            return f"rank {self.rank} (index {self.node}{at}) is slow: {self.text}, {since}"
+        return (
+            f"rank {self.rank} (index {self.node}{at}) was slow for {span(self.lasted_s)}: "
+            f"{self.text}, {since}"
+        )
 
 
 class Steps:
@@ -89,6 +119,8 @@ class History:
     """The indexes that took part in the last round."""
     taken: List[List[int]] = field(default_factory=list)
     """The last replacements, as pairs: the lost index, and the index that took its place."""
+    slow: List[SlowRank] = field(default_factory=list)
+    """The slow ranks of all rounds, those that were slow the longest; the newest are last."""
     highest: int = 0
     """The highest index that has ever joined. All lower ones have had pods before it."""
 
@@ -190,4 +222,6 @@ class History:
             text += (
                 f"; {machine} cost {count:.0f} restart{'' if count == 1 else 's'}, {span(seconds)}"
             )
+        for rank in self.slow:
+            text += f"; {rank}"
         return text

@@ -13,7 +13,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from kij_train.pod.gang import messages
+from kij_train.pod.gang import messages, straggling
 from kij_train.pod.gang.cause import NodeFailure, first_cause
 from kij_train.pod.gang.history import History, Who, place_taken, span
 from kij_train.pod.gang.rounds import Failure, Member, Round
@@ -78,6 +78,7 @@ class Leader:
         self._has_begun = False
         """Whether this leader has started a round."""
         self._watch = Watch(settings, say)
+        self._stragglers = straggling.Stragglers(say)
         self.heard: Set[int] = set()
         """Indexes that have got the verdict."""
 
@@ -120,6 +121,8 @@ class Leader:
             self.history.heard = self.history.heard or report.ever
         elif isinstance(report, messages.Step):
             self.round.step, self.round.again_s = report.step, report.again_s
+        elif isinstance(report, messages.Beats):
+            self._stragglers.take(member.who, report, self._clock())
         else:
             self.round.stacks[member.who.uid] = report.ranks
 
@@ -271,6 +274,7 @@ class Leader:
                 self._account(current)
                 self.verdict = messages.Done(str(self.history), self.history.copy())
             else:
+                self._stragglers.look(current, self.history, now)
                 current.failure = self._watch.look(current, self.history.heard, now)
                 if current.failure is not None:
                     text = current.failure.record["message"]["message"].replace("\n", "; ")
@@ -344,6 +348,7 @@ class Leader:
 
     def _account(self, current: Round) -> None:
         """Add the time and the steps of a round that is over to the history."""
+        straggling.end(self.history)
         self.history.training_s += self._clock() - current.began
         self.history.again_s += current.again_s
         self.history.reach(current.step)

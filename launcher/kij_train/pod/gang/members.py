@@ -45,7 +45,8 @@ class Members:
                 if report is None:
                     break
                 leader.take(member, report)
-                self._on_change()
+                if not isinstance(report, messages.Beats):  # which come often, and decide nothing
+                    self._on_change()
         finally:
             if channel.refused:
                 status.say(f"{who} sent a malformed message: {channel.refused}")

@@ -11,8 +11,9 @@ import json
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type, TypeVar, Union
 
 from kij_train.pod.contract import Node
-from kij_train.pod.gang.history import History, Who
+from kij_train.pod.gang.history import History, SlowRank, Who
 from kij_train.pod.gang.jsontypes import MalformedError, from_json, to_json
+from kij_train.pod.gang.pace import Beat
 
 LONGEST_LINE = 1 << 20
 """In bytes. A supervisor that reads a longer line closes the connection."""
@@ -145,6 +146,19 @@ class AskStacks(NamedTuple):
     round: int
 
 
+class AskBeats(NamedTuple):
+    """Report the newest heartbeats of the ranks."""
+
+    round: int
+
+
+class Straggling(NamedTuple):
+    """Other ranks are slow now than before."""
+
+    slow: List[SlowRank]
+    """As in the history."""
+
+
 class CutOff(NamedTuple):
     """The leader is cut off from the others and ends. Its members may be cut off with it."""
 
@@ -152,8 +166,11 @@ class CutOff(NamedTuple):
     """How long it has been cut off."""
 
 
-Order = Union[Start, Stop, Inform, AskStacks, CutOff, Done, Failed]
-ORDERS: Tuple[Type[Order], ...] = (Start, Stop, Inform, AskStacks, CutOff, Done, Failed)
+Order = Union[Start, Stop, Inform, AskStacks, AskBeats, Straggling, CutOff, Done, Failed]
+ORDERS: Tuple[Type[Order], ...] = (
+    *(Start, Stop, Inform, AskStacks, AskBeats, Straggling, CutOff),
+    *(Done, Failed),
+)
 
 
 # --- members to their leader ----------------------------------------------------------------------
@@ -199,6 +216,15 @@ class Step(NamedTuple):
     round: int
 
 
+class Beats(NamedTuple):
+    """The newest heartbeats of the sender's ranks: the answer to AskBeats."""
+
+    beats: List[Beat]
+    """By the sender's clock, as is `sent`."""
+    sent: float
+    round: int
+
+
 class RankStack(NamedTuple):
     """Where one rank is."""
 
@@ -216,8 +242,11 @@ class Stacks(NamedTuple):
     round: int
 
 
-Report = Union[Ready, Leaving, Heard, RanksEnded, Silence, Step, Stacks]
-REPORTS: Tuple[Type[Report], ...] = (Ready, Leaving, Heard, RanksEnded, Silence, Step, Stacks)
+Report = Union[Ready, Leaving, Heard, RanksEnded, Silence, Step, Beats, Stacks]
+REPORTS: Tuple[Type[Report], ...] = (
+    *(Ready, Leaving, Heard, RanksEnded),
+    *(Silence, Step, Beats, Stacks),
+)
 
 
 # --- a supervisor and the process that forks its ranks (ranks.py) ---------------------------------

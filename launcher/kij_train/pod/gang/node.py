@@ -324,6 +324,12 @@ class Supervisor:
             self._stop(order.kill_after_s)
         elif isinstance(order, messages.AskStacks):
             self.part.tell_stacks(order.round)
+        elif isinstance(order, messages.AskBeats):
+            self.part.tell_beats(order.round)
+        elif isinstance(order, messages.Straggling):
+            self.history.slow = order.slow
+            again_s = self.part.steps.again_s
+            keep_accounts(self.history, "training", self._in_round_since, again_s)
         elif isinstance(order, messages.Inform):
             self._take_news(order.news)
             if order.loss is None:  # a round runs without this pod
@@ -371,7 +377,8 @@ class Supervisor:
             self.up.channel.send(report)
         elif self.leader is not None and self.me.uid in self.leader.members:
             self.leader.take(self.leader.members[self.me.uid], report)
-        self._changed.set()
+        if not isinstance(report, messages.Beats):
+            self._changed.set()
 
     # --- the end
 

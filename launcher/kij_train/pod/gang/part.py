@@ -57,6 +57,7 @@ class Part:
         self._scratch, self._output, self._report = scratch, output, report
         self._round = 0
         self._was_spare = False
+        self._signs: Optional[hang.Signs] = None
         self._tasks: List[asyncio.Future[None]] = []
         """What runs in the background in this round."""
 
@@ -86,7 +87,7 @@ class Part:
             env[contract.ENV_PREFLIGHT] = ""
         self._tasks = [asyncio.ensure_future(self._show_ready())]
         env[contract.ENV_HEARTBEAT_DIR] = os.path.join(self._scratch, f"beats-{self._round}")
-        signs = hang.Signs(env[contract.ENV_HEARTBEAT_DIR], self._output)
+        signs = self._signs = hang.Signs(env[contract.ENV_HEARTBEAT_DIR], self._output)
         self._tasks.append(asyncio.ensure_future(self._watch(signs)))
         if self._settings.hang_timeout_s and os.environ.get(contract.ENV_PARENT_PID):
             env[contract.ENV_STACKS_DIR] = self._stacks_dir()
@@ -108,6 +109,12 @@ class Part:
     def tell_stacks(self, number: int) -> None:
         """Report where the ranks of that round are."""
         self._tasks.append(asyncio.ensure_future(self._tell_stacks(number)))
+
+    def tell_beats(self, number: int) -> None:
+        """Report the newest heartbeats of the ranks of that round."""
+        if self._signs is not None and number == self._round:
+            beats = self._signs.beats()
+            self._report(messages.Beats(beats, time.monotonic(), number))
 
     async def _tell_stacks(self, number: int) -> None:
         loop = asyncio.get_running_loop()
