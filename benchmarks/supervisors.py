@@ -3,13 +3,13 @@
     python benchmarks/supervisors.py [--nodes 8,16,32,64] [--runs 5] [--steady-s 60] [--out FOLDER]
     python benchmarks/supervisors.py --nodes 64,256,1000 --per-process 250 --runs 3
 
-Every node is a real Supervisor, in a process of its own or with others, over TCP; its ranks are a stub that ends at
-once when it is told to. All nodes begin at the same moment. In turn, in every run, until all N have
-been told to start: the first round; the next one after SIGKILL of one in the middle, then of index
-0, which leads; the same with SIGSTOP, a node that goes silent. Beside it torch's c10d rendezvous
-with its default keep-alive, each node calling next_rendezvous() as torchrun's agent does and
-looking for a change every 0.1 s; connecting to its store, which index 0 hosts and it cannot lose,
-is not counted.
+Every node is a real Supervisor, in a process of its own or with others, over TCP; its ranks are a
+stub that ends at once when it is told to. All nodes begin at the same moment. In turn, in every
+run, until all N have been told to start: the first round; the next one after SIGKILL of one in the
+middle, then of index 0, which leads; the same with SIGSTOP, a node that goes silent. Beside it
+torch's c10d rendezvous with its default keep-alive, each node calling next_rendezvous() as
+torchrun's agent does and looking for a change every 0.1 s; connecting to its store, which index 0
+hosts and it cannot lose, is not counted.
 
 Then, with the most nodes, CPU seconds of a minute in which nothing happens; and, with two busy
 processes for every core, how long signs of life stay away, and whether a node is declared lost.
