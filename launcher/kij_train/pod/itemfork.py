@@ -66,7 +66,7 @@ def start_zygote(output: Tuple[int, ...]) -> Forked:
         try:
             for end in forked.channel:
                 os.set_inheritable(end, True)
-            os.execv(sys.executable, [sys.executable, "-u", file, *map(str, forked.channel)])
+            os.execv(sys.executable, [sys.executable, "-u", file, *map(str, forked.channel)])  # noqa: S606
         finally:
             os._exit(127)
     return forked

@@ -36,7 +36,7 @@ EXIT_USAGE = 2
 KEY_SHOWN, COMMAND_SHOWN = 200, 400
 """Bytes of them in a line of status."""
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 class Tools(NamedTuple):
@@ -335,5 +335,6 @@ def command(argv: List[str]) -> str:
 
 def shown(text: str, room: int) -> str:
     """A text on one line of a terminal, in `room` bytes."""
-    escaped = _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
-    return clipped(escaped, room)
+    if not text.isprintable():  # else the expression, which takes long to compile, finds nothing
+        text = re.sub(_UNPRINTABLE, lambda found: ascii(found.group())[1:-1], text)
+    return clipped(text, room)

@@ -17,6 +17,7 @@ FRESH = {name: value for name, value in globals().items() if name.startswith("__
 """What this Python gives the module of a main program."""
 AT_START = frozenset(sys.modules)
 
+import gc
 import os
 import types
 from typing import List, Optional
@@ -28,6 +29,7 @@ if __name__ == "__main__":
     for name in ("kij_train", "kij_train.pod", "kij_train.pod.gang", "kij_train.pod.spread"):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = folders
+    gc.disable()  # while our files are read, which leaves no garbage
 
 from kij_train.pod import contract, environment, signals, status
 from kij_train.pod.firstprocess import first_process
@@ -72,10 +74,12 @@ def main(argv: List[str]) -> Optional[int]:
         if not forked.process:
             from kij_train.pod import zygote
 
+            gc.enable()
             zygote.run(forked.channel, FRESH, AT_START)
             return None
     from kij_train.pod import itemrunner
 
+    gc.enable()
     return first_process(lambda argv: itemrunner.run_items(argv, output, forked), argv)
 
 
