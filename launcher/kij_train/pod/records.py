@@ -118,7 +118,7 @@ def place_of(callstack: str, folder: str) -> str:
     """
     place = ""
     for line in callstack.split("\n"):
-        frame = FRAME.match(line)
+        frame = re.match(FRAME, line)
         if frame is None:
             continue
         _, file, number, _ = frame.groups()
