@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +348,7 @@ def test_the_place_of_a_failure_is_the_last_line_of_the_users_own_code(
 
 
 def test_a_record_of_a_failure_names_its_place_and_one_of_success_none() -> None:
-    bad = replace(BAD, error_at="score.py:9")
+    bad = BAD._replace(error_at="score.py:9")
     assert item_records("k", bad, b"")[0]["error_at"] == "score.py:9"
     assert "error_at" not in item_records("k", RUN, b"")[0]
     found, _ = slice_records(["a", "b"], bad, b'{"id": "a"}')

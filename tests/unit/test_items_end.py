@@ -1,4 +1,4 @@
-"""The end of an item with modules preloaded: what Python does at it, without taking them apart."""
+"""The end of an item: what Python does at it, without taking apart what was there before."""
 
 from __future__ import annotations
 
@@ -65,9 +65,12 @@ def of_items(text: str, mark: str) -> list[str]:
     [sys.executable, *pythons()[:1], *pythons()[1:][-1:]],
     ids=lambda path: Path(path).parent.parent.name,
 )
-def test_what_an_item_has_begun_is_finished_as_by_python(tmp_path: Path, python: str) -> None:
+@pytest.mark.parametrize("preload", [PRELOADED, ()], ids=["preloaded", "not preloaded"])
+def test_what_an_item_has_begun_is_finished_as_by_python(
+    tmp_path: Path, python: str, preload: tuple[str, ...]
+) -> None:
     names = [f"{number}.py" for number in range(len(ENDS))]
-    array = Array(tmp_path, names, preload=PRELOADED)
+    array = Array(tmp_path, names, preload=preload)
     array.script("", "kept.py")
     for name, script in zip(names, ENDS.values(), strict=True):
         array.script("print('== item')\n" + script.replace("'left'", f"'{name}.left'"), name)

@@ -16,9 +16,8 @@ beside it in a pod (`kij_train.pod.BESIDE`).
 import os
 import signal
 import sys
-import traceback
 import types
-from typing import Callable, List
+from typing import List
 
 if __name__ == "__main__":
     # Run by its path: the names that our files import each other by lead to its own folder.
@@ -27,16 +26,8 @@ if __name__ == "__main__":
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [here, os.path.join(here, "spread")]
 
-from kij_train.pod import (
-    contract,
-    environment,
-    programs,
-    records,
-    signals,
-    stacks,
-    torchrun,
-)
-from kij_train.pod.contract import Failure
+from kij_train.pod import contract, environment, programs, signals, stacks, torchrun
+from kij_train.pod.firstprocess import first_process
 from kij_train.pod.prepare import prepare
 from kij_train.pod.status import say
 
@@ -59,33 +50,6 @@ def run_node(argv: List[str]) -> int:
             return signals.exit_code(signals.attend(child))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDINGS)
     return torchrun.run_torchrun(node, argv)
-
-
-def first_process(run: Callable[[List[str]], int], argv: List[str]) -> int:
-    """`run`, as the first process of a node: signals, failures and their records. The exit code."""
-    environment.forget_outside_env()
-    signals.take_signals(signals.on_signal)
-    index = os.environ.get(contract.ENV_NODE_RANK, "")
-    who = {"index": int(index)} if index.isascii() and index.isdigit() else {}
-    try:
-        return run(argv)
-    except Failure as failure:
-        say(f"error: {failure}")
-        records.write_record(
-            contract.error_file(), str(failure), "", exit_code=failure.exit_code, **who
-        )
-        return failure.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        message = "".join(traceback.format_exception_only(type(error), error)).strip()
-        records.write_record(
-            contract.error_file(),
-            message,
-            traceback.format_exc(),
-            exit_code=contract.EXIT_FAILED,
-            **who,
-        )
-        return contract.EXIT_FAILED
 
 
 def main(argv: List[str]) -> int:

@@ -7,7 +7,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 
 import os
 import re
-import socket
 from typing import Dict, NamedTuple
 
 # Variables of the pod's environment.
@@ -87,6 +86,8 @@ NODE_RANK_REFERENCE = f"$({ENV_NODE_RANK})"
 NO_TORCHRUN = "--no-torchrun"
 AWAIT_RANK0 = "--await-rank0"
 STACKS = "--stacks"
+FUNCTION = "--function"
+"""In place of -m or --no-python in the command of an item, in front of a function's name."""
 WORKER = "--worker"
 """What tells a rank from other processes."""
 
@@ -103,6 +104,14 @@ STACKS_DIR = WORK_DIR + "/stacks"
 ACCOUNTS_FILE = WORK_DIR + "/accounts.json"
 """In a pod of a job that restarts: what the time was spent on."""
 TERMINATION_LOG = "/dev/termination-log"
+
+OUR_FILES = (
+    r"(^|/)(kij/bundle/(\.\.[^/]+/)?|kij_train/pod/)"
+    r"(bootstrap|itemcall|items|mainprogram|worker|zygote)\.py$"
+    r"|^(sys|<sys>|<frozen runpy>)$|/runpy\.py$"
+)
+"""Whose frames are above those of a script, as a regular expression. The kubelet mounts files
+through a folder named by the time."""
 
 # Exit codes. 1 is torchrun's: a rank failed. The others are out of the way of sysexits (64 to 78)
 # and of shells (126 and above).
@@ -186,7 +195,7 @@ def describe(node: Node, env: Dict[str, str]) -> str:
     """The one line that names index, ranks, node, pod and rank 0."""
     first, world = node.rank * node.nproc, node.nnodes * node.nproc
     ranks = f"rank {first}" if node.nproc == 1 else f"ranks {first}-{first + node.nproc - 1}"
-    where = f"pod {socket.gethostname()}"
+    where = f"pod {os.uname().nodename}"
     if env.get(ENV_NODE_NAME):
         where += " on " + env[ENV_NODE_NAME]
     if env.get(ENV_PARENT_PID):

@@ -15,9 +15,6 @@ from typing import Any, Callable, Dict, Iterator, NoReturn
 
 from kij_train.pod import itemplan
 
-FUNCTION = "--function"
-"""In place of -m or --no-python in a command, in front of the function's name."""
-
 ENV_IMPORTING = "KIJ_IMPORTING"
 """Set while an item's process imports the code, for `kij_train.map` and `launch` to see."""
 

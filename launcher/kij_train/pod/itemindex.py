@@ -8,12 +8,11 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import stat
-from dataclasses import replace
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from kij_train.pod import contract, itemcall, itemplan, results, trials
+from kij_train.pod import contract, itemplan, results
+from kij_train.pod.itemoutput import Output
 from kij_train.pod.itemparts import Part
 from kij_train.pod.itemplan import ArraySettings, Item
 from kij_train.pod.itemrecords import (
@@ -24,10 +23,12 @@ from kij_train.pod.itemrecords import (
     item_records,
     slice_records,
 )
-from kij_train.pod.itemrun import PROGRAM, RANKS, SCRIPT, Order, Output, Starter, Stop
-from kij_train.pod.itemstudy import Study
+from kij_train.pod.itemrun import PROGRAM, RANKS, SCRIPT, Order, Starter, Stop
 from kij_train.pod.records import clipped
 from kij_train.pod.status import ItemStarts
+
+if TYPE_CHECKING:
+    from kij_train.pod.itemstudy import Study
 
 Json = Dict[str, Any]
 EXIT_USAGE = 2
@@ -35,7 +36,7 @@ EXIT_USAGE = 2
 KEY_SHOWN, COMMAND_SHOWN = 200, 400
 """Bytes of them in a line of status."""
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 class Tools(NamedTuple):
@@ -51,7 +52,7 @@ class Tools(NamedTuple):
     output: Output
     stop: Stop
     starter: Starter
-    study: Optional[Study] = None
+    study: "Optional[Study]" = None
     """Of an adaptive search."""
 
 
@@ -128,7 +129,7 @@ class Index:
         account = results.account_of(self._index, self._settings.attempt, places, self._part.lines)
         if self._error and account.error is None:
             error = {"key": "", "message": self._error, "exit_code": 1}
-            account = replace(account, error=error)
+            account = account._replace(error=error)
         self._say(
             f"index {self._index}: {account.done} of {len(self._items)} items done"
             + (f", {account.failed} failed" if account.failed else "")
@@ -152,18 +153,26 @@ class Index:
         }
         try:
             argv = [itemplan.fill(argument, item) for argument in self._tools.argv]
-            argv += self._parameters(value)
+            if self._has_parameters(value):
+                from kij_train.pod import trials
+
+                argv += trials.arguments(value, self._settings.style)
             about = f"seed {seed}, key {shown(key, KEY_SHOWN)}: {command(argv)}"
             self._say(ItemStarts(self._index, at + 1, len(self._items), about).text())
             run, written, fields = self._run_trial(key, argv, env)
             metrics = self._metrics()
         except itemplan.UnknownNameError as error:
-            run, written = replace(self._whose(), exit_code=EXIT_USAGE, error=str(error)), b""
+            run, written = self._whose()._replace(exit_code=EXIT_USAGE, error=str(error)), b""
             metrics, fields = {}, {}
         records = item_records(key, run, written)
         records[-1].update(fields)
-        records[-1] = trials.with_metrics(records[-1], metrics)
-        if self._settings.style and isinstance(value, dict):
+        if metrics:
+            from kij_train.pod import trials  # not in other arrays
+
+            records[-1] = trials.with_metrics(records[-1], metrics)
+        if self._has_parameters(value):
+            from kij_train.pod import trials
+
             records = [trials.with_parameters(record, value, seed) for record in records]
         found = self._kept(key, run, records)
         if found.error:
@@ -180,10 +189,9 @@ class Index:
         run, fields = study.end(run)
         return run, written, fields
 
-    def _parameters(self, value: Any) -> List[str]:
-        """Arguments that come of the item's own fields."""
-        style = self._settings.style
-        return trials.arguments(value, style) if style and isinstance(value, dict) else []
+    def _has_parameters(self, value: Any) -> bool:
+        """Whether an item's own fields become arguments."""
+        return bool(self._settings.style) and isinstance(value, dict)
 
     def _metrics(self) -> Dict[str, float]:
         """What was found in the output of the item that has just ended."""
@@ -217,7 +225,7 @@ class Index:
         lines = [dumps(record) for record in records]
         said = self._part.too_large(lines)
         if said:
-            records = item_records(key, replace(run, error=f"{said}: --results"), b"")
+            records = item_records(key, run._replace(error=f"{said}: --results"), b"")
             lines = [dumps(record) for record in records]
         return Found(lines, next((r["error"] for r in records if failed(r)), ""))
 
@@ -233,13 +241,13 @@ class Index:
             self._is_cut_short = True
         written, error = read_results(self._result_file)
         error = ended.error or error
-        return replace(
-            self._whose(),
+        whole = self._whose()._replace(
             seconds=ended.seconds,
             exit_code=ended.exit_code,
             error=error,
             error_at=ended.error_at,
-        ), written
+        )
+        return whole, written
 
     def _whose(self) -> Run:
         return Run(self._index, self._settings.attempt, 0.0, 0, self._tools.machine)
@@ -277,6 +285,8 @@ class Index:
 
 def ranks_environment(nproc: int, nodes: int) -> Dict[str, str]:
     """The contract of a node that is alone, or of several on this machine, with a free port."""
+    import socket
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -317,7 +327,7 @@ def read_results(path: str) -> Tuple[bytes, str]:
 
 def command(argv: List[str]) -> str:
     """A command as one types it, on one line."""
-    if argv[0] == itemcall.FUNCTION:
+    if argv[0] == contract.FUNCTION:
         return f"{argv[1]}(item)"
     words = argv[1:] if argv[0] == "--no-python" else ["python", *argv]
     return shown(" ".join(map(shlex.quote, words)), COMMAND_SHOWN)
@@ -325,5 +335,6 @@ def command(argv: List[str]) -> str:
 
 def shown(text: str, room: int) -> str:
     """A text on one line of a terminal, in `room` bytes."""
-    escaped = _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
-    return clipped(escaped, room)
+    if not text.isprintable():  # else the expression, which takes long to compile, finds nothing
+        text = re.sub(_UNPRINTABLE, lambda found: ascii(found.group())[1:-1], text)
+    return clipped(text, room)

@@ -1,4 +1,4 @@
-"""A trial of several nodes on this machine: each node is a process, in place of a pod.
+"""An item of several ranks, under torchrun. Of several nodes each is a process on this machine.
 
 Standard library only, Python 3.8 or later: it runs beside bootstrap.py.
 """
@@ -11,7 +11,26 @@ import tempfile
 from types import FrameType
 from typing import Callable, Dict, List, Optional
 
-from kij_train.pod import contract, lines, signals
+from kij_train.pod import contract, lines, signals, torchrun
+from kij_train.pod.firstprocess import first_process
+
+
+def run_ranks(argv: List[str]) -> int:
+    """Be the node of the item that this pod is, or start all of them; the exit code."""
+    if contract.ENV_NODE_RANK in os.environ:
+        return run_node(argv)
+    return run_nodes(run_node, argv, int(os.environ[contract.ENV_NNODES]))
+
+
+def run_node(argv: List[str]) -> int:
+    """Be a node of the item; the exit code."""
+
+    def run(argv: List[str]) -> int:
+        # The index is the array's.
+        env = dict(os.environ, **{contract.ENV_COMPLETION_INDEX: ""})
+        return torchrun.run_torchrun(contract.read_contract(env), argv)
+
+    return first_process(run, argv)
 
 
 def run_nodes(run: Callable[[List[str]], int], argv: List[str], count: int) -> int:

@@ -9,7 +9,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import contextlib
 import glob
 import os
-import socket
 import time
 from typing import Callable, Dict, List, Optional, Set
 
@@ -93,7 +92,7 @@ class FilePart(Part):
         super().__init__()
         self._folder, self._name = folder, results.part_name(index)
         self._prefix = f".{self._name}.tmp-{attempt}-"
-        own = f"{self._prefix}{socket.gethostname()}-{os.getpid()}"
+        own = f"{self._prefix}{os.uname().nodename}-{os.getpid()}"
         self._path = os.path.join(folder, own)
         self._synced = time.monotonic()
         try:

@@ -20,9 +20,7 @@ import lzma
 import os
 import re
 from array import array
-from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from kij_train.pod import itemlist
@@ -270,10 +268,15 @@ def unpacked(place: str, prefix: str) -> bytes:
             paths = [os.path.join(place, name) for name in names]
             if not paths:
                 raise Failure(EXIT_CODE, f"{place} has no {prefix}*")
-        data = b"".join(Path(path).read_bytes() for path in paths)
+        data = b"".join(map(_content, paths))
         return lzma.decompress(data) if data[:6] == b"\xfd7zXZ\0" else data
     except (OSError, lzma.LZMAError) as error:
         raise Failure(EXIT_CODE, f"cannot read the list of items in {place}: {error}") from error
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def positions_of(total: int, chunk: Optional[int], indexes: int, index: int) -> range:
@@ -338,13 +341,12 @@ def read_selection(place: str) -> Selection:
 # --- an item's place in a command -----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One item, as it is run."""
 
     key: str
     value: Any
-    index: int
+    index: int  # type: ignore[assignment] # nobody calls tuple.index
     """Of the first attempt."""
     seed: int
 

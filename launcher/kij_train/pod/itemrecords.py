@@ -8,7 +8,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import json
 import math
 import re
-from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from kij_train.pod.records import clipped
@@ -37,11 +36,10 @@ _ENDS_OF_LINES = re.compile("[\x85\u2028\u2029]")
 """JSON leaves them as they are, and some programs end a line there."""
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One run of one item; in slice mode, of all items of the index."""
 
-    index: int
+    index: int  # type: ignore[assignment] # nobody calls tuple.index
     """Of the first attempt."""
     attempt: int
     seconds: float
@@ -85,7 +83,7 @@ def item_records(key: str, run: Run, written: bytes) -> List[Json]:
     A line that is no JSON makes the item a failed one; the lines that are sound are kept.
     """
     lines, faults = _lines(written)
-    return _records(key, replace(run, error=run.error or _first(faults)), lines)
+    return _records(key, run._replace(error=run.error or _first(faults)), lines)
 
 
 def slice_records(keys: Sequence[str], run: Run, written: bytes) -> Tuple[List[Json], str]:
@@ -108,8 +106,8 @@ def slice_records(keys: Sequence[str], run: Run, written: bytes) -> Tuple[List[J
             said = clipped(key, 100)
             faults.append(f"result line {line.number} is of no item of this index: {said}")
     error = run.error or _first(faults)
-    each = replace(run, seconds=run.seconds / max(1, len(keys)))
-    good, bad = replace(each, exit_code=0, error=""), replace(each, error=error)
+    each = run._replace(seconds=run.seconds / max(1, len(keys)))
+    good, bad = each._replace(exit_code=0, error=""), each._replace(error=error)
     records: List[Json] = []
     for key, found in of_items.items():
         records += _records(key, good if found else bad, found)

@@ -1,7 +1,4 @@
-"""Runs one item after another: starts each, passes its output on, ends it in time.
-
-An item writes to pipes that this process reads, so that lines of ours never come in the middle of
-its own. Standard input is empty.
+"""Runs one item after another: has it started, passes its output on, ends it in time.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -11,22 +8,17 @@ import json
 import os
 import selectors
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 from types import FrameType
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
-from kij_train.pod import contract, records, signals, status
+from kij_train.pod import contract, records, signals
 from kij_train.pod.contract import Failure
 from kij_train.pod.gang.processes import kill_descendants
-from kij_train.pod.trials import Metrics
+from kij_train.pod.itemfork import Forked, start_zygote
+from kij_train.pod.itemoutput import CHUNK, Output
 
 Json = Dict[str, Any]
-CHUNK = 1 << 16
-TAIL_BYTES = 500
 EXIT_TIMED_OUT = 124
 """Of an item that took too long, as GNU's timeout has it."""
 SCRIPT, PROGRAM, RANKS = "script", "program", "ranks"
@@ -69,95 +61,6 @@ class Stop:
             os.read(self.woken, 4096)
 
 
-class Output:
-    """What items write goes on to this process's own stdout and stderr."""
-
-    def __init__(self, metrics: Optional[Metrics] = None) -> None:
-        """`metrics` are looked for in what an item writes."""
-        self.metrics = metrics
-        # Together, they keep their order.
-        self._targets = (1, 1) if os.path.sameopenfile(1, 2) else (1, 2)
-        self._pipes: Dict[int, int] = {}
-        """The end that is read → where it goes."""
-        self.ends: Tuple[int, ...] = ()
-        """What an item has as stdout and stderr."""
-        ends = {}
-        for target in sorted(set(self._targets)):
-            read_end, ends[target] = os.pipe()
-            os.set_blocking(read_end, False)
-            self._pipes[read_end] = target
-        self.ends = tuple(ends[target] for target in self._targets)
-        self._is_open = {1: False, 2: False}
-        """Whether a line has been passed on without its end."""
-        self._gone = {1: False, 2: False}
-        """Nobody reads it any more."""
-        self._tail = bytearray()
-
-    def register(self, ready: selectors.BaseSelector) -> None:
-        """Have it tell when there is something to pass on; its key's data is this object."""
-        for pipe in self._pipes:
-            ready.register(pipe, selectors.EVENT_READ, self)
-
-    def pass_on(self, pipe: int) -> bool:
-        """What is there, at most a chunk; whether there was something."""
-        try:
-            data = os.read(pipe, CHUNK)
-        except BlockingIOError:
-            return False
-        target = self._pipes[pipe]
-        self._write(target, data)
-        if self.metrics is not None:
-            self.metrics.feed(target, data)
-        self._is_open[target] = not data.endswith(b"\n")
-        if target == self._targets[1]:
-            self._tail += data[-TAIL_BYTES:]
-            del self._tail[:-TAIL_BYTES]
-        return True
-
-    def pass_on_the_rest(self) -> None:
-        """Of an item that is over."""
-        for pipe in self._pipes:
-            while self.pass_on(pipe):
-                pass
-            self._end_line(self._pipes[pipe])
-
-    def line(self, stream: int, data: bytes) -> None:
-        """A line of our own, with its end."""
-        target = self._targets[stream - 1]
-        self._end_line(target)
-        self._write(target, data)
-
-    def say(self, text: str) -> None:
-        """One line of status."""
-        self.line(2, f"{status.PREFIX}{text}\n".encode("utf-8", "replace"))
-
-    def forget(self) -> None:
-        """Before an item: what the one before has written."""
-        self._tail.clear()
-        if self.metrics is not None:
-            self.metrics.forget()
-
-    def last_line(self) -> str:
-        """What the item has written last to stderr that is not empty."""
-        lines = self._tail.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
-
-    def _end_line(self, target: int) -> None:
-        if self._is_open[target]:
-            self._write(target, b"\n")
-            self._is_open[target] = False
-
-    def _write(self, target: int, data: bytes) -> None:
-        if self._gone[target]:
-            return
-        left = memoryview(data)
-        try:
-            while left:
-                left = left[os.write(target, left) :]
-        except OSError:
-            self._gone[target] = True
-
-
 class Order(NamedTuple):
     """One item to run."""
 
@@ -185,20 +88,29 @@ class Ended(NamedTuple):
 
 
 class Starter:
-    """Runs items, one at a time, by way of a zygote, which is made when one is needed."""
+    """Runs items, one at a time, by way of a zygote; starts another one when it is killed."""
 
-    def __init__(self, output: Output, stop: Stop, argv: List[str], preload: List[str]) -> None:
-        """`argv` is the command, with placeholders as yet: where it is tells where modules are."""
+    def __init__(
+        self,
+        output: Output,
+        stop: Stop,
+        argv: List[str],
+        preload: List[str],
+        zygote: Optional[Forked],
+    ) -> None:
+        """`argv` is the command, with placeholders as yet: where it is tells where modules are.
+
+        `zygote` is there already; None: one is started when it is needed.
+        """
         self._output, self._stop = output, stop
         self._first = {"argv": argv, "preload": preload}
-        self._process: Optional[subprocess.Popen[bytes]] = None
-        self._channel: Optional[socket.socket] = None
+        self._zygote, self._is_ready = zygote, False
         self._rest = b""
         self._oom_kills = oom_kills()
 
     def run(self, order: Order, timeout_s: float, grace_s: float) -> Ended:
         """Run an item to its end. Raises Failure where none can be run."""
-        if not self._start_zygote():
+        if not self._has_zygote():
             return Ended(128 + self._stop.signum, "told to end before it began", 0.0, True)
         self._output.forget()
         began = time.monotonic()
@@ -233,29 +145,18 @@ class Starter:
 
     def close(self) -> None:
         """End the zygote."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
+        if self._zygote is not None:
+            self._zygote.channel.close()
+            os.waitpid(self._zygote.process, 0)
+            self._zygote = None
 
-    def _start_zygote(self) -> bool:
-        """Have one; False where this process is told to end before it is ready."""
-        if self._process is not None:
+    def _has_zygote(self) -> bool:
+        """Have one that is ready; False where this process is told to end before it is."""
+        if self._zygote is not None and self._is_ready:
             return not self._stop.is_set()
-        ours, theirs = socket.socketpair()
-        zygote = Path(__file__).with_name("zygote.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-u", str(zygote), str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=self._output.ends[0],
-            stderr=self._output.ends[1],
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # what a terminal sends comes to us alone
-        )
-        theirs.close()
-        self._channel, self._rest = ours, b""
+        if self._zygote is None:
+            self._zygote = start_zygote(self._output.ends)
+        self._rest = b""
         self._send(self._first)
         answer: Optional[Json] = None
         with selectors.DefaultSelector() as ready:
@@ -263,19 +164,20 @@ class Starter:
             while answer is None and not self._stop.is_set():
                 answer = self._look(ready, None)
         if answer is None:
-            self._process.kill()
+            os.kill(self._zygote.process, signal.SIGKILL)
             return False
         if "ready" not in answer:
             self._output.pass_on_the_rest()
             raise Failure(
                 contract.EXIT_CODE, answer.get("broken", "the process that starts items has ended")
             )
+        self._is_ready = True
         return True
 
     def _register(self, ready: selectors.BaseSelector) -> None:
-        assert self._channel is not None
+        assert self._zygote is not None
         self._output.register(ready)
-        ready.register(self._channel, selectors.EVENT_READ)
+        ready.register(self._zygote.channel.answers, selectors.EVENT_READ)
         ready.register(self._stop.woken, selectors.EVENT_READ)
 
     def _look(self, ready: selectors.BaseSelector, timeout_s: Optional[float]) -> Optional[Json]:
@@ -291,26 +193,24 @@ class Starter:
         return answer
 
     def _read(self) -> Optional[Json]:
-        assert self._channel is not None and self._process is not None
-        try:
-            chunk = self._channel.recv(CHUNK)
-        except ConnectionResetError:
-            chunk = b""
+        assert self._zygote is not None
+        chunk = os.read(self._zygote.channel.answers, CHUNK)
         if chunk:
             line, end, rest = (self._rest + chunk).partition(b"\n")
             self._rest = rest if end else line
             return json.loads(line) if end else None
         # It was killed, under an item or while it imported: what it had started is ours now.
         kill_descendants()
-        self._process.wait()
-        self._channel.close()
-        self._process = self._channel = None
+        self.close()
+        self._is_ready = False
         return {"status": int(signal.SIGKILL), "error": "the process that started it was killed"}
 
     def _send(self, order: Json) -> None:
-        assert self._channel is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # _read will tell
-            self._channel.sendall(json.dumps(order).encode() + b"\n")
+        assert self._zygote is not None
+        left = memoryview(json.dumps(order).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # _read will tell
+            while left:
+                left = left[os.write(self._zygote.channel.orders, left) :]
 
     def _error(self, order: Order, answer: Json, code: int, told: bool, record: Json) -> str:
         """What is wrong, in a line; empty where nothing is."""
@@ -344,8 +244,8 @@ def last_line_of(message: str) -> str:
 
 def oom_kills() -> int:
     """How many processes of this container the kernel has killed for memory; 0: it does not say."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.events") as file:
+        for line in file:
             name, _, count = line.partition(" ")
             if name == "oom_kill":
                 return int(count)

@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from kij_train.pod import itemplan
@@ -73,7 +72,7 @@ class Study:
         if steps:
             fields[INTERMEDIATE] = steps
         if _PRUNED.match(run.error):
-            run, fields[PRUNED] = replace(run, exit_code=0, error=""), True
+            run, fields[PRUNED] = run._replace(exit_code=0, error=""), True
         return run, fields
 
     @property

@@ -8,7 +8,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import os
-import subprocess
 import sys
 from typing import Callable, Dict
 
@@ -34,7 +33,8 @@ def prepare(env: Dict[str, str], say: Say) -> None:
         unpack.unpack_code(contract.BUNDLE_DIR, code_dir, code_sha256)
         os.chdir(code_dir)
         # PYTHONPATH may name folders of the code, which were not there when Python started.
-        sys.path_importer_cache.clear()
+        for path in [path for path, found in sys.path_importer_cache.items() if found is None]:
+            del sys.path_importer_cache[path]
     if env.get(contract.ENV_RUN_DIR):
         make_run_dir(env[contract.ENV_RUN_DIR])
     if env.get(contract.ENV_SETUP):
@@ -66,6 +66,8 @@ def make_run_dir(path: str) -> None:
 
 def run_setup(command: str, say: Say) -> None:
     """Run the user's command with the shell, in the folder of the code. Raises Failure."""
+    import subprocess
+
     say(f"setup: {command}")
     try:
         code = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL).returncode  # noqa: S607

@@ -11,17 +11,16 @@ import json
 import os
 import re
 import time
-from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from kij_train.pod import contract, stacks
+from kij_train.pod import contract
 from kij_train.pod.contract import Node
 from kij_train.pod.status import say
 
 RECORD_BYTES = 4096
 LINE_BYTES = 400
 """Of a line of a traceback, in a record that does not hold all of it."""
-FRAME = re.compile(r'([ |+]*File ")(.*)(", line \d{1,9})(.*)', re.DOTALL)
+FRAME = r'(?s)([ |+]*File ")(.*)(", line \d{1,9})(.*)'
 
 
 def write_record(path: str, message: str, callstack: str, **who: Any) -> None:
@@ -86,7 +85,9 @@ def last_frames(callstack: str, room: int) -> str:
     if json_bytes(callstack) <= room:
         return callstack
     lines = [_short_line(line, room) for line in callstack.split("\n")]
-    last = max((at for at, line in enumerate(lines) if FRAME.match(line)), default=len(lines) - 1)
+    last = max(
+        (at for at, line in enumerate(lines) if re.match(FRAME, line)), default=len(lines) - 1
+    )
     # Behind the frame and its line of source is the text of an exception, as long as it likes.
     frame = "\n".join(lines[last : last + 2])
     if json_bytes(frame) > room:
@@ -117,7 +118,7 @@ def place_of(callstack: str, folder: str) -> str:
     """
     place = ""
     for line in callstack.split("\n"):
-        frame = FRAME.match(line)
+        frame = re.match(FRAME, line)
         if frame is None:
             continue
         _, file, number, _ = frame.groups()
@@ -130,7 +131,7 @@ def place_of(callstack: str, folder: str) -> str:
 def _short_line(line: str, room: int) -> str:
     """A line of a traceback: of a frame, file and line number are kept whatever their length."""
     most = min(LINE_BYTES, room // 4)
-    frame = FRAME.match(line)
+    frame = re.match(FRAME, line)
     if frame is None:
         return clipped(line, most)
     head, file, number, function = frame.groups()
@@ -161,7 +162,11 @@ def record_unreported(path: str, node: Node, log_dir: str) -> None:
 
     The node that failed first ends the job; a rank that failed a moment later may be the cause.
     """
-    written = (read_record(str(found)) for found in Path(log_dir).rglob("error.json"))
+    written = (
+        read_record(os.path.join(folder, "error.json"))
+        for folder, _, files in os.walk(log_dir)
+        if "error.json" in files
+    )
     records = [record for record in written if record.get("kij", {}).get("time")]
     if not records:
         return
@@ -177,6 +182,7 @@ def record_failures(path: str, node: Node, failures: Dict[int, Any], ranks_dir: 
     `failures` maps ranks to torch's ProcessFailure. Its timestamps are whole seconds: several ranks
     fail within one, so the records' own clock decides. `ranks_dir` has the stacks of crashes.
     """
+    from kij_train.pod import stacks  # not in pods that write records alone
 
     def when(item: Tuple[int, Any]) -> float:
         own = read_record(item[1].error_file).get("kij", {}).get("time")

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import zlib
-from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from kij_train.pod.itemplan import compress_numbers
@@ -32,7 +31,7 @@ MESSAGE_BYTES = 4096
 """Of a termination message."""
 FAILED_ITEMS_CHARACTERS = 1000
 
-_LINE = re.compile(re.escape(LINE_PREFIX) + r"(\d{1,9}) ([0-9a-f]{8}) (.*)", re.DOTALL)
+_LINE = "(?s)" + re.escape(LINE_PREFIX) + r"(\d{1,9}) ([0-9a-f]{8}) (.*)"
 
 
 # --- part files -----------------------------------------------------------------------------------
@@ -179,7 +178,7 @@ class LogReader:
         text = line.rstrip("\r\n")
         if not is_record_line(text):
             return None
-        match = _LINE.fullmatch(text)
+        match = re.fullmatch(_LINE, text)
         number, checked, data = match.groups() if match else ("", "", "")
         raw = data.encode("utf-8", "surrogatepass")
         whole = zlib.crc32(f"{number} ".encode() + raw) == int(checked or "0", 16)
@@ -212,11 +211,10 @@ class LogReader:
 # --- the account ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """The last word of a runner on one index, in the termination message."""
 
-    index: int
+    index: int  # type: ignore[assignment] # nobody calls tuple.index
     attempt: int
     done: int
     failed: int
@@ -265,7 +263,7 @@ def account_of(
 
 def encode_account(account: Account) -> bytes:
     """As a termination message, of at most MESSAGE_BYTES: the records only where all fit."""
-    found: Json = {"kij_array": 1, **asdict(account), "lines": list(account.lines)}
+    found: Json = {"kij_array": 1, **account._asdict(), "lines": list(account.lines)}
     if len(account.failed_items) > FAILED_ITEMS_CHARACTERS:
         kept = account.failed_items[:FAILED_ITEMS_CHARACTERS].rpartition(",")[0]
         found["failed_items"] = kept + ",..."

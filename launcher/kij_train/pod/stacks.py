@@ -19,11 +19,8 @@ STACKS_S = 3.0
 """How long a process may take to write its stack."""
 STACKS_STILL_S = 0.1
 """How long it must have been silent to have written all of it: a dump has no end mark."""
-STARTS = re.compile(
-    r"(^|/)(kij/bundle/(\.\.[^/]+/)?|kij_train/pod/)(bootstrap|itemcall|worker|zygote)\.py$"
-    r"|^(sys|<sys>|<frozen runpy>)$|/runpy\.py$"
-)
-"""Whose frames start a script. The kubelet mounts files through a folder named by the time."""
+STARTS = re.compile(contract.OUR_FILES)
+"""Whose frames start a script."""
 DUMP_FRAME = re.compile(r'\s*File "(.*)", line (\S+) in (.*)')
 """In a stack that faulthandler writes."""
 

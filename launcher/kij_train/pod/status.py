@@ -1,7 +1,7 @@
 """The status lines of a node's processes, on standard error: standard output is the script's.
 
 `diagnosis` finds some of them in logs and in termination messages: those are types here, which
-write and read their line.
+write and read their line. What reads is compiled when it is first used: pods only write.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
@@ -9,7 +9,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 import contextlib
 import re
 import sys
-from dataclasses import dataclass
 from typing import NamedTuple, Optional, Tuple
 
 PREFIX = "kij-train: "
@@ -53,7 +52,7 @@ class WaitingForRank0(NamedTuple):
     @staticmethod
     def read(line: str) -> "Optional[WaitingForRank0]":
         """From a line of a log; None for another one."""
-        found = _WAITING.search(line)
+        found = re.search(_WAITING, line)
         if found is None:
             return None
         if found["name"]:
@@ -63,7 +62,7 @@ class WaitingForRank0(NamedTuple):
         return WaitingForRank0(int(found["waited"]), last)
 
 
-_WAITING = re.compile(
+_WAITING = (
     re.escape(PREFIX) + r"still waiting for rank 0 after (?P<waited>\d+) s: "
     r"(?:(?P<name>\S+) does not resolve \((?P<unresolved>.*)\)"
     r"|(?P<where>\S+ port \d+): (?P<error>.*))"
@@ -93,7 +92,7 @@ class Fetching(NamedTuple):
     @staticmethod
     def read(line: str) -> "Optional[Fetched]":
         """From a line of a log; None for another one."""
-        found = _FETCHING.match(line)
+        found = re.match(_FETCHING, line)
         if found is None:
             return None
         return Fetched(found["label"] or "", int(found["percent"]), found["whence"])
@@ -107,14 +106,13 @@ class Fetched(NamedTuple):
     whence: str
 
 
-_FETCHING = re.compile(
+_FETCHING = (
     re.escape(PREFIX) + r"fetching(?: (?P<label>\S+):)? (?P<percent>\d+) % of [^,]*, [^,]*/s, "
     r"from (?P<whence>.*)"
 )
 
 
-@dataclass(frozen=True)
-class AwaitingCache:
+class AwaitingCache(NamedTuple):
     """Another job puts into the cache what this one needs."""
 
     job: str
@@ -129,16 +127,15 @@ class AwaitingCache:
     @staticmethod
     def is_said(line: str) -> bool:
         """Whether a line of a log says so."""
-        return _AWAITING_CACHE.match(line) is not None
+        return re.match(_AWAITING_CACHE, line) is not None
 
 
-_AWAITING_CACHE = re.compile(
+_AWAITING_CACHE = (
     re.escape(PREFIX) + r"waiting for job \S+, which puts .* into the cache: .* so far"
 )
 
 
-@dataclass(frozen=True)
-class FetchFault:
+class FetchFault(NamedTuple):
     """Why something cannot be fetched."""
 
     kind: str
@@ -185,18 +182,17 @@ class Exited(NamedTuple):
     @staticmethod
     def find(text: str) -> "Optional[Exited]":
         """The last one in some lines of a log."""
-        found = _EXITED.findall(text)
+        found = re.findall(_EXITED, text)
         return Exited(found[-1][0], int(found[-1][1])) if found else None
 
 
-_EXITED = re.compile("^" + re.escape(PREFIX) + r"(.*) ended with exit code (\d+)$", re.MULTILINE)
+_EXITED = "(?m)^" + re.escape(PREFIX) + r"(.*) ended with exit code (\d+)$"
 
 
-@dataclass(frozen=True)
-class ItemStarts:
+class ItemStarts(NamedTuple):
     """A runner of an array starts an item: the lines of its pod that follow are this item's."""
 
-    index: int
+    index: int  # type: ignore[assignment] # nobody calls tuple.index
     place: int
     """Within the index, from 1."""
     items: int
@@ -210,22 +206,19 @@ class ItemStarts:
     @staticmethod
     def read(line: str) -> "Optional[ItemStarts]":
         """From a line of a log; None for another one."""
-        found = _ITEM_STARTS.match(line)
+        found = re.match(_ITEM_STARTS, line)
         if found is None:
             return None
         return ItemStarts(int(found[1]), int(found[2]), int(found[3]), found[4])
 
 
-_ITEM_STARTS = re.compile(
-    re.escape(PREFIX) + r"index (\d+), item (\d+) of (\d+), (seed \d+, key .*)"
-)
+_ITEM_STARTS = re.escape(PREFIX) + r"index (\d+), item (\d+) of (\d+), (seed \d+, key .*)"
 
 
-@dataclass(frozen=True)
-class Unheard:
+class Unheard(NamedTuple):
     """The pod that leads a job has not heard of another one for some seconds, and waits for it."""
 
-    index: int
+    index: int  # type: ignore[assignment] # nobody calls tuple.index
     ip: str
     """Of the pod: an index may have had several."""
     machine: str
@@ -239,18 +232,17 @@ class Unheard:
     @staticmethod
     def read(line: str) -> "Optional[Unheard]":
         """From a line of a log; None for another one."""
-        found = _UNHEARD.match(line)
+        found = re.match(_UNHEARD, line)
         return None if found is None else Unheard(int(found[1]), found[2], found[3] or "")
 
 
-_UNHEARD = re.compile(
+_UNHEARD = (
     re.escape(PREFIX)
     + r"nothing is heard of index (\d+) \((\S+)(?: on (\S+))?\), and training waits"
 )
 
 
-@dataclass(frozen=True)
-class Installing:
+class Installing(NamedTuple):
     """A pod begins to install packages."""
 
     source: str
@@ -261,15 +253,14 @@ class Installing:
     @staticmethod
     def read(line: str) -> "Optional[Installing]":
         """From a line of a log; None for another one."""
-        found = _INSTALLING.search(line)
+        found = re.search(_INSTALLING, line)
         return None if found is None else Installing(found[1])
 
 
-_INSTALLING = re.compile(re.escape(PREFIX) + r"installing packages: (.*)")
+_INSTALLING = re.escape(PREFIX) + r"installing packages: (.*)"
 
 
-@dataclass(frozen=True)
-class Installed:
+class Installed(NamedTuple):
     """A pod has installed packages."""
 
     seconds: int
@@ -284,7 +275,7 @@ class Installed:
     @staticmethod
     def read(line: str) -> "Optional[Installed]":
         """From a line of a log; None for another one."""
-        found = _INSTALLED.search(line)
+        found = re.search(_INSTALLED, line)
         if found is None:
             return None
         return Installed(
@@ -292,14 +283,13 @@ class Installed:
         )
 
 
-_INSTALLED = re.compile(
+_INSTALLED = (
     re.escape(PREFIX) + r"(?:installed packages in (\d+) s: (.*)"
     r"|packages: all of them are there already, which took (\d+) s to see)"
 )
 
 
-@dataclass(frozen=True)
-class PackagesFault:
+class PackagesFault(NamedTuple):
     """Why packages cannot be installed."""
 
     kind: str
@@ -330,7 +320,7 @@ PACKAGES_FAULTS = {
 def step_of(line: str) -> str:
     """What a pod does that is not ready yet, as its line of a log says; empty for another line."""
     line = line[max(0, line.find(PREFIX)) :]  # behind the index, where several logs are shown
-    if Installing.read(line) is not None or _STILL_INSTALLING.match(line):
+    if Installing.read(line) is not None or re.match(_STILL_INSTALLING, line):
         return "installing"
     if AwaitingCache.is_said(line):
         return "waiting for the cache"
@@ -343,7 +333,7 @@ def still_installing(seconds: float) -> str:
     return f"still installing packages after {seconds:.0f} s"
 
 
-_STILL_INSTALLING = re.compile(re.escape(PREFIX) + r"still installing packages after \d+ s")
+_STILL_INSTALLING = re.escape(PREFIX) + r"still installing packages after \d+ s"
 
 
 def no_torch(python: str, error: ImportError) -> str:

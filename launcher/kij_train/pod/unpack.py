@@ -5,7 +5,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 
 import io
 import os
-from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List
 
 from kij_train.pod import contract
@@ -48,7 +47,7 @@ def from_bundle(bundle_dir: str, prefix: str, sha256: str, what: str) -> bytes:
 
     names = sorted(n for n in os.listdir(bundle_dir) if n.startswith(prefix))
     try:
-        packed = b"".join(Path(bundle_dir, name).read_bytes() for name in names)
+        packed = b"".join(_content(os.path.join(bundle_dir, name)) for name in names)
         content = lzma.decompress(packed)
     except (OSError, lzma.LZMAError) as error:
         raise Failure(
@@ -62,17 +61,27 @@ def from_bundle(bundle_dir: str, prefix: str, sha256: str, what: str) -> bytes:
     return content
 
 
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _parts(path: str) -> List[str]:
+    """Of a path of an archive; a "." and a "/" that do nothing are left out."""
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
 def check_members(members: List[Any]) -> None:
     """Raise Failure unless all are files, folders and links that stay inside the archive."""
-    links = {str(PurePosixPath(m.name)): m.linkname for m in members if m.issym()}
-    names = {str(PurePosixPath(m.name)) for m in members}
+    links = {"/".join(_parts(m.name)): m.linkname for m in members if m.issym()}
+    names = {"/".join(_parts(m.name)) for m in members}
     if len(names) < len(members):
         raise Failure(contract.EXIT_CODE, "the code holds a name twice")
     for member in members:
-        path = PurePosixPath(member.name)
-        inside = not path.is_absolute() and ".." not in path.parts and path.parts != ()
+        parts = _parts(member.name)
+        inside = not member.name.startswith("/") and ".." not in parts and bool(parts)
         # A member below a link would be written wherever the link points.
-        through_link = any(str(parent) in links for parent in path.parents)
+        through_link = any("/".join(parts[:end]) in links for end in range(1, len(parts)))
         if member.issym():
             inside = inside and stays_inside(member.name, links)
         if not inside or through_link or not (member.isfile() or member.isdir() or member.issym()):
@@ -86,8 +95,8 @@ def stays_inside(link: str, links: Dict[str, str]) -> bool:
 
     `links` are the targets of all links. Python's own data filter does the same where there is one.
     """
-    at = list(PurePosixPath(link).parent.parts)
-    ahead = [PurePosixPath(link).name]
+    *at, name = _parts(link)
+    ahead = [name]
     followed = 0
     while ahead:
         part = ahead.pop(0)
@@ -106,5 +115,5 @@ def stays_inside(link: str, links: Dict[str, str]) -> bool:
         if followed > MOST_LINKS:
             return True  # nowhere at all: so does the kernel
         at.pop()
-        ahead[:0] = PurePosixPath(target).parts
+        ahead[:0] = _parts(target)
     return True

@@ -1,9 +1,11 @@
 """The process that items are started from: an interpreter that is up, with modules imported.
 
-    python -u zygote.py FD          FD: its end of a socket pair, the runner has the other one
+    python -u zygote.py ORDERS ANSWERS     descriptors of pipes, whose other ends the runner has
+
+The runner forks it (itemfork.py), or starts it as an interpreter of its own.
 
 A Python script is forked from it, so that it costs neither the start of an interpreter nor the
-import of what is preloaded. What the fork becomes is what `python SCRIPT` is: worker.py says how.
+import of what is preloaded. The fork becomes what `python SCRIPT` is: mainprogram.py says how.
 Programs are started from it as well, so that one process knows how to end an item: it adopts what
 an item leaves behind, and an item that is over has no process left. When the runner is gone, so is
 everything below.
@@ -38,20 +40,17 @@ if not __package__:
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import select
-import shutil
 import signal
-import socket
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, FrozenSet, List
 
-from kij_train.pod import bootstrap, contract, environment, itemcall, programs, torchrun, worker
+from kij_train.pod import contract, environment, mainprogram
 from kij_train.pod.gang.processes import adopt_orphans, kill_descendants
 from kij_train.pod.itemend import QuickEnd
-from kij_train.pod.itemnodes import run_nodes
+from kij_train.pod.itemfork import Channel
 
 Json = Dict[str, Any]
 NOT_STARTED = 127
@@ -61,29 +60,27 @@ NOT_STARTED = 127
 class Zygote:
     """Takes orders until the runner is gone; in a process of an item, `serve` returns."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel, self._rest = channel, b""
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
         self._item = 0
         """Its process; 0: there is none."""
-        self.quick_end: Optional[QuickEnd] = None
-        """Where there is something that need not be taken apart for every item."""
+        self.quick_end = QuickEnd()
 
     def serve(self) -> Json:
         """The order that this process is now to carry out, as the item that it asks for."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         while True:
-            readable, _, _ = select.select([self._channel.fileno(), self._wake_r], [], [])
+            readable, _, _ = select.select([self._channel.orders, self._wake_r], [], [])
             if self._wake_r in readable:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_r, 4096)
-            for order in self._orders() if self._channel.fileno() in readable else ():
+            for order in self._orders() if self._channel.orders in readable else ():
                 if "argv" in order:
-                    if order["preload"]:
-                        self.quick_end = QuickEnd()
+                    self.quick_end.with_libraries = bool(order["preload"])
                     self._answer(preload(order["argv"], order["preload"]))
                     gc.freeze()  # what all items share is not to be touched by their collectors
                 elif "run" in order and self._start(order["run"]):
@@ -97,10 +94,7 @@ class Zygote:
             self._reap()
 
     def _orders(self) -> List[Json]:
-        try:
-            chunk = self._channel.recv(1 << 16)
-        except ConnectionResetError:  # it was killed, and had not read all
-            chunk = b""
+        chunk = os.read(self._channel.orders, 1 << 16)
         if not chunk:
             kill_descendants()
             os._exit(0)
@@ -108,7 +102,10 @@ class Zygote:
         return [json.loads(line) for line in lines]
 
     def _answer(self, said: Json) -> None:
-        self._channel.sendall(json.dumps(said).encode() + b"\n")
+        left = memoryview(json.dumps(said).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # the runner is gone: there are no more orders
+            while left:
+                left = left[os.write(self._channel.answers, left) :]
 
     def _start(self, order: Json) -> bool:
         """Start an item. True in its own process, where it was forked."""
@@ -155,16 +152,22 @@ class Zygote:
 
 def preload(argv: List[str], modules: List[str]) -> Json:
     """Import modules, from where a script with this command would; the answer to the runner."""
-    place = worker.folder_of(argv) if modules and argv[0] != "--no-python" else []
+    if not modules and argv[0] != contract.FUNCTION:
+        return {"ready": True}
+    import importlib
+
+    from kij_train.pod import itemcall
+
+    place = mainprogram.folder_of(argv) if modules and argv[0] != "--no-python" else []
     sys.path[:0] = place
     try:
         with itemcall.without_our_modules():
             for name in modules:
                 importlib.import_module(name)
-            if argv[0] == itemcall.FUNCTION:
+            if argv[0] == contract.FUNCTION:
                 itemcall.find(argv[1])
     except itemcall.NotThereError as error:
-        return {"broken": f"{itemcall.FUNCTION} {argv[1]}: {error}"}
+        return {"broken": f"{contract.FUNCTION} {argv[1]}: {error}"}
     except BaseException as error:
         return {"broken": f"cannot import {name}, which is to be preloaded: {error!r}"}
     finally:
@@ -194,6 +197,10 @@ def spawn(order: Json) -> int:
 
 def fault(program: str, error: Exception) -> str:
     """Why a program could not be started."""
+    import shutil
+
+    from kij_train.pod import programs
+
     found = shutil.which(program)
     said = programs.fault_of_program(found) if found is not None else ""
     return f"{program}: cannot be run: {said or getattr(error, 'strerror', None) or error}"
@@ -202,7 +209,7 @@ def fault(program: str, error: Exception) -> str:
 # --- in the process of an item --------------------------------------------------------------------
 
 
-def become(order: Json, quick_end: Optional[QuickEnd]) -> None:
+def become(order: Json, quick_end: QuickEnd) -> None:
     """Be the item. Ends as Python ends the script, or as near to it as `quick_end` may."""
     process = os.getpid()
     os.environ.update(order["env"])
@@ -216,46 +223,38 @@ def become(order: Json, quick_end: Optional[QuickEnd]) -> None:
     if random is not None:
         random.seed()  # as Python's own is: or all items would draw the same
     if order["kind"] == "ranks":
-        if contract.ENV_NODE_RANK in os.environ:
-            sys.exit(run_ranks(order["argv"]))
-        sys.exit(run_nodes(run_ranks, order["argv"], int(os.environ[contract.ENV_NNODES])))
-    worker.started_as(FRESH, AT_START)
-    if quick_end is not None:
-        quick_end.begin()
+        from kij_train.pod import itemnodes
+
+        sys.exit(itemnodes.run_ranks(order["argv"]))
+    quick_end.begin()
     try:
-        if order["argv"][0] == itemcall.FUNCTION:
+        if order["argv"][0] == contract.FUNCTION:
+            from kij_train.pod import itemcall
+
             itemcall.call(order["argv"][1])
         else:
-            worker.as_main(order["argv"])
-        if quick_end is not None:
-            quick_end.is_due(None)
+            mainprogram.as_main(order["argv"])
+        quick_end.is_due(None)
     except BaseException as error:
-        if quick_end is not None:
-            quick_end.is_due(error)
-        worker.end_badly(error, order["error_file"], process, "the script")
+        quick_end.is_due(error)
+        mainprogram.end_badly(error, order["error_file"], process, "the script")
         raise
 
 
-def run_ranks(argv: List[str]) -> int:
-    """Be a node of the item; the exit code."""
+def run(channel: Channel, fresh: Dict[str, Any], at_start: FrozenSet[str]) -> None:
+    """Be a zygote until the runner is gone, or, in the process of an item, until that has ended.
 
-    def run(argv: List[str]) -> int:
-        # The index is the array's.
-        env = dict(os.environ, **{contract.ENV_COMPLETION_INDEX: ""})
-        return torchrun.run_torchrun(contract.read_contract(env), argv)
-
-    return bootstrap.first_process(run, argv)
-
-
-def main() -> None:
-    """Entry point."""
-    environment.hide_own_folder()
+    `fresh` and `at_start` are as for mainprogram.started_as.
+    """
     adopt_orphans()
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    channel.set_inheritable(False)
+    mainprogram.started_as(fresh, at_start)
     zygote = Zygote(channel)
     become(zygote.serve(), zygote.quick_end)
 
 
 if __name__ == "__main__":
-    main()
+    environment.hide_own_folder()
+    given = Channel(int(sys.argv[1]), int(sys.argv[2]))
+    for end in given:
+        os.set_inheritable(end, False)
+    run(given, FRESH, AT_START)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from kij_train import names
 from kij_train.arrays.gates import parse_gate
 from kij_train.arrays.objective import parse_metric
-from kij_train.pod import contract, itemcall, itemplan
+from kij_train.pod import contract, itemplan
 from kij_train.spec.common import Common
 from kij_train.spec.limits import check_paths, check_sizes
 from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
@@ -286,7 +286,7 @@ class ArraySpec(Common):
         """The runners' arguments: script, module, program or function, and the user's arguments."""
         if self.function is None:
             return super().command
-        return [itemcall.FUNCTION, self.function, *self.args]
+        return [contract.FUNCTION, self.function, *self.args]
 
     @property
     def ranks_per_item(self) -> int:

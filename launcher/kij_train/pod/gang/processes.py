@@ -20,7 +20,6 @@ import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Dict, List, NoReturn, Optional, Set
 
@@ -51,13 +50,16 @@ def descendants(root: int) -> List[int]:
     """All descendants of a process that have not ended, from /proc; [] without /proc."""
     children: Dict[int, List[int]] = {}
     ended = set()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if not name.isdigit():
+            continue
         with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name, in parentheses, may hold spaces and parentheses.
-            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
-            pid = int(entry.parent.name)
+            with open(f"/proc/{name}/stat", "rb") as file:
+                # The name, in parentheses, may hold spaces and parentheses.
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+            pid = int(name)
             children.setdefault(int(parent), []).append(pid)
-            if state in ("Z", "X"):
+            if state in (b"Z", b"X"):
                 ended.add(pid)
     found, ahead = [], [root]
     while ahead:

@@ -33,7 +33,8 @@ if not __package__:
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(folder) for folder in folders]
 
-from kij_train.pod import bootstrap, contract, environment, signals, status, torchrun
+from kij_train.pod import contract, environment, signals, status, torchrun
+from kij_train.pod.firstprocess import first_process
 from kij_train.pod.gang import hang, processes, ranks
 from kij_train.pod.gang.leader import KILL_AFTER_S
 from kij_train.pod.gang.messages import Run
@@ -55,7 +56,7 @@ def run_round(order: Run, argv: List[str], output: Optional[hang.Output]) -> int
     os.environ.update(order.env)
     if output is not None:
         output.take()
-    return bootstrap.first_process(lambda argv: torchrun.run_torchrun(order.node, argv), argv)
+    return first_process(lambda argv: torchrun.run_torchrun(order.node, argv), argv)
 
 
 def run_supervised(argv: List[str]) -> int:
@@ -98,7 +99,7 @@ def run_supervised(argv: List[str]) -> int:
 def main(argv: List[str]) -> int:
     """Entry point; `argv` without the program's name."""
     environment.hide_own_folder()
-    return bootstrap.first_process(run_supervised, argv)
+    return first_process(run_supervised, argv)
 
 
 if __name__ == "__main__":
