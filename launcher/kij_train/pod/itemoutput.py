@@ -6,6 +6,8 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import os
+import stat
+import time
 from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 from kij_train.pod import status
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 16
 TAIL_BYTES = 500
+SETTLE_S = 0.1
+"""So long at most is waited for who reads our output: a reader that has stopped stops no item."""
 
 
 class Output:
@@ -41,6 +45,7 @@ class Output:
         """Whether a line has been passed on without its end."""
         self._gone = {1: False, 2: False}
         """Nobody reads it any more."""
+        self._settles = all(stat.S_ISFIFO(os.fstat(target).st_mode) for target in self._targets)
         self._tail = bytearray()
 
     def register(self, ready: "selectors.BaseSelector") -> None:
@@ -74,10 +79,33 @@ class Output:
             self._end_line(self._pipes[pipe])
 
     def line(self, stream: int, data: bytes) -> None:
-        """A line of our own, with its end."""
+        """A line of our own, with its end: behind all that came before, before all that follows."""
         target = self._targets[stream - 1]
+        self._settle(self._targets[2 - stream])
         self._end_line(target)
         self._write(target, data)
+        self._settle(target)
+
+    def _settle(self, target: int) -> None:
+        """Wait until what is written there has been read: others read the two streams apart.
+
+        A container's log has the lines in the order in which they are read, and it is our lines
+        that say which item the others are of.
+        """
+        if self._targets[0] == self._targets[1] or not self._settles:
+            return
+        import fcntl
+        import termios
+
+        deadline = time.monotonic() + SETTLE_S
+        unread = bytearray(4)
+        try:
+            while fcntl.ioctl(target, termios.FIONREAD, unread) == 0 and any(unread):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.0005)
+        except OSError:  # no pipe
+            self._settles = False
 
     def say(self, text: str) -> None:
         """One line of status."""
