@@ -84,6 +84,7 @@ def test_the_verdict_has_them_last() -> None:
         "failures": 1,
         "places": [],
         "blame": [{"node": "gpu-node-7", "restarts": 2, "seconds": 4.0}],
+        "slow": [],
     }
     spent = History(**{**SPENT, "step": 900, "again_s": 30.0})
     told: Any = as_json(Verdict(JobState.RUNNING, "it trains", accounts=spent))["accounts"]

@@ -168,7 +168,7 @@ def test_shared_memory_is_compared_with_what_was_asked_for(
 def test_it_travels_beside_the_bootstrap_and_only_when_asked_for() -> None:
     code = render.Code("bootstrap", preflight="source")
     spec = JobSpec(script="a.py", gpus=4, preflight=True)
-    config_map, _, job = render.render(spec, name="job", code=code)
+    config_map, *_, job = render.render(spec, name="job", code=code)
     assert config_map["data"]["preflight.py"] == "source"
     env = {v["name"]: v.get("value") for v in _container(job)["env"]}
     assert env["KIJ_PREFLIGHT_SCRIPT"] == "/kij/bundle/preflight.py"

@@ -317,7 +317,8 @@ def test_the_dry_run_is_the_yaml_that_would_be_sent(runner: Runner, tmp_path: Pa
         workspace=str(tmp_path) if newer() else f"file://{tmp_path}",
     )
     objects = list(yaml.safe_load_all(str(info)))
-    assert [body["kind"] for body in objects] == ["ConfigMap", "Service", "Job"]
+    kinds = [body["kind"] for body in objects]
+    assert kinds == ["ConfigMap", "Service", "NetworkPolicy", "Job"]
     assert objects == info.request.jobs[0].objects
     command = container_of(objects[-1])["args"][-1]
     assert "--rdzv_endpoint $${KIJ_RANK0_HOST:=localhost}:29500" in command

@@ -28,7 +28,8 @@ RUN = "kij-vitals-test"
 BUSY = """
 import os, sys, time
 child = os.fork() if "forks" in sys.argv else 1
-print("ready", flush=True)
+if child:
+    print("ready", flush=True)
 while True:
     pass
 """
