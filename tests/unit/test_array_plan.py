@@ -250,7 +250,7 @@ def test_an_attempt_is_one_job_without_a_service(tmp_path: Path) -> None:
     assert "subdomain" not in pod
     assert "ports" not in pod["containers"][0]
     sources = pod["volumes"][0]["projected"]["sources"]
-    carried = {body["metadata"]["name"] for body in others}
+    carried = {body["metadata"]["name"] for body in others if body["kind"] == "ConfigMap"}
     assert {each["configMap"]["name"] for each in sources} == carried
 
 
