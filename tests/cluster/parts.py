@@ -47,6 +47,24 @@ PARTS = {
             )
         },
     ),
+    "kueue": Part(
+        module="sigs.k8s.io/kueue",
+        version="v0.17.0",
+        programs={"kueue": "./cmd/kueue"},
+        keep=("config/components/crd/bases", "config/components/webhook"),
+    ),
+    "jobset": Part(
+        module="sigs.k8s.io/jobset",
+        version="v0.8.2",
+        programs={"jobset": "."},
+        keep=("config/components/crd/bases", "config/components/webhook"),
+    ),
+    "trainer": Part(
+        module="github.com/kubeflow/trainer/v2",
+        version="v2.0.0",
+        programs={"trainer": "./cmd/trainer-controller-manager"},
+        keep=("manifests/base/crds", "manifests/base/webhook"),
+    ),
 }
 
 

@@ -187,21 +187,22 @@ class Cluster:
             query["continue"] = token
 
     def custom(
-        self, group: str, resource: str, *, everywhere: bool = False
-    ) -> list[dict[str, Any]]:
-        """Objects of a kind that not every cluster has, in any version of it; none without it.
+        self, group: str, resource: str, *, everywhere: bool = False, selector: str = ""
+    ) -> list[dict[str, Any]] | None:
+        """Objects of a kind that not every cluster has, in any version of it; None without it.
 
-        `everywhere`: they are in no namespace.
+        `everywhere`: they are in no namespace. `selector` is one of labels.
         """
         within = "" if everywhere else self._within
         at = replace(self.address, namespace="") if everywhere else self.address
         action = Action("list", f"{resource}.{group}", "", at)
+        query = {"labelSelector": selector} if selector else {}
         for version in sorted(self.versions(group), reverse=True):
             path = f"/apis/{group}/{version}{within}/{resource}"
             with contextlib.suppress(GoneError):  # a version may lack it
-                found: list[dict[str, Any]] = self._json("GET", path, action)["items"]
+                found: list[dict[str, Any]] = self._json("GET", path, action, query=query)["items"]
                 return found
-        return []
+        return None
 
     def list(self, kind: str, *, everywhere: bool = False, **query: str) -> list[dict[str, Any]]:
         """The items of a collection."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kij_train import diagnosis
 from kij_train.diagnosis import JobState, JobView, Node, Phase, Verdict
 from kij_train.errors import RefusedError, UnreachableError
-from kij_train.jobs.asking import events_of, get, pods_of
+from kij_train.jobs.asking import events_of, get, pods_of, queue_of
 from kij_train.jobs.summary import summary_of
 from kij_train.pod import contract
 
@@ -141,6 +141,9 @@ def _cause(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdic
         lines = _last_lines(cluster, nodes)
         return diagnosis.why(job, pods, (), now=now, last_lines=lines, at=cluster.address)
     events = events_of(cluster, job.name)
+    if state is JobState.SUSPENDED and job.queue is not None:
+        queue = queue_of(cluster, job)
+        return diagnosis.why(job, pods, events, now=now, queue=queue, at=cluster.address)
     unfit = any(event.get("reason") == "FailedScheduling" for event in events)
     machines = _machines(cluster) if unfit else ()
     return diagnosis.why(job, pods, events, now=now, machines=machines, at=cluster.address)
