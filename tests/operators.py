@@ -50,6 +50,8 @@ class Operator:
     """Words in the paths of the webhooks that are registered."""
     selected: dict[str, str] = field(default_factory=dict)
     """Word in a webhook's path → label of the namespaces that it is for."""
+    needs: Callable[[], list[Object]] = list
+    """What must be in the cluster before it starts."""
 
 
 def _kueue(program: Path, port: int, folder: Path) -> list[str]:
@@ -87,9 +89,36 @@ def _jobset(program: Path, port: int, folder: Path) -> list[str]:
 
 
 def _trainer(program: Path, port: int, folder: Path) -> list[str]:
-    del folder
-    probe = f"--health-probe-bind-address=127.0.0.1:{port + 1}"
-    return [str(program), probe, f"--webhook-server-port={port}"]
+    flags = f"--health-probe-bind-address=127.0.0.1:{port + 1} --webhook-server-port={port}"
+    # Where it looks for its certificate is fixed: /tmp/k8s-webhook-server.
+    cover = f"mount --bind {folder} /tmp && export KUBECONFIG=/tmp/kubeconfig TMPDIR=/tmp"
+    return ["unshare", "--mount", "sh", "-c", f'{cover} && exec "$0" {flags}', str(program)]
+
+
+def _for_trainer() -> list[Object]:
+    """What it insists on before it starts: a Secret for certificates of its own, and webhooks that
+    name them. Those that are asked have others (`_webhooks`), for an address instead of a Service.
+    """
+    namespace = "kubeflow-system"
+    secret = {"namespace": namespace, "name": "kubeflow-trainer-webhook-cert"}
+    nothing = {
+        "name": "nothing.trainer.kubeflow.org",
+        "clientConfig": {"url": "https://127.0.0.1:1"},
+        "namespaceSelector": {"matchLabels": {"kij-train.test/nobody": "here"}},
+        "rules": [],
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": secret},
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "validator.trainer.kubeflow.org"},
+            "webhooks": [nothing],
+        },
+    ]
 
 
 DEFAULT_CERTS = "k8s-webhook-server/serving-certs"
@@ -122,6 +151,7 @@ OPERATORS = {
         command=_trainer,
         certs=DEFAULT_CERTS,
         wanted=("-trainer-kubeflow-org-",),
+        needs=_for_trainer,
     ),
 }
 
@@ -135,6 +165,8 @@ def running(name: str, folder: Path) -> Iterator[None]:
     part = parts.found(operator.part)
     with locked(paths.root / f"{name}.lock", wait=True):
         install_crds(state, part / operator.crds)
+        apply(state, operator.needs())
+        shutil.copy(state.kubeconfig, folder / "kubeconfig")
         certs = folder / operator.certs
         authority = _certificates(certs)
         daemon = Daemon(
@@ -171,6 +203,8 @@ def install_crds(state: State, folder: Path) -> None:
 
 def apply(state: State, bodies: list[Object], *words: str) -> str:
     """By the server, with every field checked."""
+    if not bodies:
+        return ""
     document = {"apiVersion": "v1", "kind": "List", "items": bodies}
     said = ("apply", "--server-side", "--force-conflicts", "--validate=strict", *words, "-f", "-")
     return kubectl(state, *said, stdin=json.dumps(document))

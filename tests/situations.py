@@ -3,12 +3,16 @@
     make cluster
     python -m tests.cluster exec -- python -m tests.situations [NAME...]
 
+Those of Kueue take it built: python -m tests.cluster build --part kueue
+
 Each is made on the test cluster by the command that its file quotes, in a namespace of its own, and
 written to tests/unit/situations/NAME.json once it is what it should be.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import shlex
 import sys
@@ -27,6 +31,7 @@ from kij_train.diagnosis import JobState, JobView
 from kij_train.jobs import change
 from kubernetes import client
 
+from tests import kueue, operators
 from tests.cluster.paths import StatePaths
 from tests.cluster.state import State
 from tests.kube import Namespace, eventually, namespace
@@ -58,6 +63,8 @@ class Situation:
     """Of the namespace."""
     change: Callable[[dict[str, Any]], None] | None = None
     """Of the rendered Job: what no flag can do."""
+    quota: kueue.Quota | None = None
+    """Of a queue team-a of the real Kueue, which the job waits in."""
 
 
 def env_of(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -159,6 +166,57 @@ def cancel(ns: Namespace) -> None:
 
 
 TWO = "--nodes 2 "
+RACK, WAITS = "kij-train.test/rack", "unadmitted"
+KUEUE = {
+    "kueue-short-of-quota": Situation(
+        argv="--queue team-a --nodes 2 --cpu 0.4",
+        until=WAITS,
+        quota=kueue.Quota("1"),
+        prepare=lambda ns: kueue.hold(ns, small(), "0.5"),
+    ),
+    "kueue-more-than-all": Situation(
+        argv="--queue team-a --cpu 2", until=WAITS, quota=kueue.Quota("1")
+    ),
+    "kueue-other-resource": Situation(
+        argv="--queue team-a --cpu 0.1 --memory 1Gi", until=WAITS, quota=kueue.Quota("1")
+    ),
+    "kueue-no-such-queue": Situation(
+        argv="--queue team-b --cpu 0.1", until=WAITS, quota=kueue.Quota("1")
+    ),
+    "kueue-stopped": Situation(
+        argv="--queue team-a --cpu 0.1",
+        until=WAITS,
+        quota=kueue.Quota("1", more={"stopPolicy": "Hold"}),
+    ),
+    "kueue-taint": Situation(
+        argv="--queue team-a --cpu 0.1",
+        until=WAITS,
+        quota=kueue.Quota(
+            "1", flavor={"nodeTaints": [{"key": "spot", "value": "yes", "effect": "NoSchedule"}]}
+        ),
+    ),
+    "kueue-affinity": Situation(
+        argv="--queue team-a --cpu 0.1 --node-selector pool=a100",
+        until=WAITS,
+        quota=kueue.Quota("1", flavor={"nodeLabels": {"pool": "h100"}}),
+    ),
+    "kueue-no-place": Situation(
+        argv=f"--queue team-a --nodes 2 --cpu 1.5 --topology {RACK}:required",
+        until=WAITS,
+        quota=kueue.Quota("8", racks=RACK),
+    ),
+    "kueue-no-level": Situation(
+        argv="--queue team-a --nodes 2 --cpu 0.1 --topology zone:required",
+        until=WAITS,
+        quota=kueue.Quota("8", racks=RACK),
+    ),
+    "kueue-preempted": Situation(
+        argv="--queue team-a --cpu 0.6 --no-torchrun --image SMALL",
+        until="suspended",
+        quota=kueue.Quota("1"),
+        during=lambda ns: kueue.hold(ns, small(), "0.6", urgent=True),
+    ),
+}
 SITUATIONS: dict[str, Situation] = {
     "exception-on-one-rank": Situation(
         JOIN + "if rank == 1: raise ValueError('bad batch')\ndist.all_reduce(torch.ones(1))\n", TWO
@@ -250,6 +308,7 @@ SITUATIONS: dict[str, Situation] = {
     "missing-service-account": Situation(argv="--service-account robot", until="FailedCreate"),
     "missing-priority-class": Situation(argv="--priority-class none-such", until="FailedCreate"),
     "queued": Situation(until="suspended", change=queued),
+    **KUEUE,
     "suspended": Situation(until="suspended"),
     "cancelled": Situation(until="cancelled", during=cancel),
     "running": Situation(until="running"),
@@ -292,6 +351,8 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
         params = command.make_context("launch", list(words)).params
         resolved = resolve(flags_layer(params), environ={}, cwd=folder)
         plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
+        if situation.quota:
+            kueue.make(ns, situation.quota)
         if situation.prepare:
             situation.prepare(ns)
         objects = plan.objects()
@@ -299,7 +360,7 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
         if situation.change:
             situation.change(job)
         cluster = connect(ns)
-        if situation.until == "suspended":
+        if situation.until == "suspended" and not situation.quota:
             job["spec"]["suspend"] = True
             cluster.create(job)
         else:
@@ -320,6 +381,10 @@ def state_of(cluster: Cluster) -> JobState:
 
 
 def is_there(cluster: Cluster, until: str) -> bool:
+    if until == WAITS:
+        workload = jobs.queue_of(cluster, JobView(cluster.get("Job", NAME))).workload or {}
+        conditions = workload.get("status", {}).get("conditions", ())
+        return any(one["type"] == "QuotaReserved" for one in conditions)
     if until in {state.value for state in JobState}:
         return state_of(cluster).value == until
     reasons = {node.reason for node in map(diagnosis.node_of, jobs.pods_of(cluster, NAME))}
@@ -339,8 +404,13 @@ def write(name: str, cluster: Cluster, command: str, situation: Situation) -> No
         for node in cluster.list("Node")
         if node["metadata"]["name"] in MACHINES
     ]
-    for one in [job, *pods, *events]:
-        one["metadata"].pop("managedFields", None)
+    queue = jobs.queue_of(cluster, JobView(job)) if situation.quota else None
+    of_kueue = {} if queue is None else {"queue": dataclasses.asdict(queue)}
+    in_queue = (
+        [] if queue is None else [queue.workload or {}, *queue.jobs, *(queue.local_queues or ())]
+    )
+    for one in [job, *pods, *events, *in_queue]:
+        one.get("metadata", {}).pop("managedFields", None)
     found = {
         "command": command,
         "script": situation.script,
@@ -349,10 +419,13 @@ def write(name: str, cluster: Cluster, command: str, situation: Situation) -> No
         "pods": pods,
         "events": events,
         "machines": machines,
+        **of_kueue,
     }
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    verdict = diagnosis.why(JobView(job), pods, events, now=time.time(), machines=machines)
+    verdict = diagnosis.why(
+        JobView(job), pods, events, now=time.time(), machines=machines, queue=queue
+    )
     kinds = [finding.kind for finding in verdict.findings]
     print(f"--- {name} {kinds}\n{verdict.text()}", flush=True)
 
@@ -361,7 +434,11 @@ def main() -> None:
     state = State.of_running(StatePaths.of_this_clone())
     assert state is not None, "first: make cluster"
     chosen = sys.argv[1:] or list(SITUATIONS)
-    with ThreadPoolExecutor(4) as pool:
+    with contextlib.ExitStack() as stack:
+        if any(SITUATIONS[name].quota for name in chosen):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.enter_context(operators.running("kueue", folder))
+        pool = stack.enter_context(ThreadPoolExecutor(4))
         for name, done in [
             (name, pool.submit(record, name, SITUATIONS[name], state.kubeconfig)) for name in chosen
         ]:

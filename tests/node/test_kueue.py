@@ -4,94 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes import client
 
-from tests import operators
+from tests import kueue, operators
 from tests.faults import Lasting
 from tests.kube import Namespace, eventually
 
 pytestmark = [pytest.mark.controllers, pytest.mark.labels({operators.IN_KUEUE: "true"})]
-GROUP, VERSION = "kueue.x-k8s.io", "v1beta2"
 RACK = "kij-train.test/rack"
 WAITS = "import pathlib, time\nwhile not pathlib.Path('/shared/stop').exists(): time.sleep(0.2)\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kueue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with operators.running("kueue", tmp_path_factory.mktemp("kueue")):
         yield
 
 
-@dataclass
-class Queues:
-    """A ClusterQueue of one test, with a LocalQueue `team-a` in its namespace."""
-
-    ns: Namespace
-    custom: client.CustomObjectsApi
-
-    def cluster(self, plural: str, body: dict[str, Any]) -> None:
-        self.custom.create_cluster_custom_object(GROUP, VERSION, plural, body)
-
-    def local(self, name: str) -> None:
-        """A LocalQueue of the ClusterQueue."""
-        body = {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": "LocalQueue",
-            "metadata": {"name": name},
-            "spec": {"clusterQueue": self.ns.name},
-        }
-        self.custom.create_namespaced_custom_object(
-            GROUP, VERSION, self.ns.name, "localqueues", body
-        )
-
-    def workload(self, job: str) -> dict[str, Any]:
-        """What Kueue has of a Job."""
-        uid = self.ns.batch.read_namespaced_job(job, self.ns.name).metadata.uid
-        found = self.custom.list_namespaced_custom_object(
-            GROUP,
-            VERSION,
-            self.ns.name,
-            "workloads",
-            label_selector=f"kueue.x-k8s.io/job-uid={uid}",
-        )["items"]
-        (one,) = found
-        return dict(one)
-
-
 @pytest.fixture
-def queues(ns: Namespace, request: pytest.FixtureRequest) -> Iterator[Queues]:
-    """With one core, or with `racks`: eight, on machines that Kueue knows by their rack."""
+def team_a(ns: Namespace, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A LocalQueue of one core; or, with `racks`, of eight, on machines known by their rack."""
     racks = getattr(request, "param", "") == "racks"
-    cores = "8" if racks else "1"
-    made = Queues(ns, client.CustomObjectsApi(ns.api))
-    head = {"apiVersion": f"{GROUP}/{VERSION}", "metadata": {"name": ns.name}}
-    flavor: dict[str, Any] = {**head, "kind": "ResourceFlavor", "spec": {}}
-    if racks:
-        levels = [{"nodeLabel": RACK}, {"nodeLabel": "kubernetes.io/hostname"}]
-        made.cluster("topologies", {**head, "kind": "Topology", "spec": {"levels": levels}})
-        flavor["spec"] = {"nodeLabels": {f"{RACK}s": "true"}, "topologyName": ns.name}
-    made.cluster("resourceflavors", flavor)
-    quota = {"name": ns.name, "resources": [{"name": "cpu", "nominalQuota": cores}]}
-    spec = {
-        "namespaceSelector": {},
-        "resourceGroups": [{"coveredResources": ["cpu"], "flavors": [quota]}],
-        "preemption": {"withinClusterQueue": "LowerPriority"},
-    }
-    made.cluster("clusterqueues", {**head, "kind": "ClusterQueue", "spec": spec})
-    made.local("team-a")
-    yield made
-    jobs = ns.batch.list_namespaced_job(ns.name).items
-    for job in jobs:
+    kueue.make(ns, kueue.Quota("8", racks=RACK) if racks else kueue.Quota("1"))
+    yield
+    for job in ns.batch.list_namespaced_job(ns.name).items:
         ns.delete_job(job.metadata.name)
     assert ns.empties(90), ns.left()
-    kinds = ["clusterqueues", "resourceflavors", *(["topologies"] if racks else [])]
-    for plural in kinds:
-        made.custom.delete_cluster_custom_object(GROUP, VERSION, plural, ns.name)
+    kueue.remove(ns)
 
 
 @pytest.fixture
@@ -136,7 +78,7 @@ def is_running(ns: Namespace, name: str) -> bool:
 
 
 def test_a_job_waits_for_quota_of_which_why_says_how_much_and_who_has_it(
-    ns: Namespace, queues: Queues, project: Path, shared: Path, small_image: str
+    ns: Namespace, team_a: None, project: Path, shared: Path, small_image: str
 ) -> None:
     of = (ns, project, shared, small_image)
     two = ("--nodes", "2", "--cpu", "0.4")
@@ -148,7 +90,7 @@ def test_a_job_waits_for_quota_of_which_why_says_how_much_and_who_has_it(
     (finding,) = verdict["findings"]
     assert verdict["state"] == "suspended"
     assert f"queue team-a (ClusterQueue {ns.name}) has no room" in finding["summary"]
-    assert f"600m more cpu than is unused of flavor {ns.name}" in finding["summary"]
+    assert f"it lacks 600m of cpu in flavor {ns.name}" in finding["summary"]
     assert "admitted in this queue: first (2 pods of cpu 400m)" in finding["evidence"]
     assert ns.kij_train("wait", "second", "--timeout", "2s", cwd=project).returncode == 5
     (shared / "stop").touch()
@@ -165,7 +107,7 @@ def test_a_job_waits_for_quota_of_which_why_says_how_much_and_who_has_it(
 )
 def test_what_no_queue_will_ever_admit_is_told(
     ns: Namespace,
-    queues: Queues,
+    team_a: None,
     project: Path,
     shared: Path,
     small_image: str,
@@ -180,19 +122,16 @@ def test_what_no_queue_will_ever_admit_is_told(
 
 def test_a_preempted_job_goes_on_from_its_checkpoint_when_it_is_admitted_again(
     ns: Namespace,
-    queues: Queues,
+    team_a: None,
     project: Path,
     shared: Path,
     small_image: str,
     image: str,
     shared_folder: str,
 ) -> None:
-    for name, value in (("low", 1), ("high", 1000)):
-        head = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "WorkloadPriorityClass"}
-        body = {**head, "metadata": {"name": f"{ns.name}-{name}"}, "value": value}
-        queues.cluster("workloadpriorityclasses", body)
+    low, high = kueue.priority(ns, 1), kueue.priority(ns, 1000)
     flags = ["--nodes", "2", "--cpu", "0.4", "--queue", "team-a", "--queue-priority"]
-    trains = Lasting(ns, image, Path(shared_folder), *flags, f"{ns.name}-low", name="trains")
+    trains = Lasting(ns, image, Path(shared_folder), *flags, low, name="trains")
     before = trains.await_step(0, 0, 240)
     queued(
         ns,
@@ -200,7 +139,7 @@ def test_a_preempted_job_goes_on_from_its_checkpoint_when_it_is_admitted_again(
         shared,
         small_image,
         "urgent",
-        *("--nodes", "2", "--cpu", "0.4", "--queue-priority", f"{ns.name}-high"),
+        *("--nodes", "2", "--cpu", "0.4", "--queue-priority", high),
     )
     assert eventually(lambda: is_running(ns, "urgent"))
     verdict = why(ns, "trains", project)
@@ -213,14 +152,10 @@ def test_a_preempted_job_goes_on_from_its_checkpoint_when_it_is_admitted_again(
     again = trains.await_step(stopped_at.time + 1, 0, 240)
     assert again.step >= stopped_at.step
     assert trains.finish() == 0, trains.log.read_text()
-    for name in ("low", "high"):
-        queues.custom.delete_cluster_custom_object(
-            GROUP, VERSION, "workloadpriorityclasses", f"{ns.name}-{name}"
-        )
 
 
 def test_an_array_is_admitted_in_part_and_does_all_its_items(
-    ns: Namespace, queues: Queues, project: Path, small_image: str
+    ns: Namespace, team_a: None, project: Path, small_image: str
 ) -> None:
     (project / "item.py").write_text("import time\ntime.sleep(2)\n")
     words = ["--image", small_image, "--name", "part", "--range", "0:6", "--parallelism", "4"]
@@ -231,9 +166,9 @@ def test_an_array_is_admitted_in_part_and_does_all_its_items(
     assert (job.status.succeeded, job.spec.completions, job.spec.parallelism) == (6, 6, 2)
 
 
-@pytest.mark.parametrize("queues", ["racks"], indirect=True)
+@pytest.mark.parametrize("team_a", ["racks"], indirect=True)
 def test_nodes_of_a_job_get_one_place_or_none(
-    ns: Namespace, queues: Queues, project: Path, shared: Path, small_image: str
+    ns: Namespace, team_a: None, project: Path, shared: Path, small_image: str
 ) -> None:
     for number in (1, 2):
         labels = {RACK: f"r{number}", f"{RACK}s": "true"}
@@ -256,7 +191,7 @@ def test_nodes_of_a_job_get_one_place_or_none(
 
 
 def test_a_cancelled_job_leaves_its_queue_and_goes_back_when_it_is_resumed(
-    ns: Namespace, queues: Queues, project: Path, shared: Path, small_image: str
+    ns: Namespace, team_a: None, project: Path, shared: Path, small_image: str
 ) -> None:
     queued(ns, project, shared, small_image, "back", "--cpu", "0.4")
     assert eventually(lambda: is_running(ns, "back"))
@@ -270,10 +205,10 @@ def test_a_cancelled_job_leaves_its_queue_and_goes_back_when_it_is_resumed(
 
 
 def test_a_namespace_whose_jobs_all_go_into_its_queue_runs_and_cancels_them(
-    ns: Namespace, queues: Queues, project: Path, shared: Path, small_image: str
+    ns: Namespace, team_a: None, project: Path, shared: Path, small_image: str
 ) -> None:
     """A LocalQueue that is called default takes every Job that names none (Kueue 0.10)."""
-    queues.local("default")
+    kueue.local(ns, "default")
     words = ["--name", "plain", "--image", small_image, "--mount", f"hostpath:{shared}:/shared"]
     given = [*words, "--no-torchrun", "--detach", "--cpu", "0.4", "wait.py"]
     done = ns.kij_train("launch", *given, cwd=project)

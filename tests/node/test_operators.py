@@ -148,7 +148,7 @@ def test_a_jobset_of_a_gang_trains_on_after_a_lost_pod(
     [
         "--nodes 8 --gpus 4 --memory 64Gi --queue team-a --queue-priority high --grace 2m",
         "--nodes 2 --run-as-user 1000 --read-only-root --mount pvc:data:/data:ro --spread",
-        "--nodes 2 --fetch https://hub.example/m:/m --env A=$HOME --env-from-secret wandb --timeout 1h",
+        "--nodes 2 --fetch https://hub.example/m:/m --env A=$HOME --timeout 1h",
     ],
 )
 def test_the_server_takes_every_field(ns: Namespace, form: str, words: str, project: Path) -> None:

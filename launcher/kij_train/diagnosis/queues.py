@@ -127,13 +127,12 @@ def _known(message: str, where: str, job: JobView) -> Finding | None:
     """Words of Kueue that say what it lacks."""
     less = "less of it a node, or fewer --nodes" if job.array is None else "less of it an index"
     short = [
-        f"{more} more {what} than is unused of flavor {flavor}"
-        for what, flavor, more in _SHORT.findall(message)
+        f"{more} of {what} in flavor {flavor}" for what, flavor, more in _SHORT.findall(message)
     ]
     if short:
         return Finding(
             "queued",
-            f"{where} has no room for it yet: it takes {', or '.join(short)}",
+            f"{where} has no room for it yet: it lacks {', or '.join(short)}",
             hint=f"wait until others end, or ask for {less}",
         )
     if (never := _NEVER.search(message)) is not None:
@@ -212,7 +211,7 @@ def _holders(job: JobView, others: Sequence[Object]) -> tuple[str, ...]:
     running.sort(key=lambda view: (-view.parallelism, view.name))
     named = [f"{view.name} ({_size(view)})" for view in running[:MOST_NAMED]]
     if not named:
-        return ("no other job of this namespace runs in this queue",)
+        return ("what is used, no job of this namespace has by this queue",)
     more = len(running) - len(named)
     return (f"admitted in this queue: {', '.join(named)}" + (f" and {more} more" if more else ""),)
 

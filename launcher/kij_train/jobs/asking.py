@@ -71,6 +71,8 @@ def events_of(cluster: Cluster, name: str) -> list[Mapping[str, Any]]:
 
 def queue_of(cluster: Cluster, job: JobView) -> diagnosis.Queue:
     """What Kueue has of a job that waits in one of its queues, as far as the user may know."""
+    from kij_train.cluster.queueing import workload_of
+
     in_queue = f"{names.QUEUE}={job.queue}"
     # One page is enough to name some of those that hold what it waits for.
     jobs = next(cluster.pages("Job", labelSelector=in_queue)).get("items") or []
@@ -78,8 +80,6 @@ def queue_of(cluster: Cluster, job: JobView) -> diagnosis.Queue:
     try:
         local = cluster.custom(names.KUEUE_GROUP, "localqueues")
         queue = replace(queue, local_queues=local, installed=local is not None)
-        own = f"{names.KUEUE_JOB_UID}={job.uid}"
-        found = cluster.custom(names.KUEUE_GROUP, "workloads", selector=own)
+        return replace(queue, workload=workload_of(cluster, job.uid))
     except RefusedError:
         return queue
-    return replace(queue, workload=found[0]) if found else queue
