@@ -26,6 +26,8 @@ from tests.cluster.processes import Daemon, run, wait_until, without_proxies
 from tests.cluster.state import State, locked
 
 READY_S = 120.0
+WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+"""An operator ends with the session that runs it, also when that is killed."""
 IN_KUEUE = "kij-train.test/kueue"
 """Label of namespaces whose Jobs Kueue's webhooks see: other tests share the API server."""
 Object = dict[str, Any]
@@ -171,7 +173,7 @@ def running(name: str, folder: Path) -> Iterator[None]:
         authority = _certificates(certs)
         daemon = Daemon(
             name,
-            operator.command(part / name, operator.port, folder),
+            [*WITH_US, *operator.command(part / name, operator.port, folder)],
             logs=folder,
             env=without_proxies(
                 {**os.environ, "KUBECONFIG": state.kubeconfig, "TMPDIR": str(folder)}

@@ -94,7 +94,7 @@ def test_a_job_waits_for_quota_of_which_why_says_how_much_and_who_has_it(
     assert "admitted in this queue: first (2 pods of cpu 400m)" in finding["evidence"]
     assert ns.kij_train("wait", "second", "--timeout", "2s", cwd=project).returncode == 5
     (shared / "stop").touch()
-    assert ns.kij_train("wait", "first", "second", cwd=project).returncode == 0
+    assert ns.kij_train("wait", "second", cwd=project).returncode == 0
 
 
 @pytest.mark.parametrize(
