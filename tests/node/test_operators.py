@@ -112,6 +112,8 @@ def test_a_failing_rank_fails_the_whole_and_why_names_it(
     assert eventually(lambda: condition(ns, form, *ENDS[form]) == "Failed", 240)
     said = ns.kij_train("why", "job-node-0", cwd=project)
     assert "ValueError: bad batch" in said.stdout
+    logs = ns.kij_train("logs", "job-node-0", "--index", "1", cwd=project)
+    assert "ValueError: bad batch" in logs.stdout, logs.stderr
     refused = ns.kij_train("delete", "job-node-0", "--yes", cwd=project)
     assert "was not made by kij-train" in refused.stderr
 
