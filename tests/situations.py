@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 from kij_train import diagnosis, jobs
+from kij_train.cli.app import app
 from kij_train.cluster import Cluster
 from kij_train.cluster.submit import submit
 from kij_train.diagnosis import JobState, JobView
@@ -330,10 +332,9 @@ def connect(ns: Namespace) -> Cluster:
     return Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
 
 
-def record(name: str, situation: Situation, kubeconfig: str) -> None:
+def record(name: str, situation: Situation, kubeconfig: str, launch: click.Command) -> None:
     """Make it, wait until it is there, write it down."""
     from kij_train import runs
-    from kij_train.cli.app import app
     from kij_train.cli.options import flags_layer
     from kij_train.specfile import resolve
 
@@ -346,9 +347,7 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
         if "--no-python" not in words:
             words.append("train.py")
         words = ["--name", NAME, *words]
-        command = app.get_command(None, "launch")  # type: ignore[arg-type] # needs no context
-        assert command is not None
-        params = command.make_context("launch", list(words)).params
+        params = launch.make_context("launch", list(words)).params
         resolved = resolve(flags_layer(params), environ={}, cwd=folder)
         plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
         if situation.quota:
@@ -434,13 +433,17 @@ def main() -> None:
     state = State.of_running(StatePaths.of_this_clone())
     assert state is not None, "first: make cluster"
     chosen = sys.argv[1:] or list(SITUATIONS)
+    # Not in a thread: to import it, signals are heard.
+    launch = app.get_command(None, "launch")  # type: ignore[arg-type] # needs no context
+    assert launch is not None
     with contextlib.ExitStack() as stack:
         if any(SITUATIONS[name].quota for name in chosen):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             stack.enter_context(operators.running("kueue", folder))
         pool = stack.enter_context(ThreadPoolExecutor(4))
         for name, done in [
-            (name, pool.submit(record, name, SITUATIONS[name], state.kubeconfig)) for name in chosen
+            (name, pool.submit(record, name, SITUATIONS[name], state.kubeconfig, launch))
+            for name in chosen
         ]:
             try:
                 done.result()

@@ -155,4 +155,6 @@ def test_a_jobset_of_a_gang_trains_on_after_a_lost_pod(
 )
 def test_the_server_takes_every_field(ns: Namespace, form: str, words: str, project: Path) -> None:
     objects = rendered(ns, form, project, *words.split(), "train.py")
-    operators.apply(state(), objects, "--dry-run=server")
+    # Trainer looks for the runtime of a TrainJob.
+    operators.apply(state(), objects[:-1])
+    operators.apply(state(), objects[-1:], "--dry-run=server")

@@ -26,7 +26,6 @@ class Lists(ApiServer):
         self.quotas: list[dict[str, Any]] = []
         self.queues: list[dict[str, Any]] | None = None
         """Kueue's LocalQueues; None without Kueue."""
-        self.groups = [NATIVE]
         self.versions: list[str] = []
         """Of Kubernetes' own gangs."""
         self.drops: tuple[str, ...] = ()
@@ -61,6 +60,10 @@ class Lists(ApiServer):
             return {"gitVersion": version, "major": "1", "minor": self.minor}
         if path == "/apis":
             return {"groups": [{"name": name} for name in (NATIVE, *self.groups)]}
+        if path == f"/apis/{KUEUE}":
+            return {"versions": [{"version": "v1beta2"}]}
+        if path.endswith("/localqueues"):
+            return {"metadata": {}, "items": self.queues}
         if path == f"/apis/{NATIVE}":
             return {"versions": [{"version": version} for version in ["v1", *self.versions]]}
         if path.endswith("/resourcequotas"):

@@ -66,7 +66,7 @@ def test_a_pod_is_that_of_a_launch_but_for_the_names_of_hosts(form: str) -> None
     objects = asked.in_format(form)
     assert environment(objects)["MASTER_ADDR"] == "job-node-0-0.job"
     theirs, mine = container_of(objects), dict(own["containers"][0])
-    names = {"MASTER_ADDR", "KIJ_JOB"}
+    names = {"MASTER_ADDR", "KIJ_JOB", "KIJ_ENV_NAMES"}
     for container in (theirs, mine):
         container["env"] = [one for one in container["env"] if one["name"] not in names]
     expected = "node" if form == "trainjob" else "train"
@@ -125,6 +125,10 @@ def test_a_trainjob_tells_trainer_what_its_pods_are_told() -> None:
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 2)
     said = environment(objects)
     assert (said["NNODES"], said["NPROC_PER_NODE"], said["WORLD_SIZE"]) == ("3", "2", "6")
+    # Without their names, a pod drops Trainer's variables: those of a run that nobody has named.
+    own = environment(plan(nodes=3, nproc_per_node=2).in_format("jobset"))
+    added = set(said["KIJ_ENV_NAMES"].split()) - set(own["KIJ_ENV_NAMES"].split())
+    assert {"PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR"} <= added
     assert objects[-1]["spec"]["runtimeRef"]["name"] == objects[-2]["metadata"]["name"] == "job"
     (rule,) = job_of(objects)["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == pod_of(objects)["containers"][0]["name"]

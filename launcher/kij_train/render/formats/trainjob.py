@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kij_train import gpus, names
+from kij_train.pod import contract
 from kij_train.render.formats import Objects, Rendered
 from kij_train.render.formats.jobset import (
     NODE,
@@ -30,6 +31,11 @@ API_VERSION = f"{GROUP}/v1alpha1"
 STEP = f"{GROUP}/trainjob-ancestor-step"
 """Label of the Job that trains; its container must be called node."""
 OF_A_RUN = ("image", "command", "args", "env")
+OF_TRAINER = tuple(
+    f"PET_{name}"
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK", "NPROC_PER_NODE")
+)
+"""Variables that Trainer adds; a pod drops those of a run that nobody has named."""
 
 __all__ = ["SUFFIX", "convert"]
 
@@ -50,6 +56,8 @@ def convert(objects: Sequence[dict[str, Any]], job: Rendered) -> Objects:
             rule["onExitCodes"]["containerName"] = NODE
     container = pods["template"]["spec"]["containers"][0]
     container["name"] = NODE
+    (known,) = (one for one in container["env"] if one["name"] == contract.ENV_NAMES)
+    known["value"] = " ".join(sorted([*known["value"].split(), *OF_TRAINER]))
     trainer = {field: container[field] for field in OF_A_RUN}
     for field in ("command", "args", "env"):
         del container[field]
