@@ -84,7 +84,10 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "kueue-other-resource": ("queue-resource", ("has no quota of memory",)),
     "kueue-no-such-queue": ("queue-missing", ("has no LocalQueue team-b: it has team-a",)),
     "kueue-stopped": ("queue-stopped", ("admits nothing",)),
-    "kueue-taint": ("queue-flavor", ("a taint that it does not tolerate", "spot")),
+    "kueue-taint": (
+        "queue-flavor",
+        ("does not tolerate: spot=yes:NoSchedule", "--toleration spot=yes:NoSchedule"),
+    ),
     "kueue-affinity": ("queue-flavor", ("no machines that its --node-selector",)),
     "kueue-no-place": ("queue-topology", ("no one place for all 2 pods", "has room for 1 of them")),
     "kueue-no-level": ("queue-topology", ("does not know the level",)),

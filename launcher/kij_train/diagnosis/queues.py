@@ -27,7 +27,8 @@ _NEVER = re.compile(
 _NO_RESOURCE = re.compile(
     r"resource (\S+) unavailable in ClusterQueue|flavor \S+ does not provide resource (\S+?),?$"
 )
-_TAINT = re.compile(r"untolerated taint \{?(.*?)\}? in flavor ([^\s,]+)")
+_TAINT = re.compile(r"untolerated taint \{(\S+) (\S*) (\w+) .*?\} in flavor [^\s,]+")
+"""As Go prints a taint: key, value, effect, and since when."""
 _AFFINITY = re.compile(r"flavor ([^\s,]+) doesn't match node affinity")
 _FITS = re.compile(
     r'topology "(\S+)" (?:allows to fit only (\d+) out of|doesn\'t allow to fit any of) (\d+) pod'
@@ -170,10 +171,12 @@ def _misconfigured(message: str, where: str) -> Finding | None:
             hint="another --topology: a label of nodes that is a level of the queue's Topology",
         )
     if (taint := _TAINT.search(message)) is not None:
+        key, value, effect = taint.groups()
+        known = f"{key}={value}:{effect}" if value else f"{key}:{effect}"
         return Finding(
             "queue-flavor",
-            f"{where} has machines with a taint that it does not tolerate: {taint[1]}",
-            hint="--toleration KEY[=VALUE]:EFFECT",
+            f"{where} has machines with a taint that it does not tolerate: {known}",
+            hint=f"--toleration {known}",
         )
     if _AFFINITY.search(message) is not None:
         return Finding(
