@@ -81,9 +81,12 @@ def test_a_pod_is_that_of_a_launch_but_for_the_names_of_hosts(form: str) -> None
 @pytest.mark.parametrize("form", OPERATORS)
 def test_the_operator_makes_the_service_and_the_rest_is_applied_before_it(form: str) -> None:
     objects = plan(nodes=2).in_format(form)
-    kinds = [one["kind"] for one in objects]
     last = ["JobSet"] if form == "jobset" else ["TrainingRuntime", "TrainJob"]
-    assert kinds == ["ConfigMap"] * (len(kinds) - len(last)) + last
+    kinds = [one["kind"] for one in objects if one["kind"] != "ConfigMap"]
+    assert kinds == ["NetworkPolicy", *last]
+    (policy,) = (one for one in objects if one["kind"] == "NetworkPolicy")
+    selected = {"matchLabels": {"batch.kubernetes.io/job-name": "job-node-0"}}
+    assert policy["spec"]["podSelector"] == selected
     maps = {one["metadata"]["name"] for one in objects if one["kind"] == "ConfigMap"}
     (bundle,) = (one for one in pod_of(objects)["volumes"] if one["name"] == "bundle")
     assert {one["configMap"]["name"] for one in bundle["projected"]["sources"]} == maps
