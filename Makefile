@@ -8,6 +8,7 @@
 # make cluster        start it in the background, or use the one that runs
 # make cluster-shell  a shell in which kubectl and kij-train speak to it
 # make cluster-test   the tests that need it
+# make controllers    the tests against Kueue, JobSet and Trainer, which it builds first
 # make cluster-down   stop it, and count what is left of it
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ READY := $(VENV)/.ready
 # Without bytecode, every Python compiles all that it imports: of torch, two seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test torchx lint goldens clean cluster cluster-shell cluster-test cluster-down
+.PHONY: demo test torchx lint goldens clean cluster cluster-shell cluster-test cluster-down controllers
 
 demo: $(READY)
 	$(BIN)/kij-train launch --local --nodes 2 --nproc-per-node 2 \
@@ -47,6 +48,9 @@ cluster-shell: cluster
 
 cluster-test: $(READY)
 	$(BIN)/python -m tests.run --only-cluster $(PYTEST_ARGS)
+
+controllers: $(READY)
+	$(BIN)/python -m tests.run --controllers $(PYTEST_ARGS)
 
 cluster-down:
 	$(PYTHON) -m tests.cluster down

@@ -34,7 +34,11 @@ GOLDENS = {
     "cpu-gloo": "--name gloo --nodes 2 --profile cpu-gloo --no-code -m package.train",
     "mig": "--name mig --nodes 4 --gpus 1 --gpu-kind mig-1g.5gb --no-code -m package.train",
     "dra": "--name dra --nodes 2 --gpus 4 --gpu-kind dra --no-code -m package.train",
-    "kueue": "--name queued --nodes 4 --gpus 8 --queue team-a --topology rack:required --no-code "
+    "kueue": "--name queued --nodes 4 --gpus 8 --queue team-a --queue-priority high "
+    "--topology rack:required --no-code -m package.train",
+    "jobset": "--format jobset --name train --nodes 4 --gpus 8 --restart gang --spares 1 --no-code "
+    "-m package.train",
+    "trainjob": "--format trainjob --name train --nodes 4 --gpus 8 --memory 256Gi --no-code "
     "-m package.train",
     "volcano": "--name gang --nodes 4 --gpus 8 --scheduler volcano --queue team-a --no-code "
     "-m package.train",
@@ -80,7 +84,8 @@ def render_golden(name: str) -> list[dict[str, Any]]:
     else:
         params = command.make_context("render", words).params
         resolved = resolve(flags_layer(params), environ={}, cwd=folder, profile=params["profile"])
-        objects = runs.plan(resolved, cwd=folder, place=runs.OnCluster()).objects()
+        plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
+        objects = plan.in_format(params["kind"])
     return [body for body in objects if name == "hello" or body["kind"] != "ConfigMap"]
 
 

@@ -5,7 +5,9 @@ where the machine has all that it takes; with CI=true on Linux, as root and with
 required, and what apt has is installed for them.
 
 Tests run side by side, for most of their time is waiting; those marked `alone` run afterwards.
-Those marked `slow` are left out; `--slow`, as the nightly workflow has it, runs them alone.
+Those marked `slow` are left out; `--slow`, as the nightly workflow has it, runs them alone. So are
+those marked `controllers`; `--controllers` builds the controllers of other projects and runs them
+alone.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 
 import pytest
 
-from tests.cluster import requirements
+from tests.cluster import parts, requirements
 from tests.cluster.paths import StatePaths
 from tests.cluster.phases import phase, say
 from tests.cluster.state import State
@@ -37,8 +39,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("--only-cluster", action="store_true", help="the api and node tiers alone")
     parser.add_argument("--slow", action="store_true", help="the tests marked slow alone")
+    parser.add_argument("--controllers", action="store_true", help="those with other projects'")
     chosen, pytest_args = parser.parse_known_args()
-    which = "slow" if chosen.slow else "not slow"
+    which = "slow and not controllers" if chosen.slow else "not slow and not controllers"
+    if chosen.controllers:
+        for part in parts.PARTS:
+            with phase(f"part {part}"):
+                status = subprocess.call([*CLUSTER, "build", "--part", part])
+            if status:
+                return status
+        return on_cluster("controllers", pytest_args)
     if not chosen.only_cluster:
         with phase("tests: unit and local"):
             status = run_tests(f"(unit or local) and {which}", PROCESSES, [], pytest_args)

@@ -3,12 +3,16 @@
     make cluster
     python -m tests.cluster exec -- python -m tests.situations [NAME...]
 
+Those of Kueue take it built: python -m tests.cluster build --part kueue
+
 Each is made on the test cluster by the command that its file quotes, in a namespace of its own, and
 written to tests/unit/situations/NAME.json once it is what it should be.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import shlex
 import sys
@@ -20,13 +24,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 from kij_train import diagnosis, jobs
+from kij_train.cli.app import app
 from kij_train.cluster import Cluster
 from kij_train.cluster.submit import submit
 from kij_train.diagnosis import JobState, JobView
 from kij_train.jobs import change
 from kubernetes import client
 
+from tests import kueue, operators
 from tests.cluster.paths import StatePaths
 from tests.cluster.state import State
 from tests.kube import Namespace, eventually, namespace
@@ -58,6 +65,8 @@ class Situation:
     """Of the namespace."""
     change: Callable[[dict[str, Any]], None] | None = None
     """Of the rendered Job: what no flag can do."""
+    quota: kueue.Quota | None = None
+    """Of a queue team-a of the real Kueue, which the job waits in."""
 
 
 def env_of(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -159,6 +168,57 @@ def cancel(ns: Namespace) -> None:
 
 
 TWO = "--nodes 2 "
+RACK, WAITS = "kij-train.test/rack", "unadmitted"
+KUEUE = {
+    "kueue-short-of-quota": Situation(
+        argv="--queue team-a --nodes 2 --cpu 0.4",
+        until=WAITS,
+        quota=kueue.Quota("1"),
+        prepare=lambda ns: kueue.hold(ns, small(), "0.5"),
+    ),
+    "kueue-more-than-all": Situation(
+        argv="--queue team-a --cpu 2", until=WAITS, quota=kueue.Quota("1")
+    ),
+    "kueue-other-resource": Situation(
+        argv="--queue team-a --cpu 0.1 --memory 1Gi", until=WAITS, quota=kueue.Quota("1")
+    ),
+    "kueue-no-such-queue": Situation(
+        argv="--queue team-b --cpu 0.1", until=WAITS, quota=kueue.Quota("1")
+    ),
+    "kueue-stopped": Situation(
+        argv="--queue team-a --cpu 0.1",
+        until=WAITS,
+        quota=kueue.Quota("1", more={"stopPolicy": "Hold"}),
+    ),
+    "kueue-taint": Situation(
+        argv="--queue team-a --cpu 0.1",
+        until=WAITS,
+        quota=kueue.Quota(
+            "1", flavor={"nodeTaints": [{"key": "spot", "value": "yes", "effect": "NoSchedule"}]}
+        ),
+    ),
+    "kueue-affinity": Situation(
+        argv="--queue team-a --cpu 0.1 --node-selector pool=a100",
+        until=WAITS,
+        quota=kueue.Quota("1", flavor={"nodeLabels": {"pool": "h100"}}),
+    ),
+    "kueue-no-place": Situation(
+        argv=f"--queue team-a --nodes 2 --cpu 1.5 --topology {RACK}:required",
+        until=WAITS,
+        quota=kueue.Quota("8", racks=RACK),
+    ),
+    "kueue-no-level": Situation(
+        argv="--queue team-a --nodes 2 --cpu 0.1 --topology zone:required",
+        until=WAITS,
+        quota=kueue.Quota("8", racks=RACK),
+    ),
+    "kueue-preempted": Situation(
+        argv="--queue team-a --cpu 0.6 --no-torchrun --image SMALL",
+        until="suspended",
+        quota=kueue.Quota("1"),
+        during=lambda ns: kueue.hold(ns, small(), "0.6", urgent=True),
+    ),
+}
 SITUATIONS: dict[str, Situation] = {
     "exception-on-one-rank": Situation(
         JOIN + "if rank == 1: raise ValueError('bad batch')\ndist.all_reduce(torch.ones(1))\n", TWO
@@ -250,6 +310,7 @@ SITUATIONS: dict[str, Situation] = {
     "missing-service-account": Situation(argv="--service-account robot", until="FailedCreate"),
     "missing-priority-class": Situation(argv="--priority-class none-such", until="FailedCreate"),
     "queued": Situation(until="suspended", change=queued),
+    **KUEUE,
     "suspended": Situation(until="suspended"),
     "cancelled": Situation(until="cancelled", during=cancel),
     "running": Situation(until="running"),
@@ -271,10 +332,9 @@ def connect(ns: Namespace) -> Cluster:
     return Cluster.connect(kubeconfig=ns.kubeconfig, context=None, namespace=ns.name)
 
 
-def record(name: str, situation: Situation, kubeconfig: str) -> None:
+def record(name: str, situation: Situation, kubeconfig: str, launch: click.Command) -> None:
     """Make it, wait until it is there, write it down."""
     from kij_train import runs
-    from kij_train.cli.app import app
     from kij_train.cli.options import flags_layer
     from kij_train.specfile import resolve
 
@@ -287,11 +347,11 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
         if "--no-python" not in words:
             words.append("train.py")
         words = ["--name", NAME, *words]
-        command = app.get_command(None, "launch")  # type: ignore[arg-type] # needs no context
-        assert command is not None
-        params = command.make_context("launch", list(words)).params
+        params = launch.make_context("launch", list(words)).params
         resolved = resolve(flags_layer(params), environ={}, cwd=folder)
         plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
+        if situation.quota:
+            kueue.make(ns, situation.quota)
         if situation.prepare:
             situation.prepare(ns)
         objects = plan.objects()
@@ -299,7 +359,7 @@ def record(name: str, situation: Situation, kubeconfig: str) -> None:
         if situation.change:
             situation.change(job)
         cluster = connect(ns)
-        if situation.until == "suspended":
+        if situation.until == "suspended" and not situation.quota:
             job["spec"]["suspend"] = True
             cluster.create(job)
         else:
@@ -320,6 +380,10 @@ def state_of(cluster: Cluster) -> JobState:
 
 
 def is_there(cluster: Cluster, until: str) -> bool:
+    if until == WAITS:
+        workload = jobs.queue_of(cluster, JobView(cluster.get("Job", NAME))).workload or {}
+        conditions = workload.get("status", {}).get("conditions", ())
+        return any(one["type"] == "QuotaReserved" for one in conditions)
     if until in {state.value for state in JobState}:
         return state_of(cluster).value == until
     reasons = {node.reason for node in map(diagnosis.node_of, jobs.pods_of(cluster, NAME))}
@@ -339,8 +403,13 @@ def write(name: str, cluster: Cluster, command: str, situation: Situation) -> No
         for node in cluster.list("Node")
         if node["metadata"]["name"] in MACHINES
     ]
-    for one in [job, *pods, *events]:
-        one["metadata"].pop("managedFields", None)
+    queue = jobs.queue_of(cluster, JobView(job)) if situation.quota else None
+    of_kueue = {} if queue is None else {"queue": dataclasses.asdict(queue)}
+    in_queue = (
+        [] if queue is None else [queue.workload or {}, *queue.jobs, *(queue.local_queues or ())]
+    )
+    for one in [job, *pods, *events, *in_queue]:
+        one.get("metadata", {}).pop("managedFields", None)
     found = {
         "command": command,
         "script": situation.script,
@@ -349,10 +418,13 @@ def write(name: str, cluster: Cluster, command: str, situation: Situation) -> No
         "pods": pods,
         "events": events,
         "machines": machines,
+        **of_kueue,
     }
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    verdict = diagnosis.why(JobView(job), pods, events, now=time.time(), machines=machines)
+    verdict = diagnosis.why(
+        JobView(job), pods, events, now=time.time(), machines=machines, queue=queue
+    )
     kinds = [finding.kind for finding in verdict.findings]
     print(f"--- {name} {kinds}\n{verdict.text()}", flush=True)
 
@@ -361,9 +433,17 @@ def main() -> None:
     state = State.of_running(StatePaths.of_this_clone())
     assert state is not None, "first: make cluster"
     chosen = sys.argv[1:] or list(SITUATIONS)
-    with ThreadPoolExecutor(4) as pool:
+    # Not in a thread: to import it, signals are heard.
+    launch = app.get_command(None, "launch")  # type: ignore[arg-type] # needs no context
+    assert launch is not None
+    with contextlib.ExitStack() as stack:
+        if any(SITUATIONS[name].quota for name in chosen):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.enter_context(operators.running("kueue", folder))
+        pool = stack.enter_context(ThreadPoolExecutor(4))
         for name, done in [
-            (name, pool.submit(record, name, SITUATIONS[name], state.kubeconfig)) for name in chosen
+            (name, pool.submit(record, name, SITUATIONS[name], state.kubeconfig, launch))
+            for name in chosen
         ]:
             try:
                 done.result()

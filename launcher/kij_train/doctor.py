@@ -12,11 +12,11 @@ import importlib.util
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kij_train import gpus, names, runs, units
 from kij_train.arrays.items import from_values
@@ -57,6 +57,11 @@ GANG_SCHEDULERS = {
     "scheduling.x-k8s.io": "coscheduling",
 }
 """API group → what brings it."""
+OPERATORS = {
+    "jobset.x-k8s.io": "JobSet (kij-train render --format jobset)",
+    "trainer.kubeflow.org": "Kubeflow Trainer (kij-train render --format trainjob)",
+}
+"""API group → what takes a job in its own format."""
 
 
 class Result(str, enum.Enum):
@@ -111,6 +116,8 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("quota", _quotas),
             ("gpus", _gpus),
             ("gang scheduler", partial(_gang, resolved)),
+            ("queues", _queues),
+            ("other operators", _operators),
             ("arrays", arrays),
             ("network policy", _policy),
         ):
@@ -280,6 +287,34 @@ def _policy(cluster: Cluster) -> Check:
     else:
         known = "whether this cluster's network enforces it cannot be seen from here"
     return Check("network policy", Result.OK, f"every job gets one; {known}")
+
+
+def _queues(cluster: Cluster) -> Check:
+    found = cluster.custom(names.KUEUE_GROUP, "localqueues")
+    if found is None:
+        return Check("queues", Result.OK, "none: the cluster has no Kueue")
+    if not found:
+        hint = "an admin makes a LocalQueue in it, for --queue"
+        return Check("queues", Result.WARNING, f"none in namespace {cluster.namespace}", hint)
+    said = sorted(f"{one['metadata']['name']} ({_of_queue(one)})" for one in found)
+    return Check("queues", Result.OK, f"--queue {', '.join(said)}")
+
+
+def _of_queue(queue: Mapping[str, Any]) -> str:
+    """What a LocalQueue says of itself."""
+    status = queue.get("status", {})
+    waiting = int(status.get("pendingWorkloads") or 0)
+    said = f"ClusterQueue {queue['spec'].get('clusterQueue')}, {waiting} waiting"
+    active = [one for one in status.get("conditions") or () if one["type"] == "Active"]
+    if active and active[0]["status"] != "True":
+        said += f", admits nothing: {active[0].get('message')}"
+    return said
+
+
+def _operators(cluster: Cluster) -> Check:
+    groups = cluster.groups()
+    found = [what for group, what in OPERATORS.items() if group in groups]
+    return Check("other operators", Result.OK, ", ".join(found) or "none")
 
 
 def arrays(cluster: Cluster) -> Check:

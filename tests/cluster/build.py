@@ -27,7 +27,7 @@ def kubernetes_version() -> str:
 def daemons_key() -> str:
     """Changes with the module's files and with the compiler."""
     sources = sorted(path for path in GO_MODULE.rglob("*") if path.is_file())
-    parts: list[str | bytes] = [_go("env", "GOVERSION"), platform.machine()]
+    parts: list[str | bytes] = [go_version(), platform.machine()]
     for path in sources:
         parts += [str(path.relative_to(GO_MODULE)), path.read_bytes()]
     return cache.digest(*parts)
@@ -46,7 +46,7 @@ def daemons() -> Path:
 
 def kwok() -> Path:
     """The program that simulates nodes."""
-    key = cache.digest(KWOK, _go("env", "GOVERSION"), platform.machine())
+    key = cache.digest(KWOK, go_version(), platform.machine())
     return cache.obtain("kwok", key, _build_kwok, what="kwok", expect="a minute or two") / "kwok"
 
 
@@ -55,26 +55,38 @@ def _build_daemons(target: Path) -> None:
     major, minor, _ = version.split(".")
     stamp = "k8s.io/component-base/version.git"  # without it the server calls itself v0.0.0
     flags = f"-s -w -X {stamp}Version=v{version} -X {stamp}Major={major} -X {stamp}Minor={minor}"
-    _go("build", "-trimpath", "-ldflags", flags, "-o", str(target / "kube"), ".")
-    _go(
-        "build", "-trimpath", "-ldflags", "-s -w", "-o", str(target / "pause"), "./pause", cgo=False
-    )
+    go("build", "-trimpath", "-ldflags", flags, "-o", str(target / "kube"), ".")
+    go("build", "-trimpath", "-ldflags", "-s -w", "-o", str(target / "pause"), "./pause", cgo=False)
     for name in (*PROGRAMS, *NODE_PROGRAMS):
         (target / name).symlink_to("kube")
 
 
 def _build_kwok(target: Path) -> None:
-    _go("install", "-trimpath", "-ldflags", "-s -w", KWOK, gobin=target)
+    go("install", "-trimpath", "-ldflags", "-s -w", KWOK, gobin=target)
 
 
-def _go(*arguments: str, cgo: bool = True, gobin: Path | None = None) -> str:
+def go_version() -> str:
+    """The compiler's."""
+    return go("env", "GOVERSION")
+
+
+def go(
+    *arguments: str,
+    cwd: Path = GO_MODULE,
+    cgo: bool = True,
+    gobin: Path | None = None,
+    toolchain: str = "",
+) -> str:
+    """Run Go, niced, and return what it prints. Raises ClusterError."""
     env = dict(os.environ)
     if not cgo:
         env["CGO_ENABLED"] = "0"
     if gobin is not None:
         env["GOBIN"] = str(gobin)
+    if toolchain:
+        env["GOTOOLCHAIN"] = toolchain
     try:
-        return run(["nice", "go", *arguments], cwd=GO_MODULE, env=env).strip()
+        return run(["nice", "go", *arguments], cwd=cwd, env=env).strip()
     except FileNotFoundError as missing:
         raise ClusterError("Go is not installed", hint=f"needs {go_needed()}") from missing
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from . import build, control, leftovers, requirements, store
+from . import build, control, leftovers, parts, requirements, store
 from .errors import ClusterError
 from .paths import StatePaths, cache_dir
 from .phases import say
@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
 
     warm = commands.add_parser("build", help="only fill the caches")
     warm.add_argument("--control-plane-only", action="store_true")
+    warm.add_argument(
+        "--part", action="append", choices=[*parts.PARTS], help="only this controller of others"
+    )
     warm.set_defaults(run=_build)
 
     server = commands.add_parser("apiserver", help="kill the API server, or start it again")
@@ -274,6 +277,10 @@ def _check(_: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    for part in arguments.part or ():
+        say(str(parts.obtain(part)))
+    if arguments.part:
+        return 0
     requirements.require(control_plane_only=arguments.control_plane_only)
     programs = build.daemons()
     build.kwok()

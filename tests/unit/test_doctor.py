@@ -15,6 +15,7 @@ from kij_train.cli import main
 from tests.unit.test_client import Answer, ApiServer, Handler
 
 NATIVE = "scheduling.k8s.io"
+KUEUE = "kueue.x-k8s.io"
 
 
 class Lists(ApiServer):
@@ -23,6 +24,8 @@ class Lists(ApiServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.quotas: list[dict[str, Any]] = []
+        self.queues: list[dict[str, Any]] | None = None
+        """Kueue's LocalQueues; None without Kueue."""
         self.versions: list[str] = []
         """Of Kubernetes' own gangs."""
         self.drops: tuple[str, ...] = ()
@@ -37,6 +40,8 @@ class Lists(ApiServer):
 
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         path = path.partition("?")[0]
+        if path == f"/apis/{KUEUE}" and self.queues is None:
+            return 404, b'{"reason": "NotFound", "message": "no"}'
         return 200, json.dumps(self._said(method, path, body)).encode()
 
     def _said(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +60,10 @@ class Lists(ApiServer):
             return {"gitVersion": version, "major": "1", "minor": self.minor}
         if path == "/apis":
             return {"groups": [{"name": name} for name in (NATIVE, *self.groups)]}
+        if path == f"/apis/{KUEUE}":
+            return {"versions": [{"version": "v1beta2"}]}
+        if path.endswith("/localqueues"):
+            return {"metadata": {}, "items": self.queues}
         if path == f"/apis/{NATIVE}":
             return {"versions": [{"version": version} for version in ["v1", *self.versions]]}
         if path.endswith("/resourcequotas"):
@@ -250,6 +259,42 @@ def test_a_quota_says_what_is_left(checks: Any, server: Lists) -> None:
     assert checks({"token": "t"})[1]["quota"]["detail"] == (
         "requests.cpu 7500m left (2500m of 10 used), requests.memory 100Gi left (0 of 100Gi used), "
         "pods 0 left (4 of 4 used)"
+    )
+
+
+def local_queue(name: str, waiting: int, stopped: str = "") -> dict[str, Any]:
+    active = {"type": "Active", "status": "False" if stopped else "True", "message": stopped}
+    status = {"pendingWorkloads": waiting, "conditions": [active]}
+    return {"metadata": {"name": name}, "spec": {"clusterQueue": "lab"}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("queues", "result", "detail"),
+    [
+        (None, "ok", "none: the cluster has no Kueue"),
+        ([], "warning", "none in namespace default"),
+        (
+            [local_queue("b", 0, "LocalQueue is stopped"), local_queue("a", 3)],
+            "ok",
+            "--queue a (ClusterQueue lab, 3 waiting), b (ClusterQueue lab, 0 waiting, admits "
+            "nothing: LocalQueue is stopped)",
+        ),
+    ],
+)
+def test_queues_of_kueue_are_listed_with_how_many_wait(
+    checks: Any, server: Lists, queues: list[dict[str, Any]] | None, result: str, detail: str
+) -> None:
+    server.queues = queues
+    found = checks({"token": "t"})[1]["queues"]
+    assert (found["result"], found["detail"]) == (result, detail)
+
+
+def test_operators_are_named_with_the_format_that_they_take(checks: Any, server: Lists) -> None:
+    assert checks({"token": "t"})[1]["other operators"]["detail"] == "none"
+    server.groups += ["trainer.kubeflow.org", "jobset.x-k8s.io"]
+    assert checks({"token": "t"})[1]["other operators"]["detail"] == (
+        "JobSet (kij-train render --format jobset), "
+        "Kubeflow Trainer (kij-train render --format trainjob)"
     )
 
 

@@ -107,6 +107,7 @@ GANGS = st.sampled_from(
     [
         {},
         {"queue": "team-a"},
+        {"queue": "team-a", "queue_priority": "high"},
         {"scheduler": "volcano", "queue": "team-a"},
         *({"scheduler": scheduler} for scheduler in ("volcano", "coscheduling", "native")),
     ]

@@ -193,10 +193,13 @@ def test_shared_gpus_are_for_one_rank_a_machine() -> None:
 
 
 def test_a_queued_job_stays_suspended_for_kueue() -> None:
-    job = rendered(nodes=2, queue="team-a", topology="rack:required")[-1]
+    asked = {"queue": "team-a", "queue_priority": "high", "topology": "rack:required"}
+    job = rendered(nodes=2, **asked)[-1]
     assert job["spec"]["suspend"] is True
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
     template = job["spec"]["template"]
+    assert "kueue.x-k8s.io/priority-class" not in template["metadata"]["labels"]
     assert "kueue.x-k8s.io/queue-name" not in template["metadata"]["labels"]
     assert template["metadata"]["annotations"] == {
         "kueue.x-k8s.io/podset-required-topology": "cloud.provider.com/topology-rack"
@@ -396,3 +399,15 @@ def test_a_misspelt_short_name_of_a_topology_is_no_label() -> None:
     with pytest.raises(ValueError, match="Did you mean rack"):
         parse_topology("rak")
     assert parse_topology("block-id:required") == "block-id:required"
+
+
+@pytest.mark.parametrize(
+    ("fields", "instead"),
+    [
+        ({}, "add --queue NAME"),
+        ({"scheduler": "volcano", "queue": "a"}, "use --priority-class"),
+    ],
+)
+def test_a_priority_in_queues_is_for_those_of_kueue(fields: dict[str, Any], instead: str) -> None:
+    with pytest.raises(ValueError, match=f"is read by Kueue, in a queue: {instead}"):
+        rendered(queue_priority="high", **fields)

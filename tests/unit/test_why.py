@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kij_train import diagnosis, jobs, names, render
-from kij_train.diagnosis import Finding, JobView, Phase, Verdict, causes
+from kij_train.diagnosis import Finding, JobView, Phase, Queue, Verdict, causes
 from kij_train.pod import gang
 from kij_train.pod.status import (
     PREFIX,
@@ -76,6 +76,25 @@ EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
     "missing-service-account": ("refused", ('serviceaccount "robot" not found',)),
     "missing-priority-class": ("refused", ("no PriorityClass with name none-such",)),
     "queued": ("queued", ("queue team-a has not admitted it yet",)),
+    "kueue-short-of-quota": (
+        "queued",
+        ("it waits in a queue", "it lacks 300m of cpu in flavor", "holder (1 pod of cpu 500m)"),
+    ),
+    "kueue-more-than-all": ("queue-quota", ("can never admit it", "2 cpu, and flavor", "1 in all")),
+    "kueue-other-resource": ("queue-resource", ("has no quota of memory",)),
+    "kueue-no-such-queue": ("queue-missing", ("has no LocalQueue team-b: it has team-a",)),
+    "kueue-stopped": ("queue-stopped", ("admits nothing",)),
+    "kueue-taint": (
+        "queue-flavor",
+        ("does not tolerate: spot=yes:NoSchedule", "--toleration spot=yes:NoSchedule"),
+    ),
+    "kueue-affinity": ("queue-flavor", ("no machines that its --node-selector",)),
+    "kueue-no-place": ("queue-topology", ("no one place for all 2 pods", "has room for 1 of them")),
+    "kueue-no-level": ("queue-topology", ("does not know the level",)),
+    "kueue-preempted": (
+        "preempted",
+        ("it gave way to another one", "to make room for job holder", "from its checkpoint"),
+    ),
     "suspended": ("suspended", ("is suspended", "kij-train resume job -n ")),
     "cancelled": ("cancelled", ("was cancelled", "kij-train resume job -n ")),
     "running": ("", ("job is running, ", "running 1")),
@@ -92,6 +111,8 @@ def situation(name: str) -> dict[str, Any]:
 def verdict_of(found: dict[str, Any], **changes: Any) -> Verdict:
     pods = [diagnosis.trimmed(pod) for pod in found["pods"]]
     how = {"now": found["now"], "machines": found["machines"], **changes}
+    if "queue" in found:
+        how.setdefault("queue", Queue(**found["queue"]))
     return diagnosis.why(JobView(found["job"]), pods, found["events"], **how)
 
 

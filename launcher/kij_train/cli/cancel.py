@@ -36,6 +36,8 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
     cluster = connect(params)
     trials = array_found.named(cluster, name)
     found = [change.cancel(cluster, each, grace_s=grace_s) for each in trials]
+    for text in cluster.warnings:
+        output.warning(text)
     before = found[0]
     hastened = grace_s is not None and before.state is JobState.CANCELLED
     if form == "json":

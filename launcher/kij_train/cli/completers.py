@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from kij_train import gpus
+from kij_train import gpus, names
 from kij_train.cli.where import connect
 from kij_train.errors import KijError
 from kij_train.specfile import all_profiles
@@ -45,13 +45,13 @@ def _of_cluster(ask: Callable[[Cluster, click.Context], Iterable[str]]) -> Compl
     return complete
 
 
-def _of_here(names: Callable[[], Iterable[str]]) -> Completer:
+def _of_here(known: Callable[[], Iterable[str]]) -> Completer:
     """Offers names that this machine knows."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         del ctx, param
         with contextlib.suppress(KijError):
-            return [name for name in names() if name.startswith(incomplete)]
+            return [name for name in known() if name.startswith(incomplete)]
         return []
 
     return complete
@@ -69,8 +69,14 @@ def _queues(cluster: Cluster, ctx: click.Context) -> Iterable[str]:
     if ctx.params.get("spec_scheduler") == "volcano":
         found = cluster.custom("scheduling.volcano.sh", "queues", everywhere=True)
     else:
-        found = cluster.custom("kueue.x-k8s.io", "localqueues")
-    return (str(one["metadata"]["name"]) for one in found)
+        found = cluster.custom(names.KUEUE_GROUP, "localqueues")
+    return (str(one["metadata"]["name"]) for one in found or ())
+
+
+def _queue_priorities(cluster: Cluster, ctx: click.Context) -> Iterable[str]:
+    del ctx
+    found = cluster.custom(names.KUEUE_GROUP, "workloadpriorityclasses", everywhere=True)
+    return (str(one["metadata"]["name"]) for one in found or ())
 
 
 jobs = _of_cluster(_jobs)
@@ -89,5 +95,6 @@ OF_FIELDS = {
         lambda cluster, _: (str(one["metadata"]["name"]) for one in cluster.list("Namespace"))
     ),
     "queue": _of_cluster(_queues),
+    "queue_priority": _of_cluster(_queue_priorities),
 }
 """By the field of a spec that a flag sets."""

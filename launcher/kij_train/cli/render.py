@@ -19,20 +19,28 @@ from kij_train.code import leftout
 from kij_train.code.listing import list_files
 from kij_train.errors import RequestError
 from kij_train.paths import shown
+from kij_train.render import formats
 from kij_train.runs.on_cluster import Submittable
 from kij_train.specfile import Resolved
 
 
 @click.command("render", cls=grouped.Command)
 @click.option(
-    "--output", "-o", "form", type=click.Choice(["yaml", "json"]), default="yaml", help="Format."
+    "--output", "-o", "form", type=click.Choice(["yaml", "json"]), default="yaml", help="Syntax."
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([*formats.FORMATS]),
+    default=formats.KUBERNETES,
+    help="; ".join(f"{name}: {what}" for name, what in formats.FORMATS.items()) + ".",
 )
 @click.option(
     "--list-code",
     is_flag=True,
     help="Print the files that ship instead, one a line, and why others do not.",
 )
-def command(form: str, list_code: bool, **params: Any) -> None:
+def command(form: str, kind: str, list_code: bool, **params: Any) -> None:
     """Print the exact Kubernetes objects of a launch, offline: no cluster is spoken to.
 
     The same request prints the same bytes. Pipe it to kubectl apply -f -.
@@ -46,7 +54,10 @@ def command(form: str, list_code: bool, **params: Any) -> None:
     plan = runs.plan(resolved, cwd=Path.cwd(), place=runs.OnCluster())
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
-    print_offline(plan, form)
+    if kind == formats.KUBERNETES:
+        print_offline(plan, form)
+    else:
+        print_objects(plan.in_format(kind), form)
 
 
 def _print_code(resolved: Resolved) -> None:

@@ -26,6 +26,8 @@ def command(name: str, form: str, **params: Any) -> None:
     """
     cluster = connect(params)
     resumed = change.resume(cluster, name)
+    for text in cluster.warnings:
+        output.warning(text)
     before, queue = resumed.before, resumed.queue
     if form == "json":
         state = JobState.PENDING if queue is None else JobState.SUSPENDED

@@ -187,21 +187,33 @@ class Cluster:
             query["continue"] = token
 
     def custom(
-        self, group: str, resource: str, *, everywhere: bool = False
-    ) -> list[dict[str, Any]]:
-        """Objects of a kind that not every cluster has, in any version of it; none without it.
+        self, group: str, resource: str, *, everywhere: bool = False, selector: str = ""
+    ) -> list[dict[str, Any]] | None:
+        """Objects of a kind that not every cluster has, in any version of it; None without it.
 
-        `everywhere`: they are in no namespace.
+        `everywhere`: they are in no namespace. `selector` is one of labels.
         """
         within = "" if everywhere else self._within
         at = replace(self.address, namespace="") if everywhere else self.address
         action = Action("list", f"{resource}.{group}", "", at)
+        query = {"labelSelector": selector} if selector else {}
         for version in sorted(self.versions(group), reverse=True):
             path = f"/apis/{group}/{version}{within}/{resource}"
             with contextlib.suppress(GoneError):  # a version may lack it
-                found: list[dict[str, Any]] = self._json("GET", path, action)["items"]
+                found: list[dict[str, Any]] = self._json("GET", path, action, query=query)["items"]
                 return found
-        return []
+        return None
+
+    def patch_custom(
+        self, obj: Mapping[str, Any], resource: str, body: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Merge patch of an object that `custom` has given."""
+        version, name = str(obj["apiVersion"]), str(obj["metadata"]["name"])
+        group = version.rpartition("/")[0]
+        action = Action("patch", f"{resource}.{group}", name, self.address)
+        path = f"/apis/{version}{self._within}/{resource}/{quote(name, safe='')}"
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        return self._json("PATCH", path, action, query=query, body=body, patch="merge-patch")
 
     def list(self, kind: str, *, everywhere: bool = False, **query: str) -> list[dict[str, Any]]:
         """The items of a collection."""
@@ -316,13 +328,14 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         stream: bool = False,
+        patch: str = "strategic-merge-patch",
     ) -> Any:
         import urllib3
 
         headers = {"Accept": "application/json"}
         if body is not None:
-            patch = "application/strategic-merge-patch+json"
-            headers["Content-Type"] = patch if method == "PATCH" else "application/json"
+            kind = f"{patch}+json" if method == "PATCH" else "json"
+            headers["Content-Type"] = f"application/{kind}"
         path += f"?{urlencode(query)}" if query else ""
         # A create whose answer is lost may have been carried out: only a 429, which was not, and a
         # connection that never stood are tried again.

@@ -81,10 +81,12 @@ class LogChoice:
     since_s: int | None = None
     tail: int | None = None
     """Lines from the end."""
+    container: str = names.CONTAINER
+    """Which one of the pods: Jobs that others made have no container of ours."""
 
     def query(self) -> dict[str, str]:
         """For the first request."""
-        query = {"container": names.CONTAINER, "timestamps": "true"}
+        query = {"container": self.container, "timestamps": "true"}
         if self.since_s is not None:
             query["sinceSeconds"] = str(self.since_s)
         if self.tail is not None:
@@ -140,10 +142,13 @@ class Reader:
             self._choice = replace(self._choice, tail=None)
             if not follow:
                 return
-        query = LogChoice(self._choice.since_s).query()
+        query = replace(self._choice, tail=None).query()
         if self._last:
             # Whole seconds are all that the API takes.
-            query = {**LogChoice().query(), "sinceTime": _SECONDS.sub("", self._last)}
+            query = {
+                **LogChoice(container=self._choice.container).query(),
+                "sinceTime": _SECONDS.sub("", self._last),
+            }
         if follow:
             query["follow"] = "true"
         before, shown, met = self._last, self._recent.copy(), False

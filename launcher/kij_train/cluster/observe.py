@@ -279,7 +279,8 @@ class Observation:
 
     def _begin_stream(self, uid: str) -> None:
         pod, node = self.pods[uid], self._nodes[uid]
-        choice = LogChoice() if self._synced else self._log_choice
+        own = self._log_choice
+        choice = LogChoice(container=own.container) if self._synced else own
         reader = Reader(
             self._cluster,
             node.pod or "",

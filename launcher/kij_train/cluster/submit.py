@@ -29,6 +29,7 @@ from kij_train.cluster.apierrors import (
     NotSentError,
     TakenError,
 )
+from kij_train.cluster.queueing import set_active
 from kij_train.cluster.served import as_served
 from kij_train.errors import KijError, RefusedError, TimedOutError
 
@@ -64,13 +65,14 @@ class Submission:
 def cancel(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> None:
     """End the pods of a job, with their grace period; the Job stays, suspended and marked.
 
-    `queue` is the queue that the job is in. An annotation keeps its name for `resume`.
+    `queue` is the queue that the job is in.
     """
     annotations = {names.CANCELLED: "true"}
-    if queue is not None:
+    marked: dict[str, Any] = {"uid": uid, "annotations": annotations}
+    if queue is not None and not set_active(cluster, uid, False):
+        # Without a Workload to deactivate, it leaves its queue, whose controller would resume it.
         annotations[names.CANCELLED_QUEUE] = queue
-    # The Job has to leave its queue, because the queue's controller would resume it.
-    marked = {"uid": uid, "annotations": annotations, "labels": {names.QUEUE: None}}
+        marked["labels"] = {names.QUEUE: None}
     cluster.patch("Job", name, {"metadata": marked, "spec": {"suspend": True}})
 
 
@@ -83,6 +85,8 @@ def resume(cluster: Cluster, name: str, uid: str, queue: str | None = None) -> N
     else:
         body["metadata"]["labels"] = {names.QUEUE: queue}
     cluster.patch("Job", name, body)
+    if queue is not None:
+        set_active(cluster, uid, True)
 
 
 def hasten(cluster: Cluster, name: str, uid: str, grace_s: int) -> None:
@@ -199,6 +203,10 @@ def submit(
                 except NotPermittedError as error:
                     _go_on_without(cluster, body, error)
         start["metadata"]["uid"] = submission.uid
+        if queue is None and names.QUEUE in (created["metadata"].get("labels") or {}):
+            start["spec"].pop(
+                "suspend"
+            )  # the namespace has a queue for all its jobs, which starts it
         cluster.patch("Job", name, start)
     except BaseException:
         _remove(cluster, name, token)

@@ -31,6 +31,7 @@ from kij_train.diagnosis.phases import (
     phases,
     trimmed,
 )
+from kij_train.diagnosis.queues import Queue
 from kij_train.diagnosis.why import Verdict, as_json, of_rounds, why
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Node",
     "Object",
     "Phase",
+    "Queue",
     "Verdict",
     "accounts_at_the_end",
     "accounts_now",

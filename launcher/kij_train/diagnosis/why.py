@@ -27,6 +27,7 @@ from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import Phase, node_of, nodes_of_job
 from kij_train.diagnosis.progress import going_on
+from kij_train.diagnosis.queues import Queue, waiting
 from kij_train.errors import JobFailedError, KijError, TimedOutError
 from kij_train.pod import status
 from kij_train.pod.gang import History
@@ -75,16 +76,17 @@ def why(
     machines: Sequence[Object] = (),
     last_lines: Mapping[int, tuple[float, str]] | None = None,
     end: JobState | None = None,
+    queue: Queue | None = None,
     at: Address | None = None,
 ) -> Verdict:
     """The verdict, from a Job, its pods (oldest first), the events about them, and the time.
 
     `machines` are Node objects, for what they have in all; `last_lines` are time and text of the
     newest log line of some indexes. Both may be left out, and then nothing is said of them. `end`
-    is what `own_end` has made of a Job that other containers hold up. `at` is where the job is, for
-    the commands in its hints.
+    is what `own_end` has made of a Job that other containers hold up. `queue` is what Kueue has of
+    a job in one of its queues. `at` is where the job is, for the commands in its hints.
     """
-    verdict = _why(job, pods, events, now, machines, last_lines or {}, end)
+    verdict = _why(job, pods, events, now, machines, last_lines or {}, end, queue or Queue())
     findings = tuple(_with_commands(each, job, at) for each in verdict.findings)
     return replace(verdict, findings=findings)
 
@@ -112,6 +114,7 @@ def _why(
     machines: Sequence[Object],
     last_lines: Mapping[int, tuple[float, str]],
     end: JobState | None,
+    queue: Queue,
 ) -> Verdict:
     """The verdict, with marks in place of commands."""
     state, name = end or job.state, job.name
@@ -135,7 +138,7 @@ def _why(
         headline = f"{name} was cancelled: {pods_now}, the Job stays, suspended"
         return Verdict(state, headline, (finding,))
     if state is JobState.SUSPENDED:
-        return _suspended(job, events)
+        return _suspended(job, events, queue, now)
     if held and own_end(job, nodes, pods) is JobState.FAILED:
         failed = _failed(job, pods, events)
         headline = f"{failed.headline} · its pods go on"
@@ -302,21 +305,10 @@ def _deadline(job: JobView, events: Sequence[Object]) -> Verdict:
 # --- not ended ------------------------------------------------------------------------------------
 
 
-def _suspended(job: JobView, events: Sequence[Object]) -> Verdict:
-    said = [
-        str(event.get("message", ""))
-        for event in pending.sorted_events(events)
-        if "kueue" in str(event.get("reportingComponent") or event.get("source")).lower()
-    ]
+def _suspended(job: JobView, events: Sequence[Object], queue: Queue, now: float) -> Verdict:
     if job.queue:
-        finding = Finding(
-            "queued",
-            f"queue {job.queue} has not admitted it yet",
-            tuple(said[-1:]),
-            f"what it waits for: {commands.kubectl('get', 'workloads')}",
-        )
-        headline = f"{job.name} is suspended: it waits in a queue"
-        return Verdict(JobState.SUSPENDED, headline, (finding,))
+        what, findings = waiting(job, events, queue, now)
+        return Verdict(JobState.SUSPENDED, f"{job.name} is suspended: {what}", tuple(findings))
     finding = Finding(
         "suspended",
         "somebody suspended it, or its submission did not end",

@@ -1,6 +1,6 @@
 """One job that is on a cluster: what is read of it, and what changes it."""
 
-from kij_train.jobs.asking import ABOUT_LOCAL, check_name, events_of, get, pods_of
+from kij_train.jobs.asking import ABOUT_LOCAL, check_name, events_of, get, pods_of, queue_of
 from kij_train.jobs.copying import Place, copy
 from kij_train.jobs.forward import Ports, forward
 from kij_train.jobs.inside import execute
@@ -26,6 +26,7 @@ __all__ = [
     "list_jobs",
     "logs",
     "pods_of",
+    "queue_of",
     "status",
     "summary_of",
     "wait",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, names
 from kij_train.diagnosis import JobView
-from kij_train.errors import RequestError
+from kij_train.errors import RefusedError, RequestError
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -66,3 +67,19 @@ def events_of(cluster: Cluster, name: str) -> list[Mapping[str, Any]]:
         and ours.fullmatch(str(event["involvedObject"].get("name")))
     ]
     return diagnosis.sorted_events(found)
+
+
+def queue_of(cluster: Cluster, job: JobView) -> diagnosis.Queue:
+    """What Kueue has of a job that waits in one of its queues, as far as the user may know."""
+    from kij_train.cluster.queueing import workload_of
+
+    in_queue = f"{names.QUEUE}={job.queue}"
+    # One page is enough to name some of those that hold what it waits for.
+    jobs = next(cluster.pages("Job", labelSelector=in_queue)).get("items") or []
+    queue = diagnosis.Queue(jobs=jobs)
+    try:
+        local = cluster.custom(names.KUEUE_GROUP, "localqueues")
+        queue = replace(queue, local_queues=local, installed=local is not None)
+        return replace(queue, workload=workload_of(cluster, job.uid))
+    except RefusedError:
+        return queue

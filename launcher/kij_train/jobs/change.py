@@ -113,12 +113,12 @@ def resume(cluster: Cluster, name: str) -> Resumed:
             f"{name} is not suspended: it is {before.state.value}",
             hints=(f"see: {cluster.address.on_job('status', name)}",),
         )
-    if job.queue is not None:
+    if job.queue is not None and before.state is not JobState.CANCELLED:
         raise RequestError(
             f"{name} waits in queue {job.queue}, which starts it when it is admitted",
             hints=(f"what it waits for: {cluster.address.on_job('why', name)}",),
         )
-    queue = job.annotations.get(names.CANCELLED_QUEUE)
+    queue = job.queue or job.annotations.get(names.CANCELLED_QUEUE)
     resume(cluster, name, before.uid, queue)
     return Resumed(before, queue)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis
@@ -34,6 +35,7 @@ def logs(
     from kij_train.cluster.logs import MOST_STREAMS, merged
 
     job = get(cluster, name)
+    choice = replace(choice, container=str(job.container["name"]))
     nodes = job.completions
     wrong = [index for index in indexes or () if not 0 <= index < nodes]
     if wrong:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kij_train import diagnosis
 from kij_train.diagnosis import JobState, JobView, Node, Phase, Verdict
 from kij_train.errors import RefusedError, UnreachableError
-from kij_train.jobs.asking import events_of, get, pods_of
+from kij_train.jobs.asking import events_of, get, pods_of, queue_of
 from kij_train.jobs.summary import summary_of
 from kij_train.pod import contract
 
@@ -138,9 +138,12 @@ def _cause(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdic
         map(diagnosis.is_out_of_touch, pods)
     )
     if state is not JobState.FAILED and well:
-        lines = _last_lines(cluster, nodes)
+        lines = _last_lines(cluster, nodes, str(job.container["name"]))
         return diagnosis.why(job, pods, (), now=now, last_lines=lines, at=cluster.address)
     events = events_of(cluster, job.name)
+    if state is JobState.SUSPENDED and job.queue is not None:
+        queue = queue_of(cluster, job)
+        return diagnosis.why(job, pods, events, now=now, queue=queue, at=cluster.address)
     unfit = any(event.get("reason") == "FailedScheduling" for event in events)
     machines = _machines(cluster) if unfit else ()
     return diagnosis.why(job, pods, events, now=now, machines=machines, at=cluster.address)
@@ -161,7 +164,9 @@ def _machines(cluster: Cluster) -> list[dict[str, Any]]:
         return machines
 
 
-def _last_lines(cluster: Cluster, nodes: list[Node]) -> dict[int, tuple[float, str]]:
+def _last_lines(
+    cluster: Cluster, nodes: list[Node], container: str
+) -> dict[int, tuple[float, str]]:
     """When some running indexes spoke last, and what; index 0 and others evenly, a request each."""
     from kij_train.cluster.logs import LogChoice, Reader
 
@@ -169,7 +174,9 @@ def _last_lines(cluster: Cluster, nodes: list[Node]) -> dict[int, tuple[float, s
     found = {}
     for node in running[:: max(1, -(-len(running) // MOST_ASKED))]:
         try:
-            reader = Reader(cluster, str(node.pod), node.index, LogChoice(tail=1))
+            reader = Reader(
+                cluster, str(node.pod), node.index, LogChoice(tail=1, container=container)
+            )
             lines = list(reader.read(follow=False))
         except (RefusedError, UnreachableError):
             continue

@@ -37,6 +37,8 @@ def scheduling_metadata(spec: Common, name: str, shape: Shape) -> SchedulingMeta
     result = SchedulingMetadata()
     if spec.kueue is not None:
         result.job_labels[names.QUEUE] = spec.kueue
+        if spec.queue_priority is not None:
+            result.job_labels[names.KUEUE_PRIORITY] = spec.queue_priority
         if spec.topology is not None:
             label, _, mode = spec.topology.partition(":")
             required = mode == "required"

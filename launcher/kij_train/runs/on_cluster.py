@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kij_train import names, scripts, units
 from kij_train.commands import Address
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError
+from kij_train.runs import queues
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note
 from kij_train.spec import Common, JobSpec
@@ -113,6 +114,8 @@ class OnCluster(Backend):
         if isinstance(spec, JobSpec):
             yield from _without_gang(spec)
         yield from _without_volume(spec)
+        if spec.kueue is not None:
+            yield from queues.doubts(spec.kueue, self.cluster(spec))
         if extended_resources(spec):
             for resource, advice in which_nobody_has(spec, self.cluster(spec)).items():
                 yield Note(

@@ -20,6 +20,7 @@ from kij_train.paths import shown
 from kij_train.pod import bootstrap, contract, itemcall
 from kij_train.pod import preflight as checks
 from kij_train.pod.packages import Request
+from kij_train.render import formats
 from kij_train.spec import Common, JobSpec
 from kij_train.specfile import Resolved
 
@@ -62,6 +63,14 @@ class Plan:
         ranks = self.spec.preflight
         code = code_of(self.archive, sources, packages=self.packages, preflight=ranks)
         return render.render(self.spec, name=self.name, code=code)
+
+    def in_format(self, form: str) -> list[dict[str, Any]]:
+        """The same job in one of `formats.FORMATS`. Raises RequestError for what that lacks."""
+        named = replace(self, name=self.name + formats.SUFFIXES.get(form, ""))
+        shape = render.shape_of(self.spec, named.name)
+        return formats.convert(
+            form, named.objects(), formats.Rendered(self.spec, named.name, shape)
+        )
 
 
 def check_not_imported(call: str) -> None:

@@ -98,6 +98,12 @@ class Placement(Model):
         Setting(Group.PLACEMENT, "--priority-class NAME", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = None
     """PriorityClass of the pods."""
+    queue_priority: Annotated[
+        ObjectName | None,
+        Setting(Group.PLACEMENT, "--queue-priority NAME", Fact.CLUSTER_ONLY | Fact.TORCHX),
+    ] = None
+    """Kueue's WorkloadPriorityClass: who is admitted first, and who gives way to whom; without it
+    the pods' priority counts."""
     dns_policy: Annotated[
         Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default"] | None,
         Setting(
@@ -129,6 +135,9 @@ class Placement(Model):
             raise SpecConflict(
                 "scheduler", f"conflicts with --queue {self.queue}: Kueue admits the job as a whole"
             )
+        if self.queue_priority is not None and self.kueue is None:
+            instead = "use --priority-class" if self.scheduler == "volcano" else "add --queue NAME"
+            raise SpecConflict("queue_priority", f"is read by Kueue, in a queue: {instead}")
         if self.kueue is not None:
             try:
                 names.check_object_name(self.kueue)

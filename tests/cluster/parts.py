@@ -1,0 +1,118 @@
+"""Optional parts: real controllers of other projects, built from the Go module proxy.
+
+No test of `make test` needs one. `python -m tests.cluster build --part NAME` builds it, which takes
+minutes and the network; tests inside the cluster's network only find what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import build, cache
+from .errors import ClusterError
+from .paths import cache_dir
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module of Go, and what is made of it."""
+
+    module: str
+    version: str
+    programs: Mapping[str, str]
+    """Name → package in the module."""
+    keep: tuple[str, ...] = ()
+    """Folders of the module that tests read, such as its CRDs."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """File that the served module lacks → the one that serves in its place."""
+    toolchain: str = ""
+    """GOTOOLCHAIN, where the module needs a newer Go."""
+
+
+PARTS = {
+    "argo": Part(
+        module="github.com/argoproj/argo-workflows/v4",
+        version="v4.0.5",
+        programs={"workflow-controller": "./cmd/workflow-controller", "argoexec": "./cmd/argoexec"},
+        keep=("manifests/base/crds/full",),
+        # What it does holds for any Unix.
+        copies={
+            "workflow/executor/osspecific/signal_linux.go": (
+                "workflow/executor/osspecific/signal_darwin.go"
+            )
+        },
+    ),
+    "kueue": Part(
+        module="sigs.k8s.io/kueue",
+        version="v0.17.0",
+        programs={"kueue": "./cmd/kueue"},
+        keep=("config/components/crd/bases", "config/components/webhook"),
+    ),
+    "jobset": Part(
+        module="sigs.k8s.io/jobset",
+        version="v0.8.2",
+        programs={"jobset": "."},
+        keep=("config/components/crd/bases", "config/components/webhook"),
+    ),
+    "trainer": Part(
+        module="github.com/kubeflow/trainer/v2",
+        version="v2.0.0",
+        programs={"trainer": "./cmd/trainer-controller-manager"},
+        keep=("manifests/base/crds", "manifests/base/webhook"),
+    ),
+}
+
+
+def obtain(name: str) -> Path:
+    """The folder of a part: its programs, and the folders that it keeps. Built where it is not."""
+    return cache.obtain(
+        f"part-{name}",
+        _key(name),
+        lambda target: _make(target, PARTS[name]),
+        what=f"{name} {PARTS[name].version}",
+        expect="some 10 minutes on 2 cores",
+    )
+
+
+def found(name: str) -> Path:
+    """The same, of a part that has been built. Raises ClusterError."""
+    path = cache_dir() / f"part-{name}-{_key(name)}"
+    if not path.is_dir():
+        raise ClusterError(
+            f"{name} is not built",
+            hint=f"outside of the cluster: python -m tests.cluster build --part {name}",
+        )
+    return path
+
+
+def _key(name: str) -> str:
+    return cache.digest(repr(PARTS[name]), build.go_version(), platform.machine())
+
+
+def _make(target: Path, part: Part) -> None:
+    told = build.go("mod", "download", "-json", f"{part.module}@{part.version}")
+    served = Path(json.loads(told)["Dir"])
+    for folder in part.keep:
+        shutil.copytree(served / folder, target / folder)
+    # The served folder is read-only, and Go refuses to build with files added to it.
+    source = target / "source"
+    shutil.copytree(served, source)
+    for file in (source, *source.rglob("*")):
+        file.chmod(file.stat().st_mode | 0o200)
+    for lacking, other in part.copies.items():
+        if not (source / lacking).exists():
+            shutil.copy(source / other, source / lacking)
+    for program, package in part.programs.items():
+        flags = ("-trimpath", "-buildvcs=false", "-ldflags", "-s -w")
+        build.go(
+            *("build", *flags, "-o", str(target / program), package),
+            cwd=source,
+            cgo=False,
+            toolchain=part.toolchain,
+        )
+    shutil.rmtree(source)
