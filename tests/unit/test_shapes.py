@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kij_train import render
-from kij_train.pod import gang
+from kij_train.pod import contract, gang
 from kij_train.spec import ArraySpec, JobSpec
+from pydantic import ValidationError
 
 GANG = {"restart": "gang", "max_restarts": 7}
 
@@ -88,3 +91,47 @@ def test_no_other_module_of_render_asks_which_kind_of_job_it_is() -> None:
     for file in Path(render.__file__).parent.glob("*.py"):
         source = file.read_text(encoding="utf-8")
         assert "supervised" not in source and "spec.restart" not in source, file.name
+
+
+# --- roles ----------------------------------------------------------------------------------------
+
+
+def test_roles_are_as_many_nodes_as_they_name_and_pods_are_told() -> None:
+    spec = JobSpec(script="a.py", roles="prefill=2,decode=3", gpus=1)
+    assert (spec.nodes, spec.world_size) == (5, 5)
+    shape = render.shape_of(spec, "job")
+    assert (shape.policy["completions"], shape.environment["NNODES"]) == (5, "5")
+    assert shape.environment[contract.ENV_ROLES] == "prefill=2,decode=3"
+    assert contract.ENV_ROLES not in render.shape_of(JobSpec(script="a.py"), "job").environment
+    assert JobSpec(script="a.py", roles="a=1,b=1", nodes=2, spares=1, restart="gang").pods == 3
+
+
+def test_a_node_has_the_role_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = "prefill=2,decode=3"
+    found = [contract.role_of(rank, roles) for rank in range(6)]
+    assert found == ["prefill", "prefill", "decode", "decode", "decode", ""]
+    monkeypatch.setenv(contract.ENV_ROLES, roles)
+    monkeypatch.setenv(contract.ENV_ROLE, "of the round before")
+    contract.take_role(4)
+    assert os.environ[contract.ENV_ROLE] == "decode"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"roles": "prefill=2,decode=2", "nodes": 3}, "are 4 nodes, not 3. Leave --nodes out"),
+        ({"roles": "prefill=2,prefill=1"}, "names prefill twice"),
+        ({"roles": "prefill"}, "'prefill' must look like prefill=2"),
+        ({"roles": "prefill=0"}, "'prefill=0' must look like prefill=2"),
+        ({"roles": "Pre fill=1"}, "must look like prefill=2"),
+        ({"roles": "a=1,"}, "'' must look like prefill=2"),
+        ({"roles": "a=1:gpus=8,b=1"}, "Resources are those of a node, the same for all: --gpus"),
+        (
+            {"roles": "a=2,b=1", "nodes": "2:3", "restart": "elastic"},
+            "does not go with --restart elastic",
+        ),
+    ],
+)
+def test_roles_that_do_not_add_up_are_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        JobSpec(script="a.py", **fields)

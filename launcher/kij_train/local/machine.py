@@ -239,6 +239,8 @@ def node_environment(
         ENV_RUN_ID: run_id,
         **packages,
     }
+    if spec.roles is not None:
+        env[contract.ENV_ROLES] = spec.roles
     if spec.setup is not None:
         env[contract.ENV_SETUP] = for_node(spec.setup, index)
     if not spec.torchrun:

@@ -30,6 +30,10 @@ ENV_JOB = "KIJ_JOB"
 """The job's name, for the script: what it starts again has the same one."""
 ENV_RUN_DIR = "KIJ_RUN_DIR"
 """For the script: a folder of this index alone, which is there when it starts."""
+ENV_ROLES = "KIJ_ROLES"
+"""Names of roles, and how many nodes each has: `prefill=2,decode=2`, in the order of node ranks."""
+ENV_ROLE = "KIJ_ROLE"
+"""For the script: the role of its node."""
 ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
 ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
 ENV_NODE_NAME = "KIJ_NODE_NAME"
@@ -191,6 +195,23 @@ def read_contract(env: Dict[str, str]) -> Node:
     )
 
 
+def role_of(rank: int, roles: str) -> str:
+    """The role of a node, by its rank and the value of ENV_ROLES; empty where there is none."""
+    for one in roles.split(",") if roles else ():
+        name, _, count = one.partition("=")
+        rank -= int(count)
+        if rank < 0:
+            return name
+    return ""
+
+
+def take_role(rank: int) -> None:
+    """Put the role of this node into the environment, which its ranks inherit."""
+    role = role_of(rank, os.environ.get(ENV_ROLES, ""))
+    if role:
+        os.environ[ENV_ROLE] = role
+
+
 def describe(node: Node, env: Dict[str, str]) -> str:
     """The one line that names index, ranks, node, pod and rank 0."""
     first, world = node.rank * node.nproc, node.nnodes * node.nproc
@@ -200,6 +221,9 @@ def describe(node: Node, env: Dict[str, str]) -> str:
         where += " on " + env[ENV_NODE_NAME]
     if env.get(ENV_PARENT_PID):
         where = f"process {os.getpid()}"
+    role = role_of(node.rank, env.get(ENV_ROLES, ""))
+    if role:
+        ranks = f"{role}, {ranks}"
     rank0 = "rank 0 is here" if node.rank == 0 else f"rank 0 at {node.master_addr}"
     return (
         f"index {node.rank} of {node.nnodes}, {ranks} of {world}, {where}, "

@@ -50,6 +50,7 @@ def run_plain(node: Node, argv: List[str]) -> int:
     os.environ.setdefault(
         contract.ENV_RANK0_HOST, "localhost" if node.rank == 0 else node.master_addr
     )
+    contract.take_role(node.rank)
     if argv[0] == contract.AWAIT_RANK0:
         argv = argv[1:]
         if node.rank != 0:

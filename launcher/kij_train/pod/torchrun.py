@@ -113,6 +113,7 @@ def run_torchrun(node: Node, argv: List[str]) -> int:
     scratch_dir = os.environ.get(contract.ENV_SCRATCH_DIR)
     with tempfile.TemporaryDirectory(prefix="kij-ranks-", dir=scratch_dir) as log_dir:
         os.environ[contract.ENV_RANKS_DIR] = log_dir
+        contract.take_role(node.rank)
         if not os.environ.get(contract.ENV_HEARTBEAT_DIR):  # no supervisor watches: `top` may
             os.environ[contract.ENV_HEARTBEAT_DIR] = os.path.join(log_dir, "beats")
             os.mkdir(os.environ[contract.ENV_HEARTBEAT_DIR])

@@ -25,6 +25,8 @@ CONTRACT_ENV = frozenset(
     {
         *contract.CONTRACT,
         contract.ENV_JOB,
+        contract.ENV_ROLE,
+        contract.ENV_ROLES,
         contract.ENV_COMPLETION_INDEX,
         contract.ENV_RENDEZVOUS_TIMEOUT_S,
         contract.ENV_CODE_SHA256,
@@ -100,6 +102,11 @@ class JobSpec(Common):
     ] = None
     """Processes (ranks) a node: as many as GPUs, or 1 without GPUs. gpu, cpu or auto: as many as a
     node has GPUs, cores, or GPUs and else cores."""
+    roles: Annotated[str | None, Setting(Group.SIZE, "--roles NAME=N,...", Fact.NOT_IN_BENCH)] = (
+        None
+    )
+    """Roles of the nodes, by their ranks: prefill=2,decode=2 are four nodes. Each is told its own
+    in $KIJ_ROLE. All have the same resources."""
     torchrun: Annotated[
         bool,
         Setting(
@@ -182,6 +189,15 @@ class JobSpec(Common):
             raise SpecConflict("min_nodes", f"conflicts with nodes {nodes}, which says the same")
         return {**values, "min_nodes": int(match[1]), "nodes": int(match[2])}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_roles(cls, values: Any) -> Any:
+        """Without `nodes`, there are as many as the roles have."""
+        roles = values.get("roles") if isinstance(values, dict) else None
+        if not isinstance(roles, str) or values.get("nodes") is not None:
+            return values
+        return {**values, "nodes": sum(count for _, count in parse_roles(roles))}
+
     @property
     def pods(self) -> int:
         """How many there are at once: nodes and spares."""
@@ -259,9 +275,38 @@ class JobSpec(Common):
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
         checks = (_check_processes, _check_gpus, _check_preflight, _check_restart, _check_heartbeat)
+        checks = (*checks, _check_roles)
         for check in (*checks, _check_names, _check_dns, _check_env, check_paths, check_sizes):
             check(self)
         return self
+
+
+def parse_roles(text: str) -> list[tuple[str, int]]:
+    """Names and counts of `prefill=2,decode=2`. Raises SpecConflict."""
+    found: dict[str, int] = {}
+    for one in text.split(","):
+        match = re.fullmatch(r"([a-z][a-z0-9-]{0,30})=([1-9][0-9]{0,5})", one)
+        if match is None:
+            why = f"{one!r} must look like prefill=2: a name of a-z, 0-9 and -, and a count"
+            if re.match(r"[^=]+=[^:=]+[:=]", one):
+                why += ". Resources are those of a node, the same for all: --gpus, --cpu, --memory"
+            raise SpecConflict("roles", why)
+        if match[1] in found:
+            raise SpecConflict("roles", f"names {match[1]} twice: add the two counts")
+        found[match[1]] = int(match[2])
+    return list(found.items())
+
+
+def _check_roles(spec: JobSpec) -> None:
+    if spec.roles is None:
+        return
+    total = sum(count for _, count in parse_roles(spec.roles))
+    if spec.restart == "elastic":
+        raise SpecConflict("roles", "does not go with --restart elastic, where nodes come and go")
+    if total != spec.nodes:
+        raise SpecConflict(
+            "roles", f"{spec.roles} are {total} nodes, not {spec.nodes}. Leave --nodes out"
+        )
 
 
 def _check_preflight(spec: JobSpec) -> None:

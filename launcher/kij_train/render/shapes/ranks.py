@@ -23,6 +23,8 @@ def with_ranks(spec: JobSpec, name: str, shape: Shape) -> Shape:
         contract.ENV_RENDEZVOUS_TIMEOUT_S: str(spec.rendezvous_timeout),
         contract.ENV_RUN_DIR: f"{contract.RUN_DIR}/{contract.NODE_RANK_REFERENCE}",
     }
+    if spec.roles is not None:
+        environment[contract.ENV_ROLES] = spec.roles
     if spec.preflight:
         environment[contract.ENV_PREFLIGHT] = f"{contract.BUNDLE_DIR}/{PREFLIGHT_KEY}"
         environment[contract.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
