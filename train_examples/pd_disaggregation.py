@@ -17,6 +17,7 @@ in what.
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -84,7 +85,13 @@ class Model(nn.Module):
         shape = (2, args.heads, args.prompt + args.tokens, args.dim // args.heads)
         return [torch.zeros(shape, device=device) for _ in self.layers]
 
-    def next_token(self, tokens: torch.Tensor, cache: list[torch.Tensor], at: int, done) -> int:
+    def next_token(
+        self,
+        tokens: torch.Tensor,
+        cache: list[torch.Tensor],
+        at: int,
+        done: Callable[[int], None],
+    ) -> int:
         """The likeliest next token; `done(layer)` is called when that layer's cache is written."""
         x = self.token(tokens) + self.position.weight[at : at + len(tokens)]
         for number, layer in enumerate(self.layers):

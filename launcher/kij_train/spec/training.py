@@ -275,8 +275,8 @@ class JobSpec(Common):
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
         checks = (_check_processes, _check_gpus, _check_preflight, _check_restart, _check_heartbeat)
-        checks = (*checks, _check_roles)
-        for check in (*checks, _check_names, _check_dns, _check_env, check_paths, check_sizes):
+        more = (_check_roles, _check_names, _check_dns, _check_env, check_paths, check_sizes)
+        for check in (*checks, *more):
             check(self)
         return self
 
