@@ -81,6 +81,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.data)))
+        self.end_headers()
+
     def do_GET(self) -> None:
         origin, data = self.server, self.server.data
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
