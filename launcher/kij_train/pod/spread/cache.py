@@ -219,6 +219,9 @@ class Filling:
         """An error of the volume is a line, and the end of this."""
         try:
             yield
+        except FileNotFoundError:
+            self._cache.cannot("not kept in the cache", ValueError("another process took over"))
+            self.close()
         except (OSError, ValueError) as error:
             if self._lease is not None:
                 self._cache.cannot("not kept in the cache", error)
@@ -348,8 +351,6 @@ class Cache:
     def cannot(self, what: str, error: Exception) -> None:
         """Say why something of the cache cannot be done."""
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, FileNotFoundError):
-            why = "another process puts it there"  # and has removed what this one had
         self.say(f"{what}: {self._folder}: {why}")
 
     def close(self) -> None:
