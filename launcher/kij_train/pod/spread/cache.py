@@ -219,12 +219,11 @@ class Filling:
         """An error of the volume is a line, and the end of this."""
         try:
             yield
-        except FileNotFoundError:
-            self._cache.cannot("not kept in the cache", ValueError("another process took over"))
-            self.close()
         except (OSError, ValueError) as error:
             if self._lease is not None:
-                self._cache.cannot("not kept in the cache", error)
+                taken = isinstance(error, FileNotFoundError)  # it has removed this folder
+                why = ValueError("another process took over") if taken else error
+                self._cache.cannot("not kept in the cache", why)
             self.close()
 
     def close(self) -> None:
