@@ -62,7 +62,7 @@ GOLDENS = {
     "--mount pvc:data:/data:ro --mount secret:ssh:/ssh --mount configmap:conf:/conf "
     "--mount hostpath:/mnt/nvme:/nvme --mount emptydir:10Gi:/cache "
     "--fetch https://hub.example/model.bin:/model --fetch pvc:weights:/llama:/cache "
-    "--cache pvc:kept "
+    "--cache pvc:kept --disk 80Gi "
     "--node-selector pool=h100 --toleration dedicated=ml:NoSchedule --toleration spot "
     "--priority-class high --service-account trainer --label team=vision --annotation note=a,b "
     "--dns-policy ClusterFirstWithHostNet "

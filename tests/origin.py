@@ -45,6 +45,8 @@ class Origin(http.server.ThreadingHTTPServer):
         super().__init__((host, 0), _Handler)
         self.data = data
         self.requests: list[Request] = []
+        self.heads = 0
+        """Requests for the length alone."""
         self.answers: list[Answer] = []
         """What the next requests get, in order."""
         self.cut_after: list[int] = []
@@ -80,6 +82,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+    def do_HEAD(self) -> None:
+        self.server.heads += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.data)))
+        self.end_headers()
 
     def do_GET(self) -> None:
         origin, data = self.server, self.server.data

@@ -294,7 +294,13 @@ def a_link_below(at: Path) -> None:
     (at / FORMAT / "filling").symlink_to(at.parent)
 
 
-@pytest.mark.parametrize("wrong", [a_file, below_a_file, a_link, a_link_below])
+def below_a_link_to_nothing(at: Path) -> None:
+    at.symlink_to("/nowhere/at/all")
+
+
+@pytest.mark.parametrize(
+    "wrong", [below_a_link_to_nothing, a_file, below_a_file, a_link, a_link_below]
+)
 def test_a_folder_that_is_none_costs_one_line(
     tmp_path: Path, wrong: Callable[[Path], None]
 ) -> None:

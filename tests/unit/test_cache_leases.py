@@ -190,7 +190,7 @@ def test_an_owner_that_wakes_up_after_others_took_over_changes_nothing(
     entry.close()
     assert said == [
         "put 5 bytes into the cache",
-        f"not kept in the cache: {tmp_path}: another process puts it there",
+        f"not kept in the cache: {tmp_path}: another process took over",
     ]
     assert list((tmp_path / FORMAT / "filling").iterdir()) == []
     for each in (slow, quick):

@@ -15,7 +15,7 @@ import pytest
 from kij_train.pod import contract
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread import disk, origins, web
-from kij_train.pod.spread.chunks import File
+from kij_train.pod.spread.chunks import File, Layout
 from kij_train.pod.spread.origin import Fetch
 from kij_train.pod.spread.origins import fetch_all
 from kij_train.pod.spread.urls import file_name
@@ -29,6 +29,11 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(web, "PATIENCE_S", 30.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "PATIENCE_S", 0.3)
 
 
@@ -128,6 +133,7 @@ def test_an_answer_that_will_not_change_fails_at_once(
         ([Answer(502)] * 200, "the origin is gone"),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 def test_an_origin_that_stays_ill_is_given_up(
     fetched: Fetched, answers: list[Answer], kind: str
 ) -> None:
@@ -138,11 +144,40 @@ def test_an_origin_that_stays_ill_is_given_up(
     assert caught.value.exit_code == contract.EXIT_ORIGIN
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_origin_that_is_gone_is_said(fetched: Fetched) -> None:
     with running(DATA) as origin:
         url = f"http://localhost:{origin.port}/m.tar"
     with pytest.raises(Failure, match=r"the origin is gone: http://localhost.*refused"):
         fetched(Fetch(url, str(fetched.folder)))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_origin_that_is_gone_in_the_middle_is_given_up_with_its_last_words(
+    fetched: Fetched,
+) -> None:
+    with running(DATA) as origin:
+        origin.cut_after = [5_000_000]
+
+        def say(text: str) -> None:
+            origin.answers = [Answer(503)] * 200
+
+        url = f"http://localhost:{origin.port}/m.tar"
+        env = {contract.ENV_FETCH: json.dumps([Fetch(url, str(fetched.folder))])}
+        with pytest.raises(Failure, match=r"the origin is gone: http://localhost.*503") as caught:
+            fetch_all(env, say)
+    assert caught.value.exit_code == contract.EXIT_ORIGIN
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_gets_full_in_the_middle_is_said(tmp_path: Path) -> None:
+    there = disk.Disk([str(tmp_path)], Layout([File(0, "m.bin", 10)]))
+    there.prepare()
+    (tmp_path / "m.bin").unlink()
+    (tmp_path / "m.bin").symlink_to("/dev/full")
+    with pytest.raises(Failure, match=r"no room is left: .*m\.bin: No space left") as caught:
+        there.write(0, b"0123456789")
+    assert caught.value.exit_code == contract.EXIT_ORIGIN
 
 
 @pytest.mark.parametrize("other", [DATA[::-1], DATA + b"more", DATA[:-1]])

@@ -498,7 +498,8 @@ def test_a_job_that_lost_too_many_pods_tells_the_newest_first() -> None:
     assert verdict.headline.endswith("more pods were lost than --max-restarts 2 allows")
     assert [finding.kind for finding in verdict.findings] == ["evicted", "killed"]
     assert "index 1, pod" in verdict.findings[0].summary
-    assert verdict.findings[0].hint == "write to a mount: --mount pvc:NAME:/path"
+    hint = "write to a mount: --mount pvc:NAME:/path; or ask for more room: --disk SIZE"
+    assert verdict.findings[0].hint == hint
 
 
 def test_pods_that_the_end_took_along_are_no_losses() -> None:
@@ -665,6 +666,7 @@ MESSAGES = [
     (FetchFault("changed", "https://x").text(), "fetch-changed"),
     (FetchFault("hash", "https://x").text(), "fetch-hash"),
     (FetchFault("full", "/data has 1.0 GiB free").text(), "disk-full"),
+    (FetchFault("limit", "60.0 GiB").text(), "fetch-limit"),
     (FetchFault("unwritable", "/data").text(), "fetch-unwritable"),
     (FetchFault("path", "'../x'").text(), "fetch-path"),
     (FetchFault("no-library", "s3://").text(), "fetch-library"),

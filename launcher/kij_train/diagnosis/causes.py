@@ -58,7 +58,7 @@ _PACKAGES = {
         here="see whether this machine reaches it; a folder of wheels does without: "
         "PIP_NO_INDEX=1 PIP_FIND_LINKS=/PATH",
     ),
-    "full": Cause("disk-full", "more room on the machine for the pod, or fewer packages"),
+    "full": Cause("disk-full", "machines with more room: --disk SIZE; or fewer packages"),
     "no-installer": Cause("no-installer", "take an image with pip, or install it: --setup"),
     "failed": Cause("packages", "its last words are in the log of index 0"),
 }
@@ -73,7 +73,8 @@ _FETCH = {
     "gone": Cause("fetch-gone", "see whether the pods' network reaches it, and start again"),
     "changed": Cause("fetch-changed", "start again, or name a source that stays as it is"),
     "hash": Cause("fetch-hash", "name the new hash if the file was changed on purpose; else ask"),
-    "full": Cause("disk-full", "more room: --mount emptydir:SIZE:/FOLDER, or other machines"),
+    "full": Cause("disk-full", "machines with more room: --disk SIZE, which pods then ask for"),
+    "limit": Cause("fetch-limit", "allow more: --disk SIZE, --mount emptydir:SIZE:/FOLDER"),
     "unwritable": Cause("fetch-unwritable", "fetch to a folder of its own, such as /data"),
     "path": Cause("fetch-path", "fetch sources whose names meet to folders of their own"),
     "no-library": Cause("fetch-library", "install it: --with fsspec --with s3fs, or gcsfs, adlfs"),

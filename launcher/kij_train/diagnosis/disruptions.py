@@ -29,7 +29,7 @@ def disruption(pod: Object) -> Finding | None:
     if status.get("reason") == "Evicted":
         hint = None
         if any(word in said.lower() for word in ("ephemeral", "emptydir", "disk")):
-            hint = "write to a mount: --mount pvc:NAME:/path"
+            hint = "write to a mount: --mount pvc:NAME:/path; or ask for more room: --disk SIZE"
         elif "memory" in said:
             hint = "ask for the memory it takes: --memory"
         return Finding("evicted", "its machine evicted it", (said,) if said else (), hint)

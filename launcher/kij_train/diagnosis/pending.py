@@ -31,6 +31,7 @@ class Finding:
 
 
 MOST_TAINTS = 4
+IN_BYTES = ("memory", "ephemeral-storage")
 # Scheduler: "9 Insufficient nvidia.com/gpu" and so on, after "0/12 nodes are available: ".
 _REASON = re.compile(r"(\d+) (.+?)(?=, \d+ |\. |\.?$)")
 _INSUFFICIENT = re.compile(r"Insufficient (\S+)")
@@ -293,7 +294,7 @@ def _reason(
         if free is not None:
             about.append(f"the most that is free on one is {free}")
         gpu = gpus.of_resource(resource)
-        flags = {"cpu": "--cpu", "memory": "--memory"}
+        flags = {"cpu": "--cpu", "memory": "--memory", "ephemeral-storage": "--disk"}
         flag = gpu.flags if gpu else flags.get(resource, f"--resource {resource}")
         return words + (f" ({', '.join(about)})" if about else ""), f"ask for less a node: {flag}"
     taint = _TAINT.match(text)
@@ -339,7 +340,7 @@ def _largest(machines: Sequence[Object], resource: str) -> str | None:
     if not found:
         return None
     largest = max(found, key=quantity_value)
-    return format_bytes(int(quantity_value(largest))) if resource == "memory" else largest
+    return format_bytes(int(quantity_value(largest))) if resource in IN_BYTES else largest
 
 
 def _most_free(machines: Sequence[Object], resource: str) -> str | None:
@@ -351,7 +352,7 @@ def _most_free(machines: Sequence[Object], resource: str) -> str | None:
     if not known:
         return None
     most = max(max(free.get(resource, Decimal(0)), Decimal(0)) for free in known)
-    return format_bytes(int(most)) if resource == "memory" else f"{most.normalize():f}"
+    return format_bytes(int(most)) if resource in IN_BYTES else f"{most.normalize():f}"
 
 
 def _count(some: int, total: int) -> str:

@@ -154,6 +154,7 @@ FETCH_FAULTS = {
     "changed": "the origin has changed while it was read",
     "hash": "the file has another hash than was asked for",
     "full": "no room is left",
+    "limit": "it is more than the request allows",
     "unwritable": "nothing can be written",
     "path": "a file would leave its folder, or comes twice",
     "no-library": "the image lacks a library",

@@ -142,6 +142,8 @@ def _resources(spec: Common) -> dict[str, str]:
         resources["memory"] = spec.memory
     if spec.cpu is not None:
         resources["cpu"] = spec.cpu
+    if spec.disk is not None:
+        resources["ephemeral-storage"] = spec.disk
     return dict(sorted(resources.items()))
 
 

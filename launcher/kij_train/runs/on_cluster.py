@@ -22,6 +22,7 @@ from kij_train.errors import KijError, RefusedError, RequestError, UnreachableEr
 from kij_train.runs import queues
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note
+from kij_train.runs.sizes import without_room
 from kij_train.spec import Common, JobSpec
 from kij_train.spec.common import Where
 from kij_train.specfile import Layer, Resolved, resolve
@@ -116,6 +117,7 @@ class OnCluster(Backend):
         yield from _without_volume(spec)
         if spec.kueue is not None:
             yield from queues.doubts(spec.kueue, self.cluster(spec))
+        yield from without_room(spec)
         if extended_resources(spec):
             for resource, advice in which_nobody_has(spec, self.cluster(spec)).items():
                 yield Note(

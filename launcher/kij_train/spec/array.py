@@ -52,6 +52,7 @@ CONTRACT_ENV = {
     contract.ENV_RUN_DIR,
     contract.ENV_FETCH,
     contract.ENV_FETCHED,
+    contract.ENV_FETCH_LIMITS,
     contract.ENV_CACHE,
     contract.ENV_ERROR_FILE,
     contract.ENV_NAMES,

@@ -186,6 +186,11 @@ class Resources(Model):
         Memory | None, Setting(Group.RESOURCES, "--memory SIZE", Fact.CLUSTER_ONLY)
     ] = None
     """Memory a pod, request and limit."""
+    disk: Annotated[
+        Memory | None, Setting(Group.RESOURCES, "--disk SIZE", Fact.CLUSTER_ONLY | Fact.TORCHX)
+    ] = None
+    """Room a pod on its machine's disk (ephemeral-storage), request and limit: for packages, what
+    is fetched, emptyDirs, logs, and the image's files that it changes."""
     shm: Annotated[
         Memory | None, Setting(Group.RESOURCES, "--shm SIZE", Fact.CLUSTER_ONLY | Fact.TORCHX)
     ] = None
@@ -205,7 +210,8 @@ class Resources(Model):
     def _are_no_others(self) -> Resources:
         for resource in self.resources:
             gpu = gpu_kinds.of_resource(resource)
-            flag = gpu.flags if gpu else {"cpu": "--cpu", "memory": "--memory"}.get(resource)
+            own = {"cpu": "--cpu", "memory": "--memory", "ephemeral-storage": "--disk"}
+            flag = gpu.flags if gpu else own.get(resource)
             if flag is not None:
                 raise SpecConflict("resources", f"{resource} has its own flag: {flag}")
             if "/" not in resource and not resource.startswith("hugepages-"):

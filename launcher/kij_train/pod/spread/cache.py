@@ -221,7 +221,9 @@ class Filling:
             yield
         except (OSError, ValueError) as error:
             if self._lease is not None:
-                self._cache.cannot("not kept in the cache", error)
+                taken = isinstance(error, FileNotFoundError)  # it has removed this folder
+                why = ValueError("another process took over") if taken else error
+                self._cache.cannot("not kept in the cache", why)
             self.close()
 
     def close(self) -> None:
@@ -348,8 +350,6 @@ class Cache:
     def cannot(self, what: str, error: Exception) -> None:
         """Say why something of the cache cannot be done."""
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, FileNotFoundError):
-            why = "another process puts it there"  # and has removed what this one had
         self.say(f"{what}: {self._folder}: {why}")
 
     def close(self) -> None:

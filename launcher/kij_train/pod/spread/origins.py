@@ -20,6 +20,7 @@ from kij_train.pod.spread.cache import Cache, cache_of
 from kij_train.pod.spread.cached import Cached
 from kij_train.pod.spread.chunks import File, Layout, check_path
 from kij_train.pod.spread.faults import has_changed, origin_fault, request_fault
+from kij_train.pod.spread.limits import check_limits
 from kij_train.pod.spread.origin import Fetch, Origin
 from kij_train.pod.spread.others import FETCHES
 from kij_train.pod.spread.reader import Source
@@ -204,6 +205,7 @@ class Origins(Source):
                 except ValueError as error:
                     raise request_fault("path", f"{fetch.source}: {error}") from error
                 files.append(file._replace(folder=folders.index(fetch.to)))
+        check_limits(self._environment.get(contract.ENV_FETCH_LIMITS, ""), folders, files)
         new = Layout(files, json.dumps(marks))
         if layout is not None and layout.id != new.id:
             raise has_changed()

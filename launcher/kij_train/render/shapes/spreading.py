@@ -8,6 +8,7 @@ from dataclasses import replace
 from kij_train import names
 from kij_train.pod import contract, spread
 from kij_train.pod.spread.others import PLACES, Settings
+from kij_train.render.limits import fetch_limits
 from kij_train.render.shapes.shape import Shape
 from kij_train.spec import DEFAULT_PORT, Common
 from kij_train.spec.fetches import Fetch
@@ -27,6 +28,9 @@ def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
     if spec.cache_dir is not None:
         environment[contract.ENV_CACHE] = spec.cache_dir.replace("$", "$$")
         references = uid
+    limits = fetch_limits(spec)
+    if limits:
+        environment[contract.ENV_FETCH_LIMITS] = json.dumps(limits).replace("$", "$$")
     if fetches:
         environment |= {
             contract.ENV_FETCH: json.dumps(fetches).replace("$", "$$"),
