@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 from kij_train.arrays import gates, plan, statistics
+from kij_train.arrays.facts import About, Attempt, Where
 from kij_train.arrays.gates import Verdict
 from kij_train.arrays.items import Items
-from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
+from kij_train.arrays.store import ArrayFolder
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))

@@ -8,6 +8,10 @@ The same items by both, as many at once as there are cores, both with an account
 starts anew; and a program that does nothing, `true`. In turn (A B B A …) after a warm-up of ten
 items each, and the median of the ratios pair by pair is what counts: the machine's speed drifts,
 the ratio does not. Needs torch and GNU parallel.
+
+What is kept is of --torch-items 100 where the machine has other work: 500 starts of Python with
+torch are then twenty minutes. Of the two, 100 is the harder number for kij-train: its one import of
+torch in each runner is spread over fewer items, and GNU parallel takes the same for every item.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Array:
     """A folder with a plan and scripts, and runners in it."""
 
     def __init__(
-        self, folder: Path, items: Iterable[Any], *, indexes: int = 1, **settings: Any
+        self, folder: Path, items: Sequence[Any], *, indexes: int = 1, **settings: Any
     ) -> None:
         self.folder = folder
         text = itemplan.encode(items, indexes=indexes, chunk=None, seed=0)

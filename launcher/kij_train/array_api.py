@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from kij_train import jobs, runs
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
+from kij_train.arrays.facts import Where
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.report import counted
-from kij_train.arrays.store import ArrayFolder, Where, check_free, prepare
+from kij_train.arrays.store import ArrayFolder, check_free, prepare
 from kij_train.arrays.summary import summary_of
 from kij_train.arrays.view import outcomes_of
 from kij_train.errors import (
@@ -41,7 +42,7 @@ from kij_train.spec.array import parse_range
 from kij_train.specfile import Layer, Location, Origin, Resolved, check
 
 if TYPE_CHECKING:
-    from kij_train.arrays.store import Attempt
+    from kij_train.arrays.facts import Attempt
     from kij_train.diagnosis import JobState
 
 _log = logging.getLogger(__name__)

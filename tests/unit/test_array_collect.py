@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 from kij_train import names
-from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
+from kij_train.arrays.facts import About, Attempt, Where
+from kij_train.arrays.store import ArrayFolder
 from kij_train.cli import main
 from kij_train.pod import contract, itemplan, itemrecords, results
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from kij_train.arrays import store
+from kij_train.arrays.facts import About, Attempt, Where
 from kij_train.arrays.outcomes import State
-from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import outcomes_of
 from kij_train.errors import KijError, RequestError, UnreachableError
 from kij_train.pod import itemplan, itemrecords, results

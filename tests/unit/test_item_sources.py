@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kij_train.arrays import items, keys
+from kij_train.arrays import items, keys, plan
+from kij_train.arrays.texts import Texts
 from kij_train.errors import RequestError
 from kij_train.pod import itemplan
 
@@ -151,6 +153,36 @@ def test_a_list_is_taken_whole_or_refused_for_keys_that_are_alike(rows: list[str
             assert list(found) == rows
 
 
+@given(st.lists(st.text("a\xe9\r ", max_size=4)), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_lines_are_what_is_between_their_ends(rows: list[str], end: str, is_ended: bool) -> None:
+    content = end.join(rows) + (end if is_ended and rows else "")
+    first, *_ = content.split("\n")
+    texts, numbers = Texts.lines(content.encode(), b"\r" if "\r" in first else b"")
+    lines = content.split("\n")
+    if "\r" in first:
+        lines = [line.removesuffix("\r") for line in lines]
+    assert list(texts) == [line for line in lines if line]
+    assert list(numbers) == [number for number, line in enumerate(lines, start=1) if line]
+    assert texts[: len(texts)] == list(Texts.of(texts)) == [texts[at] for at in range(len(texts))]
+
+
+def test_a_list_of_json_takes_little_more_memory_than_its_text() -> None:
+    rows = [
+        f'{{"key": "item-{n:07d}", "url": "https://example.com/{n:040d}"}}' for n in range(20000)
+    ]
+    content = "\n".join(rows).encode()
+    del rows
+    tracemalloc.start()
+    try:
+        found = listed(content, "todo.jsonl")
+        plan.pin(found, chunk=None, indexes=100, seed=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 20000
+    assert peak < 3 * len(content)
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -273,6 +305,6 @@ def test_what_is_taken_comes_back_from_the_plan(values: list[Any]) -> None:
         found = items.from_values(values)
     except RequestError:
         return
-    plan = itemplan.decode(itemplan.encode(found, indexes=1, chunk=None, seed=0))
-    assert [value for _, value in plan.items(range(len(values)))] == values
-    assert [key for key, _ in plan.items(range(len(values)))] == list(found.keys)
+    read = itemplan.decode(itemplan.encode(found, indexes=1, chunk=None, seed=0))
+    assert [value for _, value in read.items(range(len(values)))] == values
+    assert [key for key, _ in read.items(range(len(values)))] == list(found.keys)

@@ -5,12 +5,13 @@ of standard input, whose first line is an object of JSON. Empty lines are left o
 line is the line; of a file its path; of a number its digits; of an object its field `key`, else
 `id`, else all of it as JSON. A key that is longer than MOST_KEY_BYTES is replaced by its SHA-256.
 
-Items stay text: there may be a million of them. Messages name the place that an item came from,
-"todo.jsonl:7".
+Items stay text (texts.py): there may be a million of them. Messages name the place that an item
+came from, "todo.jsonl:7".
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import glob
 import hashlib
@@ -18,7 +19,6 @@ import json
 import os
 import re
 import sys
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 
 from kij_train.arrays.jsonlines import check_text, key_of, key_of_line
 from kij_train.arrays.keys import check_distinct
+from kij_train.arrays.texts import Texts
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.pod import itemlist
@@ -140,7 +141,7 @@ def from_list(content: bytes, source: str) -> Items:
             hints=("names that NUL bytes end, as of find -print0: tr '\\0' '\\n' < LIST",),
         )
     try:
-        text = content.decode("utf-8-sig")
+        content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
@@ -148,14 +149,9 @@ def from_list(content: bytes, source: str) -> Items:
             f"{source}:{line}: is no UTF-8, from byte {column} of the line on",
             hints=("a list of Latin-1: iconv -f LATIN1 -t UTF-8 LIST",),
         ) from None
-    del content
-    rows = text.split("\n")
-    del text
-    if "\r" in rows[0]:
-        rows = [row.removesuffix("\r") for row in rows]
-    numbers = array("L", (number for number, row in enumerate(rows, start=1) if row))
-    if len(numbers) < len(rows):
-        rows = [row for row in rows if row]
+    content = content.removeprefix(codecs.BOM_UTF8)
+    ends_as_windows = b"\r" in content.partition(b"\n")[0]
+    rows, numbers = Texts.lines(content, b"\r" if ends_as_windows else b"")
     if not rows:
         raise RequestError(
             f"{source} lists no items", hints=("a line an item: seq 10 > items.txt",)
@@ -166,9 +162,8 @@ def from_list(content: bytes, source: str) -> Items:
             hints=(f"make lines of it: jq -c '.[]' {source} > items.jsonl",),
         )
     if source.endswith(JSON_ENDINGS) or _begins_json_lines(rows[0]):
-        keys = [
-            key_of_line(row, f"{source}:{line}") for row, line in zip(rows, numbers, strict=True)
-        ]
+        places = (f"{source}:{line}" for line in numbers)
+        keys = Texts.of(map(key_of_line, rows, places))
         return _checked(Items(source, keys, rows, lines=numbers, sha256=sha256, is_json=True))
     return _checked(_of_texts(source, rows, numbers, sha256))
 
@@ -181,7 +176,7 @@ def _begins_json_lines(row: str) -> bool:
 
 
 def _of_texts(
-    source: str, rows: list[str], lines: Sequence[int] | None = None, sha256: str = ""
+    source: str, rows: Sequence[str], lines: Sequence[int] | None = None, sha256: str = ""
 ) -> Items:
     """Items that are their own keys, as far as those are short."""
     if all(len(row) <= MOST_KEY_BYTES // 4 or itemlist.fits(row) for row in rows):

@@ -18,127 +18,22 @@ from __future__ import annotations
 import contextlib
 import json
 import lzma
-import re
 import secrets
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from kij_train.arrays.facts import FORMAT, ITEMS, STUDY, About, Attempt, Where
 from kij_train.arrays.files import as_json, cannot_write, damaged, is_locked, write
+from kij_train.arrays.parts import Parts
 from kij_train.errors import RequestError, UnreachableError
 from kij_train.paths import shown
 from kij_train.pod import itemplan, results
 from kij_train.pod.contract import Failure
 
 BASE = Path(".kij-train", "arrays")
-ITEMS, STUDY = "items.xz", "study.journal"
-FORMAT = 1
-LOCAL = "local"
-CLUSTER = "cluster"
-_PART = re.compile(r"\.?part-(\d{5,9})\.jsonl(\.tmp-.*|\.seen)?")
-"""A part, and what of one is not whole: as a runner here writes it, or as it was seen in a log."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where an array runs."""
-
-    kind: str = LOCAL
-    kubeconfig: str | None = None
-    context: str | None = None
-    namespace: str | None = None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is processes of this machine."""
-        return self.kind == LOCAL
-
-    @property
-    def flags(self) -> str:
-        """What a command needs to find it: ` -n ml --context lab`."""
-        names = {"-n": self.namespace, "--context": self.context, "--kubeconfig": self.kubeconfig}
-        return "".join(f" {flag} {shlex.quote(name)}" for flag, name in names.items() if name)
-
-
-@dataclass(frozen=True)
-class About:
-    """What an array was made from."""
-
-    name: str
-    where: Where
-    request: dict[str, Any]
-    """The values that are not defaults, by field."""
-    code_dir: str
-    """Absolute; of the machine that it was launched from."""
-    code_sha256: str
-    """Of what ran; empty where that is not known, as with --no-code."""
-    plan_sha256: str
-    created: str
-    """RFC 3339."""
-    items: str = ITEMS
-    """The file of the plan."""
-    format: int = FORMAT
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One Job of an array, or one run on this machine."""
-
-    number: int
-    job: str
-    """Its name: that of the array, or NAME-r1 of its first rerun."""
-    uid: str = ""
-    """Of the Job."""
-    request: dict[str, Any] = field(default_factory=dict)
-    """Values that it was launched with: those of the array, and what was given on top."""
-    selection: list[tuple[int, list[int]]] | None = None
-    """Of a rerun: indexes of the first attempt, with the positions of their items."""
-    code_sha256: str = ""
-    created: str = ""
-    state: str = ""
-    """How it ended; empty until then."""
-    code: dict[str, list[int]] | None = None
-    """The files of the code, for `code.known`; in a file of its own, see `ArrayFolder.code`."""
-
-
-class Parts:
-    """What the indexes of an attempt have left in its folder, as it is at this moment.
-
-    The folder is listed once: it may have tens of thousands of files.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.whole: set[int] = set()
-        """Indexes whose records are all there."""
-        self.begun: dict[int, list[str]] = {}
-        """Index → files of records that are not whole."""
-        with contextlib.suppress(FileNotFoundError):
-            for file in path.iterdir():
-                name = file.name
-                match = _PART.fullmatch(name)
-                if match is not None and match[2] is None:
-                    self.whole.add(int(match[1]))
-                elif match is not None:
-                    self.begun.setdefault(int(match[1]), []).append(name)
-
-    def records(self, index: int) -> list[results.Json]:
-        """The records of an index. What is not whole ends in the middle of a line, maybe."""
-        names = self.begun.get(index, [])
-        if index in self.whole:
-            names = [results.part_name(index)]
-        found: list[results.Json] = []
-        for name in sorted(names):
-            try:
-                found += results.read_part((self._path / name).read_bytes()).records
-            except FileNotFoundError:
-                continue  # it has become whole meanwhile
-            except OSError as error:
-                raise damaged(self._path / name, error) from None
-        return found
 
 
 class ArrayFolder:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kij_train.arrays import numbers
+from kij_train.arrays.facts import Attempt
 from kij_train.arrays.outcomes import Outcome, Record, Standing, State, merged
-from kij_train.arrays.store import ArrayFolder, Attempt, Parts
+from kij_train.arrays.parts import Parts
+from kij_train.arrays.store import ArrayFolder
 from kij_train.pod.itemplan import ItemPlan
 
 Live = Mapping[int, Mapping[int, State]]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train import jobs, runs
+from kij_train.arrays.facts import Attempt
 from kij_train.arrays.progress import Progress
-from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.store import ArrayFolder
 from kij_train.cli import output
 from kij_train.cli.array_end import finish
 from kij_train.cli.array_view import array_view

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kij_train import jobs
-from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.facts import Attempt
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import indexes_of, outcomes_of, trial_nodes
 from kij_train.cli.array_view import labelled
 from kij_train.cli.onarray import opened, unknown_key, up_to_date

@@ -18,8 +18,9 @@ from pathlib import Path
 import click
 
 from kij_train import runs
+from kij_train.arrays.facts import Attempt, Where
 from kij_train.arrays.progress import Progress
-from kij_train.arrays.store import ArrayFolder, Attempt, Where, check_free, prepare
+from kij_train.arrays.store import ArrayFolder, check_free, prepare
 from kij_train.cli import output
 from kij_train.cli.array_end import finish
 from kij_train.cli.array_view import array_view

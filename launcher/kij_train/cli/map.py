@@ -13,7 +13,8 @@ import click
 from kij_train import runs
 from kij_train.arrays import items as sources
 from kij_train.arrays import plan as plans
-from kij_train.arrays.store import Where, check_free, prepare
+from kij_train.arrays.facts import Where
+from kij_train.arrays.store import check_free, prepare
 from kij_train.cli import grouped, output
 from kij_train.cli.array_attached import run_here, stay_on_cluster
 from kij_train.cli.config import print_values

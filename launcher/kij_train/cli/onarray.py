@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kij_train.arrays import store
-from kij_train.arrays.store import ArrayFolder, Where
+from kij_train.arrays.facts import CLUSTER, Where
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import Live, live_here
 from kij_train.cli import output
 from kij_train.cli.onjob import job_name, where_options
@@ -73,7 +74,7 @@ def opened(name: str, params: dict[str, Any]) -> tuple[ArrayFolder, Cluster | No
 
 def where_of(cluster: Cluster, params: dict[str, Any]) -> Where:
     """Where an array is that was found on a cluster by these flags."""
-    return Where(store.CLUSTER, params.get("kubeconfig"), params.get("context"), cluster.namespace)
+    return Where(CLUSTER, params.get("kubeconfig"), params.get("context"), cluster.namespace)
 
 
 def connect_to(folder: ArrayFolder, params: dict[str, Any]) -> Cluster:

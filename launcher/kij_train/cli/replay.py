@@ -14,9 +14,10 @@ import click
 
 from kij_train import diagnosis, local, runs
 from kij_train.arrays import formats
+from kij_train.arrays.facts import ITEMS, Where
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.plan import Pinned
-from kij_train.arrays.store import ITEMS, ArrayFolder, Where
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import Live, live_here, outcomes_of
 from kij_train.cli import output
 from kij_train.cli.onarray import array_argument, opened, unknown_key, up_to_date

@@ -9,10 +9,11 @@ import click
 
 from kij_train import runs
 from kij_train.arrays import numbers
+from kij_train.arrays.facts import Attempt
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.plan import Pinned
 from kij_train.arrays.selection import Chosen, Wanted, choose
-from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import Live, items_of, outcomes_of
 from kij_train.cli import grouped, output
 from kij_train.cli.array_attached import run_here, stay_on_cluster

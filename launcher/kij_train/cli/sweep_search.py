@@ -19,12 +19,13 @@ import click
 from kij_train import runs
 from kij_train.arrays import plan as plans
 from kij_train.arrays import sought, sweeps
+from kij_train.arrays.facts import STUDY, Where
 from kij_train.arrays.objective import Objective, UnknownMetricError
 from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.plan import Pinned
 from kij_train.arrays.points import Space
 from kij_train.arrays.search import Search, check_space, steps_of
-from kij_train.arrays.store import BASE, STUDY, ArrayFolder, Where
+from kij_train.arrays.store import BASE, ArrayFolder
 from kij_train.arrays.view import Live, outcomes_of
 from kij_train.cli import output
 from kij_train.cli.array_attached import follow_here, follow_there, is_late

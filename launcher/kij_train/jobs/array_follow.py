@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.facts import Attempt
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import indexes_of, items_of, trial_nodes
 from kij_train.jobs.collect import Collector
 from kij_train.jobs.refresh import ENDS

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, names
-from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
+from kij_train.arrays.facts import About, Attempt, Where
+from kij_train.arrays.store import ArrayFolder
 from kij_train.diagnosis import JobView, Object
 from kij_train.errors import RefusedError, RequestError, UnreachableError
 from kij_train.jobs.asking import get

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kij_train import diagnosis
 from kij_train.arrays import numbers
+from kij_train.arrays.facts import Attempt
 from kij_train.arrays.outcomes import State
 from kij_train.arrays.progress import Progress
-from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import indexes_of, items_of, trial_nodes
 from kij_train.diagnosis import JobState, Object, Phase
 from kij_train.errors import KijError

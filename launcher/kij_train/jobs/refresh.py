@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kij_train import diagnosis, names
+from kij_train.arrays.facts import Attempt
 from kij_train.arrays.outcomes import State
-from kij_train.arrays.store import ArrayFolder, Attempt
+from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import Live, indexes_of
 from kij_train.diagnosis import JobState, Object
 from kij_train.jobs.collect import Collector

@@ -21,11 +21,31 @@ import os
 import re
 from array import array
 from itertools import accumulate
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from kij_train.pod import itemlist
 from kij_train.pod.contract import EXIT_CODE, EXIT_CONTRACT, Failure
 from kij_train.pod.itemlist import Listed
+
+if TYPE_CHECKING:
+    from typing import Protocol, Union
+
+    class Listing(Protocol):
+        """Items of which it is known how many they are."""
+
+        def __len__(self) -> int: ...
+        def __iter__(self) -> "Iterator[Union[str, Tuple[str, Any]]]": ...
+
 
 FORMAT = 1
 ITEMS_PREFIX = "items.xz."
@@ -182,7 +202,7 @@ class ItemPlan:
 
 
 def encode(
-    items: Iterable[Union[str, Tuple[str, Any]]],
+    items: "Listing",
     *,
     indexes: int,
     chunk: Optional[int],
@@ -193,14 +213,14 @@ def encode(
 
     `listed` is where the pods read the items.
     """
-    total, lines = 0, io.BytesIO()  # which takes less memory than a list of a million lines
-    for item in items:
-        lines.write(_dumps(item).encode("ascii") + b"\n")
-        total += 1
-    header = _header(total, indexes, chunk, seed)
+    header = _header(len(items), indexes, chunk, seed)
     if listed is not None:
         header["list"] = listed
-    return b"".join([(_dumps(header) + "\n").encode("ascii"), lines.getbuffer()])
+    text = io.BytesIO()  # which takes less memory than a list of a million lines
+    text.write((_dumps(header) + "\n").encode("ascii"))
+    for item in items:
+        text.write(_dumps(item).encode("ascii") + b"\n")
+    return text.getvalue()
 
 
 def encode_range(start: int, end: int, *, indexes: int, chunk: Optional[int], seed: int) -> bytes:

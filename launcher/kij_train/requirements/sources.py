@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from kij_train.errors import RequestError
 from kij_train.pod.packages import Request
 from kij_train.requirements import locks
@@ -108,6 +106,8 @@ def _python(value: object, shown: str) -> str:
     """`requires-python`, checked."""
     if value is None:
         return ""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # takes long to import
+
     try:
         return str(SpecifierSet(str(value)))
     except InvalidSpecifier as error:

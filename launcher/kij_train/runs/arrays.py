@@ -12,8 +12,9 @@ from typing import Any
 
 from kij_train import names, render, requirements, units
 from kij_train.arrays import plan as plans
+from kij_train.arrays.facts import About, Attempt, Where
 from kij_train.arrays.items import Items, is_url
-from kij_train.arrays.store import About, ArrayFolder, Attempt, Where
+from kij_train.arrays.store import ArrayFolder
 from kij_train.code import bundle, known, leftout
 from kij_train.errors import RequestError
 from kij_train.paths import shown

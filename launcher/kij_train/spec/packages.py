@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 from pydantic import AfterValidator, Field
 
 from kij_train.spec.settings import Fact, Group, Merge, Setting
 from kij_train.spec.types import Model, Text
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _CREDENTIALS = re.compile(r"://([^/\s@]+)@")
 _REFERENCES = re.compile(r"(git|\$\{\w+\}(:\$\{\w+\})?)")
@@ -24,6 +25,8 @@ def holds_credentials(text: str) -> bool:
 
 def parse_package(text: str) -> Requirement:
     """A package as pip takes it, by its name. Raises ValueError, which repeats no credentials."""
+    from packaging.requirements import InvalidRequirement, Requirement  # takes long to import
+
     if holds_credentials(text):
         raise ValueError(
             "holds credentials in a URL, which everybody could read who may read the Job. Keep "
@@ -94,5 +97,9 @@ class Packages(Model):
     @property
     def replaces_torch(self) -> bool:
         """Whether torch itself is asked for by name."""
+        if not self.packages:
+            return False
+        from packaging.utils import canonicalize_name
+
         asked = (parse_package(text).name for text in self.packages)
         return any(canonicalize_name(name) == "torch" for name in asked)
