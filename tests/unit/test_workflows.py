@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -328,3 +329,67 @@ def test_an_owner_is_in_the_job_and_in_nothing_that_is_launched_again(
     assert "nightly" not in job["metadata"]["annotations"][names.REQUEST]
     assert main(["render", "--owner", "nightly", "train.py"]) == 2
     assert "must look like VERSION/KIND/NAME/UID" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pod(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """What a pod of a workflow finds, in folders of this machine; gives that of the outputs."""
+    program = 'python3 -c \'import os; open(os.environ["STEP_VALUE_FILE"], "w").write({})\''
+    steps = {
+        "value": {"program": program.format('os.environ["STEP_LIST_VALUE"] * 2')},
+        "large": {"program": program.format('"x" * 9000')},
+        "fails": {"program": ["python3", "-c", "raise SystemExit(6)"]},
+        "none": {"program": "no-such-program"},
+    }
+    flow = {"name": "flow", "step_image": "k:1", "steps": steps}
+    bundle = folder / "pod" / "bundle"
+    bundle.mkdir(parents=True)
+    for body in rendered(folder, yaml.safe_dump(flow, sort_keys=False), capsys):
+        for key, text in body.get("data", {}).items():
+            (bundle / key).write_text(text)
+        for key, text in body.get("binaryData", {}).items():
+            (bundle / key).write_bytes(base64.b64decode(text))
+    monkeypatch.setattr(contract, "BUNDLE_DIR", str(bundle))
+    monkeypatch.setattr(contract, "WORK_DIR", str(folder / "pod" / "work"))
+    monkeypatch.setattr(argo, "OUTPUTS_DIR", str(folder / "pod" / "outputs"))
+    for name in ("HOME", "PYTHONUNBUFFERED"):
+        monkeypatch.setenv(name, "")
+    return folder / "pod" / "outputs"
+
+
+def test_a_program_is_told_what_steps_have_left_and_leaves_its_own_value(pod: Path) -> None:
+    line = ["step", "value", "--workflow", "flow-abcde/uid", "--input", "list-value=ab"]
+    assert main(line) == 0
+    assert (pod / "value").read_text() == "abab"
+    assert (pod / "verdict").read_text() == "passed"
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "said", "verdict"),
+    [
+        ("fails", 6, "", "undecided"),
+        ("large", 2, "9,000 bytes, 8,192 at most", "passed"),
+        ("none", 2, "no-such-program cannot be run", None),
+        ("other", 2, "other is no step: there are value, large, fails, none", None),
+    ],
+)
+def test_a_program_that_fails_leaves_a_verdict_and_is_told_why_it_could_not_run(
+    pod: Path,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+    code: int,
+    said: str,
+    verdict: str | None,
+) -> None:
+    assert main(["step", step, "--workflow", "flow-abcde/uid"]) == code
+    assert said in capsys.readouterr().err
+    found = pod / "verdict"
+    assert (found.read_text() if found.exists() else None) == verdict
+    assert not (pod / "value").exists()
+
+
+def test_a_step_outside_of_a_workflow_is_told_how_to_make_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["step", "a", "--workflow", "flow/uid"]) == 2
+    assert "is for the pods of a workflow" in capsys.readouterr().err

@@ -36,7 +36,6 @@ MOST_VALUE_BYTES = 8 * 1024
 MOST_NUMBERS = 1000
 """Characters of numbers of failed indexes: they are in the status of a workflow."""
 VERDICTS = {0: "passed", 1: "failed", 6: "undecided", TimedOutError.exit_code: "timed out"}
-CANCELLED = "cancelled"
 LOOK_S = 0.2
 """How soon a signal is answered."""
 FLAGS = {"image": "--image", "nodes": "--nodes", "items": "--items"}
@@ -117,34 +116,34 @@ def _run(
     Then `on_end` is called before anything else: whoever told it may not wait for long.
     """
     asked: list[int] = []
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, _: asked.append(number))
+    ours = (signal.SIGTERM, signal.SIGINT)
+    before = {one: signal.signal(one, lambda signum, _: asked.append(signum)) for one in ours}
     try:
         child = subprocess.Popen(argv, env={**os.environ, **more}, start_new_session=True)
+        while child.poll() is None and not asked:
+            time.sleep(LOOK_S)
+        if asked:
+            on_end()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, asked[0])
+        code = child.wait()
     except OSError as error:
         raise RequestError(
             f"{argv[0]} cannot be run: {error.strerror}",
             hints=("a program of a step must be in the step_image, or in the code: ./PROGRAM",),
         ) from None
-    while child.poll() is None and not asked:
-        time.sleep(LOOK_S)
-    if asked:
-        on_end()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, asked[0])
-    code = child.wait()
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
     return (128 - code if code < 0 else code), bool(asked)
 
 
 def _run_program(words: Sequence[str], known: Mapping[str, str], outputs: Path) -> int:
     value = outputs / "value"
-    code, told_to_end = _run(
-        words,
-        {**known, VALUE_FILE: str(value)},
-        lambda: _leave(outputs, "verdict", CANCELLED),
-    )
-    if not told_to_end:
-        _leave(outputs, "verdict", VERDICTS.get(code, "failed"))
+    code, told_to_end = _run(words, {**known, VALUE_FILE: str(value)}, lambda: None)
+    if told_to_end:
+        return code
+    _leave(outputs, "verdict", VERDICTS.get(code, "failed"))
     if value.exists() and value.stat().st_size > MOST_VALUE_BYTES:
         size = value.stat().st_size
         value.unlink()
@@ -187,11 +186,9 @@ def _run_job(
     _check_rights(cluster, owner)
     _leave(outputs, "job", name)
 
-    def end() -> None:
-        _leave(outputs, "verdict", CANCELLED)
-        _cancel(cluster, name)
-
-    code, told_to_end = _run([sys.executable, "-m", "kij_train", *words], {}, end)
+    # Of a step that is told to end, Argo takes no outputs: it does not wait for them.
+    argv = [sys.executable, "-m", "kij_train", *words]
+    code, told_to_end = _run(argv, {}, lambda: _cancel(cluster, name))
     if not told_to_end:
         _leave(outputs, "verdict", VERDICTS.get(code, "error"))
         _leave(outputs, "failed-indexes", _failed_indexes(cluster, kind, name))
