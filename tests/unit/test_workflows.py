@@ -157,6 +157,18 @@ def test_what_depends_on_the_name_of_a_job_comes_from_its_label_in_a_resource_st
     assert mounted <= applied and all(name.endswith("-argo") for name in mounted)
 
 
+def test_all_that_is_applied_is_in_the_namespace_that_was_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "flow.yaml").write_text(ALL_KINDS)
+    line = ["render", "--format", "argo", "-o", "json", "-n", "ml"]
+    assert main([*line, "-f", "flow.yaml"]) == 0
+    flow = json.loads(capsys.readouterr().out)["items"]
+    assert main([*line, "train.py"]) == 0
+    one = json.loads(capsys.readouterr().out)["items"]
+    assert {body["metadata"]["namespace"] for body in (*flow, *one)} == {"ml"}
+
+
 def test_one_job_is_a_template_of_one_step_that_holds_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

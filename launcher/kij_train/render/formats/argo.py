@@ -140,7 +140,8 @@ def template(
     for task in tasks:
         if task.job is not None:
             argo_job.check(task.job, task.objects, f"step {task.name}")
-            shared += [one for one in argo_job.beside(task.objects) if one not in shared]
+            beside = argo_job.beside(task.objects, namespace)
+            shared += [one for one in beside if one not in shared]
     forms = dict.fromkeys(task.form for task in tasks)
     body = {
         "apiVersion": "argoproj.io/v1alpha1",

@@ -61,8 +61,8 @@ def check(job: Rendered, objects: Sequence[dict[str, Any]], called: str) -> None
             )
 
 
-def beside(objects: Sequence[dict[str, Any]]) -> Objects:
-    """What is made once, with the template: code, Service, NetworkPolicy, claims.
+def beside(objects: Sequence[dict[str, Any]], namespace: str | None) -> Objects:
+    """What is made once, with the template, in its namespace: code, Service, NetworkPolicy, claims.
 
     Pods of a step's Jobs may connect to each other, also to those of other workflows.
     """
@@ -70,13 +70,14 @@ def beside(objects: Sequence[dict[str, Any]]) -> Objects:
     found = copy.deepcopy(list(objects[:-1]))
     for body in found:
         name = body["metadata"]["name"]
-        body["metadata"]["name"] = renamed.get(name, name)
+        own = {} if namespace is None else {"namespace": namespace}
+        body["metadata"] |= {"name": renamed.get(name, name), **own}
         if body["kind"] == "Service":
             body["spec"]["selector"] = {names.LABEL_INSTANCE: name}
         if body["kind"] == "NetworkPolicy":
-            own = {"matchLabels": {names.LABEL_INSTANCE: name}}
-            body["spec"]["podSelector"] = own
-            body["spec"]["ingress"][0]["from"][0] = {"podSelector": own}
+            pods = {"matchLabels": {names.LABEL_INSTANCE: name}}
+            body["spec"]["podSelector"] = pods
+            body["spec"]["ingress"][0]["from"][0] = {"podSelector": pods}
     return found
 
 
