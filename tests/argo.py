@@ -224,4 +224,6 @@ def controller(ns: Namespace, log: Path) -> Iterator[Argo]:
         with controllers.running(argv, log, variables):
             yield Argo(ns, step_image)
     finally:
-        kubectl(ns.kubeconfig, "delete", "--ignore-not-found", "--wait=false", *flags)
+        made = [f"{kind}.{GROUP}" for kind in (*CHECKED, *UNCHECKED)]
+        words = ("delete", "crd", "--ignore-not-found", "--wait=false")
+        kubectl(ns.kubeconfig, *words, *made)
