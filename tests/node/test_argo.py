@@ -177,7 +177,7 @@ def test_an_array_that_argo_holds_itself_fails_with_its_items(
     name = argo.submit("items")
     workflow = argo.ended(name)
     assert phase_of(workflow) == "Failed"
-    assert "type == Failed' evaluated true" in nodes_of(workflow)["a"]["message"]
+    assert "[Failed]}' evaluated true" in nodes_of(workflow)["a"]["message"]
     report = argo.ns.kij_train("report", f"{name}-a", cwd=folder)
     assert report.returncode == 1
     assert "indexes 3, 7" in report.stdout or "3,7" in report.stdout, report.stdout
@@ -188,8 +188,8 @@ def test_ten_thousand_indexes_are_one_node_and_little_status(
 ) -> None:
     # The Job waits for a queue that nobody serves: its pods are not the question.
     steps = (
-        "steps: {a: {run: 'map --range 0:10000 --queue nobody ok.py {item}', form: resource},"
-        " b: {run: 'map --range 0:10000 --queue nobody ok.py {item}'}}"
+        "steps: {a: {run: 'map --range 0:10000 --chunk 1 --queue nobody ok.py {item}', form: resource},"
+        " b: {run: 'map --range 0:10000 --chunk 1 --queue nobody ok.py {item}'}}"
     )
     argo.apply(flow(folder, argo, small_image, "many", steps))
     name = argo.submit("many")
