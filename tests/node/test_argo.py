@@ -188,8 +188,8 @@ def test_ten_thousand_indexes_are_one_node_and_little_status(
 ) -> None:
     # The Job waits for a queue that nobody serves: its pods are not the question.
     steps = (
-        "steps: {a: {run: 'map --range 0:10000 --chunk 1 --queue nobody ok.py {item}', form: resource},"
-        " b: {run: 'map --range 0:10000 --chunk 1 --queue nobody ok.py {item}'}}"
+        "steps: {a: {run: 'map --range 0:10000 --chunk 1 --queue nobody ok.py {item}', form: "
+        "resource}, b: {run: 'map --range 0:10000 --chunk 1 --queue nobody ok.py {item}'}}"
     )
     argo.apply(flow(folder, argo, small_image, "many", steps))
     name = argo.submit("many")
@@ -202,10 +202,8 @@ def test_ten_thousand_indexes_are_one_node_and_little_status(
     argo.ended(name)
 
 
-def test_a_misspelt_field_is_refused_by_the_schemas_and_doctor_knows_whether_there_are_any(
-    argo: Argo, folder: Path
-) -> None:
-    found = argo.ns.kij_train("doctor", "-o", "json", cwd=folder)
+def test_doctor_finds_schemas_that_refuse_a_misspelt_field(argo: Argo, folder: Path) -> None:
+    found = argo.ns.kij_train("doctor", "-o", "json", cwd=folder)  # it asks with a wrong one
     check = next(one for one in json.loads(found.stdout) if one["name"] == "argo")
     assert check["result"] == "ok", check
 
