@@ -56,6 +56,8 @@ GOLDENS = {
     "--queue team-a --results pvc:out:/out --start-jitter 1m --no-code -m package.score",
     "sweep-nodes": "sweep --name tune -p lr=1e-3,3e-4 --min loss --nodes 4 --gpus 8 "
     "--parallelism 2 --queue team-a --no-code -m package.train --steps 100",
+    "argo": "render --format argo -f ../manifests/pipeline/pipeline.yaml",
+    "argo-resource": "render --format argo --name train --nodes 4 --gpus 8 hello_ranks.py",
     "everything": "--name all --nodes 4 --gpus 8 --no-code --image registry.example/train:1.2 "
     "--image-pull-policy Always --image-pull-secret regcred --resource vpc.amazonaws.com/efa=4 "
     "--shm 64Gi --env LR=3e-4 --env 'GREETING=$HOME costs $(MONEY)' --env-from-secret wandb "
@@ -77,7 +79,9 @@ def render_golden(name: str) -> list[dict[str, Any]]:
 
     folder = ROOT / "train_examples"
     words = shlex.split(GOLDENS[name])
-    if words[0] == "map":
+    if words[0] == "render":
+        objects = _workflow(words[1:], folder)
+    elif words[0] == "map":
         objects = _array(words[1:], folder).objects()
     elif words[0] == "sweep":
         objects = _trial(words[1:], folder).objects()
@@ -87,6 +91,24 @@ def render_golden(name: str) -> list[dict[str, Any]]:
         plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
         objects = plan.in_format(params["kind"])
     return [body for body in objects if name == "hello" or body["kind"] != "ConfigMap"]
+
+
+def _workflow(words: list[str], folder: Path) -> list[dict[str, Any]]:
+    """For Argo: of a file with steps, or of one job."""
+    from kij_train.cli.options import flags_layer
+    from kij_train.cli.workflow import objects_of
+    from kij_train.render.formats import argo
+    from kij_train.specfile.workflow_file import read_workflow
+
+    params = command.make_context("render", words).params
+    if params["spec_file"] is not None:
+        file = str(folder / params["spec_file"])
+        workflow = read_workflow(file)
+        assert workflow is not None
+        return objects_of(workflow, None, file)
+    resolved = resolve(flags_layer(params), environ={}, cwd=folder)
+    plan = runs.plan(resolved, cwd=folder, place=runs.OnCluster())
+    return argo.convert(plan.objects(), plan.rendered)
 
 
 def _array(words: list[str], folder: Path) -> runs.ArrayPlan:
@@ -119,6 +141,8 @@ def text(name: str) -> str:
     body = render.to_yaml(render_golden(name))
     line = f"render {GOLDENS[name]}"
     command = GOLDENS[name].partition(" ")[0]
+    if command == "render":
+        line = GOLDENS[name]
     if command in ("map", "sweep"):
         line = GOLDENS[name].replace(command, f"{command} --dry-run client", 1)
     return f"# cd train_examples; kij-train {line}\n{left_out}{body}"

@@ -12,7 +12,7 @@ import importlib.util
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,16 @@ ENFORCERS = {
     "k8s.ovn.org": "OVN-Kubernetes",
 }
 """API group, or the end of one, → the network that brings it and enforces NetworkPolicies."""
+
+ARGO_GROUP = "argoproj.io"
+ARGO_RIGHTS = (
+    (ARGO_GROUP, "workflowtemplates", ("create",)),
+    (ARGO_GROUP, "workflows", ("create",)),
+    ("", "serviceaccounts", ("create",)),
+    ("rbac.authorization.k8s.io", "roles", ("create",)),
+    ("rbac.authorization.k8s.io", "rolebindings", ("create",)),
+)
+"""What it takes to apply what `render --format argo` prints, and to run it."""
 
 GANG_SCHEDULERS = {
     "kueue.x-k8s.io": "Kueue",
@@ -120,6 +130,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("other operators", _operators),
             ("arrays", arrays),
             ("network policy", _policy),
+            ("argo", argo_workflows),
         ):
             yield _guarded(doing, check, cluster)
     except KijError as error:
@@ -188,17 +199,24 @@ def _namespace(cluster: Cluster) -> Check:
 
 
 def _rights(cluster: Cluster) -> Check:
-    missing = [
-        f"{verb} {resource}"
-        for group, resource, verbs in RIGHTS
-        for verb in verbs
-        if not _allowed(cluster, group, resource, verb)
-    ]
+    missing = missing_rights(cluster, RIGHTS)
     if missing:
         grant = cluster.address.kubectl("apply", "-f", "manifests/role.yaml")
         hint = f"an admin can grant it: {grant}"
         return Check("permissions", Result.FAILED, f"missing: {', '.join(missing)}", hint)
     return Check("permissions", Result.OK, "all that kij-train uses")
+
+
+def missing_rights(
+    cluster: Cluster, rights: Iterable[tuple[str, str, tuple[str, ...]]]
+) -> list[str]:
+    """Of API groups, resources and verbs, those that whoever asks may not use."""
+    return [
+        f"{verb} {resource}"
+        for group, resource, verbs in rights
+        for verb in verbs
+        if not _allowed(cluster, group, resource, verb)
+    ]
 
 
 def _allowed(cluster: Cluster, group: str, resource: str, verb: str) -> bool:
@@ -336,6 +354,43 @@ def arrays(cluster: Cluster) -> Check:
         Result.WARNING,
         f"the server drops {names.PER_INDEX}: retries of an array are counted for all its indexes",
         "it takes Kubernetes 1.33, or its feature gate JobBackoffLimitPerIndex",
+    )
+
+
+def argo_workflows(cluster: Cluster) -> Check:
+    """Whether the cluster has Argo Workflows, and would see a mistake in a template."""
+    only = "only render --format argo needs it"
+    if ARGO_GROUP not in cluster.groups():
+        return Check("argo", Result.SKIPPED, f"Argo Workflows is not installed; {only}")
+    missing = missing_rights(cluster, ARGO_RIGHTS)
+    if missing:
+        hint = "an admin applies what kij-train render --format argo prints"
+        return Check("argo", Result.WARNING, f"missing: {', '.join(missing)}; {only}", hint)
+    name = f"{names.MANAGER}-doctor"
+    step = {"name": "main", "container": {"image": "none"}}
+    body: dict[str, Any] = {
+        "apiVersion": f"{ARGO_GROUP}/v1alpha1",
+        "kind": "WorkflowTemplate",
+        "metadata": {"name": name},
+        "spec": {"entrypoint": "main", "templates": [step]},
+    }
+    try:
+        cluster.create(body, dry_run=True)
+    except RefusedError:
+        raise
+    except KijError as error:  # the group is also that of Argo CD
+        return Check("argo", Result.SKIPPED, f"no Argo Workflows: {error.message}; {only}")
+    try:
+        cluster.create({**body, "spec": {**body["spec"], "noSuchField": 1}}, dry_run=True)
+    except RefusedError:
+        return Check("argo", Result.OK, "Argo Workflows, whose CRDs check every field")
+    return Check(
+        "argo",
+        Result.WARNING,
+        "Argo Workflows, whose CRDs have no schemas, as those of 3.x: a mistake in a template is "
+        "seen only when it runs",
+        "templates are tested with 4.0; its CRDs with schemas: manifests/base/crds/full of "
+        "argoproj/argo-workflows, applied with kubectl apply --server-side",
     )
 
 

@@ -147,6 +147,30 @@ def generated_job_name(stem: str, suffix: str, nodes: int, room: int = 0) -> str
     return f"{(suggest_job_name(stem) or 'job')[:room].rstrip('-')}-{suffix}"
 
 
+def parse_owner(text: str) -> dict[str, Any]:
+    """VERSION/KIND/NAME/UID as a reference to the owner of an object. Raises ValueError."""
+    parts = text.rsplit("/", 3)
+    if len(parts) < 4 or not all(parts) or _KEY_NAME.fullmatch(parts[1]) is None:
+        raise ValueError(
+            "must look like VERSION/KIND/NAME/UID, such as batch/v1/Job/parent/0b29fdd6-7d7c-…"
+        )
+    version, kind, name, uid = parts
+    return {
+        "apiVersion": version,
+        "kind": kind,
+        "name": check_object_name(name),
+        "uid": uid,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }
+
+
+def check_owner(text: str) -> str:
+    """The owner of an object, as parse_owner reads it."""
+    parse_owner(text)
+    return text
+
+
 def check_object_name(name: str) -> str:
     """The name of a Secret, claim, ConfigMap and the like (DNS-1123 subdomain)."""
     if len(name) > DNS_SUBDOMAIN_MAX or _DNS_SUBDOMAIN.fullmatch(name) is None:

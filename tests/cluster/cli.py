@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from . import build, control, leftovers, parts, requirements, store
+from . import build, control, images, leftovers, parts, requirements, store
 from .errors import ClusterError
 from .paths import StatePaths, cache_dir
 from .phases import say
@@ -277,9 +277,10 @@ def _check(_: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    for part in arguments.part or ():
-        say(str(parts.obtain(part)))
     if arguments.part:
+        images.packages()
+        for part in arguments.part:
+            say(str(parts.obtain(part)))
         return 0
     requirements.require(control_plane_only=arguments.control_plane_only)
     programs = build.daemons()

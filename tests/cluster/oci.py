@@ -30,14 +30,17 @@ class Layer:
     """One layer, known by what its stand-in says: different names, different digests."""
 
     name: str
+    content: bytes = b""
+    """An archive of its files, of a layer for which no snapshot is made before."""
 
     @property
-    def stand_in(self) -> bytes:
-        return EMPTY_BLOCK + self.name.encode()
+    def blob(self) -> bytes:
+        """Its archive, or what stands for it."""
+        return self.content or EMPTY_BLOCK + self.name.encode()
 
     @property
     def digest(self) -> str:
-        return _digest(self.stand_in)
+        return _digest(self.blob)
 
 
 def chain_id(layers: Sequence[Layer]) -> str:
@@ -65,7 +68,7 @@ def write_archive(
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": _descriptor(CONFIG, config),
-            "layers": [_descriptor(LAYER, layer.stand_in) for layer in layers],
+            "layers": [_descriptor(LAYER, layer.blob) for layer in layers],
         }
     )
     entry = {
@@ -75,7 +78,7 @@ def write_archive(
     with tarfile.open(path, "w") as archive:
         _add(archive, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
         _add(archive, "index.json", _json({"schemaVersion": 2, "manifests": [entry]}))
-        for blob in (manifest, config, *(layer.stand_in for layer in layers)):
+        for blob in (manifest, config, *(layer.blob for layer in layers)):
             _add(archive, "blobs/" + _digest(blob).replace(":", "/"), blob)
 
 

@@ -106,7 +106,7 @@ def fill_torch(layer: Path) -> None:
         overrides.write_text("".join(f"{name}; sys_platform == 'never'\n" for name in NOT_FOR_CPU))
         run(
             [
-                *("nice", _uv(), "pip", "install", "--quiet", "--target", site),
+                *("nice", uv(), "pip", "install", "--quiet", "--target", site),
                 *("--python-version", PYTHON, "--link-mode", "hardlink"),
                 *("--python-platform", f"{platform.machine()}-manylinux_2_28"),
                 *("--overrides", overrides, f"torch=={TORCH}", f"numpy=={NUMPY}"),
@@ -142,7 +142,7 @@ def fit_torch(layer: Path, image: Path) -> None:
             library.unlink()
 
 
-def _uv() -> Path:
+def uv() -> Path:
     """A private uv: an older one on the machine may not know these options."""
     key = cache.digest(UV, sys.version)
     return cache.obtain("uv", key, _make_uv, what="uv") / "venv/bin/uv"

@@ -36,12 +36,19 @@ class Lists(ApiServer):
         """API groups beside Kubernetes' own."""
         self.refused = ""
         """A resource that nobody may create."""
+        self.takes_templates = ""
+        """Of Argo: all, those without mistakes, or none."""
         self.answer = self._answer
 
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         path = path.partition("?")[0]
         if path == f"/apis/{KUEUE}" and self.queues is None:
             return 404, b'{"reason": "NotFound", "message": "no"}'
+        if method == "POST" and path.endswith("/workflowtemplates"):
+            if self.takes_templates == "none":
+                return 404, b'{"reason": "NotFound", "message": "no such resource"}'
+            if self.takes_templates == "right ones" and "noSuchField" in body["spec"]:
+                return 400, b'{"reason": "BadRequest", "message": "unknown field"}'
         return 200, json.dumps(self._said(method, path, body)).encode()
 
     def _said(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -322,3 +329,28 @@ def test_a_server_without_gangs_or_with_their_feature_off_has_none(
         f"native ({NATIVE}/v1beta1) is refused: the cluster drops schedulingGroup"
         in (found["detail"])
     )
+
+
+@pytest.mark.parametrize(
+    ("takes", "result", "said"),
+    [
+        ("right ones", "ok", "whose CRDs check every field"),
+        ("all", "warning", "as those of 3.x"),
+        ("none", "skipped", "no Argo Workflows"),
+    ],
+)
+def test_argo_is_asked_whether_it_would_see_a_mistake(
+    checks: Any, server: Lists, takes: str, result: str, said: str
+) -> None:
+    assert checks({"token": "t"})[1]["argo"]["result"] == "skipped"
+    server.groups, server.takes_templates = ["argoproj.io"], takes
+    found = checks({"token": "t"})[1]["argo"]
+    assert found["result"] == result and said in found["detail"]
+
+
+def test_who_may_make_no_roles_is_told_that_an_admin_applies_a_workflow(
+    checks: Any, server: Lists
+) -> None:
+    server.groups, server.refused = ["argoproj.io"], "roles"
+    found = checks({"token": "t"})[1]["argo"]
+    assert found["result"] == "warning" and "create roles" in found["detail"]

@@ -47,6 +47,7 @@ COMMANDS = {
     "events": "Show the events about a job and its pods.",
     "doctor": "Check, before the first launch, what a cluster lets you do.",
     "render": "Print the exact Kubernetes YAML of a launch; needs no cluster.",
+    "step": "Run a step of a workflow: what the pods of Argo Workflows call.",
     "config": "Show every value of a launch and where it came from.",
     "schema": "Print the JSON Schema of spec files.",
     "profiles": "List named settings of fabrics and machines, or show one.",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from kij_train.cli import grouped, output
 from kij_train.cli.options import (
     job_options,
     resolve_options,
+    spec_options,
     warn_about_plan,
     warn_of_what_is_left_out,
 )
@@ -21,7 +25,10 @@ from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.render import formats
 from kij_train.runs.on_cluster import Submittable
-from kij_train.specfile import Resolved
+from kij_train.specfile import WHERE, Resolved, workflow_file
+
+_planned: ContextVar[list[Submittable] | None] = ContextVar("planned", default=None)
+"""Where plans go that would be printed."""
 
 
 @click.command("render", cls=grouped.Command)
@@ -33,7 +40,8 @@ from kij_train.specfile import Resolved
     "kind",
     type=click.Choice([*formats.FORMATS]),
     default=formats.KUBERNETES,
-    help="; ".join(f"{name}: {what}" for name, what in formats.FORMATS.items()) + ".",
+    help="; ".join(f"{name}: {what}" for name, what in formats.FORMATS.items())
+    + ". With argo, FILE may have steps.",
 )
 @click.option(
     "--list-code",
@@ -46,7 +54,20 @@ def command(form: str, kind: str, list_code: bool, **params: Any) -> None:
     The same request prints the same bytes. Pipe it to kubectl apply -f -.
 
     Of an array: kij-train map … --dry-run client -o yaml, and so for sweep and eval.
+
+    \b
+      kij-train render --nodes 8 --gpus 4 train.py | kubectl apply -f -
+      kij-train render --format argo -f pipeline.yaml | kubectl apply --server-side -f -
     """
+    if kind == "argo" and params["spec_file"] not in (None, "-") and not list_code:
+        workflow = workflow_file.read_workflow(params["spec_file"])
+        if workflow is not None:
+            from kij_train.cli.workflow import objects_of
+
+            _check_no_others(params)
+            where = params["spec_namespace"]
+            print_objects(objects_of(workflow, where, params["spec_file"]), form)
+            return
     resolved = resolve_options(params)
     if list_code:
         _print_code(resolved)
@@ -58,6 +79,31 @@ def command(form: str, kind: str, list_code: bool, **params: Any) -> None:
         print_offline(plan, form)
     else:
         print_objects(plan.in_format(kind), form)
+
+
+def _check_no_others(params: dict[str, Any]) -> None:
+    """Raise RequestError for what a file of steps says itself."""
+    for option in spec_options():
+        given = params.get(option.parameter)
+        if given not in (None, (), False) and option.field not in WHERE:
+            raise RequestError(
+                f"{option.flags[0]} does not go with a file that has steps",
+                hints=("say it in the file: for all steps under defaults, for one in its run",),
+            )
+    for name, given in (("a script", params["script"]), ("--profile", params["profile"])):
+        if given:
+            raise RequestError(f"{name} does not go with a file that has steps")
+
+
+@contextmanager
+def planned() -> Iterator[list[Submittable]]:
+    """Have dry runs give their plans, instead of printing them."""
+    found: list[Submittable] = []
+    token = _planned.set(found)
+    try:
+        yield found
+    finally:
+        _planned.reset(token)
 
 
 def _print_code(resolved: Resolved) -> None:
@@ -79,6 +125,10 @@ def _print_code(resolved: Resolved) -> None:
 
 def print_offline(plan: Submittable, form: str) -> None:
     """What would be sent, and where a server may want it otherwise."""
+    found = _planned.get()
+    if found is not None:
+        found.append(plan)
+        return
     objects = plan.objects()
     for body in objects:
         if render.applied_bytes(body) > render.MOST_APPLIED_BYTES:

@@ -63,6 +63,11 @@ PATHS = {
         "podgroups",
         f"podgroups.{names.NATIVE_GROUP}",
     ),
+    "WorkflowTemplate": (
+        "/apis/argoproj.io/v1alpha1",
+        "workflowtemplates",
+        "workflowtemplates.argoproj.io",
+    ),
     "Node": ("/api/v1", "nodes", "nodes"),
     "Namespace": ("/api/v1", "namespaces", "namespaces"),
     "SelfSubjectAccessReview": (

@@ -76,6 +76,15 @@ def data_config_maps(
     return maps.of(_shares({}, prefix, data, maps.room))
 
 
+def steps_config_maps(
+    spec: Common, component: str, sources: Mapping[str, str], archive: bytes
+) -> list[dict[str, Any]]:
+    """As many ConfigMaps as the steps of a workflow take: what they run, and the code."""
+    content = (hashlib.sha256(archive).hexdigest(), *sources.values())
+    maps = _ConfigMaps(spec, shared_labels(spec, component), "steps", content)
+    return maps.of(_shares(sources, contract.CODE_PREFIX, archive, maps.room))
+
+
 class _ConfigMaps:
     """Immutable ConfigMaps of one content, and the labels that they have."""
 

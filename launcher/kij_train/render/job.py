@@ -30,6 +30,8 @@ def render_job(
     own = scheduling_metadata(spec, name, shape)
     template_metadata: dict[str, Any] = {"labels": sorted_dict(labels | own.pod_labels)}
     job_metadata = metadata(spec, name, labels | own.job_labels)
+    if spec.owner is not None:
+        job_metadata["ownerReferences"] = [names.parse_owner(spec.owner)]
     for target, notes in (
         (template_metadata, spec.annotations | own.pod_annotations),
         (job_metadata, spec.annotations | shape.annotations | own.job_annotations | request),

@@ -20,6 +20,7 @@ from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.pod import itemplan
 from kij_train.pod.packages import Request
+from kij_train.render.formats import Rendered
 from kij_train.runs.plan import (
     Note,
     Place,
@@ -100,9 +101,10 @@ class ArrayPlan:
         left_out = None if self.archive is None else leftout.record(self.archive.left_out)
         return {} if left_out is None else {names.LEFT_OUT: left_out}
 
-    def objects(self) -> list[dict[str, Any]]:
-        """Every Kubernetes object of the attempt."""
-        attempt = render.Attempt(
+    @cached_property
+    def attempt(self) -> render.Attempt:
+        """What its Job is made for."""
+        return render.Attempt(
             array=self.array,
             indexes=self.indexes,
             plan_sha256=self.pinned.sha256,
@@ -111,9 +113,17 @@ class ArrayPlan:
             selection=self.packed_selection,
             study=itemplan.compress(self.study) if self.study else b"",
         )
-        shape = render.shape_of(self.spec, self.name, attempt)
+
+    @property
+    def rendered(self) -> Rendered:
+        """For other formats than Kubernetes' own."""
+        return Rendered(self.spec, self.name, render.shape_of(self.spec, self.name, self.attempt))
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Every Kubernetes object of the attempt."""
+        shape = render.shape_of(self.spec, self.name, self.attempt)
         code = code_of(self.archive, shape.sources, packages=self.packages)
-        return render.render(self.spec, name=self.name, code=code, attempt=attempt)
+        return render.render(self.spec, name=self.name, code=code, attempt=self.attempt)
 
 
 def plan_array(
@@ -140,7 +150,7 @@ def plan_array(
         if found.packages is not None:
             content += f" {found.packages.sha256}"
         name = generated_name(
-            spec, content, found.code_dir, most, random_name=random_name, room=_room(spec, most)
+            spec, content, found.code_dir, most, random_name=random_name, room=room_of(spec, most)
         )
     else:
         name = spec.name
@@ -204,7 +214,7 @@ def _prepared(
     return ArrayPlan(spec, "", where, archive, pinned, notes=notes, packages=packages)
 
 
-def _room(spec: ArraySpec, indexes: int) -> int:
+def room_of(spec: ArraySpec, indexes: int) -> int:
     """Characters that the names of attempts take more than the array's."""
     return len(names.attempt_name("", _most_attempts(spec, indexes)))
 

@@ -57,6 +57,11 @@ class Plan:
         left_out = None if self.archive is None else leftout.record(self.archive.left_out)
         return {} if left_out is None else {names.LEFT_OUT: left_out}
 
+    @property
+    def rendered(self) -> formats.Rendered:
+        """What other formats than Kubernetes' own are made of."""
+        return formats.Rendered(self.spec, self.name, render.shape_of(self.spec, self.name))
+
     def objects(self) -> list[dict[str, Any]]:
         """Every Kubernetes object of the job."""
         sources = render.shape_of(self.spec, self.name).sources
@@ -67,10 +72,7 @@ class Plan:
     def in_format(self, form: str) -> list[dict[str, Any]]:
         """The same job in one of `formats.FORMATS`. Raises RequestError for what that lacks."""
         named = replace(self, name=self.name + formats.SUFFIXES.get(form, ""))
-        shape = render.shape_of(self.spec, named.name)
-        return formats.convert(
-            form, named.objects(), formats.Rendered(self.spec, named.name, shape)
-        )
+        return formats.convert(form, named.objects(), named.rendered)
 
 
 def check_not_imported(call: str) -> None:

@@ -327,6 +327,16 @@ class Lifetime(Model):
     ] = Field(default_factory=dict)
     """Annotations of the Job and its pods."""
 
+    owner: Annotated[
+        Annotated[str, AfterValidator(names.check_owner)] | None,
+        Setting(
+            Group.LIFE,
+            "--owner VERSION/KIND/NAME/UID",
+            Fact.CLUSTER_ONLY | Fact.TORCHX | Fact.NOT_IN_BENCH,
+        ),
+    ] = None
+    """Object of the namespace that the Job belongs to, and is deleted with."""
+
     @model_validator(mode="after")
     def _leaves_our_labels(self) -> Lifetime:
         for name in OWN_LABELS & self.labels.keys():

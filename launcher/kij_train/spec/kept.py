@@ -1,7 +1,8 @@
 """What a Job keeps of the request that it was made from, and the request that comes of it again.
 
 An annotation of the Job has the values that are not defaults. The environment stands in the pods
-already, and is read from there. Its name, and where files and cluster are, are no part of it.
+already, and is read from there. Its name, its owner, and where files and cluster are, are no part
+of it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kij_train.spec.common import Common
 MOST_CHARS = 16 * 1024
 """Longer requests are not kept: all annotations of an object may have 256 KiB, and clients such as
 `kubectl apply` keep the whole object in one."""
-_WHERE = {"name", "context", "kubeconfig", "namespace"}
+_WHERE = {"name", "context", "kubeconfig", "namespace", "owner"}
 
 
 def kept(spec: Common) -> str | None:

@@ -77,6 +77,11 @@ def explain(error: ValidationError, merged: Layer, model: type[Model]) -> Reques
     if kind == "extra_forbidden":
         known = _known_keys(location[:-1], model)
         key = str(location[-1])
+        if location == ("steps",):
+            return RequestError(
+                f"{where}: steps are no job, but a workflow of several",
+                hints=("for Argo Workflows: kij-train render --format argo -f FILE",),
+            )
         return RequestError(
             f'{where}: unknown key "{key}"{did_you_mean(key, known)}',
             hints=("keys: kij-train schema",),

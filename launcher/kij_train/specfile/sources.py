@@ -256,7 +256,7 @@ def read_spec_file(path: Path, cwd: Path, model: type[Model] = JobSpec) -> SpecF
         text = _text_of(sys.stdin.buffer.read(), shown)
     else:
         full = cwd / path
-        text = _read(full, shown)
+        text = read_text(full, shown)
     values, origins = yaml_text.read(text, shown, fields_with(model, Fact.WITHOUT_VARIABLE))
     profile = values.pop("profile", None)
     chosen_at = origins.pop(("profile",), Origin(shown)).where
@@ -266,7 +266,7 @@ def read_spec_file(path: Path, cwd: Path, model: type[Model] = JobSpec) -> SpecF
     return SpecFile(values, origins, profile, f"{chosen_at}: profile")
 
 
-def _read(path: Path, shown: str) -> str:
+def read_text(path: Path, shown: str) -> str:
     """The text of a file. Raises RequestError."""
     try:
         return _text_of(path.read_bytes(), shown)
@@ -288,14 +288,14 @@ def _text_of(content: bytes, shown: str) -> str:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         # As text, so that 1.10 does not become 1.1; no field takes a fraction as a number.
-        return tomllib.loads(_read(path, str(path)), parse_float=str)
+        return tomllib.loads(read_text(path, str(path)), parse_float=str)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: no valid TOML: {error}") from None
 
 
 def _toml_layer(values: dict[str, Any], path: Path, shown: str, model: type[Model]) -> Layer:
     # tomllib gives no lines: the first line that assigns the key, or opens its table, is it.
-    text = _read(path, shown).splitlines()
+    text = read_text(path, shown).splitlines()
     origins: dict[Location, Origin] = {}
     for name in values:
         key = re.escape(name).replace("_", "[-_]")

@@ -19,6 +19,7 @@ Objects = list[dict[str, Any]]
 KUBERNETES = "kubernetes"
 FORMATS = {
     KUBERNETES: "what launch makes",
+    "argo": "a WorkflowTemplate of Argo Workflows",
     "jobset": "a JobSet",
     "trainjob": "a TrainJob of Kubeflow Trainer",
 }
