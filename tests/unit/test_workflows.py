@@ -170,27 +170,29 @@ def test_what_others_wrote_is_pinned_by_its_commit_and_no_script_is_made_of_expr
 # --- the action -----------------------------------------------------------------------------------
 
 
-def test_the_action_reports_an_evaluation_that_failed_on_this_machine(
+def test_the_action_reports_an_array_that_failed_on_this_machine(
     runner: Runner, hub: GitHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = runner.temp.parent / "repo/eval"
     monkeypatch.chdir(folder)
-    gate = ("--gate", "accuracy >= 0.9", "score_sums.py")
-    assert main(["eval", "--local", "--name", "sums", "--data", "sums.jsonl", *gate]) == 1
+    (folder / "third.py").write_text("import sys\nassert int(sys.argv[1]) % 3\n")
+    assert main(["map", "--local", "--name", "thirds", "--range", "1:5", "third.py", "{item}"]) == 1
     capsys.readouterr()
-    runner.use(REPORT, name="sums", working_directory="eval")
+    runner.use(REPORT, name="thirds", working_directory="eval")
     code, said = runner.run(REPORT, "Report")
     assert code == 0
-    assert "::error title=sums%3A fail::accuracy >= 0.9: accuracy is 0.8475" in said
-    assert runner.summary().startswith("## ❌ sums: fail: accuracy >= 0.9")
-    facts = {"verdict": "fail", "exit-code": "1", "failed-indexes": "", "missing-indexes": ""}
+    assert "::error file=eval/third.py,line=2,title=thirds%3A 1 item failed::AssertionError" in said
+    assert runner.summary().startswith("## ❌ thirds: done 3, failed 1\n")
+    facts = {"verdict": "fail", "exit-code": "1", "failed-indexes": "2", "missing-indexes": ""}
     assert runner.outputs() == facts
     junit = (runner.temp / "kij-train-report/junit.xml").read_text()
-    assert '<testcase classname="sums.gates" name="accuracy &gt;= 0.9"><failure' in junit
-    assert runner.run(REPORT, "Comment")[0] == 0
-    assert runner.run(REPORT, "Comment")[0] == 0
+    assert '<testsuite name="thirds" tests="4" failures="1" errors="0"' in junit
+    for _ in range(2):
+        assert runner.run(REPORT, "Comment")[0] == 0
     (body,) = hub.bodies()
-    assert body.splitlines()[1].startswith("## ❌ sums: fail: accuracy >= 0.9")
+    assert body.splitlines()[1] == "## ❌ thirds: done 3, failed 1"
+    assert "failed in index 2 · `kij-train rerun thirds --failed`" in body
+    assert "kij-train replay thirds --key 3" in body
 
     hub.writable = False
     hub.comments.clear()
