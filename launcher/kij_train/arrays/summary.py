@@ -115,6 +115,7 @@ def summary_of(outcomes: Iterable[Outcome], hint_of: HintOf = without_hints) -> 
     """Fold the outcomes of all items, in their order."""
     found = Summary()
     causes: dict[tuple[State, str], Cause] = {}
+    kinds: dict[str, str] = {}
     slowest: list[tuple[float, int, Outcome]] = []
     for outcome in outcomes:
         found.counts[outcome.state] += 1
@@ -126,7 +127,11 @@ def summary_of(outcomes: Iterable[Outcome], hint_of: HintOf = without_hints) -> 
             found.durations.append(outcome.seconds)
             _keep_slowest(slowest, outcome.seconds, outcome)
         if outcome.state.is_lost:
-            _count_lost(found, causes, outcome)
+            # Of a process that ran many items, all have the same error, which may name one of them.
+            kind = kinds.get(outcome.error) or _kind(outcome)
+            if len(kinds) < MOST_LISTED:
+                kinds[outcome.error] = kind
+            _count_lost(found, causes, outcome, kind)
         elif len(found.others) < MOST_OTHERS:
             found.others.append(_slim(outcome))
     found.durations = array("d", sorted(found.durations))
@@ -161,12 +166,13 @@ def _keep_slowest(
         heapq.heappop(slowest)
 
 
-def _count_lost(found: Summary, causes: dict[tuple[State, str], Cause], outcome: Outcome) -> None:
+def _count_lost(
+    found: Summary, causes: dict[tuple[State, str], Cause], outcome: Outcome, kind: str
+) -> None:
     indexes = found.failed_indexes if outcome.state is State.FAILED else found.missing_indexes
     indexes.add(outcome.index)
     if len(found.lost) < MOST_LISTED:
         found.lost.append(_slim(outcome))
-    kind = _kind(outcome)
     if (outcome.state, kind) not in causes and len(causes) >= MOST_CAUSES:
         kind = ""
     cause = causes.setdefault(
