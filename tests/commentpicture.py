@@ -31,6 +31,9 @@ if longest["a"] > 992:
 runpy.run_path("score_sums.py")
 """
 TEXT, PICTURE = ROOT / "docs" / "comment.md", ROOT / "docs" / "comment.png"
+CROSS = """<svg width="20" height="20" viewBox="0 0 20 20"><path d="M3 3 17 17 M17 3 3 17"
+stroke="#dd2e44" stroke-width="5" stroke-linecap="round"/></svg>"""
+"""For fonts without that sign."""
 PAGE = """<!doctype html><meta charset="utf-8"><style>
 body {{ font: 14px/1.5 -apple-system, "Segoe UI", "Noto Sans", Helvetica, Arial, sans-serif;
   color: #1f2328; margin: 16px; }}
@@ -63,7 +66,8 @@ def main() -> int:
         TEXT.write_text(body, encoding="utf-8")
         page = folder / "page.html"
         markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
-        page.write_text(PAGE.format(markdown.render(body)), encoding="utf-8")
+        drawn = markdown.render(body).replace("❌", CROSS)
+        page.write_text(PAGE.format(drawn), encoding="utf-8")
         (folder / "browser").mkdir()
         with browser.page(program, folder / "browser") as shown:
             shown.open(page)

@@ -69,7 +69,7 @@ def test_a_pull_request_is_told_of_a_failure_then_of_success_and_a_push_cancels_
         (body,) = hub.bodies()
         assert body.splitlines()[1].startswith("## ❌ sums-pr7: fail: not every id was evaluated")
         assert f"failed in index 1 · `kij-train rerun sums-pr7 --failed -n {ns.name}`" in body
-        assert f"kij-train replay sums-pr7 --key sum-200 -n {ns.name}" in body
+        assert f"kij-train replay sums-pr7 --key sum-399 -n {ns.name}" in body
 
         (folder / "score.py").write_text("import runpy\nrunpy.run_path('score_sums.py')\n")
         runner.env["GITHUB_RUN_ID"] = "101"

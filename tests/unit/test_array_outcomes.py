@@ -190,6 +190,7 @@ def test_an_error_of_a_process_of_many_items_that_names_one_of_them_is_one_cause
     lost = [(f"sum-{at}", State.FAILED, error) for at in range(9)]
     (cause,) = summary_of(many(*lost)).causes
     assert (cause.items, cause.error) == (9, error)
+    assert cause.first.key == "sum-7"  # the one that a replay is to be of
 
 
 @pytest.mark.parametrize("keys", [["0", "1", "2"], ["a", "b", "ha"]])

@@ -179,6 +179,8 @@ def _count_lost(
         (outcome.state, kind),
         Cause(outcome.state, outcome.error if kind else "other causes", outcome),
     )
+    if outcome.error == cause.error and _is_named(outcome) and not _is_named(cause.first):
+        cause.first = outcome  # the one of its process to look at
     cause.items += 1
     cause.indexes.add(outcome.index)
     if outcome.exit_code is not None:
@@ -187,12 +189,22 @@ def _count_lost(
         cause.machines[outcome.machine] += 1
 
 
+def _is_named(outcome: Outcome) -> bool:
+    """Whether its error names it."""
+    key = outcome.key
+    return key in outcome.error and re.search(_word(key), outcome.error) is not None
+
+
+def _word(key: str) -> str:
+    return rf"(?<!\w){re.escape(key)}(?!\w)"
+
+
 def _kind(outcome: Outcome) -> str:
     """An error without what differs from item to item: its key, numbers and addresses."""
     error = outcome.error or "no word about it"
     if outcome.key:
         # As a word of its own, and as numbers are: key 0 is in "attempt 0", and key a in "has".
-        error = re.sub(rf"(?<!\w){re.escape(outcome.key)}(?!\w)", "N", error)
+        error = re.sub(_word(outcome.key), "N", error)
     return _NUMBERS.sub("N", error)
 
 
