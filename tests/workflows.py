@@ -76,7 +76,7 @@ class Runner:
         self, process: subprocess.Popen[str], workflow: Path, name: str, job: str = ""
     ) -> tuple[int, str]:
         """Wait for a step; its exit code and what it printed. Later steps see its outputs."""
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=540)
         self.context |= {
             f"steps.{_steps(workflow, job)[name].get('id')}.outputs.{key}": value
             for key, value in self.outputs().items()

@@ -71,21 +71,21 @@ def test_a_pull_request_is_told_of_a_failure_then_of_success_and_a_push_cancels_
         assert f"failed in index 1 · `kij-train rerun sums-pr7 --failed -n {ns.name}`" in body
         assert f"kij-train replay sums-pr7 --key sum-399 -n {ns.name}" in body
 
-        (folder / "score.py").write_text("import runpy\nrunpy.run_path('score_sums.py')\n")
+        (folder / "well.py").touch()
         runner.env["GITHUB_RUN_ID"] = "101"
-        pushed(f"{data}\n--gate 'accuracy >= 0.5' score.py")
+        pushed(f"--image {small_image} --range 0:2 well.py", "map")
         code, said = runner.run(JOB, "Run the job", "run")
         assert code == 0, said
         assert runner.run(JOB, "Report", "run")[0] == 0
         assert runner.context["steps.report.outputs.verdict"] == "pass"
         _comment(runner)
         (body,) = hub.bodies()
-        assert body.splitlines()[1].startswith("## ✅ sums-pr7: pass: 1 gate on 400 ids")
+        assert body.splitlines()[1].startswith("## ✅ sums-pr7: done 2")
 
         (folder / "waits.py").write_text("import time\ntime.sleep(600)\n")
         pushed(f"--image {small_image} --range 0:1 --grace 1s waits.py", "map")
         process = runner.step(JOB, "Run the job", "run")
-        assert eventually(lambda: _is_running(ns))
+        assert eventually(lambda: _is_running(ns), within_s=240)
         os.killpg(process.pid, signal.SIGINT)  # as the runner does for a newer push
         assert runner.end(process, JOB, "Run the job", "run")[0] == 130
         code, said = runner.run(JOB, "Cancel the job on the cluster", "run")
