@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -76,7 +77,12 @@ class Runner:
         self, process: subprocess.Popen[str], workflow: Path, name: str, job: str = ""
     ) -> tuple[int, str]:
         """Wait for a step; its exit code and what it printed. Later steps see its outputs."""
-        said, _ = process.communicate(timeout=540)
+        try:
+            said, _ = process.communicate(timeout=540)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
         self.context |= {
             f"steps.{_steps(workflow, job)[name].get('id')}.outputs.{key}": value
             for key, value in self.outputs().items()
