@@ -1,7 +1,7 @@
 # make demo           train a small GPT on two "nodes" of this machine
 # make test           run the tests that this machine can run
 # make torchx         the TorchX schedulers against its last release and its newest nightly
-# make lint           style, import layers, types
+# make lint           style, import layers, types, workflows
 # make goldens        render the manifests of manifests/ again
 #
 # A real Kubernetes of plain processes, on Linux, as root, with Go (tests/cluster/README.md):
@@ -36,6 +36,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/python -m tests.lintworkflows
 
 goldens: $(READY)
 	$(BIN)/python -m tests.goldens

@@ -124,6 +124,9 @@ def test_a_failing_rank_is_named_with_its_traceback(
     assert re.search(r"[123] other nodes? failed after it", verdict)
     assert err.rstrip().splitlines()[-1].strip().startswith("log: kij-train logs train-")
     assert 'train.py", line 5, in step' in verdict
+    (name,) = re.findall(r"pod (train-\w+)-3-", err)
+    report = ns.kij_train("report", name, "--format", "markdown", cwd=project)
+    assert (report.returncode, "at `train.py:5`" in report.stdout) == (1, True)
 
 
 def test_a_script_in_a_pod_sees_what_python_shows_it(

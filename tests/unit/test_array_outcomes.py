@@ -185,6 +185,14 @@ def test_causes_that_differ_by_the_item_alone_are_one() -> None:
     assert summary.quantile(0.5) == 2.5
 
 
+def test_an_error_of_a_process_of_many_items_that_names_one_of_them_is_one_cause() -> None:
+    error = "ValueError: prompt of sum-7 is too long"
+    lost = [(f"sum-{at}", State.FAILED, error) for at in range(9)]
+    (cause,) = summary_of(many(*lost)).causes
+    assert (cause.items, cause.error) == (9, error)
+    assert cause.first.key == "sum-7"  # the one that a replay is to be of
+
+
 @pytest.mark.parametrize("keys", [["0", "1", "2"], ["a", "b", "ha"]])
 def test_a_short_key_that_is_in_an_error_by_chance_makes_no_cause(keys: list[str]) -> None:
     error = "attempt 0 has been deleted before it"

@@ -115,6 +115,7 @@ def summary_of(outcomes: Iterable[Outcome], hint_of: HintOf = without_hints) -> 
     """Fold the outcomes of all items, in their order."""
     found = Summary()
     causes: dict[tuple[State, str], Cause] = {}
+    kinds: dict[str, str] = {}
     slowest: list[tuple[float, int, Outcome]] = []
     for outcome in outcomes:
         found.counts[outcome.state] += 1
@@ -126,7 +127,11 @@ def summary_of(outcomes: Iterable[Outcome], hint_of: HintOf = without_hints) -> 
             found.durations.append(outcome.seconds)
             _keep_slowest(slowest, outcome.seconds, outcome)
         if outcome.state.is_lost:
-            _count_lost(found, causes, outcome)
+            # Of a process that ran many items, all have the same error, which may name one of them.
+            kind = kinds.get(outcome.error) or _kind(outcome)
+            if len(kinds) < MOST_LISTED:
+                kinds[outcome.error] = kind
+            _count_lost(found, causes, outcome, kind)
         elif len(found.others) < MOST_OTHERS:
             found.others.append(_slim(outcome))
     found.durations = array("d", sorted(found.durations))
@@ -161,18 +166,21 @@ def _keep_slowest(
         heapq.heappop(slowest)
 
 
-def _count_lost(found: Summary, causes: dict[tuple[State, str], Cause], outcome: Outcome) -> None:
+def _count_lost(
+    found: Summary, causes: dict[tuple[State, str], Cause], outcome: Outcome, kind: str
+) -> None:
     indexes = found.failed_indexes if outcome.state is State.FAILED else found.missing_indexes
     indexes.add(outcome.index)
     if len(found.lost) < MOST_LISTED:
         found.lost.append(_slim(outcome))
-    kind = _kind(outcome)
     if (outcome.state, kind) not in causes and len(causes) >= MOST_CAUSES:
         kind = ""
     cause = causes.setdefault(
         (outcome.state, kind),
         Cause(outcome.state, outcome.error if kind else "other causes", outcome),
     )
+    if outcome.error == cause.error and _is_named(outcome) and not _is_named(cause.first):
+        cause.first = outcome  # the one of its process to look at
     cause.items += 1
     cause.indexes.add(outcome.index)
     if outcome.exit_code is not None:
@@ -181,12 +189,22 @@ def _count_lost(found: Summary, causes: dict[tuple[State, str], Cause], outcome:
         cause.machines[outcome.machine] += 1
 
 
+def _is_named(outcome: Outcome) -> bool:
+    """Whether its error names it."""
+    key = outcome.key
+    return key in outcome.error and re.search(_word(key), outcome.error) is not None
+
+
+def _word(key: str) -> str:
+    return rf"(?<!\w){re.escape(key)}(?!\w)"
+
+
 def _kind(outcome: Outcome) -> str:
     """An error without what differs from item to item: its key, numbers and addresses."""
     error = outcome.error or "no word about it"
     if outcome.key:
         # As a word of its own, and as numbers are: key 0 is in "attempt 0", and key a in "has".
-        error = re.sub(rf"(?<!\w){re.escape(outcome.key)}(?!\w)", "N", error)
+        error = re.sub(_word(outcome.key), "N", error)
     return _NUMBERS.sub("N", error)
 
 
