@@ -48,7 +48,8 @@ def main() -> int:
                 status = subprocess.call([*CLUSTER, "build", "--part", part])
             if status:
                 return status
-        return on_cluster("controllers", pytest_args)
+        # By file: a controller runs once on a cluster, for the tests of one process.
+        return on_cluster("controllers", pytest_args, share_out="loadfile")
     if not chosen.only_cluster:
         with phase("tests: unit and local"):
             status = run_tests(f"(unit or local) and {which}", PROCESSES, [], pytest_args)
@@ -60,8 +61,17 @@ def main() -> int:
     return on_cluster(which, pytest_args)
 
 
-def run_tests(chosen: str, processes: int, prefix: list[str], pytest_args: list[str]) -> int:
-    """Run tests, side by side and then alone; the exit status is the first that is not zero."""
+def run_tests(
+    chosen: str,
+    processes: int,
+    prefix: list[str],
+    pytest_args: list[str],
+    share_out: str = "worksteal",
+) -> int:
+    """Run tests, side by side and then alone; the exit status is the first that is not zero.
+
+    `share_out` is how pytest-xdist gives them to processes.
+    """
     several = [
         *prefix,
         *PYTEST,
@@ -70,7 +80,7 @@ def run_tests(chosen: str, processes: int, prefix: list[str], pytest_args: list[
         "-n",
         str(processes),
         "--dist",
-        "worksteal",
+        share_out,
     ]
     alone = [*prefix, *PYTEST, "-m", f"{chosen} and alone"]
     status = subprocess.call([*several, *pytest_args])
@@ -95,7 +105,7 @@ def is_made_for_it() -> bool:
     return sys.platform == "linux" and os.getuid() == 0 and shutil.which("go") is not None
 
 
-def on_cluster(which: str, pytest_args: list[str]) -> int:
+def on_cluster(which: str, pytest_args: list[str], share_out: str = "worksteal") -> int:
     """Run the api and node tiers; a cluster that was not up before is taken down."""
     was_up = State.of_running(StatePaths.of_this_clone()) is not None
     with phase("cluster up"):
@@ -107,7 +117,7 @@ def on_cluster(which: str, pytest_args: list[str]) -> int:
             prefix = [*CLUSTER, "exec", "--"]
             args = ["--cluster", "own", *pytest_args]
             chosen = f"(api or node) and {which}"
-            return run_tests(chosen, CLUSTER_PROCESSES, prefix, args)
+            return run_tests(chosen, CLUSTER_PROCESSES, prefix, args, share_out)
     finally:
         if not was_up:
             with phase("cluster down"):

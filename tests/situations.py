@@ -373,6 +373,8 @@ def record(name: str, situation: Situation, kubeconfig: str, launch: click.Comma
             return
         time.sleep(3)
         write(name, cluster, f"kij-train launch {shlex.join(words)}", situation)
+        if situation.quota:
+            kueue.remove(ns)
 
 
 def state_of(cluster: Cluster) -> JobState:

@@ -13,7 +13,11 @@ from tests import kueue, operators
 from tests.faults import Lasting
 from tests.kube import Namespace, eventually
 
-pytestmark = [pytest.mark.controllers, pytest.mark.labels({operators.IN_KUEUE: "true"})]
+pytestmark = [
+    pytest.mark.controllers,
+    pytest.mark.own_cluster,
+    pytest.mark.labels({operators.IN_KUEUE: "true"}),
+]
 RACK = "kij-train.test/rack"
 WAITS = "import pathlib, time\nwhile not pathlib.Path('/shared/stop').exists(): time.sleep(0.2)\n"
 
@@ -155,12 +159,19 @@ def test_a_preempted_job_goes_on_from_its_checkpoint_when_it_is_admitted_again(
 
 
 def test_an_array_is_admitted_in_part_and_does_all_its_items(
-    ns: Namespace, team_a: None, project: Path, small_image: str
+    ns: Namespace, team_a: None, project: Path, shared: Path, small_image: str
 ) -> None:
-    (project / "item.py").write_text("import time\ntime.sleep(2)\n")
+    (project / "item.py").write_text(WAITS)
     words = ["--image", small_image, "--name", "part", "--range", "0:6", "--parallelism", "4"]
-    given = [*words, "--cpu", "0.4", "--queue", "team-a", "item.py", "{item}"]
-    done = ns.kij_train("map", *given, cwd=project)
+    words += ["--cpu", "0.4", "--queue", "team-a", "--mount", f"hostpath:{shared}:/shared"]
+    done = ns.kij_train("map", *words, "--detach", "item.py", "{item}", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert eventually(lambda: is_running(ns, "part"))
+    refused = ns.kij_train("scale", "part", "3", cwd=project)
+    assert refused.returncode == 3, refused.stderr
+    assert "cannot change when partial admission is enabled" in refused.stderr
+    (shared / "stop").touch()
+    done = ns.kij_train("wait", "part", cwd=project)
     assert done.returncode == 0, done.stderr
     job = ns.batch.read_namespaced_job("part", ns.name)
     assert (job.status.succeeded, job.spec.completions, job.spec.parallelism) == (6, 6, 2)

@@ -15,7 +15,7 @@ from tests.cluster.paths import StatePaths
 from tests.cluster.state import State
 from tests.kube import Namespace, eventually
 
-pytestmark = pytest.mark.controllers
+pytestmark = [pytest.mark.controllers, pytest.mark.own_cluster]
 KINDS = {
     "jobset": ("jobset.x-k8s.io", "v1alpha2", "jobsets"),
     "trainjob": ("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
