@@ -1,6 +1,7 @@
 # make demo           train a small GPT on two "nodes" of this machine
 # make test           run the tests that this machine can run
 # make torchx         the TorchX schedulers against its last release and its newest nightly
+# make harnesses      lm-eval, promptfoo, DeepEval and RAGAS in shards, in environments of their own
 # make lint           style, import layers, types, workflows
 # make goldens        render the manifests of manifests/ again
 #
@@ -18,7 +19,8 @@ READY := $(VENV)/.ready
 # Without bytecode, every Python compiles all that it imports: of torch, two seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test torchx lint goldens clean cluster cluster-shell cluster-test cluster-down controllers
+.PHONY: demo test torchx harnesses lint goldens clean
+.PHONY: cluster cluster-shell cluster-test cluster-down controllers
 
 demo: $(READY)
 	$(BIN)/kij-train launch --local --nodes 2 --nproc-per-node 2 \
@@ -30,6 +32,9 @@ test: $(READY)
 
 torchx: $(READY)
 	$(BIN)/nox -s torchx
+
+harnesses: $(READY)
+	$(BIN)/nox -s harnesses
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ HARNESSES = {
     "promptfoo": [],
 }
 """An environment for each: their requirements exclude each other's."""
+REQUIRED = {"lm-eval": "lm_eval", "judges": "deepeval,ragas", "promptfoo": "promptfoo"}
+"""What the tests may not miss."""
 PROMPTFOO = ("promptfoo@0.123", "@libsql/linux-x64-gnu")
 
 
@@ -83,6 +85,7 @@ def harnesses(session: nox.Session, harness: str) -> None:
         session.run("npm", "install", "--prefix", folder, *lean, *PROMPTFOO, external=True)
         path = [f"{folder}/node_modules/.bin"]
     env = {"PATH": os.pathsep.join([*path, session.env.get("PATH") or os.environ["PATH"]])}
+    env["KIJ_HARNESSES"] = REQUIRED[harness]
     # The plugins of pytest that harnesses bring are theirs.
     argv = ("-p", "no:asyncio", "-p", "no:deepeval", "-m", "harnesses")
     session.run("python", "-m", "pytest", *argv, "tests/local/test_harnesses.py", env=env)

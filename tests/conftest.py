@@ -79,12 +79,14 @@ REPORT_LINES = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test's tier is its folder; the local tier needs torch, others a cluster."""
+    """A test's tier is its folder; the local tier needs torch, others a cluster. What those of
+    harnesses need, they say themselves."""
     for item in items:
         tier = item.path.relative_to(HERE).parts[0]
         assert tier in TIERS, f"{item.path} is in no tier's folder"
         item.add_marker(tier)
-        if tier == "local" and importlib.util.find_spec("torch") is None:
+        needs_torch = tier == "local" and item.get_closest_marker("harnesses") is None
+        if needs_torch and importlib.util.find_spec("torch") is None:
             item.add_marker(pytest.mark.skip(reason="torch is missing: pip install -e '.[local]'"))
     missing = set()
     cluster = config.getoption("--cluster")

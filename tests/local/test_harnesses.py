@@ -1,6 +1,7 @@
 """lm-eval, promptfoo, DeepEval and RAGAS under `kij-train eval --local`, offline, on CPU.
 
-`nox -s harnesses` installs them and runs this; elsewhere it is skipped, harness by harness.
+`nox -s harnesses` installs them and runs this; elsewhere it is skipped, harness by harness. It says
+in KIJ_HARNESSES which ones have to be there, whose tests are not skipped.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ LM_EVAL = ("lm_eval_shard.py", "--tasks", "carries", "--include_path", "tasks")
 MODEL = ("--model_args", "pretrained=tiny")
 
 
-def needs(module: str) -> pytest.MarkDecorator:
-    missing = importlib.util.find_spec(module) is None
-    return pytest.mark.skipif(missing, reason=f"needs {module}: nox -s harnesses")
+REQUIRED = os.environ.get("KIJ_HARNESSES", "").split(",")
+
+
+def needs(harness: str) -> pytest.MarkDecorator:
+    there = shutil.which(harness) or importlib.util.find_spec(harness)
+    skipped = not there and harness not in REQUIRED
+    return pytest.mark.skipif(skipped, reason=f"needs {harness}: nox -s harnesses")
 
 
 def python(folder: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -142,7 +147,7 @@ def test_documents_that_have_changed_since_they_were_listed_are_refused(document
     assert "is another document than when --data was listed" in done.stdout + done.stderr
 
 
-@pytest.mark.skipif(shutil.which("promptfoo") is None, reason="needs promptfoo")
+@needs("promptfoo")
 def test_promptfoo_runs_each_test_in_one_shard(project: Path) -> None:
     found = []
     for shards in (1, 3):
@@ -156,7 +161,7 @@ def test_promptfoo_runs_each_test_in_one_shard(project: Path) -> None:
     assert {success for _, success, _ in found[0]} == {True, False}
 
 
-@pytest.mark.skipif(shutil.which("promptfoo") is None, reason="needs promptfoo")
+@needs("promptfoo")
 def test_a_test_whose_provider_fails_is_no_wrong_answer_but_a_missing_one(project: Path) -> None:
     (project / "bad.yaml").write_text('prompts: ["{{a}}"]\nproviders: ["file://bad.js"]\n')
     (project / "bad.js").write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -55,3 +56,26 @@ def test_a_shard_that_died_fails_the_gate_in_pods_until_it_is_run_again(
     # All of them, judged anew: the same figure as on any machine.
     shown = ns.kij_train("report", "sums", cwd=project)
     assert (shown.returncode, "0.8475" in shown.stdout) == (0, True)
+
+
+def test_results_on_a_volume_are_judged_by_the_numbers_that_the_last_pod_sends(
+    ns: Namespace, project: Path, small_image: str, shared_folder: str
+) -> None:
+    volume = ("--mount", f"hostpath:{shared_folder}/{ns.name}:/out", "--results", "/out")
+    data = ("--image", small_image, "--name", "sums", "--data", "sums.jsonl", "--shards", "3")
+    argv = (*data, *volume, "--aggregate-in-cluster", "--gate", "accuracy >= 0.83")
+    died = ns.kij_train("eval", *argv, "--env", "DIES_AT=sum-399", "dies.py", cwd=project)
+    assert died.returncode == 1, died.stderr
+    assert "fail: not every id was evaluated: 266 done, 134 failed of 400" in died.stderr
+    assert "have not come" not in died.stderr
+
+    again = ns.kij_train("rerun", "sums", "--failed", "--env", "DIES_AT=", cwd=project)
+    assert again.returncode == 6, again.stderr
+    assert "undecided: accuracy >= 0.83: accuracy is 0.8475" in again.stderr
+    # The text of the answers has stayed there.
+    shown = ns.kij_train("results", "sums", cwd=project)
+    assert shown.returncode == 0, shown.stderr
+    records = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert len(records) == 400
+    assert sum(one["accuracy"] for one in records) == 339
+    assert not any("said" in one for one in records)

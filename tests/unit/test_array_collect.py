@@ -19,7 +19,7 @@ from kij_train import names
 from kij_train.arrays.facts import About, Attempt, Where
 from kij_train.arrays.store import ArrayFolder
 from kij_train.cli import main
-from kij_train.pod import contract, itemplan, itemrecords, results
+from kij_train.pod import contract, itemfigures, itemplan, itemrecords, results
 
 from tests.unit.test_client import Answer, ApiServer, Handler
 
@@ -463,6 +463,45 @@ def test_records_on_a_volume_are_counted_and_their_place_is_said(
         made.part(0, index).write_text(content)
     code, out, err = run(capsys, "results")
     assert (code, len(out.splitlines()), err) == (0, 6, "")
+
+
+def test_the_numbers_of_a_volume_come_from_the_pod_that_has_ended_last(
+    server: OneArray, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder(results="/results", evaluate=True, gates=["value >= 1"])
+    lines = {index: lines_of(index, value="text" if index == 1 else 1) for index in range(3)}
+    plan = itemplan.decode(PLAN)
+    for index, written in lines.items():
+        (tmp_path / results.part_name(index)).write_text("\n".join(written) + "\n")
+    printed: list[bytes] = []
+    last = [itemfigures.Folder(0, str(tmp_path), range(3))]
+    said = itemfigures.aggregate(last, plan, 1, printed.append)
+    for index, written in lines.items():
+        message = json.loads(message_of(index, written, without_lines=True))
+        message.update({"figures": said} if index == 1 else {})
+        server.pod(index, code=0, message=json.dumps(message), log=[])
+    server.ends()
+
+    found = reported(capsys)
+    assert found["damage"] == [
+        "index 1, attempt 0: the numbers of all indexes: they are not whole in the log of the pod "
+        "that sent them"
+    ]
+    assert found["evaluation"]["verdict"] == "fail"
+    code, _, err = run(capsys, "report")
+    assert (code, "the numbers of 6 ids have not come" in err) == (1, True)
+    assert "have a pod send them again: kij-train rerun arr -n ns --index 0" in err
+
+    server.logs["arr-1-1"] = [line.decode().rstrip() for line in printed]
+    found = reported(capsys)
+    assert (found["damage"], found["counts"]["done"]) == ([], 6)
+    (gate,) = found["evaluation"]["gates"]
+    assert gate["because"] == "2 of 6 ids have no value: k2, k3"
+    code, out, _ = run(capsys, "results")
+    assert (code, [json.loads(line).get("value") for line in out.splitlines()]) == (
+        0,
+        [1, 1, None, None, 1, 1],
+    )
 
 
 # --- from elsewhere -------------------------------------------------------------------------------

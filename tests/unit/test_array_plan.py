@@ -117,6 +117,7 @@ def test_a_list_that_is_too_large_to_travel_is_told_what_to_do(
         ({"results": "/out"}, "results /out is on no volume"),
         ({"results": "out"}, "'out' must be one of: pvc:NAME:/path"),
         ({"results": "emptydir:/out"}, "is on a volume of type emptydir"),
+        ({"aggregate_in_cluster": True}, "aggregate_in_cluster needs results on a volume"),
         ({"results": "pvc:a:/out:ro"}, "is on /out, which is mounted without write"),
         ({"slice": True, "item_timeout": "5m"}, "item_timeout 5m conflicts with --slice"),
         ({"slice": True, "preload": ["torch"]}, "conflicts with slice"),
@@ -357,6 +358,25 @@ def test_results_on_a_volume_are_in_a_folder_of_this_job_alone(tmp_path: Path) -
     assert "controller-uid" in env["KIJ_JOB_UID"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert '"/out/$$a/sq/attempt-0-$(KIJ_JOB_UID)"' in env["KIJ_ARRAY"]["value"]
     assert '"/out/$$a/sq/run"' in env["KIJ_ARRAY"]["value"]
+
+
+def test_the_last_pod_is_told_where_earlier_attempts_have_left_their_parts(tmp_path: Path) -> None:
+    fields = {"name": "sq", "results": "pvc:out:/out", "aggregate_in_cluster": True}
+    first = planned(tmp_path, numbers(4), **fields)
+    again = runs.plan_rerun(
+        Resolved(first.spec, {}),
+        first.pinned,
+        array="sq",
+        number=1,
+        selection=[(3, [3])],
+        cwd=tmp_path,
+        place=runs.OnCluster(),
+        earlier=((0, "abc-1"),),
+    )
+    container = again.objects()[-1]["spec"]["template"]["spec"]["containers"][0]
+    (text,) = [one["value"] for one in container["env"] if one["name"] == "KIJ_ARRAY"]
+    found = itemplan.ArraySettings.from_json(text)
+    assert (found.aggregate, found.earlier) == (True, ((0, "/out/sq/attempt-0-abc-1"),))
 
 
 def test_kueue_may_admit_fewer_pods_at_once(tmp_path: Path) -> None:

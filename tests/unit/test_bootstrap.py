@@ -163,7 +163,7 @@ PACKAGES = ("gang", "spread")
         (*FILES, *gang.FILES),
         (*FILES, *spread.FILES),
         (*FILES, *gang.FILES, *spread.FILES),
-        (*FILES, *pod.ITEMS, *spread.FILES),
+        (*FILES, *pod.ITEMS, *pod.FIGURES, *spread.FILES),
     ],
     ids=["alone", "with gang", "with spread", "with both", "with items and spread"],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def evaluated(
     before = None if baseline is None else evaluation.read_baseline(baseline, "main.jsonl", IDS)
     wanted = [gates.parse_gate(text) for text in texts]
     gates.check(wanted, before)
-    scores, counts = evaluation.scores_of(outcomes)
+    scored = evaluation.scores_of(outcomes)
     return evaluation.evaluate(
-        scores, counts, wanted, before, lambda positions: [outcomes[at] for at in positions]
+        scored, wanted, before, lambda positions: [outcomes[at] for at in positions]
     )
 
 
@@ -207,14 +208,51 @@ def test_the_json_is_json_also_of_what_is_infinite() -> None:
     assert told["gates"][0]["estimate"]["low"] is None
 
 
+def test_ids_that_are_done_and_whose_numbers_have_not_come_fail() -> None:
+    done = [replace(one, records=()) for one in ALL_RIGHT]
+    found = evaluated(done)
+    assert found.verdict is Verdict.FAIL
+    assert evalreport.headline(found) == (
+        "fail: the numbers of 200 ids have not come from their volume"
+    )
+    some = evaluated([*done[:-1], outcome(IDS[-1], State.FAILED)])
+    assert evalreport.headline(some) == (
+        "fail: not every id was evaluated: 199 done, 1 failed of 200; "
+        "the numbers of 199 ids have not come from their volume"
+    )
+
+
 def test_the_noise_of_two_runs_is_told_for_each_metric() -> None:
-    first, _ = evaluation.scores_of(ALL_RIGHT)
-    second, _ = evaluation.scores_of([outcome(name, acc=at >= 5) for at, name in enumerate(IDS)])
-    [noise] = evaluation.noise_of(first, second)
+    first = evaluation.scores_of(ALL_RIGHT)
+    second = evaluation.scores_of([outcome(name, acc=at >= 5) for at, name in enumerate(IDS)])
+    [noise] = evaluation.noise_of(first.scores, second.scores)
     assert (noise.metric, noise.changed, noise.ids) == ("acc", 5, 200)
     assert noise.change.mean == pytest.approx(-0.025)
-    [same] = evaluation.noise_of(first, first)
+    [same] = evaluation.noise_of(first.scores, first.scores)
     assert same.changed == 0
+
+
+def test_the_table_of_how_often_a_drop_is_noticed_is_the_one_that_was_measured() -> None:
+    root = Path(__file__).parents[2]
+    measured = (root / "benchmarks/results/eval.md").read_text()
+    assert measured in (root / "docs/evaluations.md").read_text()
+
+
+@pytest.mark.parametrize("field", ["preload: [json]", "item_timeout: 5s", "range: '0:5'"])
+def test_what_goes_with_items_alone_is_refused_in_a_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    field: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.jsonl").write_bytes(lines({"id": "a"}))
+    (tmp_path / "score.py").write_text("")
+    (tmp_path / "eval.yaml").write_text(f"script: score.py\n{field}\n")
+    argv = ["eval", "--local", "--dry-run", "plan", "--data", "data.jsonl", "-f", "eval.yaml"]
+    assert main(argv) == 2
+    name = field.partition(":")[0]
+    assert f"eval.yaml:2: {name} does not go with an evaluation" in capsys.readouterr().err
 
 
 def test_results_that_stay_on_a_volume_are_refused_for_they_could_not_be_judged(
@@ -226,6 +264,8 @@ def test_results_that_stay_on_a_volume_are_refused_for_they_could_not_be_judged(
     argv = ["eval", "--dry-run", "client", "--data", "data.jsonl", "--results", "pvc:x:/out"]
     assert main([*argv, "score.py"]) == 2
     assert "results on a volume cannot be judged from here" in capsys.readouterr().err
+    assert main([*argv, "--aggregate-in-cluster", "--image", "x", "score.py"]) == 0
+    assert r"\"aggregate\":true" in capsys.readouterr().out
     # With --local they are here anyway.
     argv = ["eval", "--local", "--dry-run", "plan", "--data", "data.jsonl", "--results"]
     assert main([*argv, "pvc:x:/out", "score.py"]) == 0

@@ -149,6 +149,7 @@ REFUSED: list[tuple[str, str]] = [
     ("--items - -f - a.py", "both read standard input"),
     ("--glob *.csv a.py", "--glob *.csv matches no file"),
     ("--range 0:5 --nodes 2 a.py", "No such option '--nodes'"),
+    ("--range 0:5 --gate acc>=1 a.py", "No such option '--gate'"),
     ("--range 0:5 --name A a.py", "--name A must be lower-case"),
     ("--range 0:5 --dry-run a.py", "'a.py' is not one of 'config', 'plan', 'client', 'server'"),
     ("--range 0:5 --as-shipped a.py", "--as-shipped goes with --local"),

@@ -50,6 +50,7 @@ def test_a_wrong_metric_is_refused(text: str, message: str) -> None:
         ([{"loss": "low"}], Lack.NAN),
         ([{"loss": True}], 1.0),
         ([{"loss": float("inf")}], Lack.NAN),
+        ([{"loss": 10**400}], Lack.NAN),
     ],
 )
 def test_the_last_record_with_the_metric_counts(

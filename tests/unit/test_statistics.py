@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -207,6 +208,37 @@ def test_the_mean_is_that_of_all_values_in_any_order(values: list[tuple[int, flo
     assert found.mean <= found.high + 1e-6
 
 
+FLOATS = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=120)
+
+
+@given(FLOATS, FLOATS)
+def test_any_numbers_have_a_mean_and_an_interval_around_it_without_a_warning(
+    now: Numbers, before: Numbers
+) -> None:
+    one, other = (units_of(range(len(values)), values, 120) for values in (now, before))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = statistics.mean(one)
+        estimates = [found, statistics.difference(one, other)]
+        assert not np.isnan(one.means).any()
+    for each in estimates:
+        figures = (each.mean, each.error, each.low, each.high, each.smallest_difference)
+        assert not any(map(math.isnan, figures))
+        nearly = 1e-9 * max(map(abs, now + before))
+        assert each.low - nearly <= each.mean <= each.high + nearly
+    mean = math.fsum(value / len(now) for value in now)
+    assert found.mean == pytest.approx(mean, rel=1e-9, abs=1e-12 * max(map(abs, now)) + 1e-320)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-160, 1e154, 1e300])
+def test_an_interval_grows_with_its_values(factor: float) -> None:
+    values = [math.sin(at) for at in range(60)]
+    plain = statistics.mean(units(values))
+    found = statistics.mean(units([value * factor for value in values]))
+    for name in ("mean", "error", "low", "high"):
+        assert getattr(found, name) == pytest.approx(getattr(plain, name) * factor, rel=1e-9)
+
+
 # --- gathering ------------------------------------------------------------------------------------
 
 SKIP = frozenset(["id", "seconds"])
@@ -217,10 +249,11 @@ def test_numbers_are_gathered_by_metric_and_id() -> None:
     scores.add("b", {"id": "b", "acc": True, "text": "x", "seconds": 3}, SKIP)
     scores.add("a", {"id": "a", "acc": 0, "f1": 0.5}, SKIP)
     scores.add("a", {"id": "a", "acc": None, "f1": float("nan"), "nan": ["acc"]}, SKIP)
+    scores.add("c", {"id": "c", "f1": 10**400}, SKIP)
     scores.add("x", {"id": "x", "acc": 1}, SKIP)
     assert scores.metrics == ["acc", "f1"]
     assert scores.unknown == ["x"]
-    assert (scores.nan("acc"), scores.nan("f1")) == (1, 1)
+    assert (scores.nan("acc"), scores.nan("f1")) == (1, 2)
     assert scores.without("acc") == ["c"]
     assert scores.without("f1") == ["b", "c"]
     assert statistics.mean(scores.units("acc")).mean == 0.5

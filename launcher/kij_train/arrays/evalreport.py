@@ -31,7 +31,11 @@ def headline(evaluation: Evaluation) -> str:
     if not evaluation.is_whole:
         counts = evaluation.counts
         states = [f"{counts[state]:,} {state.value}" for state in State if counts.get(state)]
-        return f"fail: not every id was evaluated: {', '.join(states)} of {evaluation.ids:,}"
+        unsent = f"the numbers of {evaluation.unsent:,} ids have not come from their volume"
+        if evaluation.unsent == evaluation.ids:
+            return f"fail: {unsent}"
+        said = f"fail: not every id was evaluated: {', '.join(states)} of {evaluation.ids:,}"
+        return f"{said}; {unsent}" if evaluation.unsent else said
     if not judged:
         return f"evaluated {evaluation.ids:,} ids, without a gate"
     if verdict is Verdict.PASS:

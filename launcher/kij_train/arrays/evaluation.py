@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kij_train.arrays import gates, items, statistics
 from kij_train.arrays.gates import Gate, Judged, Verdict
@@ -127,11 +128,13 @@ class Evaluation:
     """The metric of the worst examples: that of the first gate, else the first of all."""
     worst: tuple[Example, ...]
     has_baseline: bool
+    unsent: int
+    """Ids that are done, and whose numbers have not come from the volume where they are."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether every id has been evaluated."""
-        return self.counts.get(State.DONE, 0) == self.ids
+        """Whether every id has been evaluated, and is known here."""
+        return self.counts.get(State.DONE, 0) == self.ids and not self.unsent
 
     @property
     def verdict(self) -> Verdict:
@@ -141,36 +144,53 @@ class Evaluation:
         return gates.overall(self.judged)
 
 
-def scores_of(outcomes: Iterable[Outcome]) -> tuple[Scores, dict[State, int]]:
-    """The scores of what is done, and how many ids are in which state.
+class Scored(NamedTuple):
+    """What outcomes come to."""
 
-    The outcomes are those of all ids, whose numbers in the scores are their positions.
-    """
-    scores = Scores()
+    scores: Scores
+    """Of what is done."""
+    counts: dict[State, int]
+    unsent: int
+    """Ids that are done, and whose numbers are not here."""
+
+
+def scores_of(outcomes: Iterable[Outcome]) -> Scored:
+    """The outcomes are those of all ids, whose numbers in the scores are their positions."""
+    scores, unsent = Scores(), 0
     counts: dict[State, int] = dict.fromkeys(State, 0)
     for outcome in outcomes:
         counts[outcome.state] += 1
         number = scores.know(outcome.key)
         if outcome.state is State.DONE:
+            unsent += not outcome.records
             for record in outcome.records:
                 scores.add_to(number, record, NO_METRICS)
-    return scores, {state: count for state, count in counts.items() if count}
+    return Scored(scores, {state: count for state, count in counts.items() if count}, unsent)
 
 
 def evaluate(
-    scores: Scores,
-    counts: Mapping[State, int],
+    scored: Scored,
     wanted: Iterable[Gate],
     baseline: Scores | None,
     outcomes_at: Callable[[list[int]], Iterable[Outcome]],
 ) -> Evaluation:
     """Judge the scores. `outcomes_at` gives the outcomes of some positions, for the worst."""
+    scores = scored.scores
     judged = tuple(gates.judge(gate, scores, baseline) for gate in wanted)
     metrics = tuple(_metric(name, scores, baseline) for name in scores.metrics)
     by = _worst_by(judged, metrics)
     largest = bool(judged) and judged[0].gate.kind in ("<=", "rise")
     worst = _worst(outcomes_at, by, scores, baseline, largest=largest) if by else ()
-    return Evaluation(scores.wanted, dict(counts), metrics, judged, by, worst, baseline is not None)
+    return Evaluation(
+        scores.wanted,
+        scored.counts,
+        metrics,
+        judged,
+        by,
+        worst,
+        baseline is not None,
+        scored.unsent,
+    )
 
 
 def _worst_by(judged: tuple[Judged, ...], metrics: tuple[Metric, ...]) -> str:
@@ -207,9 +227,11 @@ def _worst(
     units = scores.units(metric)
     sign = -1 if largest else 1
     before = {} if baseline is None else baseline.by_number(metric)
-    lost = units.means - [before.get(number, 0.0) for number in units.ids.tolist()]
-    order = np.lexsort((sign * units.means, sign * lost))[:WORST]
-    now = dict(zip(units.ids[order].tolist(), units.means[order].tolist(), strict=True))
+    means = units.means
+    with np.errstate(over="ignore"):  # as far apart as no float is
+        lost = means - [before.get(number, 0.0) for number in units.ids.tolist()]
+    order = np.lexsort((sign * means, sign * lost))[:WORST]
+    now = dict(zip(units.ids[order].tolist(), means[order].tolist(), strict=True))
     chosen = list(now)
     found = {outcome.position: outcome for outcome in outcomes_at(sorted(chosen))}
     return tuple(

@@ -64,6 +64,7 @@ def findings_in(
 def _of_evaluation(folder: ArrayFolder, report: Report, live: Live | None) -> Findings:
     found = judged.evaluation_in(folder, live)
     again = f"run the rest, and judge again: {report.rerun}"
+    anew = f"have a pod send them again: {report.command('rerun')} --index 0"
     rest = "\n".join(failures_in_markdown(report))
     tables = (
         evalreport.metrics_table(found),
@@ -73,7 +74,7 @@ def _of_evaluation(folder: ArrayFolder, report: Report, live: Live | None) -> Fi
     return Findings(
         "evaluation",
         evalreport.headline(found),
-        () if found.is_whole else (again,),
+        () if found.is_whole else (anew if report.summary.all_well else again,),
         tuple(table for table in tables if table[1]),
         evalreport.as_json(found),
         gates.exit_code(found.verdict),

@@ -25,8 +25,9 @@ def is_evaluation(request: Mapping[str, Any]) -> bool:
 def evaluation_in(folder: ArrayFolder, live: Live | None = None) -> Evaluation:
     """Judge what is in the folder. Raises RequestError for a baseline that cannot be read."""
     request = folder.about.request
-    scores, counts = evaluation.scores_of(outcomes_of(folder, live))
-    wanted, baseline = judges(request.get("gates") or (), request.get("baseline"), scores.ids)
+    scored = evaluation.scores_of(outcomes_of(folder, live))
+    ids = scored.scores.ids
+    wanted, baseline = judges(request.get("gates") or (), request.get("baseline"), ids)
 
     def outcomes_at(positions: list[int]) -> Iterator[Outcome]:
         plan, asked = folder.plan(), set(positions)
@@ -36,7 +37,7 @@ def evaluation_in(folder: ArrayFolder, live: Live | None = None) -> Evaluation:
             if outcome.position in asked:
                 yield outcome
 
-    return evaluation.evaluate(scores, counts, wanted, baseline, outcomes_at)
+    return evaluation.evaluate(scored, wanted, baseline, outcomes_at)
 
 
 def judges(

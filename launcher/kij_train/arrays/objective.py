@@ -95,7 +95,11 @@ def value_of(records: Sequence[Record], metric: str) -> float | Lack:
         if isinstance(found, bool):
             return float(found)
         if isinstance(found, (int, float)):
-            return float(found) if math.isfinite(found) else Lack.NAN
+            try:
+                value = float(found)
+            except OverflowError:  # a whole number of more than 308 digits
+                return Lack.NAN
+            return value if math.isfinite(value) else Lack.NAN
         if found is not None:
             lack = Lack.NAN
     return lack

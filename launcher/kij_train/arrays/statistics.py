@@ -17,8 +17,9 @@ Intervals are two-sided. Which kind is taken depends on the values alone, and is
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ POWER = 0.8
 RESAMPLES = 2_000
 FEWEST_FOR_BOOTSTRAP = 50
 MOST_FOR_BOOTSTRAP = 20_000
+_LARGEST = sys.float_info.max
 SEED = 20240601
 """Of the bootstrap: the same values give the same interval."""
 
@@ -74,13 +76,27 @@ class Units:
     ids: Array
     """Numbers of the ids, ascending."""
     sums: Array
+    """Of the values by `scale`."""
     counts: Array
     are_binary: bool
     """Whether every value is 0 or 1."""
+    scale: float = 1.0
+    """A power of two, with which no value is 2 or more, and one is at least 1. So sums and squares
+    of the largest and the smallest floats are floats, and no digit is lost."""
 
     @property
     def means(self) -> Array:
         """Of each unit."""
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            means = self.scaled_means * self.scale
+        clipped: Array = np.clip(means, -_LARGEST, _LARGEST)
+        return clipped
+
+    @property
+    def scaled_means(self) -> Array:
+        """The same, by `scale`."""
         means: Array = self.sums / self.counts
         return means
 
@@ -98,10 +114,12 @@ def units_of(numbers_of_ids: Sequence[int], values: Sequence[float], ids: int) -
     where = np.asarray(numbers_of_ids, dtype=np.int64)
     numbers = np.asarray(values, dtype=np.float64)
     counts = np.bincount(where, minlength=ids)
-    sums = np.bincount(where, weights=numbers, minlength=ids)
+    largest = float(np.max(np.abs(numbers), initial=0.0))
+    scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
+    sums = np.bincount(where, weights=numbers / scale, minlength=ids)
     there = counts > 0
     are_binary = bool(np.all((numbers == 0) | (numbers == 1)))
-    return Units(np.flatnonzero(there), sums[there], counts[there], are_binary)
+    return Units(np.flatnonzero(there), sums[there], counts[there], are_binary, scale)
 
 
 def mean(units: Units, confidence: float = CONFIDENCE) -> Estimate:
@@ -120,7 +138,7 @@ def mean(units: Units, confidence: float = CONFIDENCE) -> Estimate:
         low, high = _wilson(middle, _effective(middle, error, n, count, confidence), confidence)
         return Estimate(middle, error, low, high, n, count, "wilson", confidence)
     low, high, method = _interval(units.sums, units.counts, middle, error, confidence)
-    return Estimate(middle, error, low, high, n, count, method, confidence)
+    return _times(units.scale, Estimate(middle, error, low, high, n, count, method, confidence))
 
 
 def difference(now: Units, before: Units, confidence: float = CONFIDENCE) -> Estimate:
@@ -130,7 +148,9 @@ def difference(now: Units, before: Units, confidence: float = CONFIDENCE) -> Est
     import numpy as np
 
     _, first, second = np.intersect1d(now.ids, before.ids, assume_unique=True, return_indices=True)
-    apart = now.means[first] - before.means[second]
+    scale = max(now.scale, before.scale)
+    new = now.scaled_means[first] * (now.scale / scale)
+    apart = new - before.scaled_means[second] * (before.scale / scale)
     n = len(apart)
     if not n:
         raise ValueError("no pairs")
@@ -142,7 +162,14 @@ def difference(now: Units, before: Units, confidence: float = CONFIDENCE) -> Est
         low, high = _agresti_min(int((apart > 0).sum()), int((apart < 0).sum()), n, confidence)
         return Estimate(middle, error, low, high, n, count, "agresti-min", confidence)
     low, high, method = _interval(apart, ones, middle, error, confidence)
-    return Estimate(middle, error, low, high, n, count, method, confidence)
+    return _times(scale, Estimate(middle, error, low, high, n, count, method, confidence))
+
+
+def _times(scale: float, one: Estimate) -> Estimate:
+    """The estimate of values that were divided by `scale`."""
+    middle = max(-_LARGEST, min(_LARGEST, one.mean * scale))
+    error, low, high = (value * scale for value in (one.error, one.low, one.high))
+    return replace(one, mean=middle, error=error, low=low, high=high)
 
 
 def _interval(
@@ -274,7 +301,11 @@ class Scores:
             if isinstance(value, (int, float)):
                 if metric not in self._metrics:
                     self._metrics[metric] = self._array("q"), self._array("d")
-                if math.isfinite(value):
+                try:
+                    is_finite = math.isfinite(value)
+                except OverflowError:  # a whole number of more than 308 digits
+                    is_finite = False
+                if is_finite:
                     numbers, values = self._metrics[metric]
                     numbers.append(number)
                     values.append(value)

@@ -24,12 +24,12 @@ from kij_train.spec.array import SOURCES
 from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
 
-_NO_FLAGS = {
-    *(f"spec_{name}" for name in (*SOURCES, "chunk", "indexes", "preload", "style", "metrics")),
-    *(f"spec_{name}" for name in ("items_on", "minimize", "maximize", "item_timeout")),
-    "spec_trial_nodes",
-    "spec_slice_slice",
-}
+_NOT = (
+    *(*SOURCES, "items_on", "chunk", "indexes", "preload", "style", "metrics", "function"),
+    *("minimize", "maximize", "item_timeout", "trial_nodes"),
+)
+"""Fields that mean nothing to one process a shard with the examples of --data."""
+_NO_FLAGS = {*(f"spec_{name}" for name in _NOT), "spec_slice_slice"}
 """Parameters of click that an evaluation has its own for, or does without."""
 
 
@@ -77,10 +77,14 @@ def command(data: str, shards: int, self_check: bool, **options: Any) -> None:
     way = way_of(options)
 
     def prepare(resolved: Resolved[ArraySpec]) -> tuple[Resolved[ArraySpec], Items]:
-        if resolved.spec.results is not None and not way.is_local:
+        spec = resolved.spec
+        if spec.results is not None and not (way.is_local or spec.aggregate_in_cluster):
             raise RequestError(
                 f"{resolved.origin(('results',))}: results on a volume cannot be judged from here",
-                hints=("leave it out: results come through the logs, 4 MiB a shard (--shards)",),
+                hints=(
+                    "have the pod that ends last send their numbers: --aggregate-in-cluster",
+                    "or leave it out: results come through the logs, 4 MiB a shard (--shards)",
+                ),
             )
         return _prepared(resolved, data, shards)
 
@@ -98,9 +102,8 @@ def _prepared(
 ) -> tuple[Resolved[ArraySpec], Items]:
     """The examples, and the request as an evaluation has it. Raises RequestError."""
     spec = resolved.spec
-    for field in (*SOURCES, "chunk", "indexes", "style", "metrics", "minimize", "maximize"):
-        value = getattr(spec, field)
-        if value is not None and value != ():
+    for field in _NOT:
+        if resolved.given(field):
             raise RequestError(
                 f"{resolved.origin((field,))}: {field} does not go with an evaluation",
                 hints=("its examples are --data, its processes --shards",),

@@ -30,10 +30,15 @@ from kij_train.cli.submitting import check_whose_help, detach_from, dry_run_serv
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.spec import ArraySpec
-from kij_train.spec.array import parse_range
+from kij_train.spec.array import OF_EVALUATIONS, parse_range
 from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
 
+NO_EVALUATION = {
+    *("spec_gates", "spec_baseline"),
+    "spec_aggregate_in_cluster_aggregate_in_cluster",
+}
+"""Parameters of click that only an evaluation has."""
 MOST_KEYS = 3
 """Of an index that a dry run shows."""
 
@@ -123,6 +128,7 @@ def command(**params: Any) -> None:
     way = way_of(params)
 
     def prepare(resolved: Resolved[ArraySpec]) -> tuple[Resolved[ArraySpec], sources.Items]:
+        check_is_no_evaluation(resolved)
         if resolved.spec.trial_nodes > 1:
             raise RequestError(
                 f"{resolved.origin(('trial_nodes',))}: trial_nodes is for sweeps: "
@@ -134,7 +140,18 @@ def command(**params: Any) -> None:
 
 
 job_options(command, ArraySpec)
-command.params = [one for one in command.params if one.name != "spec_trial_nodes"]
+command.params = [
+    one for one in command.params if one.name not in {"spec_trial_nodes", *NO_EVALUATION}
+]
+
+
+def check_is_no_evaluation(resolved: Resolved[ArraySpec]) -> None:
+    """Raise RequestError for what only evaluations have: nothing would be judged."""
+    for field in OF_EVALUATIONS:
+        if resolved.given(field):
+            raise RequestError(
+                f"{resolved.origin((field,))}: {field} is for evaluations: kij-train eval --data …"
+            )
 
 
 def run_array(
@@ -228,7 +245,8 @@ def print_plan(plan: runs.ArrayPlan, form: str) -> None:
     if form == "text":
         output.table(("INDEX", "ITEMS", "KEYS"), _rows(plan))
         total, count = found.total, found.indexes
-        output.status(f"{total:,} items in {count:,} indexes; nothing was created")
+        items, indexes = "s" * (total != 1), "es" * (count != 1)
+        output.status(f"{total:,} item{items} in {count:,} index{indexes}; nothing was created")
         return
     table = [
         {"index": index, "keys": [key for key, _ in found.items(found.positions(index))]}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PINNED = (
     *("items", "items_on", "glob", "range", "chunk", "indexes", "slice", "seed"),
-    *("name", "results", "trial_nodes"),
+    *("name", "results", "aggregate_in_cluster", "trial_nodes"),
 )
 """What an array is: the same in all of its attempts."""
 NO_COMMAND = {
@@ -105,6 +105,7 @@ def command(
         selection=chosen.selection,
         cwd=Path.cwd(),
         place=backend,
+        earlier=tuple((each.number, each.uid) for each in folder.attempts()),
     )
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)

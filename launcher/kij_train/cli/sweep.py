@@ -12,7 +12,14 @@ from kij_train.arrays import points, sampling, sweeps
 from kij_train.arrays.axes import Axis, parse_axis
 from kij_train.arrays.items import Items
 from kij_train.cli import grouped
-from kij_train.cli.map import resolved_array, run_array, way_of, way_options
+from kij_train.cli.map import (
+    NO_EVALUATION,
+    check_is_no_evaluation,
+    resolved_array,
+    run_array,
+    way_of,
+    way_options,
+)
 from kij_train.cli.options import job_options
 from kij_train.errors import RequestError
 from kij_train.spec import ArraySpec
@@ -23,7 +30,11 @@ from kij_train.specfile import Resolved
 MOST_REPEATS = 1_000
 TPE: Final = "tpe"
 """The sampler that searches: Optuna's tree of Parzen estimators."""
-_NO_FLAGS = {*(f"spec_{name}" for name in (*SOURCES, "items_on")), "spec_slice_slice"}
+_NO_FLAGS = {
+    *(f"spec_{name}" for name in (*SOURCES, "items_on")),
+    "spec_slice_slice",
+    *NO_EVALUATION,
+}
 """Parameters of click that a sweep has its own for, or does without."""
 
 
@@ -119,6 +130,7 @@ command.params = [one for one in command.params if one.name not in _NO_FLAGS]
 
 
 def _check(resolved: Resolved[ArraySpec]) -> None:
+    check_is_no_evaluation(resolved)
     spec = resolved.spec
     for source in SOURCES:
         if getattr(spec, source) is not None:

@@ -22,7 +22,7 @@ from kij_train.arrays.view import indexes_of, items_of, trial_nodes
 from kij_train.diagnosis import JobState, Object, Phase
 from kij_train.errors import KijError
 from kij_train.jobs.trial_nodes import TrialNodes
-from kij_train.pod import itemplan, itemrecords, results, trials
+from kij_train.pod import itemfigures, itemplan, itemrecords, results, trials
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster
@@ -93,6 +93,8 @@ class Collector:
         self._kept = {index: dict(one) for index, one in self._left.items()}
         self._seen: set[str] = set()
         """Uids of pods that have ended and were taken."""
+        self._sent: set[int] = set()
+        """Indexes whose numbers have come from a volume."""
         self._failing: list[int] = []
         self._has_failed = False
         """The Job."""
@@ -158,6 +160,10 @@ class Collector:
         if account is None or not self._is_verdict(account, index, known, end.get("exitCode")):
             self._take_killed(pod, index, ended)
             return
+        if account.figures is not None:
+            self._reading.append(
+                self._pool.submit(self._read_figures, index, ended, account.figures)
+            )
         part = account.part()
         if part is not None and not part.damage:
             self._keep_whole(index, part)
@@ -197,7 +203,7 @@ class Collector:
     def saw(self, index: int, record: Mapping[str, Any]) -> None:
         """A record of an index whose log is followed; it is counted until all of them come."""
         known = self._indexes[index]
-        if not known.whole and not record.get("line"):
+        if not self._on_volume and not known.whole and not record.get("line"):
             known.done += not itemrecords.failed(record)
             known.failed += itemrecords.failed(record)
 
@@ -250,6 +256,22 @@ class Collector:
                     "pod": pods[-1].name,
                 }
 
+    def _read_figures(self, index: int, pod: _Pod, said: Mapping[str, Any]) -> None:
+        """Make parts of the figures that the last pod has sent, of all attempts so far."""
+        reader = results.LogReader()
+        why = "" if "error" in said else self._feed(reader, index, pod)
+        plan = self._folder.plan()
+        try:
+            data = itemfigures.joined(reader.part().records, said)
+            for attempt, each, part in itemfigures.parts(data, plan):
+                self._folder.write_part(attempt, each, part)
+                if attempt == self._attempt.number:
+                    self._sent.add(each)
+        except ValueError as error:
+            with self._lock:
+                left = self._left.setdefault(index, {})
+                left["damage"] = [f"the numbers of all indexes: {why or error}"]
+
     def _feed(self, reader: results.LogReader, index: int, pod: _Pod) -> str:
         """Read one log; why it could not be read, or that it has lost something."""
         from kij_train.cluster.apierrors import BrokenStreamError
@@ -282,6 +304,8 @@ class Collector:
                     self._reading.append(self._pool.submit(self._read, index, begun, None))
             self._await_logs()
             self._take_first_failure()
+        for index in self._sent:
+            self._left.pop(index, None)
         if self._left != self._kept:
             self._folder.keep_left(self._attempt.number, self._left)
             self._kept = {index: dict(one) for index, one in self._left.items()}

@@ -54,3 +54,5 @@ ITEMS = tuple(
     )
 )
 """What the pods of an array get beside that. The first is their first process."""
+FIGURES = (Path(__file__).parent / "itemfigures.py",)
+"""The same, where the last of them is to send the numbers of all."""

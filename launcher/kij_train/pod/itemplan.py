@@ -103,6 +103,10 @@ class ArraySettings(NamedTuple):
     """Pods of an item, which are then a Job of their own: rank 0's node has the records."""
     results_dir: str = ""
     """Where the parts of this attempt go, and of no other one; empty: through the log."""
+    aggregate: bool = False
+    """Whether the pod that ends last sends the numbers of all parts through its log."""
+    earlier: Tuple[Tuple[int, str], ...] = ()
+    """For that: earlier attempts, and the folders of their parts."""
     jitter_s: float = 0
     """Runners wait up to so long before their first item, each another time."""
     selection: bool = False
@@ -131,6 +135,7 @@ class ArraySettings(NamedTuple):
         try:
             values = json.loads(text)
             values["preload"] = tuple(values.get("preload", ()))
+            values["earlier"] = tuple(map(tuple, values.get("earlier", ())))
             values["metrics"] = tuple(map(tuple, values.get("metrics", ())))
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:

@@ -59,9 +59,26 @@ class Runner:
         else:
             part = LogPart(lambda line: output.line(1, line))
         try:
-            return Index(self._tools, index, self._plan.items(positions), part).run()
+            verdict = Index(self._tools, index, self._plan.items(positions), part).run()
         finally:
             part.close()
+        if settings.aggregate and verdict.exit_code in (0, itemplan.EXIT_ITEMS):
+            return verdict._replace(account=self._aggregated(index, verdict.account))
+        return verdict
+
+    def _aggregated(self, index: int, account: results.Account) -> results.Account:
+        """The account of an index whose records stay on the volume, and the numbers of all where
+        it is the last one."""
+        from kij_train.pod.itemfigures import Folder, aggregate  # which few arrays need
+
+        settings, selection = self._tools.settings, self._selection
+        own = range(self._plan.indexes)
+        mine = own if selection is None else [one for one, _ in selection.indexes]
+        folders = [Folder(number, path, own) for number, path in settings.earlier]
+        folders.append(Folder(settings.attempt, settings.results_dir, mine))
+        output = self._tools.output
+        found = aggregate(folders, self._plan, index, lambda line: output.line(1, line))
+        return account._replace(lines=(), figures=found)
 
     def _share(self, number: int) -> Tuple[int, Sequence[int]]:
         """The index of the first attempt, and positions in the plan."""

@@ -228,6 +228,8 @@ class Account(NamedTuple):
     """Of the first item that failed: key, message, exit_code."""
     lines: Tuple[str, ...] = ()
     """All records, or none where they do not fit."""
+    figures: Optional[Json] = None
+    """Of the pod that has sent those of all indexes: their CRC-32, or an error."""
 
     def part(self) -> Optional[Part]:
         """The records, where all of them are here."""
@@ -273,6 +275,8 @@ def encode_account(account: Account) -> bytes:
             "exit_code": account.error["exit_code"],
             "message": clipped(account.error["message"], ERROR_CHARACTERS),
         }
+    if account.figures is None:  # a version that does not know it reads the rest
+        del found["figures"]
     data = dumps(found).encode()
     if len(data) > MESSAGE_BYTES:
         data = dumps(dict(found, lines=[])).encode()

@@ -60,6 +60,8 @@ class ArrayPlan:
     """Of a rerun, or of a batch of a search."""
     study: bytes = b""
     """Of a search: the journal that its trials get."""
+    earlier: tuple[tuple[int, str], ...] = ()
+    """Of a rerun: numbers and uids of the Jobs before it."""
     notes: tuple[Note, ...] = ()
     """What is allowed and probably not meant."""
     packages: Request | None = None
@@ -112,6 +114,7 @@ class ArrayPlan:
             number=self.number,
             selection=self.packed_selection,
             study=itemplan.compress(self.study) if self.study else b"",
+            earlier=self.earlier,
         )
 
     @property
@@ -194,10 +197,13 @@ def plan_rerun(
     cwd: Path,
     place: Place,
     study: bytes = b"",
+    earlier: tuple[tuple[int, str], ...] = (),
 ) -> ArrayPlan:
     """A rerun of an array whose plan is there, or a batch of a search. Raises RequestError."""
     found = _prepared(resolved, pinned, cwd, place)
-    return replace(found, array=array, number=number, selection=selection, study=study)
+    return replace(
+        found, array=array, number=number, selection=selection, study=study, earlier=earlier
+    )
 
 
 def _prepared(

@@ -28,6 +28,8 @@ from kij_train.spec.types import (
 )
 
 SOURCES = ("items", "glob", "range")
+OF_EVALUATIONS = ("gates", "baseline", "aggregate_in_cluster")
+"""Fields that mean nothing to other arrays."""
 """Where the items come from: one of them."""
 MOST_INDEXES = 2**31 - 1
 """As many completions as a Job can count."""
@@ -241,6 +243,21 @@ class ArraySpec(Common):
     ] = None
     """Folder on a volume of the pods where results go; without, they come through the pods' logs,
     up to 4 MiB an index."""
+    aggregate_in_cluster: Annotated[
+        bool,
+        Setting(
+            Group.DATA,
+            facts=Fact.CLUSTER_ONLY,
+            switches={
+                "--aggregate-in-cluster": Switch(
+                    True,
+                    "With --results: the pod that ends last sends the numbers of all records, "
+                    "whose text stays on the volume.",
+                )
+            },
+        ),
+    ] = False
+    """Of an evaluation with results on a volume: the pod that ends last sends their numbers."""
     start_jitter: Annotated[
         Seconds | None, Setting(Group.LIFE, "--start-jitter DURATION", Fact.CLUSTER_ONLY)
     ] = None
@@ -441,6 +458,11 @@ def _check_processes(spec: ArraySpec) -> None:
 
 def _check_results(spec: ArraySpec) -> None:
     if spec.results is None:
+        if spec.aggregate_in_cluster:
+            raise SpecConflict(
+                "aggregate_in_cluster",
+                "needs results on a volume: --results pvc:NAME:/results",
+            )
         return
     mount = _volume_of(spec, "results")
     if mount.read_only:

@@ -87,6 +87,8 @@ def explain(error: ValidationError, merged: Layer, model: type[Model]) -> Reques
             hints=("keys: kij-train schema",),
         )
     value = first["input"] if cause is None else _value_at(merged.values, location)
+    if value is True and isinstance(cause, SpecConflict):
+        value = None  # a flag that has none
     message = _plain(kind, message, first.get("ctx", {}))
     if kind == "string_type" and not isinstance(value, dict | list | None):
         message += ": put it into quotes"  # a date of TOML

@@ -43,6 +43,8 @@ class Attempt:
     """What a rerun runs of the plan, compressed."""
     study: bytes = b""
     """Of an adaptive search that goes on, compressed."""
+    earlier: tuple[tuple[int, str], ...] = ()
+    """Of a rerun: numbers and uids of the Jobs before it."""
 
 
 def shape(spec: ArraySpec, name: str, attempt: Attempt) -> Shape:
@@ -112,7 +114,7 @@ def _shape(spec: ArraySpec, attempt: Attempt, policy: dict[str, Any]) -> Shape:
     return Shape(
         policy=policy,
         first_process=pod.ITEMS[0].name,
-        sources=(*pod.BESIDE, *pod.ITEMS),
+        sources=(*pod.BESIDE, *pod.ITEMS, *(pod.FIGURES if spec.aggregate_in_cluster else ())),
         component="array",
         labels={names.ARRAY: attempt.array, names.ATTEMPT: str(attempt.number)},
         environment={itemplan.ENV_ARRAY: _environment(settings(spec, attempt))},
@@ -140,6 +142,12 @@ def settings(spec: ArraySpec, attempt: Attempt) -> itemplan.ArraySettings:
         attempt=attempt.number,
         # Of this Job alone: one of the same name before it has left its parts there.
         results_dir=f"{own_folder}/attempt-{attempt.number}-{JOB_UID}" if own_folder else "",
+        aggregate=spec.aggregate_in_cluster,
+        earlier=tuple(
+            (number, f"{own_folder}/attempt-{number}-{uid}") for number, uid in attempt.earlier
+        )
+        if spec.aggregate_in_cluster
+        else (),
         jitter_s=spec.start_jitter or 0,
         selection=bool(attempt.selection),
         study=bool(attempt.study),
