@@ -243,6 +243,15 @@ def test_an_index_that_refuses_is_told_from_a_missing_package(pod: Pod, status: 
     assert done.returncode == contract.EXIT_PREPARE
 
 
+def test_an_index_that_asks_for_fewer_requests_leaves_it_to_another_pod(pod: Pod) -> None:
+    pod.index.refuses = 429
+    pod.env |= {"PIP_RETRIES": "0", "UV_HTTP_RETRIES": "0"}
+    done = pod.run(asked("kijlib"))
+    says = "packages cannot be installed, the index asks for fewer requests: "
+    assert done.stderr.splitlines()[-1].startswith(says), done.stderr
+    assert done.returncode == contract.EXIT_ORIGIN
+
+
 def test_an_index_that_cannot_be_reached_leaves_it_to_another_pod(pod: Pod) -> None:
     pod.env |= {
         name: "http://u:secret@127.0.0.1:9/simple/" for name in list(pod.env) if "INDEX" in name
