@@ -614,6 +614,18 @@ def test_kueues_words_are_quoted() -> None:
     assert words in verdict_of(found).text()
 
 
+@pytest.mark.parametrize("active", [True, False])
+def test_a_job_that_was_resumed_is_not_told_as_taken_back(*, active: bool) -> None:
+    """Kueue leaves the condition of a deactivated Workload there until it is admitted again."""
+    found = situation("kueue-preempted")
+    workload = found["queue"]["workload"]
+    workload["spec"]["active"] = active
+    (evicted,) = (one for one in workload["status"]["conditions"] if one["type"] == "Evicted")
+    evicted |= {"reason": "Deactivated", "message": "The workload is deactivated"}
+    kinds = [finding.kind for finding in verdict_of(found).findings]
+    assert kinds == (["queued"] if active else ["evicted", "queued"])
+
+
 def test_the_json_form_is_stable() -> None:
     shown = diagnosis.as_json(verdict_of(situation("asks-for-9-gpus")))
     assert set(shown) == {"state", "headline", "findings", "accounts"}

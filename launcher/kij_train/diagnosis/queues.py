@@ -73,6 +73,8 @@ def waiting(
 ) -> tuple[str, list[Finding]]:
     """How the headline of a job in a queue goes on, and why it waits there."""
     evicted = condition(queue.workload, "Evicted") if queue.workload else None
+    if evicted is not None and evicted.get("reason") == "Deactivated" and _is_active(queue):
+        evicted = None  # it was cancelled, and resumed since
     findings = [_not_admitted(job, events, queue)]
     if evicted is None:
         return "it waits in a queue", findings
@@ -81,6 +83,10 @@ def waiting(
     said = _EVICTED.get(str(evicted.get("reason")), "was taken back")
     findings.insert(0, _evicted(evicted, queue))
     return f"it {said}{ago}, and waits in its queue again", findings
+
+
+def _is_active(queue: Queue) -> bool:
+    return bool((queue.workload or {}).get("spec", {}).get("active", True))
 
 
 def _evicted(evicted: Object, queue: Queue) -> Finding:
