@@ -34,6 +34,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "SLOW_WINDOW_S", 1.0)
     monkeypatch.setattr(follower, "SLOW_BYTES_S", 2000)
     monkeypatch.setattr(exchange, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(exchange, "ASK_S", 10.0)
     monkeypatch.setattr(exchange, "TELL_END_S", 1.0)
 
 
@@ -214,6 +215,44 @@ def test_a_parent_that_is_lost_costs_no_byte_twice(tmp_path: Path) -> None:
         assert max(number for _, number in pods.origin.read) == 9
         for task in (*tasks[2:], tasks[0], later):
             await killed(task)
+
+    run(test)
+
+
+def test_a_reader_whose_work_is_done_stays_for_those_that_still_copy(tmp_path: Path) -> None:
+    async def test() -> None:
+        pods, may_send = Pods(tmp_path, Origin(), 3, stays=True), asyncio.Event()
+        first = pods.start(0)
+        stream = pods.exchanges[0]._server._stream
+
+        async def held(wire: Wire, said: Json) -> None:
+            await may_send.wait()
+            await stream(wire, said)
+
+        make_liar(pods, 0, held)
+        second = pods.start(1)
+        await pods.until(lambda: bool(pods.exchanges[1].state.hashes))
+        pods.exchanges[0].release()
+        await pods.until(lambda: any("staying while index 1 still" in each for each in pods.said))
+        assert not first.done()
+        may_send.set()
+        late = pods.start(2)  # it started with the others, so the first one awaits it, too
+        await all_of(first)
+        assert pods.has_all(1) and pods.has_all(2) and len(pods.origin.read) == 20
+        await killed(second)
+        await killed(late)
+
+    run(test)
+
+
+def test_a_pod_whose_reader_is_there_may_go_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        pods = Pods(tmp_path, Origin(), 2, stays=True)
+        reader, other = pods.start(0), pods.start(1)
+        await pods.until(lambda: pods.done == {0, 1})
+        pods.exchanges[1].release()
+        await all_of(other)
+        await killed(reader)
 
     run(test)
 

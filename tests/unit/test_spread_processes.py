@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,12 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from kij_train import pod
-from kij_train.pod import contract, spread
+from kij_train.pod import contract, peering, spread
 
 from tests.unit.test_bootstrap import PYTHON_3_8
 
@@ -26,8 +29,9 @@ for name in ("kij_train", "kij_train.pod", "kij_train.pod.spread"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [here]
 from kij_train.pod import contract
+from kij_train.pod import signals
 from kij_train.pod.contract import Failure
-from kij_train.pod.spread.sharing import share
+from kij_train.pod.spread.sharing import share, stay_for_others
 from kij_train.pod.status import say
 
 def produce(to):
@@ -44,8 +48,11 @@ try:
 except Failure as failure:
     print("failed:", failure)
     sys.exit(failure.exit_code)
+signals.take_signals(lambda signum, frame: signals.heard.append(signum))
 print("here", flush=True)
-sys.stdin.read()
+exit_code = int(sys.stdin.read() or 0)
+stay_for_others(exit_code)
+sys.exit(exit_code)
 """
 
 
@@ -110,6 +117,69 @@ def test_one_pod_makes_what_all_get(as_in_a_pod: Path) -> None:
         for name in ("sub/a.whl", "lock.txt"):
             found = (home / f"pod-{index}" / name).read_bytes()
             assert found == (home / "pod-0" / name).read_bytes()
+
+
+def test_a_maker_whose_work_ends_at_once_stays_until_the_others_have_it(as_in_a_pod: Path) -> None:
+    peers = some_peers(3)
+    others = [start(as_in_a_pod, index, peers, stays=True) for index in (1, 2)]
+    maker = start(as_in_a_pod, 0, peers, stays=True)
+    out, err = maker.communicate("0", timeout=120)
+    assert (out, maker.returncode) == ("here\n", 0), err
+    assert all(says_here(each) for each in others)
+    for each in others:
+        each.communicate(timeout=60)
+        assert each.returncode == 0
+    assert (as_in_a_pod.parent / "produced").read_text() == "0\n"
+
+
+@contextlib.contextmanager
+def who_still_copies(peer: str) -> Iterator[None]:
+    """A pod of index 1 that joins and gets nothing done."""
+    host, _, port = peer.rpartition(":")
+    over = threading.Event()
+
+    async def copy(joined: threading.Event) -> None:
+        wire = await peering.connect(host, int(port) + 1, b"uid", 60)
+        await wire.send({"join": 1, "port": 1, "have": 0, "id": ""})
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                await wire.send({"have": 0})
+            joined.set()
+            await asyncio.sleep(0.5)
+        wire.close()
+
+    joined = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(copy(joined)))
+    thread.start()
+    try:
+        assert joined.wait(60)
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_pod_that_is_told_to_end_stays_for_nobody(as_in_a_pod: Path) -> None:
+    peers = some_peers(2)
+    pod = start(as_in_a_pod, 0, peers, stays=True)
+    assert says_here(pod) and pod.stdin and pod.stdout and pod.stderr
+    with who_still_copies(peers[0]):
+        pod.stdin.close()
+        said = "kij-train: done here; staying while index 1 still copies from pods\n"
+        assert said in iter(pod.stderr.readline, "")
+        pod.send_signal(signal.SIGTERM)
+        assert pod.wait(60) == 0
+    pod.stdout.close()
+    pod.stderr.close()
+
+
+def test_a_pod_whose_failure_ends_the_job_stays_for_nobody(as_in_a_pod: Path) -> None:
+    peers = some_peers(2)
+    pod = start(as_in_a_pod, 0, peers)
+    assert says_here(pod)
+    with who_still_copies(peers[0]):
+        pod.communicate("3", timeout=60)
+        assert pod.returncode == 3
 
 
 def test_a_pod_that_is_alone_makes_it_itself_and_leaves_no_process(as_in_a_pod: Path) -> None:

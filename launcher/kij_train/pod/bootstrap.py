@@ -27,7 +27,7 @@ if __name__ == "__main__":
         sys.modules[name].__path__ = [here, os.path.join(here, "spread")]
 
 from kij_train.pod import contract, environment, programs, signals, stacks, torchrun
-from kij_train.pod.firstprocess import first_process
+from kij_train.pod.firstprocess import end_of_node, first_process
 from kij_train.pod.prepare import prepare
 from kij_train.pod.status import say
 
@@ -41,13 +41,13 @@ def run_node(argv: List[str]) -> int:
     say(contract.describe(node, env))
     prepare(env, say)
     if argv[0] == contract.NO_TORCHRUN:
-        return programs.run_plain(node, argv[1:])
+        return end_of_node(programs.run_plain(node, argv[1:]))
     if os.getpid() == 1:
         # Orphans become its children, and torchrun waits for its own alone.
         signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDINGS)
         child = os.fork()
         if child:
-            return signals.exit_code(signals.attend(child))
+            return end_of_node(signals.exit_code(signals.attend(child)))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDINGS)
     return torchrun.run_torchrun(node, argv)
 

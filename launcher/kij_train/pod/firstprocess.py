@@ -30,6 +30,15 @@ def first_process(run: Callable[[List[str]], int], argv: List[str]) -> int:
         return contract.EXIT_FAILED
 
 
+def end_of_node(exit_code: int) -> int:
+    """The exit code, once no other pod needs this one any more."""
+    if signals.companions:
+        from kij_train.pod.spread.sharing import stay_for_others  # not in pods that get nothing
+
+        stay_for_others(exit_code)
+    return exit_code
+
+
 def _record(message: str, callstack: str, exit_code: int) -> None:
     from kij_train.pod import records  # only a node that fails needs it
 

@@ -40,6 +40,7 @@ class Stop:
 
     def _hear(self, signum: int, frame: Optional[FrameType]) -> None:
         del frame
+        signals.heard.append(signum)
         self.signum = self.signum or signum
 
     def is_set(self) -> bool:

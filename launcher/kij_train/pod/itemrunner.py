@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
 
 from kij_train.pod import contract, itemplan, results, status
 from kij_train.pod.contract import Failure
+from kij_train.pod.firstprocess import end_of_node
 from kij_train.pod.itemfork import Forked
 from kij_train.pod.itemindex import Index, Tools, Verdict
 from kij_train.pod.itemoutput import Output
@@ -170,9 +171,10 @@ def run_items(argv: List[str], output: Output, zygote: Optional[Forked]) -> int:
         )
         runner = Runner(tools, plan, selection)
         try:
-            return run_one(runner) if answers is None else serve(runner, answers, stop)
+            exit_code = run_one(runner) if answers is None else serve(runner, answers, stop)
         finally:
             starter.close()
+    return end_of_node(exit_code)
 
 
 def study_of(settings: ArraySettings, scratch: str) -> "Optional[Study]":

@@ -157,13 +157,24 @@ def _check(said: Json, expected: str) -> None:
         raise Refused("it does not have the key of this job")
 
 
+def _close_opened(
+    opening: "asyncio.Future[Tuple[asyncio.StreamReader, asyncio.StreamWriter]]",
+) -> None:
+    """Of a connection that was there when nobody waited for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[1].close()
+
+
 async def connect(host: str, port: int, key: bytes, timeout_s: float) -> Wire:
     """A proved connection. Raises Refused and OSError."""
+    opening = asyncio.ensure_future(asyncio.open_connection(host, port, limit=BUFFER))
     try:
-        opening = asyncio.open_connection(host, port, limit=BUFFER)
         reader, writer = await within(opening, timeout_s)
-    except asyncio.TimeoutError as error:
-        raise TimeoutError(f"{host} port {port} takes no connection") from error
+    except BaseException as error:
+        opening.add_done_callback(_close_opened)
+        if isinstance(error, asyncio.TimeoutError):
+            raise TimeoutError(f"{host} port {port} takes no connection") from error
+        raise
     wire = Wire(reader, writer)
     try:
         await wire.greet(key, timeout_s)

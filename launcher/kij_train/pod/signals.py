@@ -17,6 +17,8 @@ ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 companions: Set[int] = set()
 """Processes beside this one that stay as long as it does: nobody is to end them before."""
+heard: List[int] = []
+"""What has asked this process to end, while it had others to pass it on to."""
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -38,6 +40,7 @@ def attend(child: int) -> int:
 
     def pass_on(signum: int, frame: Optional[FrameType]) -> None:
         del frame
+        heard.append(signum)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signum)
 

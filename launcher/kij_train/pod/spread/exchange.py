@@ -42,6 +42,7 @@ LOWEST = 8
 TELL_END_S = 3.0
 """How long the reader stays to tell the others how it has ended."""
 PROGRESS_S = 5.0
+MOST_NAMED = 8
 
 
 class Exchange:
@@ -68,11 +69,20 @@ class Exchange:
         self._follower = Follower(self.state, self._key, self._port, settings.me, say)
         self._lost: Optional[Address] = None
         """The last reader, once it is gone."""
+        self._released, self._began = False, time.monotonic()
+
+    def release(self) -> None:
+        """The pod's own work is done: it stays for those alone that still get something."""
+        self._released = True
+        self.state.touch()
 
     async def run(self) -> None:
-        """Until every pod has everything, or for ever where pods may come later. Raises Failure."""
+        """Until every pod has everything, or for ever where pods may come later. Raises Failure.
+
+        After `release`, until no pod is left that would have to ask the origin without this one.
+        """
         server = await self._listen()
-        parts = (self._take_part(), self._watch(), self._tell_progress())
+        parts = (self._take_part(), self._watch(), self._tell_progress(), self._until_free())
         tasks = [asyncio.ensure_future(part) for part in parts]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -119,6 +129,24 @@ class Exchange:
         if not self._told:
             self._told = True
             self._on_complete()
+
+    async def _until_free(self) -> None:
+        """Until this pod may go. A follower may: the reader knows others for its children."""
+        state, told = self.state, False
+        while not (self._released and state.complete and state.role == states.FOLLOWING):
+            if self._released and state.role == states.LEADING:
+                copying = self._reader.incomplete_members
+                if not copying and not self._awaits_others():
+                    return
+                if copying and not told:
+                    told = True
+                    self._say(f"done here; staying while {_named(copying)} still copies from pods")
+            await state.changed(1.0)
+
+    def _awaits_others(self) -> bool:
+        """Whether pods that started with this one may not have found it yet."""
+        is_young = time.monotonic() - self._began < FIRST_LOOK_S
+        return is_young and self._reader.joined < self._settings.pods - 1
 
     async def _tell_progress(self) -> None:
         """A line now and then, while something comes."""
@@ -262,6 +290,12 @@ class Exchange:
         finally:
             if wire is not None:
                 wire.close()
+
+
+def _named(indexes: Sequence[int]) -> str:
+    first = ", ".join(map(str, indexes[:MOST_NAMED]))
+    more = len(indexes) - MOST_NAMED
+    return f"index {first}" + (f" and {more} more" if more > 0 else "")
 
 
 async def _resolve(host: str, port: int) -> List[Tuple[str, int]]:

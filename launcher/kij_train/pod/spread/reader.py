@@ -64,9 +64,20 @@ class Reader:
     @property
     def complete_members(self) -> int:
         """How many of the others have everything."""
+        return len(self._members) - len(self.incomplete_members)
+
+    @property
+    def joined(self) -> int:
+        """How many others have come so far."""
+        return self._next
+
+    @property
+    def incomplete_members(self) -> List[int]:
+        """The indexes of those that do not have everything yet."""
         layout = self._state.layout
         count = -1 if layout is None else layout.count
-        return sum(member.have == count for member in self._members.values())
+        found = (each.address.pod for each in self._members.values() if each.have != count)
+        return sorted(found)
 
     async def read(self) -> None:
         """Read what is not here yet. Raises Failure."""

@@ -4,6 +4,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import asyncio
+import contextlib
 import time
 from typing import Awaitable, Callable, Set
 
@@ -29,16 +30,28 @@ class Server:
         """`lead` serves a pod that joins, while this one leads. `identity` is of this pod alone."""
         self._state, self._key, self._index = state, key, index
         self._identity, self._lead = identity, lead
-        self._tasks: Set[asyncio.Task[object]] = set()
+        self._tasks: Set[asyncio.Future[None]] = set()
         self.rival_at = float("-inf")
         """When a pod has asked that would rather lead, by the monotonic clock."""
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A connection, from its greeting to its end."""
-        wire, task = Wire(reader, writer), asyncio.current_task()
-        assert task is not None
+    def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection, from its greeting to its end."""
+        wire = Wire(reader, writer)
+        task = asyncio.ensure_future(self._serve(wire))
         self._tasks.add(task)
-        try:
+
+        def close(task: "asyncio.Future[None]") -> None:
+            # Here, since a task that is cancelled before it runs has no finally.
+            self._tasks.discard(task)
+            wire.close()
+
+        task.add_done_callback(close)
+
+    async def _serve(self, wire: Wire) -> None:
+        with contextlib.suppress(
+            # The other end is gone, or is none of ours, or this pod ends.
+            *(OSError, Refused, KeyError, ValueError, TypeError, asyncio.CancelledError)
+        ):
             await wire.answer(self._key, GREETING_S)
             said, _ = await wire.receive(GREETING_S)
             if "ask" in said:
@@ -47,11 +60,6 @@ class Server:
                 await self._join(wire, said)
             elif "want" in said:
                 await self._stream(wire, said)
-        except (OSError, Refused, KeyError, ValueError, TypeError, asyncio.CancelledError):
-            pass  # the other end is gone, or is none of ours, or this pod ends
-        finally:
-            self._tasks.discard(task)
-            wire.close()
 
     def close(self) -> None:
         """End all connections."""

@@ -10,14 +10,18 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import stat
+import sys
+import time
 import traceback
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
+from types import FrameType
+from typing import Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence
 
-from kij_train.pod import contract, signals
+from kij_train.pod import contract, signals, status
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread.chunks import File, Layout
 from kij_train.pod.spread.disk import Disk, unwritable
@@ -26,6 +30,22 @@ from kij_train.pod.spread.others import PLACES, Settings
 from kij_train.pod.spread.reader import Source
 
 Say = Callable[[str], None]
+STAYS_S = 600.0
+"""How long a pod whose work is done stays for those that still get something from it."""
+
+
+class _Beside(NamedTuple):
+    """A process beside this one, which hands on what is here."""
+
+    answers: int
+    """A pipe that it holds open until it ends."""
+    release: int
+    """A pipe: a byte in it tells that the work here is done."""
+    stays: bool
+    """Whether other pods go on where this one fails."""
+
+
+_beside: List[_Beside] = []
 
 
 def share(
@@ -54,17 +74,49 @@ def spread(
         asyncio.run(_alone(label, source, folders, say))
         return
     answers, mine = os.pipe()
+    released, release = os.pipe()
     child = os.fork()
     if not child:
-        os.close(answers)
-        _run_beside(label, settings, source, folders, say, mine)
+        for theirs in (answers, release, *(each.release for each in _beside)):
+            os.close(theirs)
+        _run_beside(label, settings, source, folders, say, _Ends(mine, released))
     os.close(mine)
+    os.close(released)
     signals.companions.add(child)
-    with open(answers, encoding="utf-8") as pipe:
+    _beside.append(_Beside(answers, release, settings.stays))
+    with open(answers, encoding="utf-8", closefd=False) as pipe:
         line = pipe.readline()
     said = json.loads(line) if line else {"failed": "the process that gets it was killed"}
     if "failed" in said:
         raise Failure(int(said.get("code", contract.EXIT_ORIGIN)), str(said["failed"]))
+
+
+def stay_for_others(exit_code: int) -> None:
+    """Once the work here is done: let pods go on that still get something from this one.
+
+    At most for STAYS_S, and not at all where this pod was told to end: that ends it at once. Nor
+    where its failure ends the job.
+    """
+
+    def end(signum: int, frame: Optional[FrameType]) -> NoReturn:
+        del signum, frame
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(exit_code)
+
+    signals.take_signals(end)
+    needed = [each for each in _beside if not exit_code or each.stays]
+    if signals.heard:
+        return
+    for each in needed:
+        with contextlib.suppress(OSError):  # it is gone
+            os.write(each.release, b".")
+    until = time.monotonic() + STAYS_S
+    for each in needed:
+        left = max(0.0, until - time.monotonic())
+        if not select.select([each.answers], [], [], left)[0]:
+            status.say(f"other pods still copy from this one after {STAYS_S:.0f} s: ending")
+            return
 
 
 def read_settings(label: str, environment: Dict[str, str]) -> Optional[Settings]:
@@ -92,19 +144,34 @@ async def _alone(label: str, source: Source, folders: Sequence[str], say: Say) -
     await exchange.read_alone()
 
 
+class _Ends(NamedTuple):
+    """Of the process beside: its ends of the pipes of _Beside."""
+
+    answers: int
+    released: int
+
+
 def _run_beside(
-    label: str, settings: Settings, source: Source, folders: Sequence[str], say: Say, answers: int
+    label: str, settings: Settings, source: Source, folders: Sequence[str], say: Say, ends: _Ends
 ) -> NoReturn:
     """The process beside. Never returns."""
     parent = os.getppid()
 
     def answer(said: Dict[str, object]) -> None:
         with contextlib.suppress(OSError):  # nobody asks any more, once everything is here
-            os.write(answers, json.dumps(said).encode() + b"\n")
+            os.write(ends.answers, json.dumps(said).encode() + b"\n")
 
     async def whole() -> None:
         # In here, since what it is made of belongs to one event loop before Python 3.10.
-        await Exchange(label, settings, source, folders, say, lambda: answer({"done": 1})).run()
+        exchange = Exchange(label, settings, source, folders, say, lambda: answer({"done": 1}))
+        loop = asyncio.get_running_loop()
+
+        def release() -> None:
+            loop.remove_reader(ends.released)
+            exchange.release()
+
+        loop.add_reader(ends.released, release)
+        await exchange.run()
 
     try:
         signals.take_signals(signal.SIG_DFL)
