@@ -67,17 +67,21 @@ def sha256_of(wheel: Path) -> str:
     return f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
 
 
-def pages(wheels: Sequence[Path], *, with_hashes: bool = True) -> dict[str, bytes]:
-    """A simple index (PEP 503): path → content."""
+def pages(wheels: Sequence[Path], *, with_metadata: bool = False) -> dict[str, bytes]:
+    """A simple index (PEP 503): path → content; with metadata beside the files (PEP 658)."""
     found: dict[str, bytes] = {}
     by_name: dict[str, list[Path]] = {}
     for wheel in wheels:
         by_name.setdefault(wheel.name.split("-")[0].replace("_", "-").lower(), []).append(wheel)
         found[f"/files/{wheel.name}"] = wheel.read_bytes()
+        if with_metadata:
+            with zipfile.ZipFile(wheel) as archive:
+                (name,) = (each for each in archive.namelist() if each.endswith("/METADATA"))
+                found[f"/files/{wheel.name}.metadata"] = archive.read(name)
     for name, those in by_name.items():
         links = "".join(
-            f'<a href="/files/{each.name}{f"#sha256={sha256_of(each)[7:]}" * with_hashes}">'
-            f"{each.name}</a>\n"
+            f'<a href="/files/{each.name}#sha256={sha256_of(each)[7:]}"'
+            f"{' data-core-metadata=true' * with_metadata}>{each.name}</a>\n"
             for each in those
         )
         found[f"/simple/{name}/"] = f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
@@ -96,9 +100,11 @@ class Index:
 
 
 @contextmanager
-def index(wheels: Sequence[Path], host: str = "127.0.0.1") -> Iterator[Index]:
+def index(
+    wheels: Sequence[Path], host: str = "127.0.0.1", *, with_metadata: bool = False
+) -> Iterator[Index]:
     """Serve the wheels until the end."""
-    content = pages(wheels)
+    content = pages(wheels, with_metadata=with_metadata)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -110,6 +116,8 @@ def index(wheels: Sequence[Path], host: str = "127.0.0.1") -> Iterator[Index]:
             kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            if self.path.startswith("/files/"):  # as PyPI says it
+                self.send_header("Cache-Control", "max-age=365000000, immutable, public")
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
@@ -141,6 +149,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if self.path.startswith("/files/"):
+            self.send_header("Cache-Control", "max-age=365000000, immutable, public")
         self.end_headers()
         self.wfile.write(body)
     def log_message(self, *args):

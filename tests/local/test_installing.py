@@ -115,6 +115,27 @@ def asked(*lines: str, **fields: object) -> Request:
     return Request("".join(f"{line}\n" for line in lines), "test", **fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("installer", "with_metadata"), [("pip", False), ("pip", True), ("uv", True)]
+)
+def test_every_file_is_read_once_whatever_the_image_says_of_caches(
+    image: Path, tmp_path: Path, wheels: list[Path], installer: str, with_metadata: bool
+) -> None:
+    with index(wheels, with_metadata=with_metadata) as served:
+        pod = Pod(image, installer, tmp_path, served)
+        pod.env |= {"PIP_TRUSTED_HOST": "127.0.0.1", "PIP_NO_CACHE_DIR": "1", "UV_NO_CACHE": "1"}
+        done = pod.run(asked("kijapp"))
+    assert done.returncode == 0, done.stderr
+    read = [path for _, path in served.asked if path.endswith(".whl")]
+    assert sorted(set(read)) == sorted(read) and len(read) == 2, read
+
+
+def test_versions_that_another_pod_has_installed_are_taken_again(pod: Pod) -> None:
+    done = pod.run(asked("kijlib", constraints="kijlib==0.5\n"))
+    assert done.returncode == 0, done.stderr
+    assert packages.lock_of(str(pod.folder / "installed")) == ["kijlib==0.5"]
+
+
 SHOW = (
     "import kijapp, kijlib, kijold; print(kijapp.__version__, kijlib.__version__, kijold.__file__)"
 )

@@ -60,6 +60,9 @@ def test_requests_travel_and_are_checked(tmp_path: Path) -> None:
     request = asked("kijlib==1 --hash=sha256:00", python=">=3.8", locked=True)
     (tmp_path / f"{contract.PACKAGES_PREFIX}000").write_bytes(request.packed())
     assert Request.read(str(tmp_path), request.sha256) == request
+    (tmp_path / contract.PACKAGES_LOCK).write_text("kijlib==1\n")
+    again = Request.read(str(tmp_path), request.sha256)
+    assert again == request._replace(constraints="kijlib==1\n")
     with pytest.raises(Failure, match="not what was launched"):
         Request.read(str(tmp_path), "0" * 64)
     (tmp_path / f"{contract.PACKAGES_PREFIX}000").write_bytes(b"no")

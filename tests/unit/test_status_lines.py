@@ -83,8 +83,9 @@ PINS = st.from_regex(r"[a-z][a-z0-9-]*==[0-9.]+", fullmatch=True)
 def test_what_was_installed_is_read_as_it_was_said(
     seconds: int, lock: list[str], other: str
 ) -> None:
-    installed = Installed(seconds, tuple(lock))
-    assert Installed.read(PREFIX + installed.text()) == installed
+    for received in (False, bool(lock)):
+        installed = Installed(seconds, tuple(lock), received)
+        assert Installed.read(PREFIX + installed.text()) == installed
     assert Installed.read(f"{PREFIX}error: {other}") is None
 
 

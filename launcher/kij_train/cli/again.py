@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from kij_train import runs
 from kij_train.cli import output
 from kij_train.cli.where import address, connect
 from kij_train.errors import RequestError
 from kij_train.names import REQUEST
 from kij_train.spec import values_of
 from kij_train.specfile import Layer, Origin
+
+NEW_PACKAGES = "they or the image are others, or what was installed is not known any more"
 
 
 def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
@@ -45,3 +49,21 @@ def layer_of(name: str, params: dict[str, Any], *, replace: bool) -> Layer:
     output.status(f"as {name} was launched, with the code of now")
     origin = Origin(f"job {name}")
     return Layer(values, {(field,): origin for field in values})
+
+
+def with_its_packages(plan: runs.Plan, name: str, params: dict[str, Any]) -> runs.Plan:
+    """The plan, with the versions of packages that the job has installed, if it asks for the same.
+
+    `params` are those of launch.
+    """
+    from kij_train import jobs
+    from kij_train.jobs import packages
+
+    if plan.packages is None or plan.packages.locked:
+        return plan
+    cluster = connect(params)
+    lock = packages.of_the_same(cluster, jobs.get(cluster, name), plan.packages, plan.spec.image)
+    if lock is None:
+        output.status(f"the versions of packages are looked up anew: {NEW_PACKAGES}")
+        return plan
+    return replace(plan, lock=lock)

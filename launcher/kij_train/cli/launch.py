@@ -12,7 +12,7 @@ import click
 
 from kij_train import runs, units
 from kij_train.cli import completers, grouped, output
-from kij_train.cli.again import layer_of
+from kij_train.cli.again import layer_of, with_its_packages
 from kij_train.cli.attach import stay
 from kij_train.cli.onjob import job_name
 from kij_train.cli.options import (
@@ -126,6 +126,8 @@ def command(
     resolved = resolve_options(params, request)
     backend = runs.OnCluster(replace=replace)
     plan = runs.plan(resolved, cwd=Path.cwd(), place=backend, random_name=not dry_run)
+    if again is not None:
+        plan = with_its_packages(plan, again, params)
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     if dry_run == "client":

@@ -26,7 +26,10 @@ def command(name: str, form: str, **params: Any) -> None:
 
     They are read from the logs of its pods.
     """
-    lines = installed(connect(params), name)
+    cluster = connect(params)
+    lines = installed(cluster, name)
+    for text in cluster.warnings:
+        output.warning(text)
     if form == "json":
         output.json_data(list(lines))
         return

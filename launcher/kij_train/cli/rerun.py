@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from kij_train.arrays.selection import Chosen, Wanted, choose
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import Live, items_of, outcomes_of
 from kij_train.cli import grouped, output
+from kij_train.cli.again import NEW_PACKAGES
 from kij_train.cli.array_attached import run_here, stay_on_cluster
 from kij_train.cli.onarray import opened, unknown_key, up_to_date
 from kij_train.cli.onjob import job_name
@@ -27,14 +30,14 @@ from kij_train.cli.options import (
     warn_of_what_is_left_out,
 )
 from kij_train.cli.submitting import detach_from, submit
-from kij_train.errors import RequestError
+from kij_train.errors import RequestError, UnreachableError
 from kij_train.paths import shown
 from kij_train.spec import ArraySpec
 from kij_train.spec.settings import Group
 from kij_train.specfile import WHERE, Layer, Origin
 
 if TYPE_CHECKING:
-    pass
+    from kij_train.cluster import Cluster
 
 PINNED = (
     *("items", "items_on", "glob", "range", "chunk", "indexes", "slice", "seed"),
@@ -107,6 +110,8 @@ def command(
         place=backend,
         earlier=tuple((each.number, each.uid) for each in folder.attempts()),
     )
+    if cluster is not None:
+        plan = _with_its_packages(plan, folder, cluster)
     warn_of_what_is_left_out(plan.archive)
     warn_about_plan(plan)
     if isinstance(backend, runs.OnMachine):
@@ -136,6 +141,25 @@ def command(
 command.params += [
     option.option for option in spec_options(ArraySpec) if option.field not in PINNED
 ]
+
+
+def _with_its_packages(
+    plan: runs.ArrayPlan, folder: ArrayFolder, cluster: Cluster
+) -> runs.ArrayPlan:
+    """The plan, with the versions of packages that an earlier attempt has installed of the same."""
+    from kij_train import jobs
+    from kij_train.jobs import packages
+
+    if plan.packages is None or plan.packages.locked:
+        return plan
+    for attempt in reversed(folder.attempts()):
+        with suppress(UnreachableError):  # it is deleted
+            job = jobs.get(cluster, attempt.job)
+            lock = packages.of_the_same(cluster, job, plan.packages, plan.spec.image)
+            if lock is not None:
+                return replace(plan, lock=lock)
+    output.status(f"the versions of packages are looked up anew: {NEW_PACKAGES}")
+    return plan
 
 
 def _say(plan: runs.ArrayPlan, where: str, at_once: int) -> None:

@@ -325,6 +325,13 @@ def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
     )
 
 
+def add(cluster: Cluster, job: Mapping[str, Any], body: dict[str, Any]) -> None:
+    """Add an immutable ConfigMap to what a Job owns; one of this name may be there."""
+    owned = copy.deepcopy(body)
+    owned["metadata"]["ownerReferences"] = [owner_reference(job)]
+    _create_shared(cluster, owned, dict(job))
+
+
 def _create_owned(
     cluster: Cluster, body: dict[str, Any], owner: Mapping[str, Any], job: dict[str, Any]
 ) -> None:

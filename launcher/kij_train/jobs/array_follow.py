@@ -13,6 +13,7 @@ from kij_train.arrays.facts import Attempt
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import indexes_of, items_of, trial_nodes
 from kij_train.jobs.collect import Collector
+from kij_train.jobs.packages import Keeper
 from kij_train.jobs.refresh import ENDS
 from kij_train.pod import results
 from kij_train.pod.status import ItemStarts
@@ -76,7 +77,7 @@ def follow_array(
     from kij_train.cluster.logs import LogLine
     from kij_train.cluster.observe import Note, Observation
 
-    labels = Labels(folder, attempt)
+    labels, keeper = Labels(folder, attempt), Keeper(cluster, attempt.job, on_note)
     with Collector(cluster, folder, attempt) as collector:
         with Observation(
             cluster,
@@ -94,6 +95,7 @@ def follow_array(
                     on_note(event.text)
                 elif isinstance(event, LogLine):
                     index = labels.index_of(event.index)
+                    keeper.saw(event.text)
                     if results.is_record_line(event.text):
                         found = results.LogReader().feed(event.text)
                         if found is not None:

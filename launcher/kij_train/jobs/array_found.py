@@ -209,7 +209,8 @@ def _config_maps(job: Object) -> list[str]:
         if volume.get("name") == names.CODE_VOLUME
         for source in (volume.get("projected") or {}).get("sources") or []
     ]
-    return [str(source["configMap"]["name"]) for source in sources if "configMap" in source]
+    config_maps = (source["configMap"] for source in sources if "configMap" in source)
+    return [str(each["name"]) for each in config_maps if not each.get("optional")]
 
 
 def _variable(job: Object, name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kij_train import jobs, names, units
 from kij_train.diagnosis import JobState, JobView
 from kij_train.errors import KijError, RefusedError, RequestError
-from kij_train.jobs import JobSummary, array_found
+from kij_train.jobs import JobSummary, array_found, packages
 
 if TYPE_CHECKING:
     from kij_train.cluster import Cluster, Submission
@@ -77,6 +77,7 @@ def cancel(
             ),
         )
     if before.state is not JobState.CANCELLED:
+        _keep_packages(cluster, job)
         cancel(cluster, name, before.uid, job.queue)
     if grace_s is not None:
         try:
@@ -85,6 +86,19 @@ def cancel(
             own = f"{name} is cancelled, with its own grace period of {units.format_seconds(own_s)}"
             raise type(error)(f"{own}: {error.message}", hints=error.hints) from error
     return before
+
+
+def _keep_packages(cluster: Cluster, job: JobView) -> None:
+    """Before the logs of its pods go: keep what they have installed, for when it is resumed."""
+    if packages.lock_of(job) is None:
+        return
+    try:
+        packages.known(cluster, job)
+    except KijError as error:
+        cluster.warnings.append(
+            f"what {job.name} has installed is not known any more when it is resumed: "
+            f"{error.message}"
+        )
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ SAME_SETTINGS = {
 """What users set for one of them, by its name for the other."""
 ELSEWHERE = ("TARGET", "USER", "PREFIX", "ROOT", "REQUIRE_VIRTUALENV", "NO_DEPS", "DRY_RUN")
 """Settings of pip that images have, and that would lead it elsewhere."""
+UNFIT = {*(f"PIP_{each}" for each in ELSEWHERE), "UV_NO_CACHE"}
+OF_TORCH = re.compile(r"torch|triton|pytorch-triton.*|nvidia-.*")
+"""Packages that go with torch: whoever chose the image chose them."""
 Say = Callable[[str], None]
 
 FAULTS: Tuple[Tuple[str, str], ...] = (
@@ -82,7 +85,7 @@ def fault(kind: str, about: str) -> Failure:
 def fault_of(output: str, constraints: str = "") -> Failure:
     """What an installer's output says, in one line: the kind, and the line that tells it.
 
-    `constraints` are those that keep the image's torch.
+    `constraints` are those that it was given; among them may be those that keep the image's torch.
     """
     lines = [CREDENTIALS.sub("***@", line).strip() for line in output.splitlines()]
     lines = [line for line in lines if line]
@@ -93,7 +96,8 @@ def fault_of(output: str, constraints: str = "") -> Failure:
         told = _TOLD.get(kind, _plain)(line, lines)
         if told is None:
             continue
-        if kind == "conflict" and any(pin in output for pin in constraints.splitlines()):
+        pins = [line for line in constraints.splitlines() if OF_TORCH.match(canonical(line))]
+        if kind == "conflict" and any(pin in output for pin in pins):
             kind = "torch"
         return fault(kind, told[:MOST_TOLD])
     return fault("failed", _plain(lines[-1], lines)[:MOST_TOLD] if lines else "it said nothing")
@@ -224,12 +228,17 @@ class Installer:
 
 
 class Pip(Installer):
-    """pip 22.2 or later, which first had --report."""
+    """pip 22.2 or later, which first had --report.
+
+    Where an index has no metadata beside its files, pip reads whole files to resolve. With a cache,
+    whatever an image says of it, the second step reads none of them again.
+    """
 
     def missing(self, text: str, constraints: str, locked: bool) -> List[str]:
         report = os.path.join(self._scratch, "report.json")
         arguments = (
             *("install", "--progress-bar", "off", "--dry-run", "--report", report),
+            *("--cache-dir", self._environ["PIP_CACHE_DIR"]),
             *("-r", self._file("requirements.txt", text)),
             *(("-c", self._file("constraints.txt", constraints)) if constraints else ()),
             *(("--no-deps",) if locked else ()),
@@ -259,6 +268,7 @@ class Pip(Installer):
         named = self._file("missing.txt", "\n".join(lines) + "\n")
         self._run(
             *("install", "--quiet", "--no-deps", "--no-compile", "--no-warn-script-location"),
+            *("--cache-dir", self._environ["PIP_CACHE_DIR"]),
             *("--target", folder, "-r", named),
         )
 
@@ -321,7 +331,7 @@ def find(environ: Dict[str, str], scratch: str, say: Say) -> Installer:
     has_pip = importlib.util.find_spec("pip") is not None
     for_pip = [name for name in SAME_SETTINGS if environ.get(name)]
     for_uv = any(name.startswith("UV_") and environ.get(name) for name in SAME_SETTINGS.values())
-    own = {name: value for name, value in environ.items() if _is_fit(name)}
+    own = {name: value for name, value in environ.items() if name not in UNFIT}
     caches = {
         "PIP_CACHE_DIR": os.path.join(scratch, "pip"),
         "UV_CACHE_DIR": os.path.join(scratch, "uv"),
@@ -340,7 +350,3 @@ def find(environ: Dict[str, str], scratch: str, say: Say) -> Installer:
                 own.setdefault(name, environ[theirs])
         return Pip([sys.executable, "-m", "pip"], own, scratch, say)
     raise fault("no-installer", f"{sys.executable} finds neither of them")
-
-
-def _is_fit(name: str) -> bool:
-    return name not in {f"PIP_{each}" for each in ELSEWHERE}

@@ -26,15 +26,13 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, MutableMapping, NamedTuple
 
 from kij_train.pod import contract, installers, unpack
-from kij_train.pod.installers import canonical, fault
+from kij_train.pod.installers import OF_TORCH, canonical, fault
 from kij_train.pod.status import Installed, Installing
 
 Say = Callable[[str], None]
 LOCK = "kij-packages.txt"
 """In the folder: what was installed, as requirements of pip."""
 SITE = "sitecustomize.py"
-OF_TORCH = re.compile(r"torch|triton|pytorch-triton.*|nvidia-.*")
-"""Packages that go with torch: whoever chose the image chose them."""
 
 
 class Request(NamedTuple):
@@ -68,11 +66,19 @@ class Request(NamedTuple):
 
     @staticmethod
     def read(bundle_dir: str, sha256: str) -> "Request":
-        """From the ConfigMaps of a pod. Raises Failure."""
+        """From the ConfigMaps of a pod. Raises Failure.
+
+        The versions that another pod of the job has installed before are constraints of it.
+        """
         text = unpack.from_bundle(
             bundle_dir, contract.PACKAGES_PREFIX, sha256, "the requirements' file"
         )
-        return Request(**json.loads(text))
+        request = Request(**json.loads(text))
+        try:
+            lock = Path(bundle_dir, contract.PACKAGES_LOCK).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return request
+        return request._replace(constraints=request.constraints + lock)
 
 
 def install(request: Request, folder: str, environ: Dict[str, str], say: Say) -> None:
@@ -258,12 +264,27 @@ def make_ready(env: Dict[str, str], say: Say) -> None:
     if cache:
         folder = _shared_with_others(request, cache, env, say)
     else:
-        from kij_train.pod.spread.sharing import share  # not in pods that install nothing
-
-        folder = contract.PACKAGES_DIR
-
-        share("packages", lambda target: _produce(request, target, env, say), folder, env, say)
+        folder = _shared_with_pods(request, env, say)
     use(folder, os.environ)
+
+
+def _shared_with_pods(request: Request, env: Dict[str, str], say: Say) -> str:
+    """The folder with what one pod of the job installs for all."""
+    from kij_train.pod.spread.sharing import share  # not in pods that install nothing
+
+    # Not a variable: what installs is another process.
+    folder, marker = contract.PACKAGES_DIR, contract.PACKAGES_DIR + ".here"
+    started = time.monotonic()
+
+    def produce(target: str) -> None:
+        Path(marker).touch()
+        _produce(request, target, env, say)
+
+    share("packages", produce, folder, env, say)
+    if not os.path.exists(marker):
+        took = round(time.monotonic() - started)
+        say(Installed(took, tuple(lock_of(folder)), received=True).text())
+    return folder
 
 
 def _produce(request: Request, folder: str, env: Dict[str, str], say: Say) -> None:

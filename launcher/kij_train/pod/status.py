@@ -262,16 +262,18 @@ _INSTALLING = re.escape(PREFIX) + r"installing packages: (.*)"
 
 
 class Installed(NamedTuple):
-    """A pod has installed packages."""
+    """A pod has installed packages, or got them from another pod that has."""
 
     seconds: int
     lock: Tuple[str, ...]
     """What the image did not have, as requirements of pip."""
+    received: bool = False
 
     def text(self) -> str:
         if not self.lock:
             return f"packages: all of them are there already, which took {self.seconds} s to see"
-        return f"installed packages in {self.seconds} s: {', '.join(self.lock)}"
+        how = "received" if self.received else "installed"
+        return f"{how} packages in {self.seconds} s: {', '.join(self.lock)}"
 
     @staticmethod
     def read(line: str) -> "Optional[Installed]":
@@ -279,14 +281,13 @@ class Installed(NamedTuple):
         found = re.search(_INSTALLED, line)
         if found is None:
             return None
-        return Installed(
-            int(found[1] or found[3]), tuple((found[2] or "").split(", ")) if found[2] else ()
-        )
+        lock = tuple(found["lock"].split(", ")) if found["lock"] else ()
+        return Installed(int(found["s"] or found["none_s"]), lock, found["how"] == "received")
 
 
 _INSTALLED = (
-    re.escape(PREFIX) + r"(?:installed packages in (\d+) s: (.*)"
-    r"|packages: all of them are there already, which took (\d+) s to see)"
+    re.escape(PREFIX) + r"(?:(?P<how>installed|received) packages in (?P<s>\d+) s: (?P<lock>.*)"
+    r"|packages: all of them are there already, which took (?P<none_s>\d+) s to see)"
 )
 
 

@@ -6,7 +6,7 @@ is exactly what is sent, and the same request gives the same bytes.
 
 from kij_train.render.apply import MOST_BYTES as MOST_APPLIED_BYTES
 from kij_train.render.apply import applied_bytes
-from kij_train.render.code import code_config_maps
+from kij_train.render.code import code_config_maps, lock_config_map
 from kij_train.render.job import render_job
 from kij_train.render.objects import Code, render
 from kij_train.render.service import render_service
@@ -19,6 +19,7 @@ __all__ = [
     "Code",
     "applied_bytes",
     "code_config_maps",
+    "lock_config_map",
     "render",
     "render_job",
     "render_service",

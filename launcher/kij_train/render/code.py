@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kij_train import names
 from kij_train.pod import contract
 from kij_train.pod.packages import Request
 from kij_train.render.apply import MOST_BYTES, applied_bytes, text_bytes
@@ -38,6 +39,8 @@ class Code:
     """File name → source of what lies beside the bootstrap."""
     packages: Request | None = None
     """What is to be installed."""
+    lock: tuple[str, ...] = ()
+    """The versions that another job has installed of that, a requirement each."""
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -83,6 +86,29 @@ def steps_config_maps(
     content = (hashlib.sha256(archive).hexdigest(), *sources.values())
     maps = _ConfigMaps(spec, shared_labels(spec, component), "steps", content)
     return maps.of(_shares(sources, contract.CODE_PREFIX, archive, maps.room))
+
+
+def lock_name(job: str, image: str, packages: Request) -> str | None:
+    """Of the ConfigMap with the versions that pods have installed; None where the request has them.
+
+    `job` is the name of a job, or of an array: all of its attempts have the same versions.
+    """
+    if packages.locked:
+        return None
+    what = "\n".join([job, image, packages.sha256])
+    return f"kij-lock-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+
+
+def lock_config_map(name: str, lock: Sequence[str]) -> dict[str, Any]:
+    """The ConfigMap of these versions. Pods that start when it is there install them."""
+    labels = {names.LABEL_NAME: names.MANAGER, names.LABEL_MANAGED_BY: names.MANAGER}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "labels": labels},
+        "immutable": True,
+        "data": {contract.PACKAGES_LOCK: "".join(f"{line}\n" for line in lock)},
+    }
 
 
 class _ConfigMaps:

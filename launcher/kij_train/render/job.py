@@ -14,9 +14,14 @@ from kij_train.spec import Common, kept
 
 
 def render_job(
-    spec: Common, *, name: str, shape: Shape, config_maps: list[str], hashes: Mapping[str, str]
+    spec: Common,
+    *,
+    name: str,
+    shape: Shape,
+    bundle: list[dict[str, Any]],
+    hashes: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The Job. `config_maps` carry what ships, `hashes` are variables with its hashes."""
+    """The Job. `bundle` are ConfigMaps with what ships, `hashes` are variables with its hashes."""
     labels = job_labels(spec, name, shape.component) | shape.labels
     body: dict[str, Any] = {"completionMode": "Indexed", **shape.policy}
     if spec.timeout is not None:
@@ -40,6 +45,6 @@ def render_job(
             target["annotations"] = sorted_dict(notes)
     body["template"] = {
         "metadata": template_metadata,
-        "spec": pod_spec(spec, name, shape, config_maps, hashes),
+        "spec": pod_spec(spec, name, shape, bundle, hashes),
     }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": job_metadata, "spec": body}

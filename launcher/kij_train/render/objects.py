@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kij_train.pod import contract, itemplan
-from kij_train.render.code import Code, code_config_maps, data_config_maps
+from kij_train.render.code import (
+    Code,
+    code_config_maps,
+    data_config_maps,
+    lock_config_map,
+    lock_name,
+)
 from kij_train.render.gpus import claim_templates
 from kij_train.render.job import render_job
 from kij_train.render.network import network_policies
@@ -38,14 +44,20 @@ def render(
         ):
             if data:
                 config_maps += data_config_maps(spec, shape.component, kind, prefix, data)
-    job = render_job(
-        spec,
-        name=name,
-        shape=shape,
-        config_maps=[str(config_map["metadata"]["name"]) for config_map in config_maps],
-        hashes=code.hashes,
-    )
+    bundle: list[dict[str, Any]] = [{"name": each["metadata"]["name"]} for each in config_maps]
+    if code.packages is not None:
+        whose = name if attempt is None else attempt.array
+        lock = lock_name(whose, spec.image, code.packages)
+        if lock is not None:
+            bundle.append({"name": lock, "optional": True})
+            config_maps += [_in_namespace(spec, lock_config_map(lock, code.lock))] * bool(code.lock)
+    job = render_job(spec, name=name, shape=shape, bundle=bundle, hashes=code.hashes)
     service = [] if shape.service_port is None else [render_service(spec, name=name, shape=shape)]
     extra = [*claim_templates(spec, name, shape), *pod_groups(spec, name, shape)]
     extra += network_policies(spec, name=name, shape=shape)
     return [*config_maps, *service, *extra, job]
+
+
+def _in_namespace(spec: Common, body: dict[str, Any]) -> dict[str, Any]:
+    where = {} if spec.namespace is None else {"namespace": spec.namespace}
+    return {**body, "metadata": {**body["metadata"], **where}}

@@ -15,7 +15,11 @@ from kij_train.spec import Common
 
 
 def pod_spec(
-    spec: Common, name: str, shape: Shape, config_maps: list[str], hashes: Mapping[str, str]
+    spec: Common,
+    name: str,
+    shape: Shape,
+    bundle: list[dict[str, Any]],
+    hashes: Mapping[str, str],
 ) -> dict[str, Any]:
     """The `spec` of the Job's pod template; arguments as for render_job."""
     pod: dict[str, Any] = {
@@ -25,7 +29,7 @@ def pod_spec(
         "enableServiceLinks": False,
         "securityContext": _pod_security(spec),
         "containers": [_container(spec, name, shape, hashes)],
-        "volumes": volumes(spec, config_maps),
+        "volumes": volumes(spec, bundle),
     }
     optional: dict[str, Any] = {
         "nodeSelector": dict(sorted(spec.node_selector.items())),

@@ -28,9 +28,12 @@ def shm_size(spec: Common) -> str:
     return default
 
 
-def volumes(spec: Common, config_maps: list[str]) -> list[dict[str, Any]]:
-    """The pod's volumes; those of `spec.mounts` are called mount-0, mount-1, …"""
-    sources = [{"configMap": {"name": name}} for name in config_maps]
+def volumes(spec: Common, bundle: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pod's volumes; those of `spec.mounts` are called mount-0, mount-1, …
+
+    `bundle` are the ConfigMaps of what ships, as the volume's sources name them.
+    """
+    sources = [{"configMap": each} for each in bundle]
     return [
         {"name": names.CODE_VOLUME, "projected": {"sources": sources}},
         {"name": "work", "emptyDir": {}},

@@ -66,6 +66,8 @@ class ArrayPlan:
     """What is allowed and probably not meant."""
     packages: Request | None = None
     """What is to be installed."""
+    lock: tuple[str, ...] = ()
+    """The versions that an attempt has installed of that."""
 
     @property
     def name(self) -> str:
@@ -126,6 +128,7 @@ class ArrayPlan:
         """Every Kubernetes object of the attempt."""
         shape = render.shape_of(self.spec, self.name, self.attempt)
         code = code_of(self.archive, shape.sources, packages=self.packages)
+        code = replace(code, lock=self.lock)
         return render.render(self.spec, name=self.name, code=code, attempt=self.attempt)
 
 

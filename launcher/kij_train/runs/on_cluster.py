@@ -187,10 +187,17 @@ class ClusterRun(Run):
         when the cluster makes no pod at all of a job that was submitted just now, and removes it.
         """
         from kij_train import cluster, diagnosis, jobs
+        from kij_train.jobs.packages import Keeper
+
+        keeper = Keeper(self.cluster, self.name, on_note)
+
+        def on_every_line(line: LogLine) -> None:
+            keeper.saw(line.text)
+            on_line(line)
 
         end = cluster.follow(
             self._submission,
-            on_line=on_line,
+            on_line=on_every_line,
             on_change=on_change,
             on_note=on_note,
             log_indexes=indexes,

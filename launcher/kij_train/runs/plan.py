@@ -50,6 +50,8 @@ class Plan:
     """What is allowed and probably not meant."""
     packages: Request | None = None
     """What is to be installed."""
+    lock: tuple[str, ...] = ()
+    """The versions that another job has installed of that."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -67,6 +69,7 @@ class Plan:
         sources = render.shape_of(self.spec, self.name).sources
         ranks = self.spec.preflight
         code = code_of(self.archive, sources, packages=self.packages, preflight=ranks)
+        code = replace(code, lock=self.lock)
         return render.render(self.spec, name=self.name, code=code)
 
     def in_format(self, form: str) -> list[dict[str, Any]]:
