@@ -168,11 +168,13 @@ Server(("", 8080), Handler).serve_forever()
 class PodIndex:
     """An index in a pod of a namespace, which is deleted with it."""
 
-    def __init__(self, ns: Namespace, image: str, wheels: Sequence[Path]) -> None:
-        self._ns = ns
+    def __init__(
+        self, ns: Namespace, image: str, wheels: Sequence[Path], name: str = "index"
+    ) -> None:
+        self._ns, self._name = ns, name
         content = {path: base64.b64encode(body).decode() for path, body in pages(wheels).items()}
         data = {"content.json": json.dumps(content)}
-        ns.core.create_namespaced_config_map(ns.name, {"metadata": {"name": "index"}, "data": data})
+        ns.core.create_namespaced_config_map(ns.name, {"metadata": {"name": name}, "data": data})
         container = {
             "name": "index",
             "image": image,
@@ -180,15 +182,15 @@ class PodIndex:
             "volumeMounts": [{"name": "index", "mountPath": "/index"}],
             "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
         }
-        volumes = [{"name": "index", "configMap": {"name": "index"}}]
+        volumes = [{"name": "index", "configMap": {"name": name}}]
         spec = {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 0}
-        ns.core.create_namespaced_pod(ns.name, {"metadata": {"name": "index"}, "spec": spec})
+        ns.core.create_namespaced_pod(ns.name, {"metadata": {"name": name}, "spec": spec})
         assert eventually(self._is_ready, within_s=120), ns.report()
         address = self._pod().status.pod_ip
         self.url = f"http://{f'[{address}]' if ':' in address else address}:8080/simple/"
 
     def _pod(self) -> Any:
-        return self._ns.core.read_namespaced_pod("index", self._ns.name)
+        return self._ns.core.read_namespaced_pod(self._name, self._ns.name)
 
     def _is_ready(self) -> bool:
         conditions = self._pod().status.conditions or []
@@ -197,7 +199,7 @@ class PodIndex:
     @property
     def asked(self) -> list[tuple[str, str]]:
         """Who asked for what: the address, and the path."""
-        log = str(self._ns.core.read_namespaced_pod_log("index", self._ns.name))
+        log = str(self._ns.core.read_namespaced_pod_log(self._name, self._ns.name))
         words = (line.split() for line in log.splitlines() if line.startswith("asked "))
         return [(address, path) for _, address, path in words]
 

@@ -105,7 +105,8 @@ def test_pods_that_fetch_get_folders_claims_and_the_names_of_the_others() -> Non
     ]
     assert env[contract.ENV_FETCHED] == "/data:/llama:/data"
     told = json.loads(env[contract.ENV_SPREAD])
-    assert told == {"peers": ["j-{}.j:29504"], "pods": 5, "stays": True}
+    peers = ["j-{}.j:29504"]
+    assert told == {"peers": peers, "pods": 5, "stays": True, "indexes": 8}
     pod = found["Job"]["spec"]["template"]["spec"]
     mounts = {each["mountPath"]: each for each in pod["containers"][0]["volumeMounts"]}
     assert mounts["/data"] == {"name": "fetched-0", "mountPath": "/data"}
@@ -147,7 +148,7 @@ def test_on_this_machine_it_is_fetched_once_and_again_when_it_has_changed(tmp_pa
             origin.data = data
             fetch_all({**variables, contract.ENV_PARENT_PID: "1"}, said.append)
             assert (Path(folder) / "m.bin").read_bytes() == data
-    assert [line.partition(" into")[0] for line in said] == ["fetched 2.9 KiB"] * 2
+    assert [line.partition(" in ")[0] for line in said] == ["fetched 2.9 KiB"] * 2
 
 
 def test_this_machine_has_no_claims() -> None:

@@ -99,7 +99,7 @@ class Pods:
         def say(text: str) -> None:
             self.said.append(f"{pod}: {text}")
 
-        settings = Settings(self.peers, self.count, self.stays, key, pod)
+        settings = Settings(self.peers, self.count, self.stays, self.count, key, pod)
         self.exchanges[pod] = Exchange(
             "x", settings, self.origin.of(pod), [self.to(pod)], say, lambda: self.done.add(pod)
         )
@@ -236,11 +236,23 @@ def test_a_reader_whose_work_is_done_stays_for_those_that_still_copy(tmp_path: P
         await pods.until(lambda: any("staying while index 1 still" in each for each in pods.said))
         assert not first.done()
         may_send.set()
-        late = pods.start(2)  # it started with the others, so the first one awaits it, too
         await all_of(first)
-        assert pods.has_all(1) and pods.has_all(2) and len(pods.origin.read) == 20
+        assert pods.has_all(1) and len(pods.origin.read) == 20
         await killed(second)
-        await killed(late)
+
+    run(test)
+
+
+def test_what_is_done_at_once_is_read_once_by_all_that_come_in_turn(tmp_path: Path) -> None:
+    async def test() -> None:
+        pods = Pods(tmp_path, Origin(), 4, stays=True)
+        tasks = []
+        for pod in range(4):
+            tasks.append(pods.start(pod))
+            await pods.until(lambda pod=pod: pod in pods.done)  # type: ignore[misc]
+            pods.exchanges[pod].release()
+        await all_of(*tasks)
+        assert all(map(pods.has_all, range(4))) and {pod for pod, _ in pods.origin.read} == {0}
 
     run(test)
 

@@ -41,6 +41,8 @@ LOWEST = 8
 """Of the lower indexes, how many are asked by name."""
 TELL_END_S = 3.0
 """How long the reader stays to tell the others how it has ended."""
+SUCCESSOR_S = 30.0
+"""How long a pod whose work is done waits for one to start that takes over what it alone has."""
 PROGRESS_S = 5.0
 MOST_NAMED = 8
 
@@ -62,18 +64,18 @@ class Exchange:
         self._on_complete, self._told = on_complete, False
         self._key = settings.key.encode()
         self._identity = os.urandom(8).hex()
-        self.state = State(folders)
+        self.state = State(folders, settings.me)
         self._reader = Reader(self.state, source, say)
         self._server = Server(self.state, self._key, settings.me, self._identity, self._reader.lead)
         self._port = settings.address(settings.me)[1] if settings.peers else 0
         self._follower = Follower(self.state, self._key, self._port, settings.me, say)
         self._lost: Optional[Address] = None
         """The last reader, once it is gone."""
-        self._released, self._began = False, time.monotonic()
+        self._released_at: Optional[float] = None
 
     def release(self) -> None:
         """The pod's own work is done: it stays for those alone that still get something."""
-        self._released = True
+        self._released_at = time.monotonic()
         self.state.touch()
 
     async def run(self) -> None:
@@ -133,20 +135,22 @@ class Exchange:
     async def _until_free(self) -> None:
         """Until this pod may go. A follower may: the reader knows others for its children."""
         state, told = self.state, False
-        while not (self._released and state.complete and state.role == states.FOLLOWING):
-            if self._released and state.role == states.LEADING:
+        while not (self._released_at and state.complete and state.role == states.FOLLOWING):
+            if self._released_at and state.role == states.LEADING:
                 copying = self._reader.incomplete_members
-                if not copying and not self._awaits_others():
+                if not copying and not self._awaits_successor(self._released_at):
                     return
                 if copying and not told:
                     told = True
                     self._say(f"done here; staying while {_named(copying)} still copies from pods")
             await state.changed(1.0)
 
-    def _awaits_others(self) -> bool:
-        """Whether pods that started with this one may not have found it yet."""
-        is_young = time.monotonic() - self._began < FIRST_LOOK_S
-        return is_young and self._reader.joined < self._settings.pods - 1
+    def _awaits_successor(self, since: float) -> bool:
+        """Whether pods will come, one of them soon, and nobody else has what they need."""
+        settings = self._settings
+        may_come = settings.pods > 1 and self.state.highest < settings.indexes - 1
+        alone = self._reader.complete_members == 0
+        return may_come and alone and time.monotonic() - since < SUCCESSOR_S
 
     async def _tell_progress(self) -> None:
         """A line now and then, while something comes."""

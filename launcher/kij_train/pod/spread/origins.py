@@ -27,7 +27,6 @@ from kij_train.pod.spread.reader import Source
 from kij_train.pod.spread.sharing import list_folder, spread
 from kij_train.pod.spread.urls import file_name
 from kij_train.pod.spread.web import READ_BYTES, HttpFile, Say
-from kij_train.pod.status import size_text
 
 
 class Web(Origin):
@@ -297,4 +296,3 @@ def _keep_here(fetches: List[Fetch], environment: Dict[str, str], say: Say) -> N
         shutil.rmtree(to, ignore_errors=True)
         os.rename(new, to)
         Path(mark).write_text(found.id)
-        say(f"fetched {size_text(found.total)} into {to}")

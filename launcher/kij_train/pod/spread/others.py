@@ -22,6 +22,8 @@ class Settings(NamedTuple):
     """How many there are at once."""
     stays: bool
     """Whether pods may come later, so that those that have everything go on serving."""
+    indexes: int = 0
+    """How many there are in all; they start in their order."""
     key: str = ""
     me: int = 0
     """The index of this pod."""
@@ -43,7 +45,8 @@ class Settings(NamedTuple):
 
     def to_json(self) -> str:
         """Without key and index, which each pod has from elsewhere."""
-        return json.dumps({"peers": self.peers, "pods": self.pods, "stays": self.stays})
+        said = self._asdict()
+        return json.dumps({key: said[key] for key in ("peers", "pods", "stays", "indexes")})
 
 
 def _moved(peer: str, place: int) -> str:

@@ -67,11 +67,6 @@ class Reader:
         return len(self._members) - len(self.incomplete_members)
 
     @property
-    def joined(self) -> int:
-        """How many others have come so far."""
-        return self._next
-
-    @property
     def incomplete_members(self) -> List[int]:
         """The indexes of those that do not have everything yet."""
         layout = self._state.layout
@@ -124,6 +119,7 @@ class Reader:
         """Serve a pod that joins, until it is gone."""
         number, self._next = self._next, self._next + 1
         address = Address(wire.peer, int(said["port"]), int(said["join"]))
+        self._state.highest = max(self._state.highest, address.pod)
         have = int(said["have"]) if said.get("id") == self._id() else 0
         self._members[number] = _Member(address, have)
         parent = self._tree.add(number)

@@ -68,6 +68,7 @@ class Server:
 
     async def _answer(self, wire: Wire, said: Json) -> None:
         state = self._state
+        state.highest = max(state.highest, int(said["ask"]))
         if (-int(said["have"]), int(said["ask"])) < state.rank(self._index):
             self.rival_at = time.monotonic()
         answer: Json = {

@@ -26,7 +26,7 @@ from kij_train.pod.contract import Failure
 from kij_train.pod.spread.chunks import File, Layout
 from kij_train.pod.spread.disk import Disk, unwritable
 from kij_train.pod.spread.exchange import Exchange
-from kij_train.pod.spread.others import PLACES, Settings
+from kij_train.pod.spread.others import FETCHES, PLACES, Settings
 from kij_train.pod.spread.reader import Source
 
 Say = Callable[[str], None]
@@ -69,10 +69,19 @@ def spread(
     label: str, source: Source, folders: Sequence[str], environment: Dict[str, str], say: Say
 ) -> None:
     """Bring what `source` has into `folders`, in every pod. Raises Failure."""
-    settings = read_settings(label, environment)
+    settings, began = read_settings(label, environment), time.monotonic()
     if settings is None:
-        asyncio.run(_alone(label, source, folders, say))
-        return
+        total = asyncio.run(_alone(label, source, folders, say))
+    else:
+        total = _with_others(label, settings, source, folders, say)
+    if label == FETCHES:
+        say(f"fetched {status.size_text(total)} in {time.monotonic() - began:.1f} s")
+
+
+def _with_others(
+    label: str, settings: Settings, source: Source, folders: Sequence[str], say: Say
+) -> int:
+    """Bytes in all, once they are here. Raises Failure."""
     answers, mine = os.pipe()
     released, release = os.pipe()
     child = os.fork()
@@ -89,6 +98,7 @@ def spread(
     said = json.loads(line) if line else {"failed": "the process that gets it was killed"}
     if "failed" in said:
         raise Failure(int(said.get("code", contract.EXIT_ORIGIN)), str(said["failed"]))
+    return int(said["done"])
 
 
 def stay_for_others(exit_code: int) -> None:
@@ -139,9 +149,10 @@ def read_settings(label: str, environment: Dict[str, str]) -> Optional[Settings]
         ) from error
 
 
-async def _alone(label: str, source: Source, folders: Sequence[str], say: Say) -> None:
+async def _alone(label: str, source: Source, folders: Sequence[str], say: Say) -> int:
     exchange = Exchange(label, Settings([], 1, stays=False), source, folders, say, lambda: None)
     await exchange.read_alone()
+    return 0 if exchange.state.layout is None else exchange.state.layout.total
 
 
 class _Ends(NamedTuple):
@@ -163,7 +174,11 @@ def _run_beside(
 
     async def whole() -> None:
         # In here, since what it is made of belongs to one event loop before Python 3.10.
-        exchange = Exchange(label, settings, source, folders, say, lambda: answer({"done": 1}))
+        def done() -> None:
+            layout = exchange.state.layout
+            answer({"done": 0 if layout is None else layout.total})
+
+        exchange = Exchange(label, settings, source, folders, say, done)
         loop = asyncio.get_running_loop()
 
         def release() -> None:

@@ -30,8 +30,11 @@ class Address(NamedTuple):
 class State:
     """Changed in one event loop; `changed` wakes whoever waits there."""
 
-    def __init__(self, folders: Sequence[str]) -> None:
+    def __init__(self, folders: Sequence[str], index: int) -> None:
+        """`index` is that of this pod."""
         self.folders = list(folders)
+        self.highest = index
+        """Of the indexes that have started, as far as this pod has heard of them."""
         self.role = LOOKING
         self.reader: Optional[Address] = None
         """While this pod follows one."""

@@ -47,7 +47,7 @@ def with_spreading(spec: Common, name: str, shape: Shape) -> Shape:
         return shape
     first = (shape.service_port or DEFAULT_PORT) + SPREAD_PORT
     may_come_later = completions > pods or shape.policy.get("backoffLimit", 1) > 0
-    settings = Settings([f"{name}-{{}}.{name}:{first}"], pods, may_come_later)
+    settings = Settings([f"{name}-{{}}.{name}:{first}"], pods, may_come_later, completions)
     ports = {f"spread-{place}": first + place for place in range(len(PLACES))}
     return replace(
         shape,
