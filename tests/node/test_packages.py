@@ -140,6 +140,7 @@ def test_items_of_an_array_have_the_packages_too(
     assert done.stdout.count("has 1.0 1.5") == 4, done.stdout
 
 
+@pytest.mark.own_cluster
 def test_a_spare_and_a_pod_that_replaces_a_lost_one_have_packages_and_files_before_they_train(
     ns: Namespace, project: Path, image: str, index: PodIndex
 ) -> None:
