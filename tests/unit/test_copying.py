@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kij_train import names
 from kij_train.cli import main
 from kij_train.jobs import Place
 from kij_train.pod import copying
@@ -302,6 +304,55 @@ def test_a_folder_is_copied_either_way_and_not_twice(
     assert "copied 0 files, 0 B; 2 more were there already" in capsys.readouterr().err
 
 
+def of_three(server: OnePod) -> None:
+    """Indexes 0 and 1 run, and 2 is done."""
+    server.job["spec"] |= {"completions": 3, "parallelism": 3}
+    (first,) = server.items["pods"]
+    for index in (1, 2):
+        pod = copy.deepcopy(first)
+        pod["metadata"] |= {"name": f"job-{index}-abcde", "uid": f"uid-{index}"}
+        for where in ("labels", "annotations"):
+            pod["metadata"][where][names.COMPLETION_INDEX] = str(index)
+        server.items["pods"].append(pod)
+    pod["status"]["phase"] = "Succeeded"
+    pod["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 0}}
+
+
+@pytest.mark.parametrize("upwards", [False, True])
+def test_all_indexes_that_run_are_copied_and_the_others_are_named(
+    server: OnePod, tmp_path: Path, capsys: pytest.CaptureFixture[str], upwards: bool
+) -> None:
+    of_three(server)
+    source = filled(tmp_path / "in put")
+    (tmp_path / "file").write_text("one")
+    there = tmp_path / "out"
+    if upwards:
+        del server.items["pods"][1]  # these pods share their files, so that one is enough
+    assert main(["cp", *(("in put", f"job:{there}") if upwards else (f"job:{source}", "out"))]) == 1
+    err = capsys.readouterr().err
+    assert "not copied: index 2: it is done" in err and "index 0" not in err
+    if upwards:
+        assert "not copied: index 1: it is pending" in err and tree(there) == tree(source)
+        return
+    assert tree(there / "0") == tree(there / "1") == tree(source)
+    assert sorted(each.name for each in there.iterdir()) == ["0", "1"]
+    assert main(["cp", f"job:{tmp_path}/file", "out"]) == 1
+    assert (there / "1/file").read_text() == "one"
+    assert main(["cp", f"job:{source}", "out"]) == 1
+    assert "copied 0 files, 0 B; 4 more were there already" in capsys.readouterr().err
+
+
+def test_what_fails_for_all_indexes_is_one_error(
+    server: OnePod, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_three(server)
+    assert main(["cp", f"job:{tmp_path}/none", "out"]) == 2
+    assert "No such file" in capsys.readouterr().err
+    server.items["pods"] = server.items["pods"][2:]
+    assert main(["cp", f"job:{tmp_path}/none", "out"]) == 2
+    assert "no pod of job runs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("upwards", [False, True])
 def test_a_connection_that_breaks_is_opened_again_and_goes_on(
     server: OnePod, tmp_path: Path, capsys: pytest.CaptureFixture[str], upwards: bool
@@ -407,7 +458,8 @@ def test_an_image_without_python_is_said(
 def test_a_place_is_a_name_an_index_and_a_path() -> None:
     assert Place.parse("train-x:0:/tmp/a b:c") == Place("train-x", 0, "/tmp/a b:c")
     assert Place.parse("train-x:12:out") == Place("train-x", 12, "out")
-    for here in ("out", "./job:0:x", "a/b:0:c", "job:/tmp", "job:0:", "C:x"):
+    assert Place.parse("train-x:/tmp/a:b") == Place("train-x", None, "/tmp/a:b")
+    for here in ("out", "./job:0:x", "a/b:0:c", "./job:/tmp", "job:tmp", "job:0:", "C:x"):
         assert Place.parse(here) is None
 
 

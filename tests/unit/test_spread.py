@@ -12,7 +12,7 @@ import pytest
 from kij_train.pod import contract, peering
 from kij_train.pod.contract import Failure
 from kij_train.pod.peering import Json, Refused, Wire
-from kij_train.pod.spread import exchange, follower, reader
+from kij_train.pod.spread import exchange, follower, pulling, reader
 from kij_train.pod.spread.chunks import File, Layout
 from kij_train.pod.spread.exchange import Exchange
 from kij_train.pod.spread.others import Settings
@@ -26,13 +26,13 @@ PATIENCE_S = 120
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that end bad cases soon. Those that part good pods are long: machines stand still."""
-    for module in (reader, follower):
+    for module in (reader, follower, pulling):
         monkeypatch.setattr(module, "LOST_AFTER_S", 4.0)
         monkeypatch.setattr(module, "PING_S", 0.1)
     monkeypatch.setattr("kij_train.pod.spread.server.PING_S", 0.1)
-    monkeypatch.setattr(follower, "STARVED_S", 1.0)
-    monkeypatch.setattr(follower, "SLOW_WINDOW_S", 1.0)
-    monkeypatch.setattr(follower, "SLOW_BYTES_S", 2000)
+    monkeypatch.setattr(pulling, "STARVED_S", 1.0)
+    monkeypatch.setattr(pulling, "SLOW_WINDOW_S", 1.0)
+    monkeypatch.setattr(pulling, "SLOW_BYTES_S", 2000)
     monkeypatch.setattr(exchange, "LOOK_AGAIN_S", 0.05)
     monkeypatch.setattr(exchange, "ASK_S", 10.0)
     monkeypatch.setattr(exchange, "TELL_END_S", 1.0)

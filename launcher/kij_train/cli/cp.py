@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -35,10 +34,11 @@ LINE_EVERY_S = 10.0
 @click.argument("target", shell_complete=completers.places)
 @where_options
 def command(source: str, target: str, **params: Any) -> None:
-    """Copy a file or a folder from the pod of an index, or to it.
+    """Copy a file or a folder from the pod of an index, or to it, or for all indexes that run.
 
     In a pod, a path is NAME:INDEX:PATH; relative ones begin in the folder of the code,
-    /kij/work/code. A folder's content goes into TARGET itself; a file becomes TARGET, or a file in
+    /kij/work/code. NAME:/PATH is that path in every pod: what comes from index 3 goes into
+    TARGET/3. A folder's content goes into TARGET itself; a file becomes TARGET, or a file in
     it if that is a folder. What is there already, of the same size and time, is not copied again,
     and what was interrupted goes on when the command is run again. Links stay links; those that
     lead out of the folder are left out. Takes the right to exec, and a pod that runs.
@@ -46,6 +46,7 @@ def command(source: str, target: str, **params: Any) -> None:
     \b
       kij-train cp NAME:0:/tmp/out ./out
       kij-train cp ./prompts.jsonl NAME:3:/tmp/
+      kij-train cp NAME:/tmp/out ./out           # ./out/0, ./out/1, …
     """
     places = Place.parse(source), Place.parse(target)
     there = places[0] or places[1]
@@ -63,7 +64,7 @@ def command(source: str, target: str, **params: Any) -> None:
     shown = _Shown()
     try:
         with sigterm_as_interrupt(), shown.drawing:
-            summary = jobs.copy(
+            summary = (jobs.copy_all if there.index is None else jobs.copy)(
                 cluster,
                 places[0] or source,
                 places[1] or target,
@@ -89,7 +90,7 @@ def _say(summary: jobs.Summary) -> None:
     if summary.more_problems:
         output.warning(f"not copied: {summary.more_problems:,} more")
     if summary.problems:
-        sys.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 class _Shown:

@@ -1,7 +1,7 @@
 """One job that is on a cluster: what is read of it, and what changes it."""
 
 from kij_train.jobs.asking import ABOUT_LOCAL, check_name, events_of, get, pods_of, queue_of
-from kij_train.jobs.copying import Place, copy
+from kij_train.jobs.copying import Place, copy, copy_all
 from kij_train.jobs.forward import Ports, forward
 from kij_train.jobs.inside import execute
 from kij_train.jobs.logs import logs
@@ -19,6 +19,7 @@ __all__ = [
     "Summary",
     "check_name",
     "copy",
+    "copy_all",
     "events_of",
     "execute",
     "forward",

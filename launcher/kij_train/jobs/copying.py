@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 import re
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kij_train import diagnosis
+from kij_train.diagnosis import JobView, Phase
 from kij_train.errors import KijError, RequestError, UnreachableError
-from kij_train.jobs.asking import get
-from kij_train.jobs.inside import CODE, pod_of
+from kij_train.jobs.asking import get, pods_of
+from kij_train.jobs.inside import CODE, UP, not_up, pod_of
 from kij_train.pod import copying
 from kij_train.pod.copying import CopyError, Progress, Summary, Wire
 
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
     from kij_train.cluster import Cluster
     from kij_train.cluster.execute import Session
 
+AT_ONCE = 8
+"""Pods that are copied from, or to, at the same time."""
 MOST_TRIES = 3
 """In a row, without a byte that has come through, when the connection breaks."""
 SIGNALLED = 128
@@ -39,20 +46,21 @@ COMMAND = ["python3", "-S", "-c", _RECEIVE]
 
 @dataclass(frozen=True)
 class Place:
-    """A path in the pod of an index."""
+    """A path in the pod of an index, or in every pod."""
 
     job: str
-    index: int
+    index: int | None
     path: str
-
-    def __str__(self) -> str:
-        return f"{self.job}:{self.index}:{self.path}"
 
     @classmethod
     def parse(cls, text: str) -> Place | None:
-        """`NAME:INDEX:PATH`; None for what is a path of this machine."""
-        found = re.fullmatch(r"([^/:]*):([0-9]{1,9}):(.+)", text, re.DOTALL)
-        return None if found is None else cls(found[1], int(found[2]), found[3])
+        """`NAME:INDEX:PATH` or `NAME:/PATH`; None for what is a path of this machine."""
+        found = re.fullmatch(r"([^/:]*):(?:([0-9]{1,9}):(.+)|(/.*))", text, re.DOTALL)
+        if found is None:
+            return None
+        if found[2] is None:
+            return cls(found[1], None, found[4])
+        return cls(found[1], int(found[2]), found[3])
 
 
 def copy(
@@ -96,19 +104,120 @@ def copy(
             note(f"{error.message.partition(';')[0]}; going on")
 
 
+def copy_all(
+    cluster: Cluster,
+    source: Place | str,
+    target: Place | str,
+    *,
+    progress: Progress,
+    note: Callable[[str], None],
+) -> Summary:
+    """`copy` for every index that runs, some at once: from PATH into a folder of its number.
+
+    What cannot be copied for one index is a problem in the summary; raised where all have failed.
+    """
+    there = source if isinstance(source, Place) else target
+    assert isinstance(there, Place)
+    running, silent = _indexes(cluster, there)
+    shares: dict[int, tuple[int, int]] = {}
+    results: queue.Queue[tuple[int, Summary | BaseException]] = queue.Queue()
+    waiting = iter(running)
+    lock = threading.Lock()
+
+    def one(index: int) -> Summary:
+        def counted(done: int, total: int, name: str) -> None:
+            with lock:
+                shares[index] = (done, total)
+                dones, totals = zip(*shares.values(), strict=True)
+                progress(sum(dones), sum(totals), f"{index}/{name}")
+
+        said = partial(_of_index, index, note)
+        if isinstance(target, str):
+            from_pod = replace(there, index=index)
+            return copy(
+                cluster, from_pod, f"{Path(target, str(index))}/", progress=counted, note=said
+            )
+        return copy(cluster, source, replace(there, index=index), progress=counted, note=said)
+
+    def work() -> None:
+        while True:
+            with lock:
+                index = next(waiting, None)
+            if index is None:
+                return
+            try:
+                results.put((index, one(index)))
+            except BaseException as error:
+                results.put((index, error))
+
+    # They end with this process: an interrupted copy leaves parts, wherever it is.
+    for _ in range(min(AT_ONCE, len(running))):
+        threading.Thread(target=work, daemon=True).start()
+    return _together(dict(results.get() for _ in running), silent)
+
+
+def _of_index(index: int, note: Callable[[str], None], text: str) -> None:
+    note(f"index {index}: {text}")
+
+
+def _together(results: dict[int, Summary | BaseException], silent: dict[int, str]) -> Summary:
+    """One summary of all. Raises what is no KijError, and the first error where all have failed."""
+    summaries = {index: one for index, one in results.items() if isinstance(one, Summary)}
+    problems = dict(silent)
+    for index, error in sorted(results.items()):
+        if isinstance(error, BaseException):
+            if not isinstance(error, KijError) or not summaries:
+                raise error
+            problems[index] = error.message
+    told = [f"index {index}: {why}" for index, why in sorted(problems.items())]
+    told += [f"{index}/{why}" for index, one in sorted(summaries.items()) for why in one.problems]
+    more = sum(one.more_problems for one in summaries.values())
+    most = copying.MOST_PROBLEMS
+    return Summary(
+        sum(one.files for one in summaries.values()),
+        sum(one.size_bytes for one in summaries.values()),
+        sum(one.kept for one in summaries.values()),
+        told[:most],
+        more + len(told[most:]),
+    )
+
+
+def _indexes(cluster: Cluster, place: Place) -> tuple[list[int], dict[int, str]]:
+    """Those that run; and those that do not, and why. Raises RequestError where none runs."""
+    job = get(cluster, place.job, about_local=ABOUT_LOCAL)
+    pods = pods_of(cluster, place.job)
+    nodes = diagnosis.nodes_of_job(job, map(diagnosis.node_of, pods))
+    running = [node.index for node in nodes if node.phase in UP and node.pod]
+    if not running:
+        state = job.state.value
+        raise _elsewhere(
+            cluster, job, not_up(cluster, job.name, f"no pod of {job.name} runs: it is {state}")
+        )
+    silent = {
+        node.index: f"it is {node.phase.value}"
+        for node in nodes
+        if node.index not in running and node.phase is not Phase.LOST
+    }
+    return running, silent
+
+
 def _pod(cluster: Cluster, place: Place) -> str:
     """Raises RequestError where it does not run."""
     job = get(cluster, place.job, about_local=ABOUT_LOCAL)
+    assert place.index is not None
     try:
         return pod_of(cluster, job, place.index)
     except RequestError as error:
-        keep = (
-            "what a pod leaves is gone with it, but on a volume: launch with --mount pvc:NAME:/out"
-        )
-        results = cluster.address.on_job("results", place.job)
-        of_array = () if job.array is None else (f"results of its items: {results}",)
-        error.hints = (*error.hints, *of_array, keep)
-        raise
+        raise _elsewhere(cluster, job, error) from None
+
+
+def _elsewhere(cluster: Cluster, job: JobView, error: RequestError) -> RequestError:
+    """With where else its files may be."""
+    keep = "what a pod leaves is gone with it, but on a volume: launch with --mount pvc:NAME:/out"
+    results = cluster.address.on_job("results", job.name)
+    of_array = () if job.array is None else (f"results of its items: {results}",)
+    error.hints = (*error.hints, *of_array, keep)
+    return error
 
 
 def _once(

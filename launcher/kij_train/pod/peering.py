@@ -22,10 +22,11 @@ import hmac
 import json
 import os
 import struct
-from typing import Any, Awaitable, Dict, Tuple, TypeVar
+from typing import Any, Awaitable, BinaryIO, Dict, Optional, Tuple, TypeVar, Union
 
 T = TypeVar("T")
 Json = Dict[str, Any]
+Bytes = Union[bytes, bytearray]
 LENGTHS = struct.Struct(">II")
 MOST_HEADER = 1 << 20
 MOST_BODY = 64 << 20
@@ -46,14 +47,14 @@ def proof(key: bytes, role: str, client_nonce: str, server_nonce: str) -> str:
     return hmac.new(key, said, "sha256").hexdigest()
 
 
-def encode(header: Json, body: bytes = b"") -> bytes:
+def encode(header: Json, body_bytes: int = 0) -> bytes:
     """A frame but for its body, which follows."""
     text = json.dumps(header, separators=(",", ":")).encode()
-    assert len(text) <= MOST_HEADER and len(body) <= MOST_BODY
-    return LENGTHS.pack(len(text), len(body)) + text
+    assert len(text) <= MOST_HEADER and body_bytes <= MOST_BODY
+    return LENGTHS.pack(len(text), body_bytes) + text
 
 
-def lengths(prefix: bytes, most_header: int, most_body: int) -> Tuple[int, int]:
+def lengths(prefix: Bytes, most_header: int, most_body: int) -> Tuple[int, int]:
     """Of header and body. Raises Refused for longer ones."""
     header, body = LENGTHS.unpack(prefix)
     if header > most_header or body > most_body:
@@ -61,7 +62,7 @@ def lengths(prefix: bytes, most_header: int, most_body: int) -> Tuple[int, int]:
     return int(header), int(body)
 
 
-def decode(text: bytes) -> Json:
+def decode(text: Bytes) -> Json:
     """A header. Raises Refused."""
     try:
         header = json.loads(text.decode())
@@ -105,7 +106,7 @@ class Wire:
 
     async def send(self, header: Json, body: bytes = b"") -> None:
         """Raises OSError where the connection is lost."""
-        self._writer.write(encode(header, body))
+        self._writer.write(encode(header, len(body)))
         if body:
             self._writer.write(body)
         await self._writer.drain()
@@ -126,6 +127,20 @@ class Wire:
         header, body = lengths(prefix, *self._most)
         said = decode(await self._reader.readexactly(header))
         return said, await self._reader.readexactly(body) if body else b""
+
+    async def send_file(self, header: Json, file: BinaryIO, offset: int, length: int) -> None:
+        """A frame whose body is a part of a file, from the kernel's hand. Raises OSError."""
+        self._writer.write(encode(header, body_bytes=length))
+        await self._writer.drain()
+        loop, transport = asyncio.get_running_loop(), self._writer.transport
+        if await loop.sendfile(transport, file, offset, length) != length:
+            raise OSError(f"{file.name} has become shorter")
+
+    def large_frames(self) -> "LargeFrames":
+        """Of a proved connection on which nothing is sent any more, and nothing has come yet."""
+        transport = self._writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        return LargeFrames(transport)
 
     def close(self) -> None:
         """What is queued is still sent."""
@@ -150,6 +165,72 @@ class Wire:
         said, _ = await self.receive(timeout_s)
         _check(said, proof(key, "client", theirs, mine))
         self._most = (MOST_HEADER, MOST_BODY)
+
+
+class LargeFrames(asyncio.BufferedProtocol):
+    """Frames whose bodies the kernel writes to where they belong, without copies in between."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        transport.pause_reading()
+        transport.set_protocol(self)
+        self._transport = transport
+        self._wanted = memoryview(b"")
+        """What has not been filled yet."""
+        self._filled: Optional[asyncio.Future[None]] = None
+        self._lost: Optional[Exception] = None
+
+    async def receive(self, body: bytearray, timeout_s: float) -> Tuple[Json, memoryview]:
+        """The next frame; its body is the beginning of `body`. Raises Refused and OSError."""
+        try:
+            return await within(self._receive(body), timeout_s)
+        except asyncio.TimeoutError as error:
+            raise TimeoutError(f"nothing came for {timeout_s:.0f} s") from error
+
+    async def _receive(self, body: bytearray) -> Tuple[Json, memoryview]:
+        prefix = bytearray(LENGTHS.size)
+        await self._fill(memoryview(prefix))
+        text, length = lengths(prefix, MOST_HEADER, len(body))
+        header = bytearray(text)
+        await self._fill(memoryview(header))
+        said, part = decode(header), memoryview(body)[:length]
+        await self._fill(part)
+        return said, part
+
+    async def _fill(self, part: memoryview) -> None:
+        if self._lost is not None:
+            raise self._lost
+        if not part:
+            return
+        self._wanted, self._filled = part, asyncio.get_running_loop().create_future()
+        try:
+            self._transport.resume_reading()
+            await self._filled
+        finally:
+            self._filled = None
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        del sizehint
+        return self._wanted
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many have come."""
+        self._wanted = self._wanted[nbytes:]
+        if not self._wanted:
+            self._transport.pause_reading()
+            if self._filled is not None and not self._filled.done():
+                self._filled.set_result(None)
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        """Its end."""
+        closed = ConnectionResetError("the connection was closed")
+        self.end(exc if isinstance(exc, OSError) else closed)
+
+    def end(self, error: Exception) -> None:
+        """Have `receive` raise this, from now on."""
+        self._lost = self._lost or error
+        if self._filled is not None and not self._filled.done():
+            self._filled.set_exception(self._lost)
 
 
 def _check(said: Json, expected: str) -> None:

@@ -4,8 +4,9 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import errno
+import itertools
 import os
-from typing import Dict, List, Sequence, Tuple
+from typing import BinaryIO, Dict, List, Optional, Sequence, Tuple, Union
 
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread.chunks import File, Layout
@@ -37,7 +38,7 @@ class Disk:
         except OSError as error:
             raise unwritable(error) from error
 
-    def write(self, chunk: int, data: bytes) -> None:
+    def write(self, chunk: int, data: "Union[bytes, memoryview]") -> None:
         """Raises Failure."""
         view, path = memoryview(data), ""
         try:
@@ -65,6 +66,16 @@ class Disk:
                     parts.append(part)
                     left -= len(part)
         return b"".join(parts)
+
+    def whole(self, chunk: int) -> Optional[Tuple[BinaryIO, int]]:
+        """The file that a chunk lies in, and where; None where it lies in several. Raises OSError.
+
+        Whoever asks closes it.
+        """
+        pieces = list(itertools.islice(self._layout.pieces(chunk), 2))
+        if len(pieces) != 1:
+            return None
+        return open(self._path(self._layout.files[pieces[0].file]), "rb"), pieces[0].offset
 
     def _path(self, file: File) -> str:
         return os.path.join(self._folders[file.folder], *file.path.split("/"))

@@ -4,35 +4,23 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 import asyncio
-import hashlib
 from typing import Callable, List, Optional
 
 from kij_train.pod import peering
 from kij_train.pod.contract import Failure
-from kij_train.pod.peering import Json, Refused, Wire
+from kij_train.pod.peering import Refused, Wire
 from kij_train.pod.spread.chunks import Layout
 from kij_train.pod.spread.disk import Disk
+from kij_train.pod.spread.pulling import Lost, Pace, Pull
 from kij_train.pod.spread.reader import LOST_AFTER_S, PING_S
 from kij_train.pod.spread.state import HASH_BYTES, Address, State
 
 CONNECT_S = 3.0
-SLOW_WINDOW_S = 10.0
-SLOW_BYTES_S = 1 << 20
-"""A parent that has more, and sends less than this for SLOW_WINDOW_S, is left: half of it after
-each time, so that a slow network does not send a pod around for ever."""
-STARVED_S = 20.0
-"""A parent that sends nothing for this long, of what the reader has read, is left."""
 PAUSE_S = 0.2
 
 
 class Over(Exception):  # noqa: N818 - a message
     """Every pod has everything."""
-
-
-class _Lost(Exception):  # noqa: N818 - a verdict on a parent
-    def __init__(self, why: str, lies: bool = False) -> None:
-        super().__init__(why)
-        self.lies = lies
 
 
 class Follower:
@@ -49,7 +37,7 @@ class Follower:
         self.source: Optional[int] = None
         """The index that chunks come from."""
         self._parent: Optional[Address] = None
-        self._slow_bytes_s = float(SLOW_BYTES_S)
+        self._pace = Pace()
 
     async def follow(self, wire: Wire, reader: Address) -> None:
         """Until the reader is gone, or everything is over. Raises Failure."""
@@ -126,11 +114,11 @@ class Follower:
                 continue
             try:
                 await self._pull_from(parent)
-            except (_Lost, OSError, Refused) as lost:
+            except (Lost, OSError, Refused) as lost:
                 self.source = None
                 if self._parent is parent:
                     self._parent = None
-                lies = isinstance(lost, _Lost) and lost.lies
+                lies = isinstance(lost, Lost) and lost.lies
                 self._say(f"got no more from index {parent.pod}: {lost}. Asking for another one")
                 await asyncio.sleep(PAUSE_S)
                 await wire.send({"lost": parent.pod, "lies": lies})
@@ -138,66 +126,17 @@ class Follower:
             await state.changed(PING_S)
 
     async def _pull_from(self, parent: Address) -> None:
-        """Raises _Lost, OSError and Refused where it sends no more, and Failure."""
+        """Raises Lost, OSError and Refused where it sends no more, and Failure."""
         state = self._state
         assert state.layout is not None
         wire = await peering.connect(parent.host, parent.port, self._key, CONNECT_S)
-        loop = asyncio.get_running_loop()
         try:
+            pull = Pull(state, wire, self._pace)  # before anything can come
             await wire.send({"want": state.have, "id": state.layout.id})
-            since, got, newest = loop.time(), 0, loop.time()
-            while not state.complete:
-                said, data = await self._next(wire)
-                now = loop.time()
-                if "chunk" in said:
-                    self.source = parent.pod
-                    await self._check_and_keep(said, data)
-                    newest, got = now, got + len(data)
-                elif len(state.hashes) == state.have:
-                    newest = now  # nobody has more
-                elif now - newest >= STARVED_S:
-                    raise _Lost("it has no more")
-                if int(said["have"]) <= state.have:
-                    since, got = now, 0
-                elif now - since >= SLOW_WINDOW_S:
-                    if got < self._slow_bytes_s * (now - since):
-                        self._slow_bytes_s /= 2
-                        raise _Lost("it is slow")
-                    since, got = now, 0
+            self.source = parent.pod
+            await pull.run()
         finally:
             wire.close()
-
-    async def _next(self, wire: Wire) -> "tuple[Json, bytes]":
-        try:
-            # A whole chunk may take as long as is not slow.
-            assert self._state.layout is not None
-            patience_s = self._state.layout.chunk_bytes / self._slow_bytes_s
-            said, data = await wire.receive(LOST_AFTER_S + patience_s)
-        except TimeoutError:
-            self._slow_bytes_s /= 2
-            raise
-        if "have" not in said:
-            raise Refused("it does not have this")
-        return said, data
-
-    async def _check_and_keep(self, said: Json, data: bytes) -> None:
-        """Write a chunk, if it is the one that the reader has read."""
-        state, number = self._state, self._state.have
-        if said["chunk"] != number:
-            raise _Lost(f"it sent chunk {said['chunk']!r} in place of {number}", lies=True)
-        while len(state.hashes) <= number:
-            await state.changed(PING_S)  # what is behind is cancelled where the reader is lost
-
-        def keep() -> bool:
-            if hashlib.sha256(data).digest() != state.hashes[number]:
-                return False
-            state.disk.write(number, data)
-            return True
-
-        if not await asyncio.get_running_loop().run_in_executor(None, keep):
-            raise _Lost("its bytes are not those that were read", lies=True)
-        state.have += 1
-        state.touch()
 
 
 def _address(said: object) -> Address:

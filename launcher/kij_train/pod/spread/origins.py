@@ -211,17 +211,21 @@ class Origins(Source):
         return new
 
     def chunks(self, folders: List[str], layout: Layout, start: int) -> Iterator[bytes]:
-        held, number = bytearray(), start
+        parts: List[memoryview] = []
+        left = layout.size_of(start) if start < layout.count else 0
         for data in self._bytes(folders, layout, start * layout.chunk_bytes):
-            held += data
-            # The last chunk waits for the checks of the whole: with it, a pod's script starts.
-            while number < layout.count - 1 and len(held) >= layout.size_of(number):
-                size = layout.size_of(number)
-                yield bytes(held[:size])
-                del held[:size]
-                number += 1
-        if number < layout.count:
-            yield bytes(held)
+            view = memoryview(data)
+            while view:
+                part, view = view[:left], view[left:]
+                parts.append(part)
+                left -= len(part)
+                # The last chunk waits for the checks of the whole: with it, a pod's script starts.
+                if not left and start < layout.count - 1:
+                    yield b"".join(parts)
+                    parts, start = [], start + 1
+                    left = layout.size_of(start)
+        if start < layout.count:
+            yield b"".join(parts)
 
     def _bytes(self, folders: List[str], layout: Layout, skip: int) -> Iterator[bytes]:
         """Of all files, end to end, without the first `skip`."""
@@ -239,7 +243,8 @@ class Origins(Source):
                 if len(data) > left:
                     raise has_changed(self._fetches[which].source)
                 left -= len(data)
-                digest.update(data)
+                if wanted:
+                    digest.update(data)
                 yield data
             if left:
                 raise has_changed(self._fetches[which].source)

@@ -10,6 +10,7 @@ from typing import Awaitable, Callable, Set
 
 from kij_train.pod.peering import Json, Refused, Wire
 from kij_train.pod.spread import state as states
+from kij_train.pod.spread.disk import Disk
 from kij_train.pod.spread.reader import PING_S
 from kij_train.pod.spread.state import State
 
@@ -89,17 +90,27 @@ class Server:
 
     async def _stream(self, wire: Wire, said: Json) -> None:
         """Chunk after chunk, each as soon as it is here."""
-        state, at, loop = self._state, int(said["want"]), asyncio.get_running_loop()
+        state, at = self._state, int(said["want"])
         while True:
             if state.layout is not None and state.layout.id != said["id"]:
                 await wire.send({"other": state.layout.id})
                 return
             if state.layout is not None and at < state.have:
-                data = await loop.run_in_executor(None, state.disk.read, at)
-                await wire.send({"chunk": at, "have": state.have}, data)
+                await self._send(wire, state.disk, state.layout.size_of(at), at)
                 at += 1
             elif state.layout is not None and at >= state.layout.count:
                 return
             else:
                 await wire.send({"have": state.have})
                 await state.changed(PING_S)
+
+    async def _send(self, wire: Wire, disk: Disk, size: int, chunk: int) -> None:
+        said: Json = {"chunk": chunk, "have": self._state.have}
+        found = disk.whole(chunk)
+        if found is None:
+            loop = asyncio.get_running_loop()
+            await wire.send(said, await loop.run_in_executor(None, disk.read, chunk))
+            return
+        file, offset = found
+        with file:
+            await wire.send_file(said, file, offset, size)
