@@ -22,6 +22,8 @@ HARNESSES = {
 """An environment for each: their requirements exclude each other's."""
 REQUIRED = {"lm-eval": "lm_eval", "judges": "deepeval,ragas", "promptfoo": "promptfoo"}
 """What the tests may not miss."""
+STREAMING = ["webdataset>=1", "s3fs", "moto[s3]>=5", "flask", "flask-cors"]
+"""The loader, what it reads object stores with, and one of those. Too much for every CI run."""
 PROMPTFOO = ("promptfoo@0.123", "@libsql/linux-x64-gnu")
 
 
@@ -70,6 +72,13 @@ def newest(session: nox.Session) -> None:
     session.install("--prerelease=allow", "-e", ".[local,dev]")
     argv = ("-m", "unit and not slow", "-n", "3", "--dist", "worksteal")
     session.run("python", "-m", "pytest", *(session.posargs or argv))
+
+
+@nox.session
+def streaming(session: nox.Session) -> None:
+    """The example with a streaming loader, on a folder and on an object store of this machine."""
+    session.install("-e", ".[local]", "pytest>=8", "pytest-timeout>=2", *STREAMING)
+    session.run("python", "-m", "pytest", *(session.posargs or ("tests/local/test_streaming.py",)))
 
 
 @nox.session
