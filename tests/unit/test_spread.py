@@ -251,6 +251,7 @@ def test_what_is_done_at_once_is_read_once_by_all_that_come_in_turn(tmp_path: Pa
             tasks.append(pods.start(pod))
             await pods.until(lambda pod=pod: pod in pods.done)  # type: ignore[misc]
             pods.exchanges[pod].release()
+            assert any(not task.done() for task in tasks), "nobody has it for the next one"
         await all_of(*tasks)
         assert all(map(pods.has_all, range(4))) and {pod for pod, _ in pods.origin.read} == {0}
 

@@ -43,6 +43,8 @@ TELL_END_S = 3.0
 """How long the reader stays to tell the others how it has ended."""
 SUCCESSOR_S = 30.0
 """How long a pod whose work is done waits for one to start that takes over what it alone has."""
+LEAVES_AFTER_S = 2.5
+"""How long it may take until the reader knows that a pod's work is done."""
 PROGRESS_S = 5.0
 MOST_NAMED = 8
 
@@ -76,6 +78,7 @@ class Exchange:
     def release(self) -> None:
         """The pod's own work is done: it stays for those alone that still get something."""
         self._released_at = time.monotonic()
+        self.state.released = True
         self.state.touch()
 
     async def run(self) -> None:
@@ -133,12 +136,20 @@ class Exchange:
             self._on_complete()
 
     async def _until_free(self) -> None:
-        """Until this pod may go. A follower may: the reader knows others for its children."""
+        """Until this pod may go.
+
+        A follower may: the reader knows others for its children, and stays while nobody else works
+        on with what it has. It has to know first that this one does not.
+        """
         state, told = self.state, False
-        while not (self._released_at and state.complete and state.role == states.FOLLOWING):
-            if self._released_at and state.role == states.LEADING:
+        while True:
+            since = self._released_at
+            if since and state.complete and state.role == states.FOLLOWING:
+                if not self._more_may_come or time.monotonic() - since >= LEAVES_AFTER_S:
+                    return
+            elif since and state.role == states.LEADING:
                 copying = self._reader.incomplete_members
-                if not copying and not self._awaits_successor(self._released_at):
+                if not copying and not self._awaits_successor(since):
                     return
                 if copying and not told:
                     told = True
@@ -147,10 +158,13 @@ class Exchange:
 
     def _awaits_successor(self, since: float) -> bool:
         """Whether pods will come, one of them soon, and nobody else has what they need."""
-        settings = self._settings
-        may_come = settings.pods > 1 and self.state.highest < settings.indexes - 1
-        alone = self._reader.complete_members == 0
-        return may_come and alone and time.monotonic() - since < SUCCESSOR_S
+        alone = not self._reader.has_working_member
+        return self._more_may_come and alone and time.monotonic() - since < SUCCESSOR_S
+
+    @property
+    def _more_may_come(self) -> bool:
+        """Whether indexes have not started yet; one that is alone always makes room first."""
+        return self._settings.pods > 1 and self.state.highest < self._settings.indexes - 1
 
     async def _tell_progress(self) -> None:
         """A line now and then, while something comes."""

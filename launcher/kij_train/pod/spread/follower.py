@@ -101,7 +101,7 @@ class Follower:
     async def _report(self, wire: Wire) -> None:
         """Say how far this pod is."""
         while True:
-            await wire.send({"have": self._state.have})
+            await wire.send({"have": self._state.have, "released": self._state.released})
             await asyncio.sleep(PING_S)
 
     async def _pull(self, wire: Wire) -> None:

@@ -49,7 +49,7 @@ class Source:
 
 class _Member:
     def __init__(self, address: Address, have: int) -> None:
-        self.address, self.have = address, have
+        self.address, self.have, self.released = address, have, False
 
 
 class Reader:
@@ -65,6 +65,13 @@ class Reader:
     def complete_members(self) -> int:
         """How many of the others have everything."""
         return len(self._members) - len(self.incomplete_members)
+
+    @property
+    def has_working_member(self) -> bool:
+        """Whether another pod has everything, and work to do."""
+        copying = self.incomplete_members
+        members = self._members.values()
+        return any(not each.released and each.address.pod not in copying for each in members)
 
     @property
     def incomplete_members(self) -> List[int]:
@@ -133,6 +140,7 @@ class Reader:
                     await self._tell_parent(wire, self._replace(number, said))
                 else:
                     self._members[number].have = int(said["have"])
+                    self._members[number].released = bool(said.get("released"))
                     self._state.touch()
         except (OSError, Refused, KeyError, ValueError, TypeError):
             pass

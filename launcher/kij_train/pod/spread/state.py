@@ -45,6 +45,8 @@ class State:
         """Of the chunks that the reader has read, in order."""
         self.have = 0
         """Chunks that are here and have their hash: the first ones."""
+        self.released = False
+        """Whether this pod's own work is done."""
         self.failure: Optional[Failure] = None
         self.over = False
         """Whether all pods have everything, and no more will come."""
