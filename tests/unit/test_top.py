@@ -165,18 +165,20 @@ def test_a_thousand_pods_cost_no_more_requests_than_status(
 @linux
 def test_a_look_comes_for_each_line_and_the_program_ends_with_its_stdin() -> None:
     session = HereSession(top.COMMAND)
-    assert session.waits(30)
-    assert session.read(1)[1] == f"{vitals.READY}\n".encode()
-    session.write(execute.STDIN, top._PROGRAM)
-    with rank_running(4711):
-        assert session.waits(30)
-        assert session.read(1)[1] == f"{vitals.READY}\n".encode()
-        session.write(execute.STDIN, b"\n")
+
+    def line() -> str:
         said = b""
         while not said.endswith(b"\n"):
             assert session.waits(30)
             said += session.read(1)[1]
-        look = vitals.Look.read(said.decode())
+        return said.decode()
+
+    assert line() == f"{vitals.READY}\n"
+    session.write(execute.STDIN, top._PROGRAM)
+    with rank_running(4711):
+        assert line() == f"{vitals.READY}\n"
+        session.write(execute.STDIN, b"\n")
+        look = vitals.Look.read(line())
         assert look is not None
         assert 4711 in {rank.rank for rank in look.ranks}
     assert session._process.stdin is not None
