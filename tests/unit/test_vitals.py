@@ -23,8 +23,8 @@ from kij_train.pod.vitals import Cgroup, Look, Rank, Vitals, gpu_of, read_slow
 from tests.kube import eventually
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-RUN = "kij-vitals-test"
-"""Other tests have ranks on this machine."""
+RUN = f"kij-vitals-test-{os.getpid()}"
+"""Other tests, and these in other processes, have ranks on this machine."""
 BUSY = """
 import os, sys, time
 child = os.fork() if "forks" in sys.argv else 1
