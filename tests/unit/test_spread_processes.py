@@ -142,6 +142,7 @@ def who_still_copies(peer: str) -> Iterator[None]:
     async def copy(joined: threading.Event) -> None:
         wire = await peering.connect(host, int(port) + 1, b"uid", 60)
         await wire.send({"join": 1, "port": 1, "have": 0, "id": ""})
+        await wire.receive(60)  # it is known there
         while not over.is_set():
             with contextlib.suppress(OSError):
                 await wire.send({"have": 0})
