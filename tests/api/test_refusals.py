@@ -78,6 +78,10 @@ ELSEWHERE = {
     ("get", "pods/portforward"),
     ("delete", "pods"),  # of a pod that runs, as well
     ("create", "networkpolicies"),  # without it, the launch goes on
+    # Of a cluster with Kueue: node/test_kueue.py.
+    ("list", "workloads"),
+    ("list", "localqueues"),
+    ("patch", "workloads"),
     # Of a job that was applied: test_submission.py.
     *(
         (v, r)
