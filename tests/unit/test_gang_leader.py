@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kij_train.pod.gang import History, Settings
 from kij_train.pod.gang.history import Steps, Who, span
 from kij_train.pod.gang.leader import (
+    ADDRESSES,
     AVOID_AFTER,
     JUDGE_S,
     KILL_AFTER_S,
@@ -32,6 +33,7 @@ from kij_train.pod.gang.messages import (
     Start,
     Step,
     Stop,
+    encode,
 )
 from kij_train.pod.gang.rounds import Member
 from kij_train.pod.gang.silence import STACKS_S
@@ -852,3 +854,16 @@ def test_a_round_tells_what_outlives_a_pod(shared: list[str] | None, told: str) 
     stage.join(0)
     stage.decide()
     assert stage.said == [told]
+
+
+def test_of_many_nodes_only_those_that_may_lead_next_have_their_addresses_told() -> None:
+    """And what all of them are told is one object, which is written once."""
+    stage = Stage(200, 200, reserve=3)
+    for index in [*range(199), 201]:
+        stage.join(index)
+    stage.decide(LATE_S)
+    starts = [told[-1] for told in stage.told.values()]
+    assert all(isinstance(each, Start) for each in starts)
+    assert set(starts[0].news.ips) == {*range(ADDRESSES), 201}
+    assert len({id(each.news) for each in starts}) == 1
+    assert len(encode(starts[0])) < 5000

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import optuna
 import pytest
 from kij_train import extras
@@ -15,7 +16,8 @@ from kij_train.arrays.outcomes import Outcome, State
 from kij_train.arrays.points import Point, Space, key_of
 from kij_train.arrays.search import Search, check_space, steps_of
 from kij_train.arrays.sweeps import Row, sweep_of
-from kij_train.errors import RequestError
+from kij_train.cli import sweep_search
+from kij_train.errors import InterruptedByUserError, RequestError
 from kij_train.pod.itemrecords import Run
 from kij_train.pod.itemstudy import ENV_STUDY_FILE, ENV_TRIAL, MOST_STEPS, Study, reported
 from optuna.storages import JournalStorage
@@ -243,3 +245,16 @@ def test_of_very_many_steps_some_come_back_with_the_last_one() -> None:
 def test_a_field_of_that_name_that_is_something_else_is_left_alone(value: Any) -> None:
     outcome = Outcome(0, "a=1", 0, State.DONE, records=({"intermediate": value},))
     assert steps_of([outcome]) == {}
+
+
+def test_a_search_that_is_interrupted_between_its_batches_says_how_it_goes_on() -> None:
+    words = ["sweep", "-p", "lr=uniform(0, 1)", "--replace", "a.py"]
+    with (
+        click.Context(click.Command("sweep"), obj=words),
+        pytest.raises(InterruptedByUserError) as caught,
+        sweep_search._going_on("s"),
+    ):
+        raise KeyboardInterrupt
+    again = "go on with it: kij-train sweep --name s -p 'lr=uniform(0, 1)' a.py"
+    assert caught.value.hints == ("what there is: kij-train report s", again)
+    assert caught.value.exit_code == 130
