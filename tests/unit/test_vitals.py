@@ -107,8 +107,38 @@ def test_a_child_that_has_outlived_its_rank_is_not_taken_for_the_next_one() -> N
         (left,) = vitals.look().ranks
         assert left.pid != first.pid
         with rank_running(8) as second:
-            # Starts are told apart by hundredths of a second.
-            assert eventually(lambda: [one.pid for one in vitals.look().ranks] == [second.pid], 10)
+            assert [one.pid for one in vitals.look().ranks] == [second.pid]
+
+
+def proc_entry(root: Path, pid: int, started: int, **env: str) -> None:
+    """A process in a folder that is like /proc."""
+    words = ["S", "1", *["0"] * 17, str(started), "0", "0"]
+    (root / str(pid)).mkdir(exist_ok=True)
+    (root / str(pid) / "stat").write_text(f"{pid} (python) {' '.join(words)}")
+    (root / str(pid) / "environ").write_text("".join(f"{k}={v}\0" for k, v in env.items()))
+
+
+@linux
+@pytest.mark.parametrize(
+    ("started", "newer"), [((7, 7), 12), ((8, 7), 11), ((7, 8), 12)], ids=["tie", "first", "second"]
+)
+def test_of_two_ranks_with_one_number_the_one_that_began_later_counts(
+    tmp_path: Path, started: tuple[int, int], newer: int
+) -> None:
+    for pid, tick in zip((11, 12), started, strict=True):
+        proc_entry(tmp_path, pid, tick, RANK="3", LOCAL_RANK="0")
+    ranks = Vitals(proc=str(tmp_path), devices=(Devices(), "")).look().ranks
+    assert [one.pid for one in ranks] == [newer]
+
+
+@linux
+def test_a_process_seen_before_it_begins_its_program_becomes_a_rank(tmp_path: Path) -> None:
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+    vitals = Vitals(proc=str(tmp_path), devices=(Devices(), ""))
+    proc_entry(tmp_path, 11, now, PATH="/bin")
+    assert vitals.look().ranks == []
+    proc_entry(tmp_path, 11, now, RANK="3", LOCAL_RANK="0")
+    assert [one.pid for one in vitals.look().ranks] == [11]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from kij_train.pod.devices import Gpu, open_devices
 LEASE_S = 60.0
 MOST_OF_A_CORE = 0.005
 """What looking may take, of one core: who asks more often than that allows gets no answer."""
+YOUNG_S = 10.0
+"""How old a process is before it is taken for something else than a rank once and for all."""
 FIRST_S = 1.0
 """Between the first two looks: what is counted needs two."""
 LONGEST_STEP = 18
@@ -129,18 +131,27 @@ class Processes:
         as a data loader that has outlived its rank, the newer one.
         """
         keys = {(pid, process.started) for pid, process in processes.items()}
-        self._known = {key: env for key, env in self._known.items() if key in keys}
+        # A process has its parent's environment until it begins its own program: look again.
+        old = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG_S) * os.sysconf("SC_CLK_TCK")
+        self._known = {
+            key: env for key, env in self._known.items() if key in keys and (env or key[1] < old)
+        }
         for key in keys:
             if key not in self._known:
                 self._known[key] = self._environment(key[0])
         of = {pid: self._known[pid, process.started] for pid, process in processes.items()}
         found: Dict[Tuple[str, str], int] = {}
+
+        def newer(pid: int) -> Tuple[int, int]:
+            return processes[pid].started, pid
+
         for pid, env in of.items():
             above = of.get(processes[pid].parent, {})
             if not env or above.get("RANK") == env["RANK"]:
                 continue
             who = (env.get("KIJ_RUN_ID", ""), env["RANK"])
-            if who not in found or processes[pid].started > processes[found[who]].started:
+            # The start is in hundredths of a second: of two in one, the higher id is the newer.
+            if who not in found or newer(pid) > newer(found[who]):
                 found[who] = pid
         return {pid: of[pid] for pid in found.values()}
 
