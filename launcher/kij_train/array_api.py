@@ -38,7 +38,7 @@ from kij_train.errors import (
 from kij_train.pod import results as records
 from kij_train.runs import Line, Run
 from kij_train.spec import ArraySpec
-from kij_train.spec.array import parse_range
+from kij_train.spec.arraytypes import parse_range
 from kij_train.specfile import Layer, Location, Origin, Resolved, check
 
 if TYPE_CHECKING:

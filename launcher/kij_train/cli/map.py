@@ -30,7 +30,8 @@ from kij_train.cli.submitting import check_whose_help, detach_from, dry_run_serv
 from kij_train.errors import RequestError
 from kij_train.paths import shown
 from kij_train.spec import ArraySpec
-from kij_train.spec.array import OF_EVALUATIONS, parse_range
+from kij_train.spec.array import OF_EVALUATIONS
+from kij_train.spec.arraytypes import parse_range
 from kij_train.spec.settings import Group
 from kij_train.specfile import Resolved
 

@@ -9,7 +9,6 @@ from kij_train.spec.common import DEFAULT_IMAGE, Common
 from kij_train.spec.kept import kept, request_of, values_of
 from kij_train.spec.placement import TOPOLOGIES, parse_topology
 from kij_train.spec.training import (
-    CONTRACT_ENV,
     DEFAULT_PORT,
     MOST_RESTARTS,
     SUPERVISOR_PORT,
@@ -18,7 +17,6 @@ from kij_train.spec.training import (
 from kij_train.spec.types import Model, SpecConflict
 
 __all__ = [
-    "CONTRACT_ENV",
     "DEFAULT_IMAGE",
     "DEFAULT_PORT",
     "MOST_RESTARTS",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from kij_train import names
-from kij_train.arrays.gates import parse_gate
 from kij_train.arrays.objective import parse_metric
-from kij_train.pod import contract, itemplan
+from kij_train.pod import contract
+from kij_train.spec import reserved
+from kij_train.spec.arraytypes import PERCENT, Function, Gate, Metric, Module, Range, Tolerance
 from kij_train.spec.common import Common
 from kij_train.spec.limits import check_paths, check_sizes
 from kij_train.spec.settings import Fact, Group, Merge, Setting, Switch
@@ -28,9 +28,9 @@ from kij_train.spec.types import (
 )
 
 SOURCES = ("items", "glob", "range")
+"""Where the items come from: one of them."""
 OF_EVALUATIONS = ("gates", "baseline", "aggregate_in_cluster")
 """Fields that mean nothing to other arrays."""
-"""Where the items come from: one of them."""
 MOST_INDEXES = 2**31 - 1
 """As many completions as a Job can count."""
 MOST_NODES = 10_000
@@ -38,93 +38,13 @@ MOST_RERUNS = 99
 """For which a name leaves room."""
 KEPT_OF_GRACE = 6
 """A sixth of the grace period is left to write down what has been done."""
-CONTRACT_ENV = {
-    *(value for name, value in vars(itemplan).items() if name.startswith("ENV_")),
-    contract.ENV_JOB,
-    contract.ENV_COMPLETION_INDEX,
-    contract.ENV_CODE_SHA256,
-    contract.ENV_NODE_NAME,
-    contract.ENV_SETTINGS_SCRIPT,
-    contract.ENV_SETUP,
-    contract.ENV_PACKAGES_SHA256,
-    contract.ENV_PACKAGES_DIR,
-    contract.ENV_PARENT_PID,
-    contract.ENV_SPREAD,
-    contract.ENV_SPREAD_KEY,
-    contract.ENV_RUN_DIR,
-    contract.ENV_FETCH,
-    contract.ENV_FETCHED,
-    contract.ENV_FETCH_LIMITS,
-    contract.ENV_CACHE,
-    contract.ENV_ERROR_FILE,
-    contract.ENV_NAMES,
-    contract.ENV_SCRATCH_DIR,
-}
-"""What kij-train itself sets for an index or an item."""
-_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_FUNCTION = re.compile(rf"{_MODULE.pattern}:{_MODULE.pattern}")
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
-
-
-def parse_range(text: str) -> tuple[int, int]:
-    """`a:b`, the whole numbers from a to below b. Raises ValueError."""
-    match = re.fullmatch(r"(-?\d{1,18}):(-?\d{1,18})", text, re.ASCII)
-    if match is None:
-        raise ValueError("is no range. Write it like 0:1000, whose last number is 999")
-    first, end = int(match[1]), int(match[2])
-    if end <= first:
-        turned = f". Did you mean {end}:{first}?" if end < first else ""
-        raise ValueError(f"is empty: it ends before {end}, and begins at {first}{turned}")
-    return first, end
-
-
-def _range(text: str) -> str:
-    parse_range(text)
-    return text
-
-
-def _tolerance(value: object) -> object:
-    """A number of indexes, or a share of them. Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        return value
-    percent = _PERCENT.fullmatch(value)
-    if percent is not None and Decimal(percent[1]) > 100:
-        raise ValueError("is more than all of them")
-    if percent is None and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
-        raise ValueError("must be a number of indexes, such as 5, or a share of them, such as 1%")
-    return value
-
-
-def _metric(text: str) -> str:
-    parse_metric(text)
-    return text
-
-
-def _gate(text: str) -> str:
-    parse_gate(text)
-    return text
-
-
-def _module(name: str) -> str:
-    if not _MODULE.fullmatch(name):
-        raise ValueError(f"{name!r} is no module name. Write it like package.module")
-    return name
-
-
-def _function(name: str) -> str:
-    if not _FUNCTION.fullmatch(name):
-        raise ValueError("is no function's name. Write it like package.module:name")
-    return name
 
 
 class ArraySpec(Common):
     """One array: a script, program or function, run for every item of a list."""
 
     function: Annotated[
-        str | None,
-        AfterValidator(_function),
+        Function | None,
         Setting(Group.COMMAND, "--function MODULE:NAME", Fact.COMMAND),
     ] = None
     """Function of Python that is called with each item, instead of a script; what it returns is
@@ -152,7 +72,7 @@ class ArraySpec(Common):
     glob: Annotated[str | None, Field(min_length=1), Setting(Group.ITEMS, "--glob PATTERN")] = None
     """The files that match a pattern, from code_dir on, sorted; in quotes. ** is any folders; with
     / at the end, folders."""
-    range: Annotated[str | None, AfterValidator(_range), Setting(Group.ITEMS, "--range A:B")] = None
+    range: Annotated[Range | None, Setting(Group.ITEMS, "--range A:B")] = None
     """The whole numbers from A to below B."""
     chunk: Annotated[
         Annotated[int, Field(ge=1, le=MOST_INDEXES), NotBool] | None,
@@ -178,7 +98,7 @@ class ArraySpec(Common):
     ] = False
     """One process an index, with its items in a file; false: one an item."""
     preload: Annotated[
-        tuple[Annotated[str, AfterValidator(_module)], ...],
+        tuple[Module, ...],
         Setting(Group.ITEMS, "--preload MODULE", merge=Merge.JOIN),
     ] = ()
     """Module that is imported once an index, and not again for every item: torch, say."""
@@ -195,7 +115,7 @@ class ArraySpec(Common):
     """Give the fields of each item, an object of JSON, to the script behind its own arguments:
     --name value, or name=value as Hydra has it. They are in the records then."""
     metrics: Annotated[
-        tuple[Annotated[Text, AfterValidator(_metric)], ...],
+        tuple[Metric, ...],
         Setting(Group.METRICS, "--metric NAME=REGEX", merge=Merge.JOIN),
     ] = ()
     """A number to find in the output of an item, for its record: 'loss=loss (\\S+)'. Of several
@@ -207,7 +127,7 @@ class ArraySpec(Common):
     evaluate: Annotated[bool, Setting(Group.METRICS)] = False
     """Judge the results as an evaluation: by id, with intervals, a missing one as a failure."""
     gates: Annotated[
-        tuple[Annotated[Text, AfterValidator(_gate)], ...],
+        tuple[Gate, ...],
         Setting(Group.METRICS, "--gate GATE", merge=Merge.JOIN),
     ] = ()
     """What the metrics of an evaluation must keep: 'accuracy >= 0.8', 'loss <= 2', or against the
@@ -267,9 +187,7 @@ class ArraySpec(Common):
         int, Field(ge=0, le=1000), NotBool, Setting(Group.RESTART, "--retries N")
     ] = 0
     """How often a failed item is tried again, and a pod that was lost is made again, an index."""
-    max_failed: Annotated[
-        str | None, BeforeValidator(_tolerance), Setting(Group.RESTART, "--max-failed N|P%")
-    ] = None
+    max_failed: Annotated[Tolerance | None, Setting(Group.RESTART, "--max-failed N|P%")] = None
     """Indexes with failed items after which the rest is given up; when not given, all are run."""
     item_timeout: Annotated[Seconds | None, Setting(Group.LIFE, "--item-timeout DURATION")] = None
     """How long an item may take, each time it is tried."""
@@ -339,7 +257,7 @@ class ArraySpec(Common):
         """How many of the indexes may fail (maxFailedIndexes); None for all."""
         if self.max_failed is None:
             return None
-        percent = _PERCENT.fullmatch(self.max_failed)
+        percent = PERCENT.fullmatch(self.max_failed)
         if percent is None:
             return min(int(self.max_failed), indexes)
         return int(indexes * Decimal(percent[1]) / 100)
@@ -491,5 +409,5 @@ def _check_name(spec: ArraySpec) -> None:
 
 
 def _check_env(spec: ArraySpec) -> None:
-    for name in CONTRACT_ENV & spec.env.keys():
+    for name in reserved.OF_ARRAYS & spec.env.keys():
         raise SpecConflict("env", f"{name} is set by kij-train itself. Leave it out")

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from kij_train import names
-from kij_train.spec import training
+from kij_train.spec import reserved, training
 from kij_train.spec.common import Common
 
 MOST_CHARS = 16 * 1024
@@ -43,12 +43,10 @@ def request_of(spec: Common) -> dict[str, Any]:
 
 def values_of(job: Mapping[str, Any]) -> dict[str, Any] | None:
     """The request of a Job, by field name; None where it keeps none."""
-    from kij_train.spec import array
-
     text = (job["metadata"].get("annotations") or {}).get(names.REQUEST)
     if text is None:
         return None
-    contract = training.CONTRACT_ENV | array.CONTRACT_ENV
+    contract = reserved.OF_TRAINING | reserved.OF_ARRAYS
     container = job["spec"]["template"]["spec"]["containers"][0]
     env = {
         str(variable["name"]): _as_written(str(variable["value"]))

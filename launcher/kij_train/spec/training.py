@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from kij_train import gpus, names
-from kij_train.pod import contract, gang, preflight
+from kij_train.pod import contract, gang
+from kij_train.spec import reserved
 from kij_train.spec.common import Common
 from kij_train.spec.limits import check_paths, check_sizes
 from kij_train.spec.settings import Fact, Group, Setting, Switch
@@ -21,46 +22,6 @@ MAX_NODES = 100_000
 MOST_RESTARTS = 1000
 
 
-CONTRACT_ENV = frozenset(
-    {
-        *contract.CONTRACT,
-        contract.ENV_JOB,
-        contract.ENV_ROLE,
-        contract.ENV_ROLES,
-        contract.ENV_COMPLETION_INDEX,
-        contract.ENV_RENDEZVOUS_TIMEOUT_S,
-        contract.ENV_CODE_SHA256,
-        contract.ENV_NODE_NAME,
-        contract.ENV_SETTINGS_SCRIPT,
-        contract.ENV_SETUP,
-        contract.ENV_PACKAGES_SHA256,
-        contract.ENV_PACKAGES_DIR,
-        contract.ENV_PREFLIGHT,
-        contract.ENV_PREFLIGHT_GPUS,
-        contract.ENV_PREFLIGHT_PORT,
-        preflight.ENV_SHM_BYTES,
-        contract.ENV_PARENT_PID,
-        contract.ENV_SPREAD,
-        contract.ENV_SPREAD_KEY,
-        contract.ENV_RUN_DIR,
-        contract.ENV_FETCH,
-        contract.ENV_FETCHED,
-        contract.ENV_FETCH_LIMITS,
-        contract.ENV_CACHE,
-        contract.ENV_ERROR_FILE,
-        contract.ENV_NAMES,
-        gang.ENV_GANG,
-        gang.ENV_GANG_ID,
-        gang.ENV_POD_IP,
-        gang.ENV_RESTARTS,
-        gang.ENV_SPARE,
-        contract.ENV_SCRATCH_DIR,
-        contract.ENV_STACKS_DIR,
-        contract.ENV_HEARTBEAT_DIR,
-        contract.ENV_HEARTBEAT_FILE,
-        contract.ENV_RANKS_DIR,
-    }
-)
 OF_RANKS = re.compile(
     r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME"
     r"|TORCHELASTIC_(RESTART_COUNT|MAX_RESTARTS|RUN_ID|USE_AGENT_STORE)"
@@ -418,7 +379,7 @@ def _check_dns(spec: JobSpec) -> None:
 
 def _check_env(spec: JobSpec) -> None:
     for name in spec.env:
-        if name in CONTRACT_ENV:
+        if name in reserved.OF_TRAINING:
             instead = "Use --port" if name == contract.ENV_MASTER_PORT else "Leave it out"
             raise SpecConflict("env", f"{name} is set by kij-train itself. {instead}")
         if spec.torchrun and OF_RANKS.fullmatch(name):

@@ -29,7 +29,7 @@ from kij_train import gpus, names
 from kij_train.diagnosis import JobView
 from kij_train.errors import RequestError
 from kij_train.pod import contract
-from kij_train.spec import CONTRACT_ENV, JobSpec
+from kij_train.spec import JobSpec, reserved
 from kij_train.spec.settings import Fact, fields_with
 from kij_train.specfile import Layer, Location, Origin
 from kij_train.specfile.layers import merge
@@ -244,7 +244,7 @@ def role_of(job: JobView) -> Role:
     env = {
         name: value.replace("$$", "$")
         for name, value in job.environment.items()
-        if name not in CONTRACT_ENV
+        if name not in reserved.OF_TRAINING
     }
     return Role(
         name=role_name_of(job),
