@@ -3,6 +3,7 @@
 # make torchx         the TorchX schedulers against its last release and its newest nightly
 # make harnesses      lm-eval, promptfoo, DeepEval and RAGAS in shards, in environments of their own
 # make lint           style, import layers, types, workflows
+# make docs           the site of docs/, in build/site, every link checked
 # make goldens        render the manifests of manifests/ again
 #
 # A real Kubernetes of plain processes, on Linux, as root, with Go (tests/cluster/README.md):
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 # Without bytecode, every Python compiles all that it imports: of torch, two seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test torchx harnesses lint goldens clean
+.PHONY: demo test torchx harnesses lint docs goldens clean
 .PHONY: cluster cluster-shell cluster-test cluster-down controllers
 
 demo: $(READY)
@@ -42,6 +43,9 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m tests.lintworkflows
+
+docs: $(READY)
+	$(BIN)/python -m tests.docsite
 
 goldens: $(READY)
 	$(BIN)/python -m tests.goldens
@@ -72,8 +76,8 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and the tools; the first time this takes some minutes"
 	$(BIN)/python -m pip install --quiet uv && \
-	    $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[local,dev]' || \
-	    $(BIN)/python -m pip install --quiet -e '.[local,dev]'
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[local,dev,docs]' || \
+	    $(BIN)/python -m pip install --quiet -e '.[local,dev,docs]'
 	@touch $@
 
 clean:
