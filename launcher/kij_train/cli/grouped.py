@@ -23,6 +23,19 @@ def option(group: Group, *declarations: str, **kwargs: Any) -> Callable[[Any], A
     return click.option(*declarations, cls=Option, group=group, **kwargs)
 
 
+def form_of(printed: str) -> Callable[[Any], Any]:
+    """--output of a command that submits: the format of what it prints then."""
+    return option(
+        Group.OUTPUT,
+        "--output",
+        "-o",
+        "form",
+        type=click.Choice(["text", "yaml", "json"]),
+        default="text",
+        help=f"Format of what {printed} print{'' if ' and ' in printed else 's'}.",
+    )
+
+
 class Command(click.Command):
     """A command whose options have headings; those without one come last."""
 

@@ -77,15 +77,7 @@ if TYPE_CHECKING:
     type=click.Choice(["client", "server"]),
     help="Create nothing: print the objects, or what the API server makes of them.",
 )
-@grouped.option(
-    Group.OUTPUT,
-    "--output",
-    "-o",
-    "form",
-    type=click.Choice(["text", "yaml", "json"]),
-    default="text",
-    help="Format of what --dry-run and --detach print.",
-)
+@grouped.form_of("--dry-run and --detach")
 def command(
     again: str | None,
     is_local: bool,

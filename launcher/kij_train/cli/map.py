@@ -85,15 +85,7 @@ _WAY = (
         help="Create nothing: print each value and where it came from, which index has which "
         "items, the objects, or what the API server makes of them.",
     ),
-    grouped.option(
-        Group.OUTPUT,
-        "--output",
-        "-o",
-        "form",
-        type=click.Choice(["text", "yaml", "json"]),
-        default="text",
-        help="Format of what --dry-run and --detach print.",
-    ),
+    grouped.form_of("--dry-run and --detach"),
 )
 
 

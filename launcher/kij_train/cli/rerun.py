@@ -65,15 +65,7 @@ MOST_NAMED = 5
     Group.ITEMS, "--key", "keys", metavar="KEY", multiple=True, help="This item. Repeatable."
 )
 @grouped.option(Group.LIFE, "--detach", "-d", is_flag=True, help="Submit and return.")
-@grouped.option(
-    Group.OUTPUT,
-    "--output",
-    "-o",
-    "form",
-    type=click.Choice(["text", "yaml", "json"]),
-    default="text",
-    help="Format of what --detach prints.",
-)
+@grouped.form_of("--detach")
 def command(
     name: str,
     failed: bool,
