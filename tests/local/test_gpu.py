@@ -118,6 +118,8 @@ def test_the_preflight_looks_at_the_gpu(tmp_path: Path) -> None:
     result = launch(tmp_path, LASTING.replace("== 9", "== -1"), "--gpus", "1", "--preflight")
     assert result.returncode == 0, result.stderr
     assert torch.cuda.get_device_name() in result.stdout + result.stderr
+    does = r"a rank does: matrix product [\d.]+ TFLOP/s, memory copy [\d.]+ [GT]B/s"
+    assert re.search(does, result.stderr)
 
 
 BUSY = """\

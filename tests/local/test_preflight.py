@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -26,9 +27,27 @@ def launch(
     return commandline.run(folder, *line, PYTHONPATH=str(folder / "site"))
 
 
-def test_good_nodes_are_said_to_be_good_and_train(tmp_path: Path) -> None:
-    result = launch(tmp_path, "--nodes", "2", "--nproc-per-node", "2")
+SLOW = """\
+import time, torch; real = torch.mm
+    def slow(*args, **kwargs):
+        time.sleep(0.5)
+        return real(*args, **kwargs)
+    if os.environ['RANK'] == '3': torch.mm = slow
+"""
+LOST = """\
+import torch
+    def lost(*args, **kwargs):
+        raise RuntimeError('CUDA error: GPU is lost')
+    if os.environ['RANK'] == '1': torch.mm = lost
+"""
+
+
+def test_good_nodes_are_said_to_be_good_and_train_and_a_slow_one_is_named(tmp_path: Path) -> None:
+    result = launch(tmp_path, "--nodes", "2", "--nproc-per-node", "2", custom=SLOW)
     assert result.returncode == 0, result.stderr
+    assert re.search(r"a rank does: matrix product .* GFLOP/s to .*, memory copy ", result.stderr)
+    slow = r"index 1 \(rank 3\) on node 1: matrix product 0.\d+ GFLOP/s, \d % of the median, .*"
+    assert re.search(slow + r"others may use the same cores", result.stderr)
     assert "preflight: 2 nodes are good, all-reduce of 4 MiB" in result.stderr
     assert result.stdout.count("trained") == 4
 
@@ -47,6 +66,7 @@ def test_good_nodes_are_said_to_be_good_and_train(tmp_path: Path) -> None:
             "index 1 (rank 1) never came, within 15 s",
             15,
         ),
+        (LOST, "index 1 (rank 1) on node 1: speed: CUDA error: GPU is lost", 180),
     ],
 )
 def test_a_bad_node_is_named_and_nothing_trains(

@@ -707,6 +707,7 @@ MESSAGES = [
     ("RuntimeError: Found no NVIDIA driver on your system", "cuda"),
     ("OSError: [Errno 28] No space left on device", "disk-full"),
     ("ModuleNotFoundError: No module named 'einops'", "missing-module"),
+    ("PreflightError: preflight: index 1 (rank 1) never came, within 60 s", "preflight"),
 ]
 
 

@@ -148,6 +148,15 @@ _MESSAGES = [
             f"{shlex.quote(sys.executable)} -m pip install NAME",
         ),
     ),
+    (
+        r"PreflightError: preflight: ",
+        Cause(
+            "preflight",
+            "start again on other machines: an admin takes one out with kubectl cordon MACHINE; or "
+            "train on it all the same, without --preflight",
+            here="to train all the same, leave --preflight out",
+        ),
+    ),
 ]
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _MESSAGES]
 

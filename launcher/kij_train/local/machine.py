@@ -261,6 +261,7 @@ def node_environment(
             contract.ENV_PREFLIGHT: preflight.__file__,
             contract.ENV_PREFLIGHT_GPUS: str(spec.gpus or 0),
             contract.ENV_PREFLIGHT_PORT: str(preflight_port),
+            preflight.ENV_SHARED: str(int(spec.gpu_kind == gpus.SHARED)),
         }
     if spec.gpus:
         kind = gpus.kind(spec.gpu_kind)

@@ -1,12 +1,12 @@
-"""Look at every node before training: GPUs, /dev/shm, clocks, and one short all-reduce.
+"""Look at every node before training: GPUs, /dev/shm, clocks, speed, and one short all-reduce.
 
 Every rank runs it, as a process of its own that is gone before the training begins; with
 `launch --preflight` the bootstrap starts it. What is wrong is printed to standard output by every
 rank, in the same words, with the node that it is about; the exit code is 1 then. One file; torch is
 all it needs, nvidia-ml-py tells more about GPUs where the image has it.
 
-Ranks meet in a store at rank 0, so that one that never comes is known by name, and the collective
-runs in a thread, since a hanging NCCL call cannot be interrupted.
+Ranks meet in a store at rank 0, so that one that never comes is known by name. What is measured and
+the collective run in a thread, since a call of CUDA or NCCL that hangs cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 DEADLINE_S = float(os.environ.get("KIJ_PREFLIGHT_DEADLINE_S", "60"))
-"""For all ranks to come, and again for the all-reduce."""
+"""For all ranks to come, and again for what is measured, and for the all-reduce."""
 ENV_SHM_BYTES = "KIJ_PREFLIGHT_SHM_BYTES"
 """What --shm asked for."""
+ENV_SHARED = "KIJ_PREFLIGHT_SHARED"
+"""1 where others may use the same GPUs."""
 SHM = Path("/dev/shm")  # noqa: S108 - looked at
 SMALL_SHM_BYTES = 65 * 2**20
 """Container runtimes give 64 MiB where nobody asks for more: data loaders and NCCL fail on it."""
@@ -41,6 +43,26 @@ HARDWARE_SLOWDOWN = 0x08
 """Comes with the first and the last of them, and sometimes alone."""
 LARGEST_SKEW_S = 1.0
 ELEMENTS = 1 << 20
+SLOW = 0.8
+"""A rank that does less than this share of the median is named."""
+MOST_NAMED = 8
+BATCH_S = 0.01
+"""Between two times that the clock is read, at least: to wait for a GPU takes time itself."""
+
+
+class Sizes(NamedTuple):
+    """What is measured, and for how long."""
+
+    side: int
+    """Of the square matrices, two of which are in memory."""
+    copied: int
+    """Bytes of the copy and of what is copied, each: more than fits a cache."""
+    seconds: float
+    """Of the product, and again of the copy."""
+
+
+ON_GPU, ON_CPU = Sizes(4096, 1 << 28, 0.4), Sizes(256, 1 << 23, 0.1)
+UNITS = {"matrix product": "FLOP/s", "memory copy": "B/s"}
 
 
 def about_this_rank(gpus: int) -> dict[str, Any]:
@@ -87,7 +109,13 @@ def look_at_gpus(found: dict[str, Any], gpus: int) -> None:
             return None
 
     visible = torch.cuda.device_count()
-    if visible:
+    why = ""
+    if not visible:
+        try:
+            torch.cuda.init()
+        except Exception as error:  # no driver, or a torch for CPUs
+            why = ": " + first_line(error).partition(". ")[0]
+    else:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         found["model"] = torch.cuda.get_device_name(local % visible)
     if torch.version.cuda:
@@ -111,7 +139,7 @@ def look_at_gpus(found: dict[str, Any], gpus: int) -> None:
             look_at_gpu(found, ask, pynvml, number)
     if visible < gpus:
         nvml = "" if counted is None else f", {counted} to NVML"
-        found["problems"].append(f"{visible} of {gpus} GPUs are visible to torch{nvml}")
+        found["problems"].append(f"{visible} of {gpus} GPUs are visible to torch{nvml}{why}")
 
 
 def look_at_gpu(
@@ -223,15 +251,116 @@ def skewed(store: Any, infos: dict[int, dict[str, Any]]) -> tuple[list[str], flo
     return sorted(set(problems)), largest
 
 
+# --- speed ----------------------------------------------------------------------------------------
+
+
+def device_of_this_rank(gpus: int) -> Any:
+    """Where it computes."""
+    import torch
+
+    if not gpus:
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def rate(run: Callable[[], Any], wait: Callable[[], None], seconds: float) -> float:
+    """How often it runs a second: the median of batches that are long enough to be timed."""
+    run()  # loads what it needs
+    wait()
+    rates: list[float] = []
+    batch, until = 1, time.perf_counter() + seconds
+    while not rates or time.perf_counter() < until:
+        began = time.perf_counter()
+        for _ in range(batch):
+            run()
+        wait()
+        took = time.perf_counter() - began
+        if took < BATCH_S and time.perf_counter() < until:
+            batch *= 2
+        else:
+            rates.append(batch / took)
+    return statistics.median(rates)
+
+
+def speeds(gpus: int) -> dict[str, float]:
+    """What this rank does a second, by the names of UNITS. Raises whatever goes wrong.
+
+    It takes some 600 MiB of a GPU at most, and gives them back.
+    """
+    import torch
+
+    device, sizes = device_of_this_rank(gpus), ON_GPU if gpus else ON_CPU
+    wait = torch.cuda.synchronize if gpus else _nothing
+
+    def products() -> float:
+        kind = torch.float16 if gpus else torch.float32
+        factor = torch.randn(sizes.side, sizes.side, device=device, dtype=kind)
+        product = torch.empty_like(factor)
+        a_second = rate(lambda: torch.mm(factor, factor, out=product), wait, sizes.seconds)
+        return a_second * 2 * sizes.side**3
+
+    def copies() -> float:
+        source = torch.ones(sizes.copied, device=device, dtype=torch.uint8)
+        copy = torch.empty_like(source)
+        # It reads and writes each byte.
+        return rate(lambda: copy.copy_(source), wait, sizes.seconds) * 2 * sizes.copied
+
+    found = {"matrix product": products(), "memory copy": copies()}
+    if gpus:
+        torch.cuda.empty_cache()
+    return found
+
+
+def _nothing() -> None:
+    """A CPU has done what it was asked for."""
+
+
+def slow_ranks(
+    found: dict[int, dict[str, float]], infos: dict[int, dict[str, Any]], per_node: int
+) -> list[str]:
+    """Ranks far below the median; of an even number, the higher one of the two in the middle."""
+    said = []
+    for what, unit in UNITS.items():
+        median = statistics.median_high(one[what] for one in found.values())
+        slow = [rank for rank, one in found.items() if one[what] < SLOW * median]
+        for rank in sorted(slow, key=lambda one: (found[one][what], one))[:MOST_NAMED]:
+            mine = found[rank][what]
+            share = f"{100 * mine / median:.0f} % of the median, {amount(median, unit)}"
+            name = f"{name_of(rank, per_node)} on {infos[rank]['where']}"
+            said.append(f"{name}: {what} {amount(mine, unit)}, {share}")
+        if len(slow) > MOST_NAMED:
+            said.append(f"{what}: {len(slow) - MOST_NAMED} more ranks below {SLOW:.0%} of it")
+    return said
+
+
+def measured(found: dict[int, dict[str, float]]) -> str:
+    """From the slowest rank to the fastest."""
+    said = []
+    for what, unit in UNITS.items():
+        each = [one[what] for one in found.values()]
+        lowest, highest = amount(min(each), unit), amount(max(each), unit)
+        said.append(f"{what} {lowest}" + ("" if lowest == highest else f" to {highest}"))
+    return "a rank does: " + ", ".join(said)
+
+
+def amount(value: float, unit: str) -> str:
+    """With three digits at least."""
+    prefix, factor = ("T", 1e12) if value >= 1e12 else ("G", 1e9)
+    value /= factor
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {prefix}{unit}"
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
 def all_reduce(store: Any, rank: int, ranks: int, gpus: int) -> float:
     """Seconds of a short all-reduce. Raises whatever goes wrong."""
     import torch
     import torch.distributed as dist
 
-    device = torch.device("cpu")
-    if gpus:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    device = device_of_this_rank(gpus)
     dist.init_process_group(
         "nccl" if gpus else "gloo",
         store=dist.PrefixStore("collective", store),
@@ -251,21 +380,117 @@ def all_reduce(store: Any, rank: int, ranks: int, gpus: int) -> float:
     return seconds
 
 
-def checked(store: Any, rank: int, ranks: int, gpus: int) -> dict[str, Any]:
-    """The all-reduce in a thread: its seconds, or what went wrong."""
-    answer: dict[str, Any] = {"error": f"no end of the all-reduce within {DEADLINE_S:.0f} s"}
+def in_time(run: Callable[[], Any]) -> dict[str, Any]:
+    """Its `result`, from a thread, and the `error`, empty if nothing went wrong."""
+    answer: dict[str, Any] = {"error": f"no end within {DEADLINE_S:.0f} s"}
 
-    def run() -> None:
+    def call() -> None:
         try:
-            answer["seconds"] = all_reduce(store, rank, ranks, gpus)
+            answer["result"] = run()
             answer["error"] = ""
         except Exception as error:
-            answer["error"] = str(error).splitlines()[0] if str(error) else repr(error)
+            answer["error"] = first_line(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(DEADLINE_S)
     return dict(answer)
+
+
+def first_line(error: Exception) -> str:
+    """CUDA's errors have many."""
+    return str(error).splitlines()[0] if str(error) else repr(error)
+
+
+class Preflight:
+    """The checks of this rank, in their order: each gives what is wrong, the same on all ranks."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.gpus = int(os.environ.get("KIJ_PREFLIGHT_GPUS") or "0")
+        self.stops_slow = bool(self.gpus) and os.environ.get(ENV_SHARED) != "1"
+        """Whether a slow rank ends the job: not where others take a part of what it runs on."""
+        self.infos: dict[int, dict[str, Any]] = {}
+        """Of all ranks, at rank 0."""
+
+    def run(self) -> list[str]:
+        checks = (self.nodes, self.clocks, self.speed, self.collective)
+        return next((problems for check in checks if (problems := check())), [])
+
+    def nodes(self) -> list[str]:
+        self.store.set(f"here/{self.rank}", json.dumps(about_this_rank(self.gpus)))
+        return self._agreed("nodes", self._compared)
+
+    def _compared(self) -> list[str]:
+        self.infos = collect(self.store, "here", self.ranks, DEADLINE_S)
+        for note in notes_of(self.infos):
+            say(note)
+        return problems_of(self.infos, self.ranks, self.per_node)
+
+    def clocks(self) -> list[str]:
+        if self.rank:
+            self.store.get("clock")
+        # Rank 0's own answer is there before it asks.
+        self.store.set(f"clock/{self.rank}", json.dumps(time.time()))
+        return self._agreed("clocks", self._skewed)
+
+    def _skewed(self) -> list[str]:
+        problems, self.skew = skewed(self.store, self.infos)
+        return problems
+
+    def speed(self) -> list[str]:
+        mine = in_time(lambda: speeds(self.gpus))
+        self.store.set(f"speed/{self.rank}", json.dumps(mine))
+        return self._agreed("speeds", self._slow)
+
+    def _slow(self) -> list[str]:
+        found, problems = self._results("speed", "speed")
+        if problems:
+            return problems
+        say(measured(found))
+        slow = slow_ranks(found, self.infos, self.per_node)
+        if self.stops_slow:
+            return slow
+        for one in slow:
+            say(f"{one} (goes on: others may use the same {'GPU' if self.gpus else 'cores'})")
+        return []
+
+    def collective(self) -> list[str]:
+        mine = in_time(lambda: all_reduce(self.store, self.rank, self.ranks, self.gpus))
+        self.store.set(f"done/{self.rank}", json.dumps(mine))
+        return self._agreed("verdict", self._reduced)
+
+    def _reduced(self) -> list[str]:
+        found, problems = self._results("done", "all-reduce")
+        if not problems:
+            took = f"all-reduce of 4 MiB {found[0] * 1e3:.1f} ms"
+            nodes = self.ranks // self.per_node
+            say(f"{good(self.infos, nodes)}, {took}, clocks within {self.skew:.2f} s")
+        return problems
+
+    def _results(self, key: str, what: str) -> tuple[dict[int, Any], list[str]]:
+        """What all ranks have got, and who failed or never answered: that takes others with it."""
+        answers = collect(self.store, key, self.ranks, DEADLINE_S)
+        problems = []
+        for rank in range(self.ranks):
+            error = answers.get(rank, {"error": "no answer"})["error"]
+            if error:
+                where = self.infos[rank]["where"]
+                problems.append(f"{name_of(rank, self.per_node)} on {where}: {what}: {error}")
+        return {rank: one.get("result") for rank, one in answers.items()}, problems
+
+    def _agreed(self, key: str, verdict: Callable[[], list[str]]) -> list[str]:
+        """What rank 0 finds, told to all."""
+        if self.rank == 0:
+            self.store.set(key, json.dumps(verdict()))
+        return list(json.loads(self.store.get(key)))
+
+
+def say(text: str) -> None:
+    """One line to the log."""
+    print(f"kij-train: preflight: {text}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -273,8 +498,6 @@ def main() -> int:
     import torch.distributed as dist
 
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    gpus = int(os.environ.get("KIJ_PREFLIGHT_GPUS") or "0")
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -283,40 +506,7 @@ def main() -> int:
         timeout=timedelta(seconds=3 * DEADLINE_S),
         wait_for_workers=False,
     )
-    store.set(f"here/{rank}", json.dumps(about_this_rank(gpus)))
-    problems: list[str] = []
-    skew = 0.0
-    infos: dict[int, dict[str, Any]] = {}
-    if rank == 0:
-        infos = collect(store, "here", ranks, DEADLINE_S)
-        for note in notes_of(infos):
-            print(f"kij-train: preflight: {note}", file=sys.stderr, flush=True)
-        problems = problems_of(infos, ranks, per_node)
-        store.set("nodes", json.dumps(problems))
-    problems = json.loads(store.get("nodes"))
-    if not problems:
-        if rank == 0:
-            # Rank 0's own answer is there before it asks.
-            store.set("clock/0", json.dumps(time.time()))
-            problems, skew = skewed(store, infos)
-        else:
-            store.get("clock")
-            store.set(f"clock/{rank}", json.dumps(time.time()))
-        store.set(f"done/{rank}", json.dumps(checked(store, rank, ranks, gpus)))
-        if rank == 0:
-            done = collect(store, "done", ranks, DEADLINE_S)
-            # A rank that fails takes others with it: who never answered, or failed first, is named.
-            for one in range(ranks):
-                error = done.get(one, {"error": "no answer"})["error"]
-                if error:
-                    where = infos[one]["where"]
-                    problems.append(f"{name_of(one, per_node)} on {where}: all-reduce: {error}")
-            store.set("verdict", json.dumps(problems))
-            if not problems:
-                took = f"all-reduce of 4 MiB {done[0]['seconds'] * 1e3:.1f} ms"
-                line = f"{good(infos, ranks // per_node)}, {took}, clocks within {skew:.2f} s"
-                print(f"kij-train: preflight: {line}", file=sys.stderr, flush=True)
-        problems = json.loads(store.get("verdict"))
+    problems = Preflight(store).run()
     if problems:
         print("preflight: " + "; ".join(problems), flush=True)
     store.set(f"left/{rank}", "1" if rank else "0")

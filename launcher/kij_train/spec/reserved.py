@@ -44,6 +44,7 @@ OF_TRAINING = OF_EVERY_JOB | {
     gang.ENV_POD_IP,
     gang.ENV_RESTARTS,
     gang.ENV_SPARE,
+    preflight.ENV_SHARED,
     preflight.ENV_SHM_BYTES,
 }
 OF_ARRAYS = OF_EVERY_JOB | {

@@ -88,7 +88,8 @@ class JobSpec(Common):
     preflight: Annotated[
         bool, Setting(Group.LIFE, facts=Fact.NOT_IN_BENCH, switches={"--preflight": Switch(True)})
     ] = False
-    """Check every node first: GPUs, /dev/shm, clocks and a short all-reduce; name a bad one."""
+    """Check every node first: GPUs, /dev/shm, clocks, speed and a short all-reduce; name a bad
+    one."""
     port: Annotated[
         Annotated[int, Field(ge=1024, le=65535), NotBool] | None,
         Setting(Group.WHERE, "--port PORT"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kij_train import names, units
+from kij_train import gpus, names, units
 from kij_train.pod import contract, preflight
 from kij_train.render.code import PREFLIGHT_KEY
 from kij_train.render.shapes.shape import Shape
@@ -28,6 +28,8 @@ def with_ranks(spec: JobSpec, name: str, shape: Shape) -> Shape:
     if spec.preflight:
         environment[contract.ENV_PREFLIGHT] = f"{contract.BUNDLE_DIR}/{PREFLIGHT_KEY}"
         environment[contract.ENV_PREFLIGHT_GPUS] = str(spec.gpus or 0)
+        if spec.gpu_kind == gpus.SHARED:
+            environment[preflight.ENV_SHARED] = "1"
         if spec.shm is not None:
             environment[preflight.ENV_SHM_BYTES] = str(int(units.quantity_value(spec.shm)))
     rank = {contract.ENV_NODE_RANK: f"metadata.annotations['{names.COMPLETION_INDEX}']"}
