@@ -58,15 +58,15 @@ def test_good_nodes_are_said_to_be_good_and_train_and_a_slow_one_is_named(tmp_pa
         (
             "import time; real = time.time\n"
             "    if os.environ['RANK'] == '1': time.time = lambda: real() + 100",
-            "index 1 on node 1: its clock is 100.0 s off rank 0's",
+            r"index 1 on node 1: its clock is (99|100)\.\d s off rank 0's",
             180,
         ),
         (
             "if os.environ['RANK'] == '1': import time; time.sleep(600)",
-            "index 1 (rank 1) never came, within 15 s",
+            r"index 1 \(rank 1\) never came, within 15 s",
             15,
         ),
-        (LOST, "index 1 (rank 1) on node 1: speed: CUDA error: GPU is lost", 180),
+        (LOST, r"index 1 \(rank 1\) on node 1: speed: CUDA error: GPU is lost", 180),
     ],
 )
 def test_a_bad_node_is_named_and_nothing_trains(
@@ -74,5 +74,5 @@ def test_a_bad_node_is_named_and_nothing_trains(
 ) -> None:
     result = launch(tmp_path, "--nodes", "2", custom=custom, deadline_s=deadline_s)
     assert result.returncode == 1
-    assert f"PreflightError: preflight: {said}" in result.stderr
+    assert re.search(f"PreflightError: preflight: {said}", result.stderr), result.stderr
     assert "trained" not in result.stdout
