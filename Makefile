@@ -4,7 +4,8 @@
 # make harnesses      lm-eval, promptfoo, DeepEval and RAGAS in shards, in environments of their own
 # make lint           style, import layers, types, workflows
 # make docs           the site of docs/, in build/site, every link checked
-# make goldens        render the manifests of manifests/ again
+# make man            man pages of all commands, in build/man
+# make goldens        render the manifests of manifests/ and the pages of docs/reference again
 #
 # A real Kubernetes of plain processes, on Linux, as root, with Go (tests/cluster/README.md):
 # make cluster        start it in the background, or use the one that runs
@@ -20,7 +21,7 @@ READY := $(VENV)/.ready
 # Without bytecode, every Python compiles all that it imports: of torch, two seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test torchx harnesses lint docs goldens clean
+.PHONY: demo test torchx harnesses lint docs man goldens clean
 .PHONY: cluster cluster-shell cluster-test cluster-down controllers
 
 demo: $(READY)
@@ -49,6 +50,10 @@ docs: $(READY)
 
 goldens: $(READY)
 	$(BIN)/python -m tests.goldens
+	$(BIN)/python -m tests.reference
+
+man: $(READY)
+	$(BIN)/python -m tests.manpages
 
 cluster: $(READY)
 	$(BIN)/python -m tests.cluster up --detach

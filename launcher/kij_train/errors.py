@@ -17,6 +17,22 @@ from __future__ import annotations
 
 from kij_train.redaction import redacted
 
+EXIT_CODES = {
+    0: "done; or detached from a job that goes on",
+    1: "the job, items of an array or a gate failed; or what was asked for could not be written",
+    2: "the request is wrong: a flag, a file or a value; nothing was done",
+    3: "the cluster refused: a permission, a quota, a policy or a conflict",
+    4: "not found or unreachable: no cluster, no such object, or no answer",
+    5: "timed out: --timeout of the job or of wait is over",
+    6: "a gate could not decide: its limit lies within the confidence interval of the metric",
+    126: "exec, shell: the command cannot be run in the pod; other codes of these two are its own",
+    127: "exec, shell: the image has no such command",
+    130: "interrupted by SIGINT",
+    141: "nobody reads the output any more: a local run then ends, a job on a cluster goes on",
+    143: "told to end by SIGTERM",
+}
+"""What kij-train ends with, for help, `explain` and the reference."""
+
 
 class KijError(Exception):
     """Base of all errors that are reported to the user without a traceback."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import re
 import shlex
 import sys
 import traceback
@@ -13,7 +14,7 @@ import click
 
 from kij_train import __version__
 from kij_train.cli import ended_by_ctrl_c, output
-from kij_train.errors import InterruptedByUserError, KijError
+from kij_train.errors import EXIT_CODES, InterruptedByUserError, KijError
 from kij_train.paths import shown
 from kij_train.redaction import redacted
 
@@ -48,6 +49,7 @@ COMMANDS = {
     "doctor": "Check, before the first launch, what a cluster lets you do.",
     "render": "Print the exact Kubernetes YAML of a launch; needs no cluster.",
     "step": "Run a step of a workflow: what the pods of Argo Workflows call.",
+    "explain": "Explain a field, an exit code, a variable of the pods, or what `why` names.",
     "config": "Show every value of a launch and where it came from.",
     "schema": "Print the JSON Schema of spec files.",
     "profiles": "List named settings of fabrics and machines, or show one.",
@@ -101,20 +103,26 @@ class LazyGroup(click.Group):
             raise
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_CODES = ", ".join(
+    f"{code} {re.split('[:;]', text)[0]}"
+    for code, text in EXIT_CODES.items()
+    if code < 126 or code == 130
+)
+_HELP = f"""Take a PyTorch script from this machine to N Kubernetes pods that train as one.
+
+\b
+  kij-train launch --local --nodes 2 train.py        as processes of this machine
+  kij-train launch --nodes 8 --gpus 4 train.py       as pods of the current cluster
+  kij-train map --items list.txt convert.py {{item}}   once for every line of a list
+
+Exit codes: {_CODES}. Others, and what they mean: kij-train explain.
+"""
+
+
+@click.group(cls=LazyGroup, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kij-train")
 def app() -> None:
-    """Take a PyTorch script from this machine to N Kubernetes pods that train as one.
-
-    \b
-      kij-train launch --local --nodes 2 train.py        as processes of this machine
-      kij-train launch --nodes 8 --gpus 4 train.py       as pods of the current cluster
-      kij-train map --items list.txt convert.py {item}   once for every line of a list
-
-    Exit codes: 0 done, 1 the job failed, 2 the request is wrong, 3 the cluster refused, 4 not found
-    or unreachable, 5 timed out, 6 a gate could not decide, 130 interrupted, 141 nobody reads the
-    job's output any more.
-    """
+    """The group of all commands."""
 
 
 def load(argv: list[str]) -> None:

@@ -160,6 +160,11 @@ _MESSAGES = [
 ]
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _MESSAGES]
 
+OOM_KILLED = Cause(
+    "oom-killed",
+    "more memory: --memory, or less of it a rank (batch size, DataLoader workers)",
+    "out of memory: the kernel killed it at the pod's limit",
+)
 _EXITS = {
     contract.EXIT_ORIGIN: Cause("origin"),
     contract.EXIT_PREPARE: Cause("prepare"),
@@ -172,6 +177,12 @@ _EXITS = {
     127: Cause("not-found", summary="the image has no such command (exit code 127)"),
     128: Cause("not-started", summary="the container could not be started"),
 }
+
+
+def known_causes() -> list[Cause]:
+    """Every cause, with the hints that hang on nothing of a job."""
+    of_signals = (cause for number in signal.valid_signals() if (cause := of_exit(-int(number))))
+    return [OOM_KILLED, *(cause for _, cause in _MESSAGES), *_EXITS.values(), *of_signals]
 
 
 def of_message(message: str) -> Cause | None:

@@ -228,11 +228,7 @@ def _of_ranks(cause: Failure, job: JobView) -> Finding:
     )
     if cause.oom_killed:
         of_limit = f" of {limit}" if limit else ""
-        known = causes.Cause(
-            "oom-killed",
-            "more memory: --memory, or less of it a rank (batch size, DataLoader workers)",
-            f"out of memory: the kernel killed it at the pod's limit{of_limit}",
-        )
+        known = replace(causes.OOM_KILLED, summary=f"{causes.OOM_KILLED.summary}{of_limit}")
     elif (known is None and cause.rank is None and by_exit is not None) or (
         known is None and cause.exit_code is not None and cause.exit_code < 0
     ):

@@ -11,12 +11,19 @@ from typing import Dict, NamedTuple
 
 # Variables of the pod's environment.
 ENV_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
+"""The pod's completion index, 0 … N-1; the Job controller sets it."""
 ENV_NODE_RANK = "NODE_RANK"
+"""For the script: rank of its node, 0 … N-1; the completion index, unless a supervisor gives it."""
 ENV_NNODES = "NNODES"
+"""For the script: number of nodes."""
 ENV_NPROC_PER_NODE = "NPROC_PER_NODE"
+"""For the script: ranks a node."""
 ENV_WORLD_SIZE = "WORLD_SIZE"
+"""For the script: ranks in all, nodes times ranks a node."""
 ENV_MASTER_ADDR = "MASTER_ADDR"
+"""For the script: name or address of rank 0; of pods the DNS name of index 0, JOB-0.JOB."""
 ENV_MASTER_PORT = "MASTER_PORT"
+"""For the script: port of rank 0, 29500 unless --port says otherwise."""
 CONTRACT = (
     ENV_NODE_RANK,
     ENV_NNODES,
@@ -27,21 +34,29 @@ CONTRACT = (
 )
 """Every one of them must be set and not empty."""
 ENV_JOB = "KIJ_JOB"
-"""The job's name, for the script: what it starts again has the same one."""
+"""For the script: the job's name, the same in every round and attempt."""
 ENV_RUN_DIR = "KIJ_RUN_DIR"
-"""For the script: a folder of this index alone, which is there when it starts."""
+"""For the script: a folder of this index alone, which is there when the script starts."""
 ENV_ROLES = "KIJ_NODE_ROLES"
 """Names of roles, and how many nodes each has: `prefill=2,decode=2`, in the order of node ranks."""
 ENV_ROLE = "KIJ_ROLE"
 """For the script: the role of its node."""
 ENV_RENDEZVOUS_TIMEOUT_S = "KIJ_RENDEZVOUS_TIMEOUT_S"
+"""How many seconds a node waits for rank 0."""
 ENV_CODE_SHA256 = "KIJ_CODE_SHA256"
+"""Of the archive with the code: a pod refuses any other one."""
 ENV_NODE_NAME = "KIJ_NODE_NAME"
+"""The machine that the pod runs on."""
 ENV_PARENT_PID = "KIJ_PARENT_PID"
+"""On this machine: the launcher's process, with which a node ends."""
 ENV_PREFLIGHT = "KIJ_PREFLIGHT_SCRIPT"
+"""The file of the preflight, where one is asked for."""
 ENV_PREFLIGHT_GPUS = "KIJ_PREFLIGHT_GPUS"
+"""How many GPUs the preflight has to find."""
 ENV_PREFLIGHT_PORT = "KIJ_PREFLIGHT_PORT"
+"""Port of the preflight's own rendezvous."""
 ENV_SETTINGS_SCRIPT = "KIJ_SOURCE_SCRIPT"
+"""The shell script of --settings-script, which the first process sources."""
 ENV_PACKAGES_SHA256 = "KIJ_PACKAGES_SHA256"
 """In a pod: of the request for packages."""
 ENV_PACKAGES_DIR = "KIJ_PACKAGES_DIR"
@@ -65,20 +80,21 @@ CACHE_DIR = "/kij/cache"
 ENV_SETUP = "KIJ_SETUP_COMMAND"
 """The user's command that every pod runs before packages and data."""
 ENV_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Where a rank writes how it failed; torch's `record` writes there too."""
 ENV_RANK0_HOST = "KIJ_RANK0_HOST"
-"""Set for a command without torchrun: rank 0 as this node reaches it, on rank 0 localhost."""
+"""For the script, where torchrun does not start it: rank 0 as this node reaches it."""
 ENV_SCRATCH_DIR = "KIJ_SCRATCH_DIR"
 """On this machine: a folder that the launcher removes, however the nodes ended."""
 ENV_RANKS_DIR = "KIJ_RANKS_DIR"
 """Where this node and its ranks meet: pipes for their output, stacks of crashes."""
 ENV_STACKS_DIR = "KIJ_STACKS_DIR"
-"""STACKS_DIR for a node of this machine whose ranks are watched."""
+"""On this machine: where ranks that are watched write their stacks, STACKS_DIR of a pod."""
 ENV_HEARTBEAT_DIR = "KIJ_HEARTBEAT_DIR"
 """Of a node whose ranks are watched: a file for every rank, named by its number."""
 ENV_HEARTBEAT_FILE = "KIJ_HEARTBEAT_FILE"
 """For the script: this rank's, to be touched as long as it makes progress."""
 ENV_NAMES = "KIJ_ENV_NAMES"
-"""In a pod: which of the variables OF_A_RUN its manifest sets."""
+"""In a pod: which of the variables of a run (KIJ_*, PET_*, RANK, …) its manifest sets."""
 OF_A_RUN = re.compile(
     r"(KIJ|PET|TORCHELASTIC|TORCH_ELASTIC)_.*"
     r"|MASTER_(ADDR|PORT)|NODE_RANK|NNODES|NPROC_PER_NODE"
@@ -124,13 +140,17 @@ through a folder named by the time."""
 # Exit codes. 1 is torchrun's: a rank failed. The others are out of the way of sysexits (64 to 78)
 # and of shells (126 and above).
 EXIT_FAILED = 1
+"""A rank or a program failed: how, the log and `why` say."""
 EXIT_ORIGIN = 118
 """An origin did not give what it has, or there is no room: another pod may do better."""
 EXIT_PREPARE = 119
 """--setup failed, or packages or data cannot be had: another pod would fail in the same way."""
 EXIT_CONTRACT = 121
+"""A variable of the contract is missing or wrong: the pod was not made by kij-train."""
 EXIT_CODE = 122
+"""The code, script or program that was to run is not there, or is not what was shipped."""
 EXIT_RENDEZVOUS = 123
+"""Rank 0 did not come in time, --rendezvous-timeout."""
 
 GRACE_S = 30
 """Between SIGTERM and SIGKILL, where nobody says otherwise: Kubernetes' own default."""

@@ -28,7 +28,9 @@ from kij_train.pod.trials import INTERMEDIATE, PRUNED, point_key
 
 Json = Dict[str, Any]
 ENV_STUDY_FILE = "KIJ_STUDY_FILE"
+"""For the script: a copy of the search's Optuna journal."""
 ENV_TRIAL = "KIJ_TRIAL"
+"""For the script: number of its trial in that journal."""
 USER_ATTR, VALUE = "user_attr", "intermediate_value"
 """Keys of the lines of a journal (optuna.storages.journal, _storage.py)."""
 POINT = "key"

@@ -34,6 +34,7 @@ from kij_train.specfile.sources import (
     read_spec_file,
     split_pair,
     unknown_variables,
+    variable_of,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "resolve",
     "split_pair",
     "unknown_variables",
+    "variable_of",
 ]
 
 WHERE = ("namespace", "context", "kubeconfig")

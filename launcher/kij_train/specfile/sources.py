@@ -67,6 +67,11 @@ def environment_layer(environ: Mapping[str, str], model: type[Model] = JobSpec) 
     return layer
 
 
+def variable_of(field: str, setting: Setting) -> str | None:
+    """The KIJ_* variable that sets a field; None where none does."""
+    return None if Fact.WITHOUT_VARIABLE in setting.facts else ENV_PREFIX + field.upper()
+
+
 def _settings_with_variables(model: type[Model]) -> dict[str, Setting]:
     return {
         name: setting

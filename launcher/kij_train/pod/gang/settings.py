@@ -9,10 +9,11 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from kij_train.pod import contract
 
 ENV_GANG = "KIJ_GANG"
-"""JSON of Settings."""
+"""JSON of what a supervisor is told: how many nodes, spares and restarts, and its peers."""
 ENV_GANG_ID = "KIJ_GANG_ID"
 """The id of the job. A supervisor with another id does not belong to this job."""
 ENV_POD_IP = "KIJ_POD_IP"
+"""The pod's own address, by which the others reach it."""
 ENV_RESTARTS = "KIJ_RESTARTS"
 """For the script: how many rounds came before this one."""
 ENV_SPARE = "KIJ_SPARE"
