@@ -5,7 +5,7 @@
 # make lint           style, import layers, types, workflows
 # make docs           the site of docs/, in build/site, every link checked
 # make man            man pages of all commands, in build/man
-# make goldens        render the manifests of manifests/ and the pages of docs/reference again
+# make goldens        render the manifests of manifests/ and the pages of docs/reference and docs/examples again
 #
 # A real Kubernetes of plain processes, on Linux, as root, with Go (tests/cluster/README.md):
 # make cluster        start it in the background, or use the one that runs
@@ -51,6 +51,7 @@ docs: $(READY)
 goldens: $(READY)
 	$(BIN)/python -m tests.goldens
 	$(BIN)/python -m tests.reference
+	$(BIN)/python -m tests.migrations
 
 man: $(READY)
 	$(BIN)/python -m tests.manpages
