@@ -31,6 +31,8 @@ Objects = dict[str, Any]
 """Kind → object."""
 NOT_THERE = object()
 WIDTH = 88
+MOST_SHOWN = 44
+"""Characters of a line: two stand beside each other."""
 
 
 def rendered(example: Example) -> Objects:
@@ -130,13 +132,13 @@ def page(example: Example) -> str:
         some = [path for path in others if covers(prefix, path)]
         if some:
             text = _yaml(_with_key(prefix, _only(some, prefix, value_at(ours, prefix))))
-            besides += f"<tr><td><pre>{text}</pre></td><td>{html.escape(why)}</td></tr>\n"
+            besides += f"<tr><td><pre>{text}</pre></td><td>{_note(why)}</td></tr>\n"
     return (
         f"# {example.title}\n\n{example.about}\n\n"
         f"The file by hand: [{example.file}]({example.file}). The command that takes its place:\n\n"
         f"```shell\n{_wrapped(example.command)}\n```\n\n{example.more}\n\n"
         "## Line by line\n\n<table>\n<tr><th>by hand</th><th>what kij-train renders</th>"
-        f"<th>by</th></tr>\n{rows}</table>\n\n"
+        f"</tr>\n{rows}</table>\n\n"
         "## What else is rendered\n\n<table>\n"
         f"<tr><th>what kij-train renders</th><th>what for</th></tr>\n{besides}</table>\n\n"
         "The code is in ConfigMaps, which are left out here.\n"
@@ -177,8 +179,14 @@ def _row(row: Row, hand: Objects, ours: Objects) -> str:
     left = "\n".join(_shown(hand, path) for path in row.hand) or "—"
     right = "\n".join(_shown(ours, path) for path in row.ours) or "—"
     by = f"<code>{html.escape(row.by)}</code>" if row.by else ""
-    note = f"{by}{'<br>' if by and row.note else ''}{html.escape(row.note)}"
-    return f"<tr><td><pre>{left}</pre></td><td><pre>{right}</pre></td><td>{note}</td></tr>\n"
+    note = f"{by}{' · ' if by and row.note else ''}{_note(row.note)}"
+    above = f'<tr><td colspan="2">{note}</td></tr>\n' if note else ""
+    return f"{above}<tr><td><pre>{left}</pre></td><td><pre>{right}</pre></td></tr>\n"
+
+
+def _note(text: str) -> str:
+    """A text of a cell, with `code`."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def _shown(objects: Objects, path: str) -> str:
@@ -202,8 +210,10 @@ def _with_key(path: str, value: Any) -> Any:
 
 
 def _yaml(body: Any) -> str:
-    text = yaml.safe_dump(body, sort_keys=False, width=60, allow_unicode=True).rstrip()
-    return html.escape(_HASH.sub("…", text.removesuffix("\n...")), quote=False)
+    text = yaml.safe_dump(body, sort_keys=False, width=1000, allow_unicode=True).rstrip()
+    lines = _HASH.sub("…", text.removesuffix("\n...")).splitlines()
+    shown = (line if len(line) <= MOST_SHOWN else line[:MOST_SHOWN] + "…" for line in lines)
+    return html.escape("\n".join(shown), quote=False)
 
 
 def _wrapped(command: str) -> str:
