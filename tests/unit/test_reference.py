@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import warnings
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,10 @@ def test_the_pages_of_the_reference_are_as_new_as_the_code(
 ) -> None:
     """After a change of a flag, a docstring or a table: make goldens, and read the diff."""
     page = reference.FOLDER / f"{name}.md"
-    assert page.read_text(encoding="utf-8") == pages[name], page
+    kept = page.read_text(encoding="utf-8").splitlines()
+    # The first line that differs, not the whole of two long pages.
+    different = [(a, b) for a, b in zip_longest(kept, pages[name].splitlines()) if a != b]
+    assert different[:1] == [], page
 
 
 def test_there_are_no_other_pages() -> None:

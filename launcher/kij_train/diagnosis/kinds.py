@@ -43,6 +43,9 @@ KINDS = {
     "not-found": Kind("The image has no such program.", ("127",)),
     "not-started": Kind("The container could not be started at all.", ("128",)),
     "no-python": Kind("The image has no python3 on its PATH, which the first process needs."),
+    "preflight": Kind(
+        "--preflight found a machine or a GPU that is not fit to train, or too slow."
+    ),
     "missing-module": Kind("A Python module is not installed where the script runs."),
     "cuda-out-of-memory": Kind("A GPU's memory is full.", ("CUDA out of memory",)),
     "cuda": Kind("CUDA finds no GPU, or the driver of the machine is too old for the image."),
