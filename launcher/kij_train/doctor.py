@@ -14,14 +14,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kij_train import gpus, names, runs, units
 from kij_train.arrays.items import from_values
+from kij_train.diagnosis import places
 from kij_train.errors import KijError, RefusedError
-from kij_train.spec import ArraySpec, JobSpec
+from kij_train.spec import TOPOLOGIES, ArraySpec, JobSpec
 from kij_train.specfile import Resolved
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("permissions", _rights),
             ("quota", _quotas),
             ("gpus", _gpus),
+            ("topology", partial(topology, resolved.spec)),
             ("gang scheduler", partial(_gang, resolved)),
             ("queues", _queues),
             ("other operators", _operators),
@@ -267,6 +270,21 @@ def _gpus(cluster: Cluster) -> Check:
         hint = "train on CPUs: --profile cpu-gloo"
         return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs", hint)
     return Check("gpus", Result.OK, f"{of_all}: {', '.join(found)}")
+
+
+def topology(spec: JobSpec, cluster: Cluster) -> Check:
+    """Which levels of --topology the labels of machines allow, and which of them hold the job."""
+    asked = {"cpu": spec.cpu, "memory": spec.memory}
+    requests = {one: units.quantity_value(amount) for one, amount in asked.items() if amount}
+    if spec.gpu_resource is not None and spec.gpus:
+        requests[spec.gpu_resource] = Decimal(spec.gpus)
+    label, _, mode = (spec.topology or "").partition(":")
+    short = {label: name for name, label in TOPOLOGIES.items() if name != "host"}
+    found = places.levels(cluster.list("Node"), {*short, label} - {names.HOSTNAME}, requests)
+    wanted = "" if label == names.HOSTNAME else label
+    said = places.text(found, short, spec.pods, wanted, required=mode == "required")
+    warns = said.hint is not None
+    return Check("topology", Result.WARNING if warns else Result.OK, said.detail, said.hint)
 
 
 def _gang(resolved: Resolved, cluster: Cluster) -> Check:

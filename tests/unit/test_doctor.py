@@ -26,6 +26,7 @@ class Lists(ApiServer):
         self.quotas: list[dict[str, Any]] = []
         self.queues: list[dict[str, Any]] | None = None
         """Kueue's LocalQueues; None without Kueue."""
+        self.nodes: list[dict[str, Any]] = []
         self.versions: list[str] = []
         """Of Kubernetes' own gangs."""
         self.drops: tuple[str, ...] = ()
@@ -73,6 +74,8 @@ class Lists(ApiServer):
             return {"metadata": {}, "items": self.queues}
         if path == f"/apis/{NATIVE}":
             return {"versions": [{"version": version} for version in ["v1", *self.versions]]}
+        if path == "/api/v1/nodes":
+            return {"metadata": {}, "items": self.nodes}
         if path.endswith("/resourcequotas"):
             return {"metadata": {}, "items": self.quotas}
         return {"metadata": {}, "items": []}
@@ -303,6 +306,30 @@ def test_operators_are_named_with_the_format_that_they_take(checks: Any, server:
         "JobSet (kij-train render --format jobset), "
         "Kubeflow Trainer (kij-train render --format trainjob)"
     )
+
+
+def test_a_project_is_told_whether_its_job_fits_the_place_that_it_asks_for(
+    checks: Any, server: Lists
+) -> None:
+    assert "no label of a rack" in checks({"token": "t"})[1]["topology"]["detail"]
+    server.nodes = [
+        {
+            "metadata": {"name": "a", "labels": {"nvidia.com/gpu.clique": f"uuid.{number // 2}"}},
+            "status": {
+                "allocatable": {"nvidia.com/gpu": "4"},
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        }
+        for number in range(4)
+    ]
+    Path("kij-train.toml").write_text('nodes = 3\ngpus = 4\ntopology = "nvlink:required"\n')
+    found = checks({"token": "t"})[1]["topology"]
+    assert found["result"] == "warning"
+    assert found["detail"] == (
+        "nvlink: 2 of 2 machines. 3 nodes have room in no single place; "
+        "the largest nvlink has room for 2: the job can never start"
+    )
+    assert found["hint"] == "--topology nvlink, which only prefers it, or --nodes 2"
 
 
 @pytest.mark.parametrize(

@@ -399,6 +399,7 @@ def test_a_misspelt_short_name_of_a_topology_is_no_label() -> None:
     with pytest.raises(ValueError, match="Did you mean rack"):
         parse_topology("rak")
     assert parse_topology("block-id:required") == "block-id:required"
+    assert parse_topology("nvlink:required") == "nvidia.com/gpu.clique:required"
 
 
 @pytest.mark.parametrize(

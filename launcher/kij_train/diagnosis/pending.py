@@ -311,6 +311,9 @@ def _reason(
         return f"{count} do not match the node selector" + (
             f" {wanted}" if wanted else " or affinity"
         ), "check --node-selector"
+    if "didn't match pod affinity rules" in text:
+        places = f"which places there are: {commands.command('doctor')}"
+        return f"{count} are not in the place of its other pods, or in none", places
     if "were unschedulable" in text:
         return f"{count} are cordoned", None
     return f"{count} {text}", None

@@ -16,8 +16,11 @@ TOPOLOGIES = {
     "zone": "topology.kubernetes.io/zone",
     "rack": "cloud.provider.com/topology-rack",
     "block": "cloud.provider.com/topology-block",
+    "nvlink": "nvidia.com/gpu.clique",
 }
-"""Short names of node labels; rack and block as in Kueue's documentation, there is no standard."""
+"""Short names of node labels. Rack and block are as in Kueue's documentation, there is no standard;
+nvlink is what NVIDIA's DRA driver writes where NVLink connects machines, as of GB200 (NVL72):
+https://docs.nvidia.com/datacenter/cloud-native/gpu-operator/latest/dra-cds.html."""
 
 
 def parse_topology(value: object) -> object:
@@ -79,8 +82,8 @@ class Placement(Model):
         Annotated[str, BeforeValidator(parse_topology)] | None,
         Setting(Group.PLACEMENT, "--topology LABEL[:required]", Fact.CLUSTER_ONLY | Fact.TORCHX),
     ] = None
-    """Keep the pods together: host, zone, rack, block or a node label; :required, or :preferred,
-    which is the default."""
+    """Keep the pods together: host, nvlink, rack, block, zone or a node label; :required, or
+    :preferred, which is the default."""
     placement: Annotated[
         Literal["spread", "pack"] | None,
         Setting(
