@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kij_train.cli import main
+from kij_train.cli.top import live_table
 from kij_train.cluster import execute
 from kij_train.cluster.apierrors import NotPermittedError
 from kij_train.diagnosis import Node, Phase
+from kij_train.diagnosis.vitals import Board
 from kij_train.errors import KijError, UnreachableError
 from kij_train.jobs import top, vitalsplot
 from kij_train.jobs.top import MOST_PODS, chosen
 from kij_train.pod import vitals
+from kij_train.pod.devices import Gpu
+from rich.console import Console
 
 from tests.unit.test_job_commands import OneJob, run
 from tests.unit.test_vitals import RUN, linux, rank_running
@@ -302,3 +308,45 @@ def test_a_job_without_pods_says_so(server: OneJob, capsys: pytest.CaptureFixtur
     server.items["pods"] = []
     assert main(["top", "job"]) == 2
     assert "no pod of job runs" in capsys.readouterr().err
+
+
+# --- a terminal -----------------------------------------------------------------------------------
+
+
+def drawn(width: int, height: int, *, machines: int = 1) -> str:
+    """What a terminal shows of machines with 8 GPUs, all of them slowed down."""
+    board = Board()
+    gpus = [
+        Gpu(str(n), utilization=97, memory_bytes=70 << 30, power_w=650, throttled=["power cap"])
+        for n in range(8)
+    ]
+    now = time.monotonic()
+    for index in range(machines):
+        ranks = [
+            vitals.Rank(8 * index + n, index, 100 + n, 1.0, 1 << 30, str(n), 7, 1.0)
+            for n in range(8)
+        ]
+        board.watch(index, f"pod-{index}", "", now)
+        look = vitals.Look(now, 1.0, 2.0, 0.0, 1 << 20, 1 << 30, ranks, gpus, [], "", 0.0)
+        board.take(index, look, now)
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(live_table("job", board, machines, height, console.options))
+    return console.export_text()
+
+
+def test_a_narrow_terminal_does_without_the_columns_that_tell_the_least() -> None:
+    assert "no room for" not in drawn(160, 30)
+    header, row = drawn(70, 30).splitlines()[1:3]
+    assert header.split()[:5] == ["RANK", "CPU", "STEP", "STEPS/S", "LATE"]
+    assert header.rstrip().endswith("GPU%  GPU MEM  THROTTLED")
+    assert row.rstrip().endswith("97%   70 GiB   power cap")
+    assert "no room for MEM, POWER, TEMP, CLOCK, NVLINK, PCIE" in drawn(70, 30)
+    assert "…" not in drawn(70, 30)
+
+
+def test_a_low_terminal_shows_some_rows_and_findings_and_counts_the_rest() -> None:
+    lines = [line.rstrip() for line in drawn(160, 24, machines=12).splitlines()]
+    assert len(lines) <= 24
+    assert "and 85 more" in lines
+    assert "index 7: each of GPUs 0-7 is slowed down: power cap" in lines
+    assert lines[-1] == "and 4 more: kij-train top job -o json"

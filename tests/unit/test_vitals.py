@@ -285,6 +285,19 @@ def test_an_idle_gpu_is_named_once_it_is_so_for_a_while() -> None:
     assert made.findings(15.0) == []
 
 
+def test_what_all_gpus_of_a_pod_have_is_one_line() -> None:
+    gpus = [Gpu(str(n), utilization=n, throttled=["power cap"]) for n in (0, 1, 2, 5)]
+    made = a_board(a_look(a_rank(0, gpu="0"), gpus=[*gpus, Gpu("6", ecc_errors=1)]))
+    assert made.findings(12.0) == [
+        "index 0 on gpu-0: each of GPUs 0-2,5 is slowed down: power cap",
+        "index 0 on gpu-0: GPU 6 has 1 uncorrected ECC errors",
+        "idle: each of GPUs 0-2 of index 0 on gpu-0: 2 % for 12 s",
+    ]
+    slices = [Gpu(f"0:{n}", lost="gone") for n in range(2)]
+    (said,) = a_board(a_look(gpus=slices)).findings(1.0)
+    assert said == "index 0 on gpu-0: each of GPUs 0:0, 0:1 does not answer: gone"
+
+
 @pytest.mark.parametrize(
     ("gpu", "words"),
     [

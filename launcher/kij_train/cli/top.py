@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from kij_train.diagnosis.vitals import Board
     from kij_train.jobs.top import Top
     from kij_train.local.watching import LocalTop
+
+GAP = 2
+"""Blanks between two columns."""
+LEAST_FIRST = (
+    *("PCIE", "NVLINK", "CLOCK", "TEMP", "POWER", "MEM", "GPU", "CPU", "GPU MEM", "THROTTLED"),
+    *("LATE", "STEP"),
+)
+"""Columns that a narrow terminal does without, in this order."""
 
 
 @click.command("top")
@@ -156,22 +164,40 @@ class _Live(Drawn):
 def live_table(
     name: str, board: Board, running: int, height: int, options: ConsoleOptions
 ) -> Group:
-    """What fits the terminal: the findings whole, and as many rows as there is room for."""
-    del options
+    """What fits the terminal: findings, and as many rows and columns as there is room for."""
     findings = board.findings(time.monotonic())
+    most = max(3, height // 3)
+    if len(findings) > most:
+        findings[most:] = [f"and {len(findings) - most} more: kij-train top {name} -o json"]
     looked_at = len(board.pods)
     head = Text(name, style="bold")
     of_all = f"{looked_at} of {running} running nodes" if looked_at < running else ""
     head.append(f"  {of_all or f'{looked_at} nodes'}", style="not bold")
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    for title in board.columns():
-        grid.add_column(title.upper(), no_wrap=True)
-    rows = board.rows()
     room = max(1, height - len(findings) - 4)
-    for row in rows[:room]:
-        grid.add_row(*(Text(cell) for cell in row))
-    rest = [Text(f"and {len(rows) - room} more", style="dim")] if len(rows) > room else []
+    rows = board.rows()
+    table = [tuple(title.upper() for title in board.columns()), *rows[:room]]
+    fit = columns_that_fit(table, options.max_width)
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for title in (table[0][column] for column in fit):
+        grid.add_column(title, no_wrap=True)
+    for row in table[1:]:
+        grid.add_row(*(Text(row[column]) for column in fit))
+    missing = [title for column, title in enumerate(table[0]) if column not in fit]
+    notes = [f"and {len(rows) - room} more"] if len(rows) > room else []
+    notes += [f"no room for {', '.join(missing)}"] if missing else []
+    rest = [Text(", ".join(notes), style="dim")] if notes else []
     return Group(head, grid, *rest, *(Text(finding, style="yellow") for finding in findings))
+
+
+def columns_that_fit(table: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Which columns to show: of a terminal that is too narrow, first those that tell the least."""
+    widths = [max(map(len, column)) + GAP for column in zip(*table, strict=True)]
+    kept = list(range(len(widths)))
+    for title in LEAST_FIRST:
+        if sum(widths[column] for column in kept) - GAP <= width:
+            break
+        kept = [column for column in kept if table[0][column] != title]
+    return kept
 
 
 # --- records --------------------------------------------------------------------------------------

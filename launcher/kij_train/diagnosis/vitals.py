@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from kij_train.pod.devices import Gpu
 from kij_train.pod.gang.history import SlowRank
 from kij_train.pod.gang.jsontypes import MalformedError, from_json
 from kij_train.pod.gang.pace import Beat, Clocks, Pace, Slow
+from kij_train.pod.itemplan import compress_numbers
 from kij_train.pod.vitals import Look, Rank
 
 IDLE_PERCENT = 5.0
@@ -141,12 +143,7 @@ class Board:
             return
         if look.note:
             yield f"{pod.title}: {look.note}"
-        for gpu in look.gpus:
-            yield from (f"{pod.title}: GPU {gpu.id} {said}" for said in _of_gpu(gpu))
-            idle_s = now - pod.idle_since.get(gpu.id, now)
-            if idle_s >= IDLE_S:
-                since = units.format_seconds(idle_s)
-                yield f"idle: GPU {gpu.id} of {pod.title}: {gpu.utilization:.0f} % for {since}"
+        yield from _of_gpus(pod, look.gpus, now)
         used, limit = look.memory_bytes, look.memory_limit_bytes
         if used is not None and limit and used > FULL * limit:
             yield (
@@ -250,6 +247,30 @@ class Board:
 def is_idle(gpu: Gpu) -> bool:
     """Whether it computes nothing now, as far as its driver says."""
     return not gpu.lost and gpu.utilization is not None and gpu.utilization < IDLE_PERCENT
+
+
+def _of_gpus(pod: Pod, gpus: Sequence[Gpu], now: float) -> Iterator[str]:
+    """What is wrong with GPUs of a pod: those with the same in one line."""
+    same: dict[str, list[Gpu]] = defaultdict(list)
+    for gpu in gpus:
+        for said in _of_gpu(gpu):
+            same[said].append(gpu)
+    for said, those in same.items():
+        yield f"{pod.title}: {_named(those)} {said}"
+    idle = [gpu for gpu in gpus if now - pod.idle_since.get(gpu.id, now) >= IDLE_S]
+    if idle:
+        busy = max(gpu.utilization or 0 for gpu in idle)
+        since = units.format_seconds(min(now - pod.idle_since[gpu.id] for gpu in idle))
+        yield f"idle: {_named(idle)} of {pod.title}: {busy:.0f} % for {since}"
+
+
+def _named(gpus: Sequence[Gpu]) -> str:
+    if len(gpus) == 1:
+        return f"GPU {gpus[0].id}"
+    ids = [gpu.id for gpu in gpus]
+    if all(one.isdigit() for one in ids):
+        return f"each of GPUs {compress_numbers(sorted(map(int, ids)))}"
+    return f"each of GPUs {', '.join(ids)}"
 
 
 def _of_gpu(gpu: Gpu) -> Iterator[str]:
