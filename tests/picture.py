@@ -18,6 +18,7 @@ from kij_train.cli.view import table
 from kij_train.cluster import LogLine, Observation
 from kij_train.specfile import resolve
 from rich.console import Console
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME, SVG_EXPORT_THEME, TerminalTheme
 from rich.text import Text
 
 from tests.cluster.paths import StatePaths
@@ -58,11 +59,26 @@ def main() -> None:
                     break
             console.print(table(run.name, observed.nodes, time.monotonic() - began, width=WIDTH))
         run.delete()
-    FILE.parent.mkdir(exist_ok=True)
-    drawn = console.export_svg(title="kij-train launch --nodes 4 char_gpt_ddp.py")
-    # Without rich's web font: a picture must not load anything.
-    FILE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL))
+    FILE.write_text(drawn(console, "kij-train launch --nodes 4 char_gpt_ddp.py"))
     print(Path(FILE).relative_to(ROOT))
+
+
+def drawn(console: Console, title: str) -> str:
+    """What a console has recorded, as SVG: light, or dark where the reader's screen is."""
+
+    def of(theme: TerminalTheme) -> str:
+        return console.export_svg(title=title, theme=theme, clear=False, unique_id="kij")
+
+    light, dark = of(DEFAULT_TERMINAL_THEME), of(SVG_EXPORT_THEME)
+    rules = re.findall(r"\.kij-r\d+ \{[^}]*\}", dark)
+    for what, selector in (("rect", "svg > rect"), ('text class="kij-title"', ".kij-title")):
+        fill = re.search(rf'<{what} fill="([^"]+)"', dark)
+        assert fill is not None
+        rules.append(f"{selector} {{ fill: {fill[1]} }}")
+    both = f"@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}\n    </style>"
+    # Without rich's web font: a picture must not load anything.
+    light = re.sub(r"@font-face \{.*?\}\s*", "", light, flags=re.DOTALL)
+    return light.replace("</style>", both, 1)
 
 
 if __name__ == "__main__":
