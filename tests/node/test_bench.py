@@ -41,12 +41,18 @@ def test_a_sweep_over_pods_is_one_report_and_leaves_nothing(
     assert ns.empties()
 
 
-def test_the_preflight_runs_in_pods_before_the_training(
+def test_the_preflight_runs_in_pods_before_the_training_and_each_pod_is_told_its_role(
     ns: Namespace, tmp_path: Path, image: str
 ) -> None:
-    (tmp_path / "train.py").write_text("print('trained')\n")
-    argv = ["--nodes", "2", "--image", image, "--run-as-user", "1000", "--preflight", "train.py"]
+    script = "import os; print('trained', os.environ['RANK'], 'as', os.environ['KIJ_ROLE'])\n"
+    (tmp_path / "train.py").write_text(script)
+    argv = ["--name", "a", "--roles", "prefill=1,decode=1", "--image", image]
+    argv += ["--run-as-user", "1000", "--preflight", "train.py"]
     result = ns.kij_train("launch", *argv, cwd=tmp_path, timeout_s=280)
     assert result.returncode == 0, result.stderr
     output = result.stdout + result.stderr
+    assert output.index("a rank does: matrix product") < output.index("2 nodes are good")
     assert output.index("preflight: 2 nodes are good") < output.index("trained")
+    logs = ns.kij_train("logs", "a", "--all", cwd=tmp_path).stdout
+    assert "trained 0 as prefill" in logs
+    assert "trained 1 as decode" in logs
