@@ -51,8 +51,9 @@ def test_what_pyproject_asks_for_has_one_version_that_it_allows(python: str, pla
     for requirement in wanted():
         if requirement.marker is not None and not requirement.marker.evaluate(machine):
             continue
-        (pin,) = pins.get(canonicalize_name(requirement.name), [None])
-        assert pin is not None, f"{requirement}: make lock"
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{requirement}: make lock"
+        (pin,) = pins[name]
         (exact,) = pin.specifier
         assert exact.operator == "=="
         assert requirement.specifier.contains(exact.version, prereleases=True), requirement
