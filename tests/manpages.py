@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import kij_train
-from click_man.core import write_man_pages
 from kij_train.cli.app import app
 
 from tests.kube import ROOT
@@ -18,6 +17,8 @@ FOLDER = ROOT / "build" / "man" / "man1"
 
 def write(folder: Path) -> None:
     """A page for every command and command of a command."""
+    from click_man.core import write_man_pages  # which takes Python 3.11
+
     folder.mkdir(parents=True, exist_ok=True)
     context = click.Context(app)
     found = {name: app.get_command(context, name) for name in app.list_commands(context)}

@@ -30,7 +30,7 @@ from tests.cluster.state import State
 from tests.retries import Runs
 
 CLUSTER = [sys.executable, "-m", "tests.cluster"]
-PYTEST = [sys.executable, "-m", "pytest"]
+PYTEST = [sys.executable, "-m", "pytest", "--durations=25"]
 PROCESSES = 3
 """Of the unit and local tiers: two that use the processors while one waits."""
 CLUSTER_PROCESSES = 3

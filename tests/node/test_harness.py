@@ -55,6 +55,7 @@ def second() -> Iterator[SecondCluster]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow  # two more clusters; each run of CI starts one and takes it down
 def test_a_killed_cluster_leaves_nothing_that_hinders_the_next(second: SecondCluster) -> None:
     up = second.command("up", "--detach")
     assert up.returncode == 0, up.stdout

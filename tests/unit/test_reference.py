@@ -24,6 +24,7 @@ def pages() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("click_man", reason="takes the extra `dev`, and Python 3.11")
     folder = tmp_path_factory.mktemp("man")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # click-man's, of click
