@@ -1,12 +1,17 @@
 """What the gang's own protocol costs: N nodes and two spares on one machine, without torch.
 
     python benchmarks/supervisors.py [--nodes 8,16,32,64] [--runs 5] [--steady-s 60] [--out FOLDER]
-    python benchmarks/supervisors.py --nodes 64,256,1000 --per-process 250 --runs 3
+    python benchmarks/supervisors.py --nodes 256,1000,4000 --per-process 500 --runs 3
 
 Every node is a real Supervisor, in a process of its own or with others, over TCP; its ranks are a
 stub that ends at once when it is told to. All nodes begin at the same moment. In turn, in every
 run, until all N have been told to start: the first round; the next one after SIGKILL of one in the
-middle, then of index 0, which leads; the same with SIGSTOP, a node that goes silent. Beside it
+middle, then of index 0, which leads; the same with SIGSTOP, a node that goes silent.
+
+With many nodes in a process, also until all N have been told since the leader had all of them, its
+CPU seconds apart from those of all others, the bytes that it sends and takes in, and its memory;
+and how many such seconds of CPU it takes in 10 s in which nothing happens. Beside it, with a
+process for each node,
 torch's c10d rendezvous with its default keep-alive, each node calling next_rendezvous() as
 torchrun's agent does and looking for a change every 0.1 s; connecting to its store, which index 0
 hosts and it cannot lose, is not counted.
@@ -50,7 +55,10 @@ sys.path[:0] = [str(ROOT / "launcher"), str(ROOT)]
 
 from kij_train.pod import contract, gang  # noqa: E402
 from kij_train.pod.gang import channel, messages, ranks  # noqa: E402
+from kij_train.pod.gang import node as gang_node  # noqa: E402
+from kij_train.pod.gang.leader import Leader  # noqa: E402
 from kij_train.pod.gang.node import Supervisor  # noqa: E402
+from kij_train.pod.gang.rounds import Member  # noqa: E402
 
 from benchmarks import kept  # noqa: E402 - the repository is no package
 
@@ -62,6 +70,7 @@ FAULTS = {"killed": signal.SIGKILL, "silent": signal.SIGSTOP}
 PAUSE_S = 1.5
 """Between a round's start and the next fault: the spares have heard of it."""
 LIMIT_S = 120.0
+IDLE_S = 10.0
 LATE_S = 1.1 * channel.KEEP_ALIVE_S
 """A sign of life that takes longer is written down."""
 BUSY_PER_CORE = 2
@@ -94,31 +103,59 @@ class Stub(ranks.Zygote):
             self._on_end(-signal.SIGTERM)
 
 
-class Ear:
-    """Reports how long a supervisor waited for a line, where that was long."""
+def observed(report: Report, traffic: dict[str, int]) -> type[channel.Channel]:
+    """Connections that report where nothing came for long, and count bytes."""
 
-    def __init__(self, reader: asyncio.StreamReader, report: Report) -> None:
-        self._reader, self._report = reader, report
+    class Observed(channel.Channel):
+        def data_received(self, data: bytes) -> None:
+            gap = self._loop.time() - self._heard
+            if gap > LATE_S:
+                report(gap=gap)
+            traffic["in"] += len(data)
+            super().data_received(data)
 
-    async def readline(self) -> bytes:
-        began = time.monotonic()
-        try:
-            return await self._reader.readline()
-        finally:
-            if time.monotonic() - began > LATE_S:
-                self._report(gap=time.monotonic() - began)
+        def _write(self, data: bytes) -> None:
+            traffic["out"] += len(data)
+            super()._write(data)
+
+    return Observed
+
+
+class Observer(Leader):
+    """Reports when a round begins: since when all were there, CPU, bytes and memory."""
+
+    def __init__(self, report: Report, traffic: dict[str, int], *whole: Any, **named: Any) -> None:
+        super().__init__(*whole, **named)
+        self._report, self._traffic = report, traffic
+        self._all_since = 0.0
+        self._before = dict(traffic)
+
+    def take(self, member: Member, report: messages.Report) -> None:
+        super().take(member, report)
+        if isinstance(report, messages.Ready):
+            self._all_since = time.monotonic()
+
+    def _start(self, chosen: list[Member]) -> None:
+        super()._start(chosen)
+        mib = {way: (count - self._before[way]) / 2**20 for way, count in self._traffic.items()}
+        self._before = dict(self._traffic)
+        self._report(
+            led=self.history.rounds,
+            all_since=self._all_since,
+            cpu_s=time.process_time(),
+            sent_mib=mib["out"],
+            received_mib=mib["in"],
+            rss_mib=psutil.Process().memory_info().rss / 2**20,
+        )
 
 
 def our_nodes(
     indexes: Sequence[int], nodes: int, await_go: Callable[[], None], report: Report
 ) -> None:
     """What these nodes are in their pods, but for their ranks."""
-    plain = channel.Channel
-    watched = mock.patch.object(
-        channel,
-        "Channel",
-        lambda reader, writer: plain(Ear(reader, partial(report, indexes[0])), writer),  # type: ignore[arg-type]
-    )
+    first, traffic = partial(report, indexes[0]), {"in": 0, "out": 0}
+    connections = mock.patch.object(channel, "Channel", observed(first, traffic))
+    leaders = mock.patch.object(gang_node, "Leader", partial(Observer, first, traffic))
     os.environ[gang.ENV_GANG_ID] = "bench"
     os.environ.pop(contract.ENV_PARENT_PID, None)
     pods = nodes + SPARES
@@ -130,7 +167,7 @@ def our_nodes(
         node = contract.Node(index, pods, 1, "127.0.0.1", 1, 600, index)
         return Supervisor(node, settings, Stub(partial(report, index)), scratch)
 
-    with watched, tempfile.TemporaryDirectory() as scratch:
+    with connections, leaders, tempfile.TemporaryDirectory() as scratch:
         await_go()
 
         async def whole() -> None:
@@ -169,7 +206,7 @@ def c10d_node(
 class Nodes:
     """Processes that tell which round their nodes start.
 
-    A process has `each` nodes, but for index 0 and the one in the middle, which have their own.
+    A process has `each` nodes, but for indexes 0 and 1, which lead, and the one in the middle.
     """
 
     def __init__(self, way: str, nodes: int, each: int = 1) -> None:
@@ -177,6 +214,8 @@ class Nodes:
         self.count = nodes + SPARES
         self.told: dict[int, dict[int, float]] = collections.defaultdict(dict)
         """Round → index → when."""
+        self.led: dict[int, dict[str, float]] = {}
+        """Round → what its leader reported when it had told all."""
         self.gaps: list[float] = []
         if way == C10D:
             import torch.distributed.elastic.rendezvous.registry  # noqa: F401 - once for all
@@ -185,7 +224,7 @@ class Nodes:
         self._await_go, self._go = os.pipe()
         self._rest = b""
         body = {OURS: our_nodes, C10D: c10d_node}[way]
-        alone = {0, nodes // 2} if each > 1 else set()
+        alone = {0, 1, nodes // 2} if each > 1 else set()
         others = [index for index in range(self.count) if index not in alone]
         groups = [[index] for index in sorted(alone)]
         groups += [others[at : at + each] for at in range(0, len(others), each)]
@@ -223,6 +262,8 @@ class Nodes:
         for said in map(json.loads, lines):
             if "gap" in said:
                 self.gaps.append(said["gap"])
+            elif "led" in said:
+                self.led[said["led"]] = said
             else:
                 self.told[said["round"]][said["node"]] = said["at"]
         return True
@@ -247,6 +288,41 @@ class Nodes:
             if not self.read(deadline):
                 return deadline
 
+    def cpu_s(self) -> dict[int, float]:
+        """CPU seconds so far, by the first index of a process."""
+        return {index: sum(psutil.Process(pid).cpu_times()[:2]) for index, pid in self.pids.items()}
+
+    def cost(self, what: str, before: dict[int, float]) -> dict[str, float]:
+        """What the newest round took its leader, and the CPU seconds of all others."""
+        if not self.led or max(self.led) != max(self.told):
+            return {}
+        led = self.led[max(self.led)]
+        leader = int(led["node"])
+        after = self.cpu_s()
+        others = sum(after[index] - before[index] for index in after if index != leader)
+        return {
+            f"{what}, s since all were there": max(self.told[max(self.told)].values())
+            - led["all_since"],
+            f"{what}, CPU s of the leader": led["cpu_s"] - before[leader],
+            f"{what}, CPU s of all others": others,
+            f"{what}, MiB sent by the leader": led["sent_mib"],
+            f"{what}, MiB received by it": led["received_mib"],
+            f"{what}, MiB of its memory": led["rss_mib"],
+        }
+
+    def idle(self) -> dict[str, float]:
+        """CPU seconds in which nothing happens."""
+        before = self.cpu_s()
+        deadline = time.monotonic() + IDLE_S
+        while self.read(deadline):
+            pass
+        took = {index: after - before[index] for index, after in self.cpu_s().items()}
+        leader = took.pop(0)
+        return {
+            f"CPU s of the leader in {IDLE_S:.0f} s without events": leader,
+            f"CPU s of all others in {IDLE_S:.0f} s without events": sum(took.values()),
+        }
+
     def log(self) -> str:
         """What they said."""
         self._log.seek(0)
@@ -266,10 +342,17 @@ class Nodes:
 
 
 def trial(way: str, nodes: int, fault: str, each: int = 1) -> dict[str, float]:
-    """Seconds until all have been told to start: at first, and after a loss of each kind."""
+    """Seconds until all have been told to start: at first, and after a loss of each kind.
+
+    With many nodes in a process, what it took the leader as well.
+    """
     with Nodes(way, nodes, each) as group:
+        before = group.cpu_s()
         began = group.go()
         seconds = {"start": min(LIMIT_S, group.next_round() - began)}
+        if each > 1:
+            seconds.update(group.cost("start", before))
+            seconds.update(group.idle())
         for who in ("member", "leader") if way == OURS else ("member",):
             if seconds["start"] >= LIMIT_S:
                 break
@@ -278,9 +361,12 @@ def trial(way: str, nodes: int, fault: str, each: int = 1) -> dict[str, float]:
                 pass
             # With c10d any of them may be a spare.
             index = sorted(group.told[max(group.told)])[nodes // 2] if who == "member" else 0
+            before = group.cpu_s()
             began = time.monotonic()
             os.kill(group.pids[index], FAULTS[fault])
             seconds[f"{who} {fault}"] = min(LIMIT_S, group.next_round() - began)
+            if each > 1:
+                seconds.update(group.cost(f"{who} {fault}", before))
             os.kill(group.pids[index], signal.SIGKILL)
     return seconds
 

@@ -867,3 +867,45 @@ def test_of_many_nodes_only_those_that_may_lead_next_have_their_addresses_told()
     assert set(starts[0].news.ips) == {*range(ADDRESSES), 201}
     assert len({id(each.news) for each in starts}) == 1
     assert len(encode(starts[0])) < 5000
+
+
+def test_a_job_is_done_where_a_pod_is_lost_after_all_ranks_have_ended_well() -> None:
+    stage = Stage(2, 2)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    for member in members:
+        stage.end(member, 0)
+    stage.leader.leave(members[1])
+    stage.decide()
+    assert isinstance(stage.leader.verdict, Done)
+
+
+def test_a_job_is_not_done_where_ranks_ended_well_because_their_pod_has_to_end() -> None:
+    stage = Stage(2, 2)
+    members = [stage.join(index) for index in range(2)]
+    stage.decide()
+    stage.leader.take(members[1], Leaving())
+    for member in members:
+        stage.end(member, 0)
+    stage.decide()
+    assert stage.leader.verdict is None
+    assert "lost index 1" in stage.said[-1]
+
+
+def test_thousands_of_indexes_are_told_as_ranges() -> None:
+    stage = Stage(3000, 3000, spares=2)
+    members = [stage.join(index) for index in range(3002)]
+    stage.decide()
+    assert stage.said[-1].startswith("round 1: indexes 0-2999 train; 2 spares")
+    assert len(encode(starts(stage.told["uid-2999"])[0])) < 4096
+    stage.leader.leave(members[7])
+    stage.decide()
+    for member in members:
+        if member is not members[7]:
+            stage.end(member, 1)
+            stage.leader.take(member, Ready())
+    stage.decide()
+    stage.decide(SETTLE_S)
+    assert stage.said[-1].startswith("round 2: indexes 0, 1, 2, 3, 4, 5, 6, 8-3000 train")
+    assert stage.leader.history.took_part == [[0, 6], [8, 3000]]
+    assert stage.leader.history.taken == [[7, 3000]]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+from collections.abc import AsyncIterator
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kij_train.pod.gang import messages
-from kij_train.pod.gang.channel import Channel
+from kij_train.pod.gang.channel import Channel, Door, connect
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.jsontypes import MalformedError
 from kij_train.pod.gang.messages import LONGEST_LINE, decode, encode
+from kij_train.pod.peering import Wire
+
+from tests.unit.test_gang_election import free_ports
+
+KEY = b"key"
 
 KINDS: tuple[Any, ...] = (
     messages.Ping,
@@ -128,7 +135,7 @@ def test_what_is_wrong_is_said(line: bytes, reason: str) -> None:
     [
         ({"ips": {"a": "10.0.0.1"}}, "Start.news.ips has the key 'a', not an integer"),
         ({"ips": {"0": 1}}, "Start.news.ips.0 is 1, not a text"),
-        ({"history": {"trained": [0, "1"]}}, r"Start.news.history.trained\[1\] is '1', not an"),
+        ({"history": {"took_part": [[0, "1"]]}}, r"history.took_part\[0\]\[1\] is '1', not an"),
         ({"history": None}, "Start.news.history is None, not an object"),
     ],
 )
@@ -138,15 +145,19 @@ def test_a_fault_deep_in_a_message_is_named(said: dict[str, Any], reason: str) -
         decode(line, messages.ORDERS)
 
 
-async def ends() -> tuple[Channel, Channel, asyncio.StreamWriter, asyncio.Server]:
-    """The two ends of a connection, and what the first writes to."""
+@contextlib.asynccontextmanager
+async def served() -> AsyncIterator[tuple[tuple[str, int], asyncio.Future[Channel]]]:
+    """Where a connection can be made, and its other end once it is proved."""
     there: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
-    server = await asyncio.start_server(
-        lambda *streams: there.set_result(Channel(*streams)), "127.0.0.1", 0, limit=LONGEST_LINE
-    )
-    port = server.sockets[0].getsockname()[1]
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    return Channel(reader, writer), await there, writer, server
+
+    async def serve(channel: Channel) -> None:
+        there.set_result(channel)
+
+    door, (port,) = Door(KEY, serve, print), free_ports(1)
+    await door.open(port)
+    yield ("127.0.0.1", port), there
+    await door.close()
+    (await there).close()
 
 
 def test_messages_come_as_they_were_sent_and_pings_are_not_shown() -> None:
@@ -158,17 +169,18 @@ def test_messages_come_as_they_were_sent_and_pings_are_not_shown() -> None:
     ]
 
     async def whole() -> list[messages.Order | None]:
-        one, other, _, server = await ends()
-        for order in orders:
-            one.send(messages.Ping())
-            one.send(order)
-        found = [await other.receive(messages.ORDERS, 10) for _ in orders]
-        one.close()
-        assert await other.receive(messages.ORDERS, 10) is None
-        assert other.refused == ""  # the connection has ended, which is no fault of a message
-        other.close()
-        server.close()
-        return found
+        async with served() as (address, there):
+            one = await connect(address, KEY, 10)
+            assert one is not None
+            for order in orders:
+                one.send_ping()
+                one.send(order)
+            other = await there
+            found = [await other.receive(messages.ORDERS, 10) for _ in orders]
+            one.close()
+            assert await other.receive(messages.ORDERS, 10) is None
+            assert other.refused == ""  # the connection has ended, which is no fault of a message
+            return found
 
     assert asyncio.run(whole()) == orders
 
@@ -178,19 +190,20 @@ def test_messages_come_as_they_were_sent_and_pings_are_not_shown() -> None:
     [
         (b'{"type": "Ready", "more": 1}\n', "Ready has no field 'more'"),
         (b'{"type": "Stop"}\n', "a message of type 'Stop', not Ready or Leaving or "),
-        (b"x" * (LONGEST_LINE + 1), "chunk is longer than limit|chunk exceed the limit"),
+        (b"x" * (LONGEST_LINE + 1), "a line of more than 1048576 bytes"),
     ],
     ids=["unknown field", "an order", "no end"],
 )
 def test_a_connection_tells_why_it_refused_a_message(line: bytes, reason: str) -> None:
     async def whole() -> str:
-        _, other, writer, server = await ends()
-        writer.write(line)
-        assert await other.receive(messages.REPORTS, 10) is None
-        writer.close()
-        other.close()
-        server.close()
-        return other.refused
+        async with served() as (address, there):
+            reader, writer = await asyncio.open_connection(*address)
+            await Wire(reader, writer).greet(KEY, 10)
+            writer.write(line)
+            other = await there
+            assert await other.receive(messages.REPORTS, 10) is None
+            writer.close()
+            return other.refused
 
     refused = asyncio.run(whole())
     with pytest.raises(ValueError, match=reason):

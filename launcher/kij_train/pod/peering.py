@@ -22,11 +22,14 @@ import hmac
 import json
 import os
 import struct
-from typing import Any, Awaitable, BinaryIO, Dict, Optional, Tuple, TypeVar, Union
+from typing import Any, Awaitable, BinaryIO, Dict, Generator, Optional, Tuple, TypeVar, Union
 
 T = TypeVar("T")
 Json = Dict[str, Any]
 Bytes = Union[bytes, bytearray]
+Greeting = Generator[Optional[Json], Any, Optional[Json]]
+"""One end of the proof, without I/O: it gives what to send, and takes what has come. What it
+returns is sent last; then the key is proved."""
 LENGTHS = struct.Struct(">II")
 MOST_HEADER = 1 << 20
 MOST_BODY = 64 << 20
@@ -45,6 +48,37 @@ def proof(key: bytes, role: str, client_nonce: str, server_nonce: str) -> str:
     """What `role`, "client" or "server", shows to have the key."""
     said = b"\0".join([PROTOCOL, role.encode(), client_nonce.encode(), server_nonce.encode()])
     return hmac.new(key, said, "sha256").hexdigest()
+
+
+def as_client(key: bytes) -> Greeting:
+    """Prove the key, and have it proved. Raises Refused."""
+    mine = os.urandom(NONCE_BYTES).hex()
+    said = yield {"nonce": mine}
+    theirs = str(said.get("nonce"))
+    _check(said, proof(key, "server", mine, theirs))
+    return {"proof": proof(key, "client", mine, theirs)}
+
+
+def as_server(key: bytes) -> Greeting:
+    """The answers to `as_client`. Raises Refused."""
+    said = yield None
+    mine, theirs = os.urandom(NONCE_BYTES).hex(), str(said.get("nonce"))
+    said = yield {"nonce": mine, "proof": proof(key, "server", theirs, mine)}
+    _check(said, proof(key, "client", theirs, mine))
+    return None
+
+
+def take_greeting(buffer: bytearray) -> Optional[Json]:
+    """Take a frame of a greeting off the buffer; None until it is whole. Raises Refused."""
+    if len(buffer) < LENGTHS.size:
+        return None
+    header, _ = lengths(buffer[: LENGTHS.size], MOST_GREETING, 0)
+    end = LENGTHS.size + header
+    if len(buffer) < end:
+        return None
+    said = decode(buffer[LENGTHS.size : end])
+    del buffer[:end]
+    return said
 
 
 def encode(header: Json, body_bytes: int = 0) -> bytes:
@@ -149,22 +183,25 @@ class Wire:
 
     async def greet(self, key: bytes, timeout_s: float) -> None:
         """As the client: prove the key, and have it proved. Raises Refused and OSError."""
-        mine = os.urandom(NONCE_BYTES).hex()
-        await self.send({"nonce": mine})
-        said, _ = await self.receive(timeout_s)
-        theirs = str(said.get("nonce"))
-        _check(said, proof(key, "server", mine, theirs))
-        await self.send({"proof": proof(key, "client", mine, theirs)})
-        self._most = (MOST_HEADER, MOST_BODY)
+        await self._prove(as_client(key), timeout_s)
 
     async def answer(self, key: bytes, timeout_s: float) -> None:
         """As the server, to `greet`. Raises Refused and OSError."""
-        said, _ = await self.receive(timeout_s)
-        mine, theirs = os.urandom(NONCE_BYTES).hex(), str(said.get("nonce"))
-        await self.send({"nonce": mine, "proof": proof(key, "server", theirs, mine)})
-        said, _ = await self.receive(timeout_s)
-        _check(said, proof(key, "client", theirs, mine))
-        self._most = (MOST_HEADER, MOST_BODY)
+        await self._prove(as_server(key), timeout_s)
+
+    async def _prove(self, greeting: Greeting, timeout_s: float) -> None:
+        said: Optional[Json] = None
+        while True:
+            try:
+                answer = greeting.send(said)
+            except StopIteration as done:
+                if done.value is not None:
+                    await self.send(done.value)
+                self._most = (MOST_HEADER, MOST_BODY)
+                return
+            if answer is not None:
+                await self.send(answer)
+            said, _ = await self.receive(timeout_s)
 
 
 class LargeFrames(asyncio.BufferedProtocol):

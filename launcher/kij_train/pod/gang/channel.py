@@ -1,20 +1,38 @@
 """Connections between the supervisors of a job: proved, then messages in both directions.
 
 Who connects proves first that it belongs to the job, and has it proved (kij_train.pod.peering has
-the protocol and what it does not defend against). Until then an end reads at most a few hundred
+the protocol and what it does not defend against). Until then an end accepts at most a few hundred
 bytes, for at most PROVE_S. Then come messages (messages.py), as lines.
+
+A leader has thousands of connections, and each brings a ping a second. So no task waits for bytes:
+they are taken in as they come, and pings are thrown away before anything is made of them.
 
 Standard library only, Python 3.8 or later: it runs in the pods, beside bootstrap.py.
 """
 
 import asyncio
-import contextlib
+import collections
 import time
-from typing import Any, Callable, Coroutine, List, NamedTuple, Optional, Tuple, Type, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    Coroutine,
+    Deque,
+    Dict,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    cast,
+)
 
+from kij_train.pod import peering
 from kij_train.pod.gang import messages
+from kij_train.pod.gang.jsontypes import MalformedError
 from kij_train.pod.gang.messages import LONGEST_LINE
-from kij_train.pod.peering import Refused, Wire
+from kij_train.pod.peering import Refused, within
 
 M = TypeVar("M")
 KEEP_ALIVE_S = 1.0
@@ -30,23 +48,154 @@ BACKLOG = 4096
 """Connections that the kernel keeps until they are looked at; its own limit is as high."""
 SAY_AGAIN_S = 60.0
 """Between two words about strangers, who may come a thousand times a second."""
+MOST_UNREAD = 2 * LONGEST_LINE
+"""Bytes of messages that nobody has received yet; then no more is read from the connection."""
+PING = messages.encode(messages.Ping())
 
 
-class Channel:
-    """A connection to another supervisor: messages in both directions, and pings."""
+class Channel(asyncio.Protocol):
+    """A connection to another supervisor: its proof, then messages both ways, and pings."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        proof: peering.Greeting,
+        on_proved: Callable[["Channel"], None],
+        on_refused: Callable[["Channel", Exception], None],
+    ) -> None:
+        """One of the two is called once, unless this end closes the connection first."""
         self.refused = ""
         """What is wrong with the last message, if it was malformed."""
-        self._reader, self._writer = reader, writer
         self.fell_silent = False
         """Whether nothing came any more, not even an end of the connection: a machine that is dead,
         or a network that is cut."""
+        self.has_spoken = False
+        """Whether anything has ever come."""
+        self._loop = asyncio.get_running_loop()
+        self._proof: Optional[peering.Greeting] = proof
+        self._on_proved, self._on_refused = on_proved, on_refused
+        self._transport: Optional[asyncio.Transport] = None
+        self._buffer = bytearray()
+        self._lines: Deque[bytes] = collections.deque()
+        self._unread = 0
+        """Bytes of these lines."""
+        self._is_over = False
+        """Whether nothing comes any more."""
+        self._heard = 0.0
+        """When something came last, by the clock of the loop."""
+        self._waiting: Optional[asyncio.Future[None]] = None
+        self._sending: Optional[asyncio.Future[None]] = None
+
+    @property
+    def peer(self) -> str:
+        """The IP address of the other end."""
+        found = self._transport and self._transport.get_extra_info("peername")
+        return str(found[0]) if found else ""
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self._transport = cast(asyncio.Transport, transport)
+        if self._is_over:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=0)  # flush() waits for all of it
+        self._heard = self._loop.time()
+        self._prove(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self._heard, self.has_spoken = self._loop.time(), True
+        if data == PING and not self._buffer and self._proof is None:
+            return
+        self._buffer += data
+        while self._proof is not None:
+            try:
+                said = peering.take_greeting(self._buffer)
+            except Refused as error:
+                self._refuse(error)
+                return
+            if said is None:
+                return
+            self._prove(said)
+        self._take_lines()
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        """The connection has ended. What has come whole is still received."""
+        del exc
+        if self._proof is not None and not self._is_over:
+            self._refuse(ConnectionResetError("the connection was closed"))
+        self._end()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Something waits to be sent."""
+        if self._sending is None:
+            self._sending = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """All is sent."""
+        if self._sending is not None:
+            if not self._sending.done():
+                self._sending.set_result(None)
+            self._sending = None
+
+    # The proof.
+
+    def _prove(self, said: Optional[peering.Json]) -> None:
+        """Take the next step of the proof; the first one with None."""
+        assert self._proof is not None
+        try:
+            answer = self._proof.send(said)
+            if answer is not None:
+                self._write(peering.encode(answer))
+        except StopIteration as done:
+            self._proof = None
+            if done.value is not None:
+                self._write(peering.encode(done.value))
+            self._on_proved(self)
+        except Refused as error:
+            self._refuse(error)
+
+    def _refuse(self, why: Exception) -> None:
+        self.close()
+        self._on_refused(self, why)
+
+    # Messages.
 
     def send(self, message: NamedTuple) -> None:
         """Queue a message. A lost connection raises nothing here: `receive` returns None."""
-        if not self._writer.is_closing():
-            self._writer.write(messages.encode(message))
+        self._write(messages.encode(message))
+
+    def send_ping(self) -> None:
+        """Have the other side know that this one is there."""
+        self._write(PING)
+
+    async def ping(self) -> None:
+        """Send pings until cancelled."""
+        while True:
+            self.send_ping()
+            await asyncio.sleep(KEEP_ALIVE_S)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _take_lines(self) -> None:
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = rest
+        for line in lines:
+            line += b"\n"
+            if line != PING:
+                self._lines.append(bytes(line))
+                self._unread += len(line)
+        if len(rest) > LONGEST_LINE:
+            self.refused = f"a line of more than {LONGEST_LINE} bytes"
+            self._end()
+        if self._unread > MOST_UNREAD and self._transport is not None:
+            self._transport.pause_reading()
+        if lines:
+            self._wake()
 
     async def receive(
         self, kinds: Tuple[Type[M], ...], timeout_s: float = LOST_AFTER_S
@@ -56,36 +205,57 @@ class Channel:
         None if the other side is gone or silent, or if the message is malformed (`refused`).
         """
         while True:
+            if not self._lines and not self._is_over:
+                await self._something(timeout_s)
+            if not self._lines:
+                return None
+            line = self._lines.popleft()
+            self._unread -= len(line)
+            if self._unread <= MOST_UNREAD and self._transport is not None:
+                self._transport.resume_reading()
             try:
-                line = await asyncio.wait_for(self._reader.readline(), timeout_s)
-                if not line.endswith(b"\n"):
-                    return None  # the connection has ended, perhaps within a line
                 said: Union[M, messages.Ping] = messages.decode(line, (*kinds, messages.Ping))
-            except asyncio.TimeoutError:
-                self.fell_silent = True
-                return None
-            except OSError:
-                return None
-            except ValueError as error:  # MalformedError, or longer than the limit of the reader
+            except MalformedError as error:
                 self.refused = str(error)
                 return None
             if not isinstance(said, messages.Ping):
                 return said
 
-    async def ping(self) -> None:
-        """Send pings until cancelled."""
-        while True:
-            self.send(messages.Ping())
-            await asyncio.sleep(KEEP_ALIVE_S)
+    async def _something(self, timeout_s: float) -> None:
+        """Wait for a message, or the end, or until nothing has come for this long."""
+        since = self._loop.time()
+        self._waiting = waiting = self._loop.create_future()
+        try:
+            while not waiting.done():
+                left_s = max(since, self._heard) + timeout_s - self._loop.time()
+                if left_s <= 0:
+                    self.fell_silent = True
+                    return
+                await asyncio.wait({waiting}, timeout=left_s)
+        finally:
+            self._waiting = None
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._wake()
 
     async def flush(self) -> None:
         """Wait until everything is sent, at most FLUSH_S."""
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._writer.drain(), FLUSH_S)
+        if self._sending is not None:
+            await asyncio.wait({self._sending}, timeout=FLUSH_S)
 
     def close(self) -> None:
-        """Close the connection. Queued messages are still sent."""
-        self._writer.close()
+        """Close the connection. Queued messages are still sent, but to one that fell silent."""
+        self._end()
+        if self._transport is not None:
+            if self.fell_silent:
+                self._transport.abort()
+            else:
+                self._transport.close()
 
 
 async def connect(
@@ -96,22 +266,24 @@ async def connect(
     `timeout_s` is that of the connection alone; the proof has PROVE_S, and `crowd` times as long
     where many others do the same at this moment.
     """
+    loop = asyncio.get_running_loop()
+    proved: asyncio.Future[bool] = loop.create_future()
+
+    def end(is_proved: bool) -> None:
+        if not proved.done():
+            proved.set_result(is_proved)
+
+    channel = Channel(peering.as_client(key), lambda _: end(True), lambda *_: end(False))
+    is_proved = False
     try:
-        reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(*address, limit=LONGEST_LINE), timeout_s
-        )
+        await within(loop.create_connection(lambda: channel, *address), timeout_s)
+        is_proved = await within(proved, crowd * PROVE_S)
     except (OSError, asyncio.TimeoutError):
         return None
-    wire = Wire(reader, writer)
-    try:
-        await wire.greet(key, crowd * PROVE_S)
-    except (OSError, Refused):
-        wire.close()
-        return None
-    except asyncio.CancelledError:
-        wire.close()
-        raise
-    return Channel(reader, writer)
+    finally:
+        if not is_proved:
+            channel.close()
+    return channel if is_proved else None
 
 
 class Door:
@@ -127,57 +299,63 @@ class Door:
         """`serve` is called with every connection that is proved, `say` tells of the others."""
         self._key, self._serve, self._say, self._crowd = key, serve, say, crowd
         self._server: Optional[asyncio.AbstractServer] = None
-        self._visits: List[Tuple[asyncio.Future[None], asyncio.StreamWriter]] = []
-        self.unproved: List[asyncio.StreamWriter] = []
-        """Connections that may still prove that they belong to the job, the oldest first."""
+        self._visits: Dict[asyncio.Future[None], Channel] = {}
+        self.unproved: Dict[Channel, asyncio.TimerHandle] = {}
+        """Connections that may still prove that they belong to the job, the oldest first, and what
+        ends them."""
         self.strangers = 0
         """Connections that were refused."""
         self._say_at = 0.0
 
     async def open(self, port: int) -> None:
         """Listen from now on."""
-        self._server = await asyncio.start_server(
-            self._let_in, None, port, limit=LONGEST_LINE, backlog=BACKLOG
-        )
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._let_in, None, port, backlog=BACKLOG)
 
-    def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._visits = [(visit, end) for visit, end in self._visits if not visit.done()]
-        self._visits.append((asyncio.ensure_future(self._visit(reader, writer)), writer))
-
-    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _let_in(self) -> Channel:
         if len(self.unproved) >= self._crowd * MOST_UNPROVED:
-            self.unproved.pop(0).close()
-        self.unproved.append(writer)
-        wire, why = Wire(reader, writer), ""
-        try:
-            await wire.answer(self._key, self._crowd * PROVE_S)
-        except (OSError, Refused) as error:
-            why = str(error)
-        finally:
-            if writer in self.unproved:
-                self.unproved.remove(writer)
-        if not why:
-            await self._serve(Channel(reader, writer))
-            return
-        wire.close()
-        # The kubelet's readiness probe connects, says nothing, and closes.
-        if not wire.ended_unspoken:
-            self._count(wire.peer, why)
+            oldest = next(iter(self.unproved))
+            self.unproved.pop(oldest).cancel()
+            oldest.close()
+        channel = Channel(peering.as_server(self._key), self._visit, self._count)
+        limit_s = self._crowd * PROVE_S
+        late = TimeoutError(f"nothing came for {limit_s:.0f} s")
+        self.unproved[channel] = asyncio.get_running_loop().call_later(
+            limit_s, self._count, channel, late
+        )
+        return channel
 
-    def _count(self, peer: str, why: str) -> None:
+    def _visit(self, channel: Channel) -> None:
+        self.unproved.pop(channel).cancel()
+        visit = asyncio.ensure_future(self._serve(channel))
+        self._visits[visit] = channel
+        visit.add_done_callback(self._visits.pop)
+
+    def _count(self, channel: Channel, why: Exception) -> None:
+        """Refuse a connection, say so at times, and count it."""
+        if channel in self.unproved:
+            self.unproved.pop(channel).cancel()
+        channel.close()
+        # The kubelet's readiness probe connects, says nothing, and closes.
+        if isinstance(why, ConnectionResetError) and not channel.has_spoken:
+            return
         self.strangers += 1
         now = time.monotonic()
         if now >= self._say_at:
             self._say_at = now + SAY_AGAIN_S
             more = f"; {self.strangers} so far" if self.strangers > 1 else ""
-            self._say(f"refused a connection from {peer or 'nowhere'}: {why}{more}")
+            self._say(f"refused a connection from {channel.peer or 'nowhere'}: {why}{more}")
 
     async def close(self) -> None:
         """Listen no more, and end all connections."""
         if self._server is not None:
             self._server.close()
-        for visit, _ in self._visits:
+        for channel, late in self.unproved.items():
+            late.cancel()
+            channel.close()
+        visits = dict(self._visits)
+        for visit in visits:
             visit.cancel()
-        await asyncio.gather(*(visit for visit, _ in self._visits), return_exceptions=True)
-        for _, writer in self._visits:  # also of those whose task has not started yet
-            writer.close()
+        await asyncio.gather(*visits, return_exceptions=True)
+        for channel in visits.values():  # also of those whose task has not started yet
+            channel.close()

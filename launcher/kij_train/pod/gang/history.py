@@ -6,7 +6,7 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 """
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from kij_train.pod.gang.jsontypes import from_json, to_json
 
@@ -16,6 +16,8 @@ MOST_CHARS = 2000
 """The longest message, and the longest stack, that is kept. Most messages carry the history."""
 MOST_PLACES = 5
 MOST_SLOW = 3
+RANGE = 8
+"""Indexes in a row that are written as a range, and one."""
 
 
 def span(seconds: float) -> str:
@@ -25,6 +27,25 @@ def span(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def ranges(indexes: Sequence[int]) -> List[List[int]]:
+    """Indexes in ascending order as ranges: [0, 1, 2, 5] are [[0, 2], [5, 5]]."""
+    found: List[List[int]] = []
+    for index in indexes:
+        if found and index == found[-1][1] + 1:
+            found[-1][1] = index
+        else:
+            found.append([index, index])
+    return found
+
+
+def listed(indexes: Sequence[int]) -> str:
+    """Indexes in ascending order for people: "0, 1" or "0-3998, 4001"."""
+    return ", ".join(
+        f"{first}-{last}" if last - first >= RANGE else ", ".join(map(str, range(first, last + 1)))
+        for first, last in ranges(indexes)
+    )
 
 
 def place_taken(lost: int, by: int) -> str:
@@ -115,8 +136,9 @@ class History:
     """The seconds of `training_s` in which steps of earlier rounds were repeated."""
     newest_failure: Json = field(default_factory=dict)
     """Of the last round that failed: the node's index and pod, and its failure record."""
-    trained: List[int] = field(default_factory=list)
-    """The indexes that took part in the last round."""
+    took_part: List[List[int]] = field(default_factory=list)
+    """The indexes that took part in the last round, as ranges of a first and a last one: every pod
+    of thousands is told."""
     taken: List[List[int]] = field(default_factory=list)
     """The last replacements, as pairs: the lost index, and the index that took its place."""
     slow: List[SlowRank] = field(default_factory=list)
@@ -171,11 +193,10 @@ class History:
         They are pairs as in `taken`. There are none if the number of nodes has changed, because
         then no index has the place of another.
         """
-        gone, new = (
-            sorted(set(a) - set(b)) for a, b in ((self.trained, indexes), (indexes, self.trained))
-        )
+        before = {at for first, last in self.took_part for at in range(first, last + 1)}
+        gone, new = sorted(before.difference(indexes)), sorted(set(indexes) - before)
         places = [[lost, by] for lost, by in zip(gone, new)] if len(gone) == len(new) else []
-        self.trained = indexes
+        self.took_part = ranges(indexes)
         self.taken = (self.taken + places)[-MOST_PLACES:]
         return places
 
@@ -193,7 +214,7 @@ class History:
 
     def brief(self) -> Json:
         """A short form for a failure record: only the worst machines, and no failure of its own."""
-        return dict(self.as_json(), blame=dict(self.worst()), newest_failure={}, trained=[])
+        return dict(self.as_json(), blame=dict(self.worst()), newest_failure={}, took_part=[])
 
     def worst(self) -> List[Tuple[str, List[float]]]:
         """The machines that cost the most time: name, and restarts and seconds."""

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from kij_train.pod.gang import messages, straggling
 from kij_train.pod.gang.cause import NodeFailure, first_cause
-from kij_train.pod.gang.history import History, Who, place_taken, span
+from kij_train.pod.gang.history import History, Who, listed, place_taken, span
 from kij_train.pod.gang.rounds import Failure, Member, Round
 from kij_train.pod.gang.settings import Settings
 from kij_train.pod.gang.silence import Watch
@@ -170,6 +170,8 @@ class Leader:
         return messages.News(self.history.copy(), ips)
 
     def _choose(self) -> List[Member]:
+        if sum(member.ready for member in self.members.values()) < self.settings.low:
+            return []
         newest: Dict[int, Member] = {}
         for member in self.members.values():
             if not member.leaving:
@@ -208,14 +210,14 @@ class Leader:
         else:
             history.waiting_s += now - self.wait_since
         self.round, self._has_begun = Round(history.rounds, chosen, now), True
-        indexes = ", ".join(str(member.who.node) for member in chosen)
+        indexes = [member.who.node for member in chosen]
         after = ""
         if self._restart_since is not None:
             after = f", {span(now - self._restart_since)} after round {history.rounds - 1}"
         spares = len(self.members) - len(chosen)
-        places = history.train([member.who.node for member in chosen])
+        places = history.train(indexes)
         self._say(
-            f"round {history.rounds}: indexes {indexes} train{after}"
+            f"round {history.rounds}: indexes {listed(indexes)} train{after}"
             + "".join(f"; {place_taken(lost, by)}" for lost, by in places)
             + (f"; {spares} spare{'' if spares == 1 else 's'}" if spares else "")
             + _told_of(self.settings.shared)
@@ -230,6 +232,8 @@ class Leader:
 
     def _wait(self) -> None:
         waited = self._clock() - self.wait_since
+        if waited < min(self._next_word, self._timeout_s):
+            return  # what follows goes through all members
         there = {m.who.node for m in self.members.values()}
         missing, what = sorted(set(range(self.settings.pods)) - there), "there"
         if max(there, default=0) >= self.settings.pods:
@@ -250,19 +254,21 @@ class Leader:
 
     def _judge(self, current: Round) -> None:
         now = self._clock()
-        gone = [
-            m
-            for m in current.members
-            if not self._is_there(m) or (m.leaving and m.who.uid in current.ended)
-        ]
-        left = [m for m in current.members if m not in gone]
+        gone: List[Member] = []
+        left: List[Member] = []
+        for m in current.members:
+            there = self._is_there(m) and not (m.leaving and m.who.uid in current.ended)
+            (left if there else gone).append(m)
         failed = [
             NodeFailure(m.who, *current.ended[m.who.uid])
             for m in left
             if not m.leaving and current.ended.get(m.who.uid, (0, {}))[0] != 0
         ]
         if current.broken_at is None:
-            if gone:
+            if current.is_done():
+                self._account(current)
+                self.verdict = messages.Done(str(self.history), self.history.copy())
+            elif gone:
                 self._break(current, gone[0].who, f"lost {gone[0].who}")
             elif failed:
                 current.judge_at = min(current.judge_at, now + JUDGE_S)
@@ -270,9 +276,6 @@ class Leader:
                     first = first_cause(failed)
                     current.failure = Failure(first.who, f"{first.who} failed", first.record)
                     self._break(current, None, f"{first.who} failed: {first.text()}")
-            elif len(current.ended) == len(current.members):
-                self._account(current)
-                self.verdict = messages.Done(str(self.history), self.history.copy())
             else:
                 self._stragglers.look(current, self.history, now)
                 current.failure = self._watch.look(current, self.history.heard, now)

@@ -5,11 +5,11 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 
 import asyncio
 import time
-from typing import Callable, List
+from typing import Callable, Dict, Optional
 
 from kij_train.pod import status
 from kij_train.pod.gang import messages
-from kij_train.pod.gang.channel import Channel
+from kij_train.pod.gang.channel import KEEP_ALIVE_S, Channel
 from kij_train.pod.gang.history import History, Who
 from kij_train.pod.gang.leader import Leader
 from kij_train.pod.gang.missed import Unheard
@@ -22,7 +22,8 @@ class Members:
     def __init__(self, unheard: Unheard, on_change: Callable[[], None]) -> None:
         """`on_change` is called when a member has come, has said something, or is gone."""
         self._unheard, self._on_change = unheard, on_change
-        self._channels: List[Channel] = []
+        self._channels: Dict[Channel, None] = {}
+        self._pinging: Optional[asyncio.Future[None]] = None
 
     async def serve(
         self,
@@ -34,8 +35,9 @@ class Members:
     ) -> None:
         """Have a pod as a member until its connection ends; `leads` says whether this pod leads."""
         member = Member(who, channel.send, time.monotonic(), channel.close)
-        self._channels.append(channel)
-        ping = asyncio.ensure_future(channel.ping())
+        self._channels[channel] = None
+        if self._pinging is None or self._pinging.done():
+            self._pinging = asyncio.ensure_future(self._ping())
         leader.join(member, history)
         self._unheard.remove(who)
         self._on_change()
@@ -50,13 +52,19 @@ class Members:
         finally:
             if channel.refused:
                 status.say(f"{who} sent a malformed message: {channel.refused}")
-            ping.cancel()
             channel.close()
-            self._channels.remove(channel)
+            self._channels.pop(channel)
             leader.leave(member)
             if channel.fell_silent and leads():
                 self._unheard.add(who)
             self._on_change()
+
+    async def _ping(self) -> None:
+        """One task for all: thousands of them take a leader a good part of its time."""
+        while self._channels:
+            for channel in self._channels:
+                channel.send_ping()
+            await asyncio.sleep(KEEP_ALIVE_S)
 
     async def flush(self) -> None:
         """Wait a moment until everything is sent."""

@@ -300,13 +300,19 @@ M = TypeVar("M")
 
 def encode(message: NamedTuple) -> bytes:
     """The line of a message, with its end."""
+    if _last and _last[0][0] is message:
+        return _last[0][1]
     fields = {"type": json.dumps(type(message).__name__)}
     for name, value in zip(message._fields, message):
         fields[name] = _news(value) if isinstance(value, News) else json.dumps(to_json(value))
     written = ", ".join(f'"{name}": {text}' for name, text in fields.items())
-    return f"{{{written}}}\n".encode()
+    line = f"{{{written}}}\n".encode()
+    _last[:] = [(message, line)]
+    return line
 
 
+_last: List[Tuple[NamedTuple, bytes]] = []
+"""An order to all members is written once, too."""
 _newest: List[Tuple[News, str]] = []
 
 

@@ -30,6 +30,9 @@ from kij_train.pod.gang.settings import ENV_GANG_ID, ENV_POD_IP, Settings
 Json = Dict[str, Any]
 DECIDE_S = 0.5
 """A leader decides at least this often, also when no member sends anything."""
+REST, MOST_REST_S = 4.0, 0.1
+"""A leader lets messages come for that many times as long as its last decision took, before it
+decides again: where thousands report the same, it decides for all of them at once."""
 OTHER_LEADERS_S = 2.0
 """A leader that runs no round looks this often for a better leader."""
 FAREWELL_S = 5.0
@@ -197,7 +200,9 @@ class Supervisor:
                 if self.me.uid not in leader.members and not self.zygote.running:
                     me.joined, me.told_news = time.monotonic(), False
                     leader.join(me, self.history)
+                began = time.monotonic()
                 leader.decide()
+                rest_s = min(MOST_REST_S, REST * (time.monotonic() - began))
                 self.history = leader.history
                 if self.verdict is not None:  # another leader has sent it
                     return
@@ -223,6 +228,7 @@ class Supervisor:
                     self._unheard.tell()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), DECIDE_S)
+                await asyncio.sleep(rest_s)
                 self._changed.clear()
         finally:
             self.leader = None

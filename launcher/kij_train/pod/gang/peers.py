@@ -26,6 +26,7 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    TypeVar,
     Union,
 )
 
@@ -50,8 +51,11 @@ SILENT_S = 5.0
 FIRST_LOOK_S = 3.0
 """In the first round, a pod waits this long for a lower index to start before it leads itself."""
 MOST_AT_ONCE = 32
+MOST_ASKED = 64
+"""Pods that are asked for a leader, besides the lower indexes."""
 Place = Union[int, str]
 """A pod that can be asked: its index, or its IP address where the index is not known."""
+P = TypeVar("P", int, str, Place)
 
 
 class Answered(NamedTuple):
@@ -59,6 +63,8 @@ class Answered(NamedTuple):
 
     said: Answer
     address: Tuple[str, int]
+    channel: Optional[Channel] = None
+    """The open connection, if this pod has asked to join and the other one leads."""
 
 
 class Found(NamedTuple):
@@ -96,24 +102,29 @@ class Peers:
         # Ask the lowest index alone at first: most of the time it leads. A pod from the reserve
         # asks many at once: few such pods start, and when they do, indexes have been lost.
         at_once = 1 if mine < self._settings.pods else MOST_AT_ONCE
+        awaited: Optional[int] = None
         while not is_over():
             now = time.monotonic()
             known = self._known()
             lower = [at for at in known if at < mine and silent.get(at, now) <= now]
+            if awaited in lower:  # the one that this pod waits for comes first
+                lower.sort(key=lambda at: at != awaited)
             waits = False
             asked: Set[str] = set()
             async for said in self._answers(
-                lower, asked, at_once, silent if history.rounds else None
+                lower, asked, at_once, silent if history.rounds else None, history
             ):
                 found = await self._join(said, history)
                 if found is not None:
                     return found
                 # Where ranks are still ending, the pod looks for the leader itself.
                 waits = not isinstance(said.said, messages.Ending)
+                if isinstance(said.said, messages.Looking):
+                    awaited = said.said.node
                 if waits or is_over():
                     break
             if not waits and not is_over():
-                above = [at for at in known if at > mine]
+                above = _some([at for at in known if at > mine])
                 async for said in self._answers_of_all(above, asked):
                     found = await self._join(said, history)
                     if found is not None:
@@ -137,7 +148,9 @@ class Peers:
         """Whether another pod leads and runs a round, or leads and has a lower index."""
         mine = self._me.node
         others = [at for at in self._known() if at != mine]
-        async for said, _ in self._answers_of_all(others, set()):
+        # Most often, the lowest one that is there leads.
+        async for answer in self._answers_of_all(_some(others, MOST_AT_ONCE), set()):
+            said = answer.said
             if isinstance(said, messages.Leading) and (said.running or said.who.node < mine):
                 return True
         return False
@@ -169,14 +182,16 @@ class Peers:
             more += [at for at in there if at not in asked]
         else:  # on one machine: an unused port refuses at once
             more += range(self._settings.pods, self._settings.indexes)
-        async for said in self._answers(more, asked):
+        async for said in self._answers(_some(more), asked):
             yield said
 
     async def _join(self, answer: Answered, history: History) -> Optional[Found]:
         if not isinstance(answer.said, messages.Leading):
             return None
-        found, _ = await self._ask_at(answer.address, history)
-        return found
+        if answer.channel is not None:
+            return Found(answer.channel, answer.address, answer.said.who)
+        joined = await self._ask_at(answer.address, history)
+        return None if joined is None else await self._join(joined, history)
 
     async def _answers(
         self,
@@ -184,17 +199,24 @@ class Peers:
         asked: Set[str],
         at_once: int = MOST_AT_ONCE,
         silent: Optional[Dict[Place, float]] = None,
+        join: Optional[History] = None,
     ) -> AsyncIterator[Answered]:
-        """Ask these places, without joining, and yield the answers as they come.
+        """Ask these places, and yield the answers as they come.
 
         The first `at_once` places are asked at the same time, then twice as many, and so on up to
         MOST_AT_ONCE. The addresses that were tried are added to `asked`. A place that timed out is
         added to `silent`, with the time until which it is not to be asked again.
+
+        A leader that is asked alone is joined with the history `join`: of several that are asked at
+        the same time, more than one may lead.
         """
         start = 0
         while start < len(places):
             some = places[start : start + at_once]
-            asking = [asyncio.ensure_future(self._ask_patiently(at, asked, silent)) for at in some]
+            alone = join if len(some) == 1 else None
+            asking = [
+                asyncio.ensure_future(self._ask_patiently(at, asked, silent, alone)) for at in some
+            ]
             try:
                 for each in asyncio.as_completed(asking):
                     said = await each
@@ -206,16 +228,20 @@ class Peers:
             start, at_once = start + at_once, min(2 * at_once, MOST_AT_ONCE)
 
     async def _ask_patiently(
-        self, at: Place, asked: Set[str], silent: Optional[Dict[Place, float]]
+        self,
+        at: Place,
+        asked: Set[str],
+        silent: Optional[Dict[Place, float]],
+        join: Optional[History],
     ) -> Optional[Answered]:
         began = time.monotonic()
-        said = await self._ask(at, asked)
+        said = await self._ask(at, asked, join)
         now = time.monotonic()
         if silent is not None and said is None and now - began > LOOK_AGAIN_S:
             silent[at] = now + SILENT_S
         return said
 
-    async def _ask(self, at: Place, asked: Set[str]) -> Optional[Answered]:
+    async def _ask(self, at: Place, asked: Set[str], join: Optional[History]) -> Optional[Answered]:
         """Ask a place who leads. If it follows, ask its leader too, and give that answer."""
         if isinstance(at, int):
             host, port = self._settings.address(at)
@@ -224,11 +250,11 @@ class Peers:
             hosts, port = [at], self._settings.address(0)[1]
         tried: List[str] = []
         for host in hosts:
-            _, answer = await self._ask_at((host, port), None, tried)
+            answer = await self._ask_at((host, port), join, tried)
             asked.update(tried)
             if answer is not None and isinstance(answer.said, messages.Following):
                 # If its leader is gone, it will notice soon and look for the next one.
-                _, there = await self._ask_at((answer.said.host, answer.said.port), None)
+                there = await self._ask_at((answer.said.host, answer.said.port), join)
                 return there or answer
             if answer is not None:
                 return answer
@@ -236,7 +262,7 @@ class Peers:
 
     async def _ask_at(
         self, place: Tuple[str, int], join: Optional[History], tried: Optional[List[str]] = None
-    ) -> Tuple[Optional[Found], Optional[Answered]]:
+    ) -> Optional[Answered]:
         """Ask the addresses of this host until one answers.
 
         Addresses in `tried` are skipped, and those that are asked now are added to it. `join` is
@@ -254,20 +280,22 @@ class Peers:
             if channel is None or said is None:
                 continue
             if isinstance(said, messages.Leading) and join is not None:
-                return Found(channel, address, said.who), Answered(said, address)
+                return Answered(said, address, channel)
             channel.close()
             if isinstance(said, (messages.Done, messages.Failed)):
                 self._on_end(said)
-            return None, Answered(said, address)
-        return None, None
+            return Answered(said, address)
+        return None
 
     async def _hello(
         self, address: Tuple[str, int], join: Optional[History]
     ) -> Tuple[Optional[Channel], Optional[Answer]]:
         """Connect and say hello: the open connection and the answer, or None for both."""
         crowd = self._settings.crowd
-        timeout_s = LOST_CONNECT_S if address[0] == self.lost else crowd * CONNECT_S
-        channel = await connect(address, self._key, timeout_s, crowd)
+        if address[0] == self.lost:
+            channel = await connect(address, self._key, LOST_CONNECT_S)
+        else:
+            channel = await connect(address, self._key, crowd * CONNECT_S, crowd)
         if channel is None:
             return None, None
         channel.send(messages.Hello(self._me, join))
@@ -280,6 +308,18 @@ class Peers:
             channel.close()
             return None, None
         return channel, said
+
+
+def _some(places: List[P], first: int = 0) -> List[P]:
+    """All of them, or of many the first ones and others at random, MOST_ASKED.
+
+    A round has more than half of all pods, and each of them names its leader. So if a round runs,
+    every pod of these that answers does so with a chance of more than one half. If none does, this
+    pod may lead: it then gets a round only if more than half of all follow it.
+    """
+    if len(places) <= MOST_ASKED:
+        return places
+    return places[:first] + random.sample(places[first:], MOST_ASKED - first)
 
 
 async def _resolve(host: str, port: int) -> List[str]:

@@ -71,3 +71,14 @@ class Round:
         """Seconds of this round that repeated steps of earlier rounds."""
         self.failure: Optional[Failure] = None
         """Set if ranks failed or hung. None if a pod was lost."""
+
+    def is_done(self) -> bool:
+        """Whether the ranks of all members have ended well, and none because its pod has to end.
+
+        A pod may be lost after that: it has done its part.
+        """
+        return (
+            len(self.ended) == len(self.members)
+            and not any(code for code, _ in self.ended.values())
+            and not any(member.leaving for member in self.members)
+        )
