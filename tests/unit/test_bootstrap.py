@@ -295,6 +295,56 @@ def test_at_the_deadline_it_says_what_was_tried_and_the_likely_cause(
     assert f"tried {address} port" in str(caught.value)
 
 
+POD = "search a.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"
+GIVEN = ("job-0.job", socket.AF_UNSPEC)
+WHOLE = ("job-0.job.a.svc.cluster.local.", socket.AF_INET)
+
+
+@pytest.mark.parametrize(
+    ("resolv_conf", "address", "expected"),
+    [
+        (POD, "job-0.job", [WHOLE, GIVEN, *[WHOLE] * 7, GIVEN]),
+        (
+            POD.replace("10.96.0.10", "fd00::a"),
+            "job-0.job",
+            [(WHOLE[0], socket.AF_INET6), GIVEN, *[(WHOLE[0], socket.AF_INET6)] * 7, GIVEN],
+        ),
+        (POD, "10.0.0.7", [("10.0.0.7", socket.AF_UNSPEC)] * 10),
+        ("nameserver 192.168.0.1\nsearch corp.example\n", "job-0.job", [GIVEN] * 10),
+        ("search\nnameserver\n", "job-0.job", [GIVEN] * 10),
+        (None, "job-0.job", [GIVEN] * 10),
+    ],
+    ids=["a pod", "of IPv6", "an address", "a machine", "an empty file", "no file"],
+)
+def test_one_query_asks_for_rank_0_in_a_pod_and_its_name_as_given_is_tried_too(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    resolv_conf: str | None,
+    address: str,
+    expected: list[tuple[str, int]],
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def getaddrinfo(host: str, _: int, family: int = 0, *more: int, **named: int) -> list[int]:
+        asked.append((host, family))
+        return []
+
+    if resolv_conf is not None:
+        (tmp_path / "resolv.conf").write_text(resolv_conf)
+    monkeypatch.setattr(rank0, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    name = rank0.Name(address)
+    for _ in range(10):
+        name.resolve(29500)
+    assert asked == expected
+
+
+@pytest.mark.parametrize(("nnodes", "seconds"), [(1, 0.1), (50, 0.1), (500, 1), (5000, 10)])
+def test_of_many_nodes_each_asks_less_often(nnodes: int, seconds: float) -> None:
+    assert rank0.longest_pause_s(nnodes, rank0.LOOK_UPS_PER_S) == seconds
+    assert rank0.longest_pause_s(10**6, rank0.LOOK_UPS_PER_S) == rank0.LONGEST_PAUSE_S
+
+
 # --- records --------------------------------------------------------------------------------------
 
 
