@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,7 @@ class Deleting:
 
     def __init__(self, refusal: Exception | None = None) -> None:
         self.deleted: list[tuple[str, str, int]] = []
+        self.machine_answers = True
         self._refusal = refusal
 
     def delete(self, kind: str, name: str, *, uid: str, grace_s: int) -> None:
@@ -33,6 +35,11 @@ class Deleting:
         if self._refusal is not None:
             raise self._refusal
         self.deleted.append((name, uid, grace_s))
+
+    def stream_log(self, pod: str, **query: str) -> io.BytesIO:
+        if not self.machine_answers:
+            raise RefusedError("dial tcp 10.0.0.1:10250: no route to host")
+        return io.BytesIO()
 
 
 def pod(index: int, *, deleted: bool = False) -> dict[str, Any]:
@@ -54,10 +61,12 @@ def seen(*pods: dict[str, Any], **fields: Any) -> Observation:
     return observed
 
 
-def says(index: int, of: int, *, ip: str = "", ago_s: float = 0.0) -> LogLine:
+def says(
+    index: int, of: int, *, ip: str = "", ago_s: float = 0.0, may_train: bool = False
+) -> LogLine:
     """A line in the log of an index, on another one."""
     when = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=ago_s)
-    text = status.PREFIX + status.Unheard(of, ip or f"10.0.0.{of}", "node-2").text()
+    text = status.PREFIX + status.Unheard(of, ip or f"10.0.0.{of}", "node-2", may_train).text()
     return LogLine(index, f"job-{index}-x", f"{when:%Y-%m-%dT%H:%M:%S.%f}000Z", text)
 
 
@@ -108,3 +117,13 @@ def test_without_the_right_to_delete_pods_that_is_said() -> None:
     (note,) = act(Deleting(RefusedError("no right")), says(0, 1), seen())
     assert note.endswith("and it cannot be deleted: no right")
     assert act(Deleting(GoneError("gone")), says(0, 1), seen()) == []
+
+
+@pytest.mark.parametrize("machine_answers", [True, False])
+def test_of_the_larger_side_of_a_cut_network_only_pods_of_dead_machines_are_deleted(
+    machine_answers: bool,
+) -> None:
+    cluster = Deleting()
+    cluster.machine_answers = machine_answers
+    assert bool(act(cluster, says(0, 1, may_train=True), seen())) is not machine_answers
+    assert bool(cluster.deleted) is not machine_answers

@@ -313,7 +313,7 @@ def test_a_leader_that_waits_says_who_fell_silent_unless_its_own_network_is_gone
 
     said = asyncio.run(asyncio.wait_for(whole(), 30))
     unheard = [status.Unheard.read(line) for line in said.splitlines()]
-    expected = [status.Unheard(1, "127.0.0.1", "node-2")] if has_network else []
+    expected = [status.Unheard(1, "127.0.0.1", "node-2", True)] if has_network else []
     assert [each for each in unheard if each is not None] == expected
 
 

@@ -118,6 +118,8 @@ class _Unheard:
     A machine that dies without a word is noticed by Kubernetes after most of a minute; a pod whose
     link is cut, only when it ends itself. The leader says so only while it has a network itself.
     A pod that was deleted so is not listened to: what it says of others comes from the far side.
+    Where a network is cut in two, the smaller side names pods of the side that trains: those are
+    not deleted as long as their machine answers.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -138,6 +140,8 @@ class _Unheard:
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         if pod["metadata"].get("deletionTimestamp") or name in (line.pod, *self._deleted):
             return
+        if said.may_train and self._machine_answers(name):
+            return
         self._deleted.add(name)
         which = f"index {said.index} (pod {name}{f' on {said.machine}' if said.machine else ''})"
         try:
@@ -148,6 +152,14 @@ class _Unheard:
             yield f"nothing is heard of {which}, and it cannot be deleted: {error.message}"
         else:
             yield f"deleted {which}, of which the others hear nothing, for the Job to make another"
+
+    def _machine_answers(self, pod: str) -> bool:
+        """Whether the log of a pod can be read, which takes the kubelet of its machine."""
+        try:
+            self._cluster.stream_log(pod, tailLines="1").close()
+        except KijError:
+            return False
+        return True
 
 
 def _is_of(pod: Mapping[str, Any], said: status.Unheard) -> bool:

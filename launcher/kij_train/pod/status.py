@@ -223,23 +223,31 @@ class Unheard(NamedTuple):
     ip: str
     """Of the pod: an index may have had several."""
     machine: str
+    may_train: bool = False
+    """Whether so many pods are silent that they may train without this side of a cut network."""
 
     def text(self) -> str:
         where = self.ip + (f" on {self.machine}" if self.machine else "")
+        unless = _UNLESS if self.may_train else ""
         return (
-            f"nothing is heard of index {self.index} ({where}), and training waits for another pod"
+            f"nothing is heard of index {self.index} ({where}), and training waits for another "
+            f"pod{unless}"
         )
 
     @staticmethod
     def read(line: str) -> "Optional[Unheard]":
         """From a line of a log; None for another one."""
         found = re.match(_UNHEARD, line)
-        return None if found is None else Unheard(int(found[1]), found[2], found[3] or "")
+        if found is None:
+            return None
+        return Unheard(int(found[1]), found[2], found[3] or "", bool(found[4]))
 
 
+_UNLESS = ", unless it goes on there"
 _UNHEARD = (
     re.escape(PREFIX)
-    + r"nothing is heard of index (\d+) \((\S+)(?: on (\S+))?\), and training waits"
+    + r"nothing is heard of index (\d+) \((\S+)(?: on (\S+))?\), and training waits for another pod"
+    + f"({_UNLESS})?"
 )
 
 

@@ -133,6 +133,10 @@ class Leader:
         there = {m.who.node for m in self.members.values() if not m.leaving}
         return self.round is None and self.history.rounds > 0 and len(there) < self.settings.low
 
+    def others_may_train(self) -> bool:
+        """Whether so many pods are missing that they can have a round themselves."""
+        return self.settings.pods - len(self.members) >= self.settings.low
+
     def decide(self) -> None:
         """Judge the round, or start one. Call this after every event, and regularly."""
         if self.verdict is not None:
@@ -311,8 +315,7 @@ class Leader:
 
         This side of the network may then be the one that is cut off.
         """
-        missing = self.settings.pods - len(self.members)
-        if missing >= self.settings.low and not current.hastened:
+        if self.others_may_train() and not current.hastened:
             current.hastened = True
             current.stop_by = min(current.stop_by, self._clock() + STOP_S)
             self._stop(running, 0.0)

@@ -39,16 +39,19 @@ class Unheard:
         """Forget all: other pods train instead of them."""
         self._pods.clear()
 
-    def tell(self) -> None:
-        """Name them in the log. This happens in the background."""
-        if self._pods and (self._telling is None or self._telling.done()):
-            self._telling = asyncio.ensure_future(self._tell_where_connected())
+    def tell(self, may_train: bool) -> None:
+        """Name them in the log. This happens in the background.
 
-    async def _tell_where_connected(self) -> None:
+        `may_train`: whether they are so many that they may train by themselves.
+        """
+        if self._pods and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.ensure_future(self._tell_where_connected(may_train))
+
+    async def _tell_where_connected(self, may_train: bool) -> None:
         """Name them, unless this pod itself is cut off: then the silent pods may be well."""
         if await network.has_network(self._peer):
             for who in self._pods.values():
-                status.say(status.Unheard(who.node, who.ip, who.machine).text())
+                status.say(status.Unheard(who.node, who.ip, who.machine, may_train).text())
             self._pods.clear()
         else:
             await asyncio.sleep(network.LOOK_S)

@@ -38,18 +38,20 @@ _looked_up: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future
 longer than a probe if DNS is silent."""
 
 
-async def await_cut_off(is_connected: Callable[[], bool], peer: str) -> float:
+async def await_cut_off(is_connected: Callable[[], bool], peer: str, crowd: float = 1.0) -> float:
     """Return when this pod is cut off. Gives the seconds since it last had a network.
 
     `is_connected` says whether this pod now has its connections to other pods. `peer` is the name
-    of another pod.
+    of another pod. All pods of a job may look at the same time: each does so `crowd` times less
+    often, for DNS and the API server to carry it.
     """
-    reached = time.monotonic()
+    reached, look_s = time.monotonic(), LOOK_S * crowd
+    alone_s = ALONE_S + 2 * (look_s - LOOK_S)
     while True:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(look_s)
         if is_connected() or await has_network(peer) or is_connected():
             reached = time.monotonic()
-        elif time.monotonic() - reached >= ALONE_S:
+        elif time.monotonic() - reached >= alone_s:
             return time.monotonic() - reached
 
 

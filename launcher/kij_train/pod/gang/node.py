@@ -127,7 +127,9 @@ class Supervisor:
         """End this pod when its network is gone, so that the Job creates another pod instead."""
         if self.settings.pods == 1:
             return
-        seconds = await network.await_cut_off(self._is_connected, self._a_peer())
+        seconds = await network.await_cut_off(
+            self._is_connected, self._a_peer(), self.settings.crowd
+        )
         if self.leader is not None:
             for member in self.leader.members.values():
                 if member.who.uid != self.me.uid:
@@ -225,7 +227,7 @@ class Supervisor:
                     look = asyncio.ensure_future(self.peers.has_better_leader())
                     look.add_done_callback(lambda _: self._changed.set())
                 if leader.lacks_nodes() and self.settings.shared is not None:
-                    self._unheard.tell()
+                    self._unheard.tell(leader.others_may_train())
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), DECIDE_S)
                 await asyncio.sleep(rest_s)
