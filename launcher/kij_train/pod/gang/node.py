@@ -26,6 +26,7 @@ from kij_train.pod.gang.missed import Unheard, end_cut_off
 from kij_train.pod.gang.part import Part, keep_accounts
 from kij_train.pod.gang.rounds import Member
 from kij_train.pod.gang.settings import ENV_GANG_ID, ENV_POD_IP, Settings
+from kij_train.pod.peering import within
 
 Json = Dict[str, Any]
 DECIDE_S = 0.5
@@ -39,6 +40,8 @@ FAREWELL_S = 5.0
 """How long the leader of a failed job waits until all members have confirmed the verdict."""
 LINGER_S = 60.0
 """The same after success. It is longer, because every member has to end with exit code 0."""
+PATIENCE_S = 4.0
+"""How long the answer to a pod that wants to join may wait until this one knows who leads."""
 ENDING_S = 3.0
 """How long others wait for a lower index that still ends its ranks, so that it can lead."""
 
@@ -82,6 +85,8 @@ class Supervisor:
         self._alone_since = 0.0
         """When this pod last lost its leader (time.monotonic)."""
         self._changed = asyncio.Event()
+        self._settled = asyncio.Event()
+        """Whether this pod leads, or has a leader, or has the verdict."""
         self._failed: Json = {}
         """The record of this pod's ranks, where they failed in the last round."""
         self._unheard = Unheard(self._a_peer())
@@ -102,6 +107,7 @@ class Supervisor:
                 self._changed.clear()
                 if self.zygote.broken:
                     raise contract.Failure(contract.EXIT_CONTRACT, self.zygote.broken)
+                self._settled.clear()
                 found = await self.peers.look(self.history, self._is_over)
                 if self._is_over():
                     break
@@ -157,8 +163,12 @@ class Supervisor:
         if hello is None:
             channel.close()
             return
+        role = self._role()
+        channel.send(role)
+        if isinstance(role, messages.Looking) and hello.history and hello.who.node > role.node:
+            await self._until_settled(channel)
+            channel.send(self._role())
         leader = self.leader
-        channel.send(self._role())
         if leader is None or self.verdict is not None or hello.history is None:
             await channel.flush()
             channel.close()
@@ -170,6 +180,17 @@ class Supervisor:
         await self._members.serve(
             channel, leader, hello.who, hello.history, lambda: self.leader is leader
         )
+
+    async def _until_settled(self, channel: Channel) -> None:
+        """Until this pod leads or has found the leader, but not for long: it may be lost, too."""
+        self.peers.waits(1)
+        ping = asyncio.ensure_future(channel.ping())
+        try:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await within(self._settled.wait(), PATIENCE_S)
+        finally:
+            ping.cancel()
+            self.peers.waits(-1)
 
     def _role(self) -> messages.Answer:
         """The answer to another supervisor."""
@@ -193,6 +214,7 @@ class Supervisor:
             lost=self._lost,
         )
         self.leader = leader
+        self._settled.set()
         me = Member(self.me, self._obey, time.monotonic(), lambda: None)
         next_look = time.monotonic() + OTHER_LEADERS_S
         look: Optional[asyncio.Future[bool]] = None
@@ -252,6 +274,7 @@ class Supervisor:
     async def _follow(self, found: peers.Found) -> None:
         """Be a member of this leader until there is a verdict or the connection is lost."""
         self.up, channel = found, found.channel
+        self._settled.set()
         ping = asyncio.ensure_future(channel.ping())
         said_ready = said_leaving = False
         try:
@@ -411,6 +434,7 @@ class Supervisor:
     def _end(self, verdict: messages.Verdict) -> None:
         self.verdict = verdict
         self._changed.set()
+        self._settled.set()
 
     async def _farewell(self) -> int:
         verdict = self.verdict

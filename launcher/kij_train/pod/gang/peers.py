@@ -90,6 +90,9 @@ class Peers:
         """The IP address of the leader that was lost last."""
         self._settings, self._me, self._key, self._on_end = settings, me, key, on_end
         self._began = time.monotonic()
+        self._waiting = 0
+        self._enough = asyncio.Event()
+        """Whether the pods that do not wait for this one are too few for a round."""
 
     async def look(self, history: History, is_over: Callable[[], bool]) -> Optional[Found]:
         """Look for the leader and join it. None: this pod has to lead, or `is_over()` is true.
@@ -124,18 +127,49 @@ class Peers:
                 if waits or is_over():
                     break
             if not waits and not is_over():
-                above = _some([at for at in known if at > mine])
-                async for said in self._answers_of_all(above, asked):
-                    found = await self._join(said, history)
-                    if found is not None:
-                        return found
-                    waits = waits or self._is_awaited(said.said)
+                found, waits = await self._look_above(asked, history)
+                if found is not None:
+                    return found
             if not waits and not is_over():
                 early = time.monotonic() - self._began < FIRST_LOOK_S
                 if mine == 0 or not early or history.rounds:
                     return None
             await asyncio.sleep(self._pause_s())
         return None
+
+    async def _look_above(self, asked: Set[str], history: History) -> Tuple[Optional[Found], bool]:
+        """Look for a leader among the higher indexes; also whether to wait for a lower one.
+
+        Many of them may ask this pod at the same time, and wait for it. Once the others are too few
+        for a round, there is no leader to be found.
+        """
+        asking = asyncio.ensure_future(self._ask_above(asked, history))
+        enough = asyncio.ensure_future(self._enough.wait())
+        try:
+            await asyncio.wait({asking, enough}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            enough.cancel()
+            if not asking.done():
+                asking.cancel()
+        return (None, False) if asking.cancelled() or not asking.done() else asking.result()
+
+    async def _ask_above(self, asked: Set[str], history: History) -> Tuple[Optional[Found], bool]:
+        waits = False
+        above = _some([at for at in self._known() if at > self._me.node])
+        async for said in self._answers_of_all(above, asked):
+            found = await self._join(said, history)
+            if found is not None:
+                return found, False
+            waits = waits or self._is_awaited(said.said)
+        return None, waits
+
+    def waits(self, more: int) -> None:
+        """So many more pods wait for this one to lead, or to find the leader."""
+        self._waiting += more
+        if self._settings.pods - 1 - self._waiting < self._settings.low:
+            self._enough.set()
+        else:
+            self._enough.clear()
 
     def _pause_s(self) -> float:
         """Until it looks again. Hundreds of pods would keep the next leader from leading."""
@@ -203,8 +237,8 @@ class Peers:
     ) -> AsyncIterator[Answered]:
         """Ask these places, and yield the answers as they come.
 
-        The first `at_once` places are asked at the same time, then twice as many, and so on up to
-        MOST_AT_ONCE. The addresses that were tried are added to `asked`. A place that timed out is
+        The first `at_once` places are asked at the same time, then as many, then twice as many, and
+        so on up to MOST_AT_ONCE. The addresses that were tried are added to `asked`. A place that timed out is
         added to `silent`, with the time until which it is not to be asked again.
 
         A leader that is asked alone is joined with the history `join`: of several that are asked at
@@ -225,7 +259,7 @@ class Peers:
             finally:
                 for task in asking:
                     task.cancel()
-            start, at_once = start + at_once, min(2 * at_once, MOST_AT_ONCE)
+            start, at_once = start + at_once, min(max(at_once, start + at_once), MOST_AT_ONCE)
 
     async def _ask_patiently(
         self,
@@ -281,11 +315,25 @@ class Peers:
                 continue
             if isinstance(said, messages.Leading) and join is not None:
                 return Answered(said, address, channel)
+            if isinstance(said, messages.Looking) and join is not None:
+                said = await self._when_it_knows(channel, said)
+                if isinstance(said, messages.Leading):
+                    return Answered(said, address, channel)
             channel.close()
             if isinstance(said, (messages.Done, messages.Failed)):
                 self._on_end(said)
             return Answered(said, address)
         return None
+
+    async def _when_it_knows(self, channel: Channel, looking: messages.Looking) -> Answer:
+        """What a lower index that looks for the leader answers next, as soon as it knows more."""
+        if looking.node > self._me.node:
+            return looking
+        try:
+            return await channel.receive(messages.ANSWERS) or looking
+        except asyncio.CancelledError:
+            channel.close()
+            raise
 
     async def _hello(
         self, address: Tuple[str, int], join: Optional[History]
