@@ -238,8 +238,8 @@ class Peers:
         """Ask these places, and yield the answers as they come.
 
         The first `at_once` places are asked at the same time, then as many, then twice as many, and
-        so on up to MOST_AT_ONCE. The addresses that were tried are added to `asked`. A place that timed out is
-        added to `silent`, with the time until which it is not to be asked again.
+        so on up to MOST_AT_ONCE. The addresses that were tried are added to `asked`. A place that
+        timed out is added to `silent`, with the time until which it is not to be asked again.
 
         A leader that is asked alone is joined with the history `join`: of several that are asked at
         the same time, more than one may lead.
