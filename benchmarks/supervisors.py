@@ -300,9 +300,12 @@ class Nodes:
         leader = int(led["node"])
         after = self.cpu_s()
         others = sum(after[index] - before[index] for index in after if index != leader)
+        found = {}
+        if not what.startswith("member"):  # all others were there all the time
+            since = max(self.told[max(self.told)].values()) - led["all_since"]
+            found[f"{what}, s since all were there"] = since
         return {
-            f"{what}, s since all were there": max(self.told[max(self.told)].values())
-            - led["all_since"],
+            **found,
             f"{what}, CPU s of the leader": led["cpu_s"] - before[leader],
             f"{what}, CPU s of all others": others,
             f"{what}, MiB sent by the leader": led["sent_mib"],
