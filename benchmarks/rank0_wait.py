@@ -16,6 +16,7 @@ them are queries. What the cluster itself sends is counted before, and taken off
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -98,13 +99,14 @@ def per_second(seconds: float, idle: dict[str, float] | None = None) -> dict[str
 
 
 def dns_cpu_s() -> float:
-    """CPU seconds of the cluster's CoreDNS."""
-    return sum(
-        sum(process.cpu_times()[:2])
-        for process in psutil.process_iter()
-        if "Corefile" in " ".join(process.cmdline())
-        and Path(f"/proc/{process.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
-    )
+    """CPU seconds of the CoreDNS in this namespace of network."""
+    here, seconds = Path("/proc/self/ns/net").readlink(), 0.0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            is_dns = "Corefile" in " ".join(process.cmdline())
+            if is_dns and Path(f"/proc/{process.pid}/ns/net").readlink() == here:
+                seconds += sum(process.cpu_times()[:2])
+    return seconds
 
 
 def objects(ns: str) -> tuple[dict[str, Any], dict[str, Any]]:
