@@ -136,9 +136,9 @@ def create(made: dict[str, Any]) -> None:
     subprocess.run(done, input=json.dumps(made), text=True, check=True, stdout=subprocess.DEVNULL)
 
 
-def one(launcher: Path, pods: int, seconds: float) -> dict[str, Any]:
+def one(which: str, launcher: Path, pods: int, seconds: float) -> dict[str, Any]:
     """All of it, with the code of one checkout."""
-    ns = f"rank0-{os.getpid()}"
+    ns = f"rank0-{which}-{os.getpid()}"
     output_of(["kubectl", "create", "namespace", ns], ROOT)
     service, piece = objects(ns)
     create(service)
@@ -149,7 +149,7 @@ def one(launcher: Path, pods: int, seconds: float) -> dict[str, Any]:
         script = f'mount --bind {conf} "$(readlink -f /etc/resolv.conf)" && exec "$@"'
         argv = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, str(Path(__file__))]
         argv += ["--as-pods", str(pods // PROCESSES), "--pods", str(pods)]
-        found: dict[str, Any] = {"code": str(launcher)}
+        found: dict[str, Any] = {}
         idle = per_second(5)
         read, write = os.pipe()
         waiting = [
@@ -228,12 +228,10 @@ def main() -> int:
     assert shutil.which("unshare"), "it takes unshare, of util-linux"
     on_the_cluster()
     report: dict[str, Any] = {**kept.circumstances(), "pods": arguments.pods, "runs": {}}
-    if arguments.beside:
-        before = one(arguments.beside / "launcher", arguments.pods, arguments.seconds)
-        report["runs"]["before"] = before
-    report["runs"]["now"] = one(ROOT / "launcher", arguments.pods, arguments.seconds)
-    for run in report["runs"].values():
-        del run["code"]
+    codes = {"before": arguments.beside, "now": ROOT} if arguments.beside else {"now": ROOT}
+    for which, code in codes.items():
+        launcher = code / "launcher"
+        report["runs"][which] = one(which, launcher, arguments.pods, arguments.seconds)
     kept.keep(report, table(report), arguments.out, "rank0_wait")
     return 0
 
