@@ -75,7 +75,7 @@ def kubectl(*argv: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def big_job(nodes: int) -> Iterator[tuple[str, Path]]:
     """A namespace and a folder for a job whose pods run, without a process, until they are told."""
-    ns = f"scale-{os.getpid()}"
+    ns = f"scale-{nodes}-{os.getpid()}"
     simulate = [sys.executable, "-m", "tests.cluster", "simulate", str(-(-nodes // PODS_A_NODE))]
     output_of(simulate, ROOT)
     output_of(["kubectl", "create", "namespace", ns], ROOT)
