@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,11 @@ def main() -> int:
     arguments = parser.parse_args()
     on_the_cluster()
     report: Row = {**kept.circumstances(), "rows": []}
-    for pods in map(int, filter(None, arguments.pods.split(","))):
-        report["rows"] += one_job(pods)
-    if arguments.jobs:
-        report["rows"] += many_jobs(arguments.jobs)
-    kept.keep(report, table(report), arguments.out, "ask_scale")
+    sizes = list(map(int, filter(None, arguments.pods.split(","))))
+    steps = [partial(many_jobs, arguments.jobs)] if arguments.jobs else []
+    for step in (*steps, *(partial(one_job, pods) for pods in sizes)):
+        report["rows"] += step()
+        kept.keep(report, table(report), arguments.out, "ask_scale")
     return 0
 
 

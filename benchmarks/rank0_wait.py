@@ -209,11 +209,13 @@ def table(report: dict[str, Any]) -> str:
             ("connections", "connections a second"),
         ):
             numbers = [run[phase][name] for run in runs]
-            cells = [f"{n:.2f}" if name == "dns_cpu" else f"{n:,.0f}" for n in numbers]
+            cells = [f"{n:.2f}" if name == "dns_cpu" else f"{max(n, 0):,.0f}" for n in numbers]
             lines.append(f"| {phase}: {what} | " + " | ".join(cells) + " |")
     for name, what in (("median_s", "half of them"), ("last_s", "all")):
         cells = [f"{run['connected'][name]:.1f}" for run in runs]
-        lines.append(f"| it listens: seconds until {what} have reached it | " + " | ".join(cells))
+        lines.append(
+            f"| it listens: seconds until {what} have reached it | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
