@@ -94,7 +94,9 @@ def many_jobs(jobs: int) -> list[Row]:
         text = output_of(render, folder)
         more = [text.replace("one-0", f"one-{number}") for number in range(jobs)]
         (folder / "jobs.yaml").write_text("\n---\n".join(more))
-        output_of(["kubectl", "create", "-f", str(folder / "jobs.yaml")], ROOT)
+        output_of(
+            ["kubectl", "apply", "--server-side", "-f", str(folder / "jobs.yaml")], ROOT
+        )  # they have the same code
         wait_for(ns, "one-0", NODES_OF_OTHERS)
         wait_for(ns, f"one-{jobs - 1}", NODES_OF_OTHERS)
         listed = watch_scale.kubectl("get", "jobs", "-A", "-o", "json")
