@@ -45,7 +45,7 @@ from kij_train.cli.app import run
 def report():
     # The maximum that getrusage knows is also that of the process which has started this one.
     with open("/proc/self/status") as file:
-        peak_kib = int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1])
+        peak_kib = int(re.search(r"VmHWM:\\s+(\\d+) kB", file.read())[1])
     with open(sys.argv[1], "w") as file:
         json.dump({"seconds": time.perf_counter() - started,
                    "peak_mib": peak_kib / 1024,
