@@ -133,14 +133,16 @@ def test_those_in_trouble_are_shown_as_they_are(
 ) -> None:
     server.add(range(1), "Failed", code=contract.EXIT_PREPARE, message="no room")
     server.add(range(1), "Running")
-    server.add(range(1, 700), "Failed", message="out of luck")
+    server.add(range(1, 30), "Failed", message="out of luck")
     waits = {"reason": "Unschedulable", "type": "PodScheduled", "status": "False"}
     server.add(range(700, 703), "Pending", status={"conditions": [waits]})
+    server.add(range(30, 700), "Pending")
     said = shown(capsys, "status", "arr")
     # Index 0 has another pod, which counts.
-    assert "running 1  failed 699" in said
+    assert "running 1  failed 29" in said
     assert "Unschedulable" in said and "out of luck" in said
     assert server.pages["Failed whole"] == server.pages["Pending whole"] == 1
+    assert "no room" not in said and "without a word" not in said
 
 
 def test_as_json_every_pod_is_whole(server: Large, capsys: pytest.CaptureFixture[str]) -> None:

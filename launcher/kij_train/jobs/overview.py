@@ -2,7 +2,7 @@
 
 A pod is some 8 KiB of JSON. The API server also gives a table, the one that kubectl prints, with
 150 bytes a pod: its name, which has the index, its state and its machine. One table for each phase
-tells the phase; whole are only pods that are in trouble, up to a page of each kind.
+tells the phase; whole are only pods that are in trouble, or have records that are wanted.
 """
 
 from __future__ import annotations
@@ -72,20 +72,28 @@ def rows_of(cluster: Cluster, name: str, phase: str) -> Iterator[Row]:
 def glance(cluster: Cluster, name: str) -> list[dict[str, Any]]:
     """All pods of a job, those of an index in the order in which they came.
 
-    Of pods that wait or have failed the first 500 are cut as `pods_of` has them; of all others
+    Pods that have failed, and the first 500 that wait, are cut as `pods_of` has them; of all others
     there is only what a table has.
     """
     found: dict[str, dict[str, Any]] = {}
-    # In the order of a pod's life: one that goes on meanwhile is in two tables, and not in none.
-    for phase in (PENDING, RUNNING, SUCCEEDED, FAILED):
-        for row in rows_of(cluster, name, phase):
-            found[row.pod] = row.as_pod()
-        if phase in (PENDING, FAILED) and any(_phase(pod) == phase for pod in found.values()):
-            whole = pods_of(cluster, name, fields=f"status.phase={phase}", most_pages=1)
-            found.update({str(pod["metadata"]["name"]): pod for pod in whole})
+    # In the order of a pod's life: one that goes on meanwhile is in two answers, and not in none.
+    for phase in (PENDING, RUNNING, SUCCEEDED):
+        rows = list(rows_of(cluster, name, phase))
+        found.update((row.pod, row.as_pod()) for row in rows)
+        if rows and phase == PENDING:
+            found.update(_cut(cluster, name, PENDING, most_pages=1))
+    found.update(_cut(cluster, name, FAILED))
     # An index has another pod once the one before has failed, and none once one has succeeded.
     order = (FAILED, PENDING, RUNNING, SUCCEEDED)
     return sorted(found.values(), key=lambda pod: (order.index(_phase(pod)), _created(pod)))
+
+
+def _cut(
+    cluster: Cluster, name: str, phase: str, most_pages: int | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and pods."""
+    for pod in pods_of(cluster, name, fields=f"status.phase={phase}", most_pages=most_pages):
+        yield str(pod["metadata"]["name"]), pod
 
 
 def news(cluster: Cluster, name: str, is_needed: Callable[[int], bool]) -> Iterator[dict[str, Any]]:
