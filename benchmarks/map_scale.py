@@ -164,19 +164,25 @@ def measure(ns: Namespace, indexes: int, tell: Callable[[Row], None]) -> None:
         argv = [*words(ns.name, items, "many"), "work.py", "{item}"]
         report = folder / "attached.json"
         line = [sys.executable, "-c", MEASURE, str(report), *argv]
-        with (folder / "attached.log").open("w") as log:
+        log_at = folder / "attached.log"
+        with log_at.open("w") as log:
             follows = subprocess.Popen(line, cwd=folder, stdout=log, stderr=log)
+
+        def run(count: int) -> bool:
+            assert follows.poll() is None, log_at.read_text()[-4000:]
+            return pods.running() == count
+
         try:
-            assert eventually(lambda: pods.running() == indexes, WITHIN_S), pods.running()
+            assert eventually(lambda: run(indexes), WITHIN_S), pods.running()
             for row in asked("all run", ns.name, folder, exits=1):
                 tell(row)
             pods.end(range(0, indexes, 2))
-            assert eventually(lambda: pods.running() == indexes // 2, WITHIN_S), pods.running()
+            assert eventually(lambda: run(indexes // 2), WITHIN_S), pods.running()
             for row in asked("half have ended", ns.name, folder, exits=1):
                 tell(row)
             pods.end(range(1, indexes, 2))
             code = follows.wait(WITHIN_S)
-            assert code == 0, (folder / "attached.log").read_text()[-4000:]
+            assert code == 0, log_at.read_text()[-4000:]
         finally:
             follows.kill()
         tell(Row("map, attached, to the end", **json.loads(report.read_text())))
