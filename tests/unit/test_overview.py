@@ -14,7 +14,7 @@ import pytest
 from kij_train import names
 from kij_train.cli import main
 from kij_train.jobs import overview
-from kij_train.pod import contract, itemplan, itemrecords, results
+from kij_train.pod import itemplan, itemrecords, results
 
 from tests.unit.test_array_collect import STARTED, OneArray, job
 from tests.unit.test_client import Answer
@@ -37,11 +37,11 @@ class Large(OneArray):
     def add(self, indexes: range, phase: str, **more: Any) -> None:
         """Pods of these indexes."""
         for index in indexes:
-            code = {"Succeeded": 0, "Failed": more.get("code", 1)}.get(phase)
+            code = {"Succeeded": 0, "Failed": 1}.get(phase)
             lines = [record(index)] if code == 0 else []
             account = results.account_of(index, 0, {str(index): 0}, lines)
             message = results.encode_account(account).decode() if code == 0 else ""
-            self.pod(index, code=code, message=more.get("message", message), log=[])
+            self.pod(index, code=code, message=message, log=[])
             pod = self.pods[-1]
             pod["status"]["phase"] = phase
             pod["metadata"]["name"] = f"arr-{index}-x{len(self.pods)}y"
@@ -131,18 +131,19 @@ def test_the_state_of_thousands_is_told_by_tables(
 def test_those_in_trouble_are_shown_as_they_are(
     server: Large, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.add(range(1), "Failed", code=contract.EXIT_PREPARE, message="no room")
+    server.add(range(1), "Failed")
     server.add(range(1), "Running")
-    server.add(range(1, 30), "Failed", message="out of luck")
+    server.add(range(1, 30), "Failed")
     waits = {"reason": "Unschedulable", "type": "PodScheduled", "status": "False"}
     server.add(range(700, 703), "Pending", status={"conditions": [waits]})
     server.add(range(30, 700), "Pending")
     said = shown(capsys, "status", "arr")
     # Index 0 has another pod, which counts.
     assert "running 1  failed 29" in said
-    assert "Unschedulable" in said and "out of luck" in said
+    assert "Unschedulable" in said and "index 0-29: Error, exit code" in said
+    assert "hold what they have" not in said  # no index waits for another
     assert server.pages["Failed whole"] == server.pages["Pending whole"] == 1
-    assert "no room" not in said and "without a word" not in said
+    assert "without a word" not in said
 
 
 def test_as_json_every_pod_is_whole(server: Large, capsys: pytest.CaptureFixture[str]) -> None:
