@@ -20,11 +20,6 @@ pytestmark = [pytest.mark.controllers, pytest.mark.own_cluster, pytest.mark.alon
 
 MOST_STATUS_BYTES = 20 * 1024
 SLEEPS = "import sys, time\nprint('began', flush=True)\ntime.sleep(int(sys.argv[1]))\n"
-TRIAL = """
-import json, os, sys
-with open(os.environ["KIJ_RESULT_FILE"], "a") as file:
-    print(json.dumps({"loss": float(sys.argv[sys.argv.index("--x") + 1])}), file=file)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -127,34 +122,6 @@ def test_a_stopped_workflow_cancels_its_job(argo: Argo, folder: Path, small_imag
     assert body.spec.suspend is True
     assert body.metadata.annotations["kij-train/cancelled"] == "true"
     assert eventually(lambda: pods() == 0)
-
-
-def test_a_sweep_and_evaluations_are_steps_whose_verdicts_are_outputs(
-    argo: Argo, folder: Path, small_image: str
-) -> None:
-    for name in ("sums.jsonl", "score_sums.py"):
-        shutil.copy(ROOT / "train_examples" / "evaluation" / name, folder)
-    (folder / "trial.py").write_text(TRIAL)
-    judged = "eval --data sums.jsonl --shards 2 --gate 'accuracy >= {}' score_sums.py"
-    steps = (
-        "steps:\n"
-        "  search: {run: 'sweep -p x=1,2,3 --min loss trial.py'}\n"
-        f'  judge: {{needs: search, run: "{judged.format(0.83)}"}}\n'
-        f'  strict: {{needs: search, run: "{judged.format(0.83)}"}}\n'
-    )
-    argo.apply(flow(folder, argo, small_image, "kinds", steps))
-    workflow = argo.ended(argo.submit("kinds"))
-    nodes = nodes_of(workflow)
-    found = {name: outputs_of(nodes[name]) for name in ("search", "judge", "strict")}
-    verdicts = {name: left["verdict"] for name, left in found.items()}
-    assert verdicts == {"search": "passed", "judge": "passed", "strict": "undecided"}, argo.said(
-        workflow["metadata"]["name"]
-    )
-    assert (phase_of(workflow), found["strict"]["failed-indexes"]) == ("Failed", "")
-    pods = argo.ns.core.list_namespaced_pod(
-        argo.ns.name, label_selector=f"batch.kubernetes.io/job-name={found['search']['job']}"
-    ).items
-    assert len(pods) == 3
 
 
 @pytest.mark.parametrize("form", ["container", "resource"])
