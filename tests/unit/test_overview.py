@@ -159,3 +159,14 @@ def test_a_pod_of_another_name_is_none_of_its_indexes(name: str, server: Large) 
     (row,) = overview.rows_of(cluster, "arr", overview.RUNNING)
     assert (row.index, row.machine) == (1, "machine-1")
     assert row.as_pod()["metadata"]["labels"] == {names.COMPLETION_INDEX: "1"}
+
+
+def test_a_server_that_knows_no_tables_is_said(
+    server: Large, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lists_alone(method: str, path: str, body: dict[str, Any]) -> Answer:
+        return server._answer_of_many(method, path.replace("includeObject", "other"), body)
+
+    server.answer = lists_alone
+    said = shown(capsys, "status", "arr")
+    assert "does not answer like a Kubernetes API server" in said

@@ -197,10 +197,13 @@ class Cluster:
         """A collection as kubectl prints it, a row an object, by the names of the columns.
 
         It is one request, and a small part of the bytes: the objects themselves are left out.
+        Raises UnreachableError where something answers that knows no tables.
         """
         action = Action("list", PATHS[kind][2], "", self.address)
         query = {**query, "includeObject": "None"}
         found = self._json("GET", self._path(kind), action, query=query, accept=TABLE)
+        if found.get("kind") != "Table":
+            raise unlike_kubernetes(self.host, json.dumps(found).encode(), self.address)
         columns = [str(one["name"]) for one in found["columnDefinitions"]]
         rows = (row["cells"] for row in found.get("rows") or [])
         return [dict(zip(columns, map(str, cells), strict=False)) for cells in rows]

@@ -101,10 +101,10 @@ def news(cluster: Cluster, name: str, is_needed: Callable[[int], bool]) -> Itera
 
     Whole are those that have ended; of the others there is only what a table has.
     """
-    for phase in (PENDING, RUNNING):
-        yield from (row.as_pod() for row in rows_of(cluster, name, phase))
     from kij_train.cluster.apierrors import GoneError
 
+    for phase in (PENDING, RUNNING):
+        yield from (row.as_pod() for row in rows_of(cluster, name, phase))
     needed = [row for row in rows_of(cluster, name, SUCCEEDED) if is_needed(row.index)]
     if len(needed) > MOST_GOT:
         yield from _whole(cluster, name, SUCCEEDED)
