@@ -6,8 +6,9 @@
 A kind is a place and a fault. Places are the flags and operands of all commands, the keys of spec
 and project files, variables, the fields of a kubeconfig, and files of data. Faults are values of
 the wrong kind, size, form or encoding. Nothing may raise, or give
-an exit code that README.md does not name. What is refused with exit code 2 may write no file and
-create nothing in the cluster, which is a small server here. `tests/unit/test_fuzz.py` runs it.
+an exit code that docs/settings.md does not name. What is refused with exit code 2 may write no
+file and create nothing in the cluster, which is a small server here. `tests/unit/test_fuzz.py` runs
+it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from kij_train.spec.settings import settings_of
 from tests.unit.test_client import Answer, ApiServer, Handler
 
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 6, 126, 127, 130, 141, 143}
-"""README.md, "Exit codes"."""
+"""docs/settings.md, "Exit codes"."""
 LONGEST = 4000
 """Characters that an error may have, however long what it is about."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
