@@ -34,7 +34,7 @@ from unittest import mock
 import yaml
 from kij_train.cli import main
 
-from tests.badinput import Kind, kinds, kubeconfig
+from tests.badinput import TEXTS, Kind, kinds, kubeconfig
 from tests.unit.test_client import Answer, ApiServer, Handler
 
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 6, 126, 127, 130, 141, 143}
@@ -239,18 +239,36 @@ def mixed(pool: list[Kind], choice: random.Random) -> Kind:
     )
 
 
+_GIVEN = sorted(
+    {shown for text in TEXTS.values() for shown in (text, repr(text), repr(text)[1:-1])} - {""},
+    key=len,
+    reverse=True,
+)
+
+
+def form_of(message: str) -> str:
+    """What is the same in messages about the same fault."""
+    for text in _GIVEN:
+        message = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "…", message)
+    message = re.sub(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*|x{20,}…*", "…", message)
+    message = re.sub(r"(--|KIJ_)[\w-]+", "…", message)
+    message = re.sub(r"(?<=\.(?:yaml|toml):…: )[\w.]+", "…", message)
+    message = re.sub(r"[. ]Did you mean.*", "", message)
+    return re.sub(r"(?:… ?)+", "…", message)
+
+
 def table(found: list[tuple[Kind, Outcome]]) -> str:
     """Markdown: each error that is said, where it was met first, and of how many kinds it is said.
 
-    Messages are the same if they differ in quoted values, numbers and the names of flags and keys.
+    Messages are the same if they differ in what was given, quoted words, numbers, and the names of
+    flags and keys.
     """
     first: dict[str, tuple[Kind, Outcome]] = {}
     times: Counter[str] = Counter()
     for kind, outcome in found:
         if outcome.code == 0 or not outcome.message:
             continue
-        form = re.sub(r"'[^']*'|\"[^\"]*\"|\d+|x{20,}", "…", outcome.message)
-        form = re.sub(r"(?:--|KIJ_)[\w-]+|(?<=:…: )\w+", "…", form)
+        form = form_of(outcome.message)
         first.setdefault(form, (kind, outcome))
         times[form] += 1
     rows = []

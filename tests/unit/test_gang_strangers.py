@@ -5,6 +5,7 @@ Real connections to the port of a leader whose ranks are no processes.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import json
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from kij_train import pod
 from kij_train.pod import contract, gang
 from kij_train.pod.gang import channel, messages
 from kij_train.pod.gang import node as gang_node
@@ -221,3 +223,26 @@ def test_a_server_that_is_none_of_this_job_is_not_spoken_to(tmp_path: Path) -> N
             ours.close()
 
     asyncio.run(whole())
+
+
+DANGEROUS_MODULES = {"pickle", "marshal", "shelve", "multiprocessing", "xmlrpc", "code", "codeop"}
+DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__"}
+RUNS_THE_SCRIPT = {"mainprogram.py"}
+"""Whose work it is to execute code: the user's, from a file."""
+
+
+def test_nothing_that_runs_in_pods_unpickles_or_evaluates() -> None:
+    root = Path(pod.__file__).parent
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name.partition(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [str(node.module).partition(".")[0]]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                names = [node.func.id] if path.name not in RUNS_THE_SCRIPT else []
+            dangerous = DANGEROUS_CALLS if isinstance(node, ast.Call) else DANGEROUS_MODULES
+            found += [f"{path.name}: {name}" for name in names if name in dangerous]
+    assert found == []
