@@ -275,7 +275,7 @@ def _of_the_environment() -> Iterator[Kind]:
     """Variables that are not ours, which a launch or its libraries read."""
     for name in SYSTEM:
         for fault, text in TEXTS.items():
-            for line in (("doctor",), ("launch", *SUBMITS["launch"], "train.py")):
+            for line in (("list",), ("launch", *SUBMITS["launch"], "train.py")):
                 yield Kind(f"{line[0]}, ${name}", fault, line, env={name: text})
 
 

@@ -6,7 +6,7 @@
 The kinds are those of tests/badinput.py. Nothing may raise, take more than a minute, or give
 an exit code that README.md does not name. What is refused with exit code 2 may write no file and
 create nothing in the cluster, which is a small server here. `tests/unit/test_fuzz.py` runs it. The
-table is docs/bad-input.md; it is written as it goes.
+table is benchmarks/results/bad_input.md; it is written as it goes.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ LIMIT_S = 60
 HEAD = """\
 # What is said of bad input
 
-Made by `python -m tests.fuzz --out docs/bad-input.md`: every error that bad input leads to, once.
-What ended with 0 was no bad input, for example a value that has just this form there.
+Made by `python -m tests.fuzz --out benchmarks/results/bad_input.md`: every error that bad input
+leads to, once. What ended with 0 was no bad input, such as a value that has just this form there.
 """
 WRITE_EACH = 1000
 """Kinds after which the table is written again."""

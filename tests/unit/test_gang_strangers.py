@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from kij_train import pod
-from kij_train.pod import contract, gang
+from kij_train.pod import contract, gang, peering
 from kij_train.pod.gang import channel, messages
 from kij_train.pod.gang import node as gang_node
 from kij_train.pod.gang.history import History, Who
@@ -33,7 +33,7 @@ STRANGER = Who(1, "uid-x", "127.0.0.1", "job-1-x", "node-x")
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "PROVE_S", 0.5)
-    monkeypatch.setattr(channel, "SAY_AGAIN_S", 0.0)
+    monkeypatch.setattr(peering, "SAY_AGAIN_S", 0.0)
     monkeypatch.setattr(gang_node, "OTHER_LEADERS_S", 0.2)
     monkeypatch.setenv(contract.ENV_PARENT_PID, "1")  # no port of its own for a probe
     monkeypatch.setenv(gang.ENV_GANG_ID, KEY)
@@ -192,9 +192,9 @@ def test_a_thousand_silent_connections_do_not_keep_a_leader_from_leading(tmp_pat
                         connection.connect(("127.0.0.1", ports[0]))
                     await asyncio.sleep(0)
                 await trains(leads, ports, tmp_path)
-                return len(leads.door.unproved)
+                return len(leads.door.entrance.unproved)
 
-    assert asyncio.run(whole()) <= channel.MOST_UNPROVED
+    assert asyncio.run(whole()) <= peering.MOST_UNPROVED
 
 
 def test_who_connects_and_says_nothing_as_a_probe_does_is_no_stranger(

@@ -65,7 +65,7 @@ def test_nothing_of_a_login_is_said_sent_or_left(machine: Machine, how: str, sta
 
 def test_what_is_rendered_holds_nothing_of_this_machine(machine: Machine) -> None:
     (machine.project / "w.yaml").write_text(
-        "steps:\n  train: {script: train.py, nodes: 2}\n  score: {script: train.py}\n"
+        "name: w\nstep_image: i\nsteps:\n  train:\n    run: launch --nodes 2 train.py\n"
     )
     for line in (
         ("render", "--name", "a", "--restart", "gang", "--nodes", "2", "train.py"),
