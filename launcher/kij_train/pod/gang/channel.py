@@ -9,12 +9,11 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 
 import asyncio
 import contextlib
-import time
 from typing import Any, Callable, Coroutine, List, NamedTuple, Optional, Tuple, Type, TypeVar, Union
 
 from kij_train.pod.gang import messages
 from kij_train.pod.gang.messages import LONGEST_LINE
-from kij_train.pod.peering import Refused, Wire
+from kij_train.pod.peering import MOST_UNPROVED, Entrance, Refused, Wire
 
 M = TypeVar("M")
 KEEP_ALIVE_S = 1.0
@@ -23,13 +22,8 @@ LOST_AFTER_S = 5.0
 """A side that has sent nothing for this long counts as lost."""
 PROVE_S = 2.0
 FLUSH_S = 1.0
-MOST_UNPROVED = 1024
-"""Connections that have proved nothing yet. With one more, the oldest is closed. All pods of a job
-may come at the same moment: Settings.crowd times as many."""
 BACKLOG = 4096
 """Connections that the kernel keeps until they are looked at; its own limit is as high."""
-SAY_AGAIN_S = 60.0
-"""Between two words about strangers, who may come a thousand times a second."""
 
 
 class Channel:
@@ -125,14 +119,11 @@ class Door:
         crowd: float = 1.0,
     ) -> None:
         """`serve` is called with every connection that is proved, `say` tells of the others."""
-        self._key, self._serve, self._say, self._crowd = key, serve, say, crowd
+        self.entrance = Entrance(key, int(crowd * MOST_UNPROVED), say)
+        """All pods of a job may come at the same moment: `crowd` is Settings.crowd."""
+        self._serve, self._prove_s = serve, crowd * PROVE_S
         self._server: Optional[asyncio.AbstractServer] = None
         self._visits: List[Tuple[asyncio.Future[None], asyncio.StreamWriter]] = []
-        self.unproved: List[asyncio.StreamWriter] = []
-        """Connections that may still prove that they belong to the job, the oldest first."""
-        self.strangers = 0
-        """Connections that were refused."""
-        self._say_at = 0.0
 
     async def open(self, port: int) -> None:
         """Listen from now on."""
@@ -145,37 +136,14 @@ class Door:
         self._visits.append((asyncio.ensure_future(self._visit(reader, writer)), writer))
 
     async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self.unproved) >= self._crowd * MOST_UNPROVED:
-            self.unproved.pop(0).close()
-        self.unproved.append(writer)
-        wire, why = Wire(reader, writer), ""
-        try:
-            await wire.answer(self._key, self._crowd * PROVE_S)
-        except (OSError, Refused) as error:
-            why = str(error)
-        finally:
-            if writer in self.unproved:
-                self.unproved.remove(writer)
-        if not why:
+        if await self.entrance.admits(Wire(reader, writer), self._prove_s):
             await self._serve(Channel(reader, writer))
-            return
-        wire.close()
-        # The kubelet's readiness probe connects, says nothing, and closes.
-        if not wire.ended_unspoken:
-            self._count(wire.peer, why)
-
-    def _count(self, peer: str, why: str) -> None:
-        self.strangers += 1
-        now = time.monotonic()
-        if now >= self._say_at:
-            self._say_at = now + SAY_AGAIN_S
-            more = f"; {self.strangers} so far" if self.strangers > 1 else ""
-            self._say(f"refused a connection from {peer or 'nowhere'}: {why}{more}")
 
     async def close(self) -> None:
         """Listen no more, and end all connections."""
         if self._server is not None:
             self._server.close()
+        self.entrance.close()
         for visit, _ in self._visits:
             visit.cancel()
         await asyncio.gather(*(visit for visit, _ in self._visits), return_exceptions=True)
