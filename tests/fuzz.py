@@ -4,9 +4,9 @@
     python -m tests.fuzz --minutes 60    then mixtures of them at random, for so long
 
 The kinds are those of tests/badinput.py. Nothing may raise, take more than a minute, or give
-an exit code that docs/settings.md does not name. What is refused with exit code 2 may write no file and
-create nothing in the cluster, which is a small server here. `tests/unit/test_fuzz.py` runs it. The
-table is benchmarks/results/bad_input.md; it is written as it goes.
+an exit code that docs/settings.md does not name. What is refused with exit code 2 may write no
+file and create nothing in the cluster, which is a small server here. `tests/unit/test_fuzz.py` runs
+it. The table is benchmarks/results/bad_input.md; it is written as it goes.
 """
 
 from __future__ import annotations
