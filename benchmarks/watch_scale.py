@@ -32,7 +32,7 @@ from tests.cluster.kwok import LABEL  # noqa: E402
 LIMIT_MIB = 150
 PODS_A_NODE = 100
 MEASURE = """\
-import atexit, json, resource, sys, time
+import atexit, json, re, sys, time
 from kij_train.cluster import client
 made = []
 connect = client.Cluster.connect.__func__
@@ -43,9 +43,12 @@ client.Cluster.connect = classmethod(counted)
 started = time.perf_counter()
 from kij_train.cli.app import run
 def report():
+    # The maximum that getrusage knows is also that of the process which has started this one.
+    with open("/proc/self/status") as file:
+        peak_kib = int(re.search(r"VmHWM:\\s+(\\d+) kB", file.read())[1])
     with open(sys.argv[1], "w") as file:
         json.dump({"seconds": time.perf_counter() - started,
-                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                   "peak_mib": peak_kib / 1024,
                    "requests": sum(one.requests for one in made)}, file)
 atexit.register(report)
 sys.exit(run(sys.argv[2:]))

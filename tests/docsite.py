@@ -28,6 +28,8 @@ LEXERS = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".json": "json", ".t
 UNSEARCHED = "---\nsearch: {exclude: true}\n---\n\n"
 _FENCE = re.compile(r"(^ *```.*?^ *```|^    .*?$)", re.DOTALL | re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TABLE = re.compile(r"^\[Table\]\((\S+\.md)\)$", re.MULTILINE)
+"""A line of its own: a table that a benchmark has left, which is always the newest one."""
 _LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 
 
@@ -83,8 +85,12 @@ class Site:
                 shutil.copy(path, to)
 
     def page(self, path: Path, to: Path) -> str:
-        """A page whose links work at its place in the site."""
-        return with_links(path.read_text(encoding="utf-8"), lambda link: self.link(link, path, to))
+        """A page whose links work at its place in the site, with the tables that it links to."""
+        text = _TABLE.sub(
+            lambda found: (path.parent / found[1]).read_text(encoding="utf-8"),
+            path.read_text(encoding="utf-8"),
+        )
+        return with_links(text, lambda link: self.link(link, path, to))
 
     def link(self, link: str, path: Path, to: Path) -> str:
         """What a link of a page becomes."""

@@ -26,7 +26,7 @@ _OURS = re.compile(r"OWNER/kij-train/(\.github/\S+)@main")
 def examples() -> dict[str, str]:
     """The whole workflows in docs/, by a name of a file."""
     found = {}
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    for page in sorted((ROOT / "docs").rglob("*.md")):
         for number, text in enumerate(_BLOCK.findall(page.read_text(encoding="utf-8"))):
             if "\njobs:\n" in text:
                 found[f"{page.stem}-{number}.yml"] = text

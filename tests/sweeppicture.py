@@ -1,4 +1,4 @@
-"""The picture of a sweep in the README: what the README's own command finds on this machine.
+"""The picture of a sweep in docs/sweeps.md: what that page's own command finds on this machine.
 
 python -m tests.sweeppicture
 """
@@ -22,8 +22,8 @@ COMMAND = "Command"
 
 
 def command() -> str:
-    """The README's first sweep on this machine."""
-    lines = map(str.strip, (ROOT / "README.md").read_text().splitlines())
+    """The first sweep of docs/sweeps.md on this machine."""
+    lines = map(str.strip, (ROOT / "docs/sweeps.md").read_text().splitlines())
     return next(line for line in lines if line.startswith("kij-train sweep --local "))
 
 

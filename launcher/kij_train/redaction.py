@@ -18,7 +18,13 @@ CREDENTIAL_PARAMETER = (
 )
 """Names of parameters of a URL that grant access: of presigned URLs, and of tokens."""
 _PARAMETER = re.compile(rf"(?<=[?&])({CREDENTIAL_PARAMETER})=[^&#\s'\":]+")
-_USER_OF_URL = re.compile(r"(?<=://)[^/?#\s'\"@]+@")
+USER_OF_URL = (
+    r"(?:[^/?#\s'\"@]+"
+    r"|[^/?#\s'\"@:\[]+:(?!\$\{|\d*(?:[/?#\s'\"]|$))[^\s'\"@]*)(?=@)"
+)
+"""What stands between :// and @. A password with a '/', which should be %2F there, is told by what
+follows ':': it is no port."""
+_USER_OF_URL = re.compile(rf"(?<=://){USER_OF_URL}@")
 
 
 def keep_secret(*values: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import build, cache
+from . import build, cache, requirements
 from .errors import ClusterError
 from .paths import cache_dir
 
@@ -30,8 +30,12 @@ class Part:
     """Folders of the module that tests read, such as its CRDs."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """File that the served module lacks → the one that serves in its place."""
+    changes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """File → a text in it, and what stands there instead."""
     toolchain: str = ""
     """GOTOOLCHAIN, where the module needs a newer Go."""
+    calls: tuple[str, ...] = ()
+    """Programs that it needs on the machine, of Debian's packages of the same names."""
 
 
 PARTS = {
@@ -65,11 +69,26 @@ PARTS = {
         programs={"trainer": "./cmd/trainer-controller-manager"},
         keep=("manifests/base/crds", "manifests/base/webhook"),
     ),
+    "kube-router": Part(
+        module="github.com/cloudnativelabs/kube-router/v2",
+        version="v2.1.0",
+        programs={"kube-router": "./cmd/kube-router"},
+        # It sees to the pods of one machine. Here both share a network namespace and its rules, so
+        # that one kube-router sees to the pods of both.
+        changes={
+            "pkg/controllers/netpol/pod.go": (
+                "strings.Compare(pod.Status.HostIP, nodeIP) != 0 || !isNetPolActionable(pod)",
+                'nodeIP == "" || !isNetPolActionable(pod)',
+            )
+        },
+        calls=("iptables", "ipset"),
+    ),
 }
 
 
 def obtain(name: str) -> Path:
     """The folder of a part: its programs, and the folders that it keeps. Built where it is not."""
+    requirements.install([each for each in PARTS[name].calls if not requirements.has(each)])
     return cache.obtain(
         f"part-{name}",
         _key(name),
@@ -107,6 +126,10 @@ def _make(target: Path, part: Part) -> None:
     for lacking, other in part.copies.items():
         if not (source / lacking).exists():
             shutil.copy(source / other, source / lacking)
+    for name, (text, instead) in part.changes.items():
+        written = (source / name).read_text()
+        assert text in written, f"{part.module} {part.version}: {name} has no {text!r}"
+        (source / name).write_text(written.replace(text, instead))
     for program, package in part.programs.items():
         flags = ("-trimpath", "-buildvcs=false", "-ldflags", "-s -w")
         build.go(

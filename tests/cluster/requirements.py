@@ -66,7 +66,7 @@ def requirements() -> list[Requirement]:
             "python3-venv",
             nodes_only=True,
         ),
-        Requirement("Go", lambda: _has("go"), f"builds the daemons ({go_needed()} or later)"),
+        Requirement("Go", lambda: has("go"), f"builds the daemons ({go_needed()} or later)"),
         Requirement("root", lambda: os.getuid() == 0, "nodes run containers", nodes_only=True),
         Requirement("disk", _enough_disk, f"{COLD_DISK_GB} GB free where the cache is"),
     ]
@@ -84,17 +84,21 @@ def missing(*, control_plane_only: bool) -> list[Requirement]:
 def require(*, control_plane_only: bool) -> None:
     """Install what is missing, or say what is and fail."""
     packages = [each.apt_package for each in missing(control_plane_only=control_plane_only)]
-    packages = sorted({package for package in packages if package})
-    if packages and os.getuid() == 0 and _has("apt-get"):
-        with phase(f"apt packages: {' '.join(packages)}"), _no_service_starts():
-            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            run(["apt-get", "update"], env=env)
-            run(["apt-get", "install", "-y", "--no-install-recommends", *packages], env=env)
+    install(sorted({package for package in packages if package}))
     if lacking := missing(control_plane_only=control_plane_only):
         lines = [f"{each.name}: {each.purpose}" for each in lacking]
         raise ClusterError(
             "this machine lacks\n  " + "\n  ".join(lines), hint="see: python -m tests.cluster check"
         )
+
+
+def install(packages: list[str]) -> None:
+    """Install packages of Debian, where that can be done."""
+    if packages and os.getuid() == 0 and has("apt-get"):
+        with phase(f"apt packages: {' '.join(packages)}"), _no_service_starts():
+            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            run(["apt-get", "update"], env=env)
+            run(["apt-get", "install", "-y", "--no-install-recommends", *packages], env=env)
 
 
 @contextmanager
@@ -112,10 +116,10 @@ def _no_service_starts() -> Iterator[None]:
 
 
 def _program(name: str, package: str, purpose: str, *, nodes_only: bool = False) -> Requirement:
-    return Requirement(name, lambda: _has(name), purpose, package, nodes_only)
+    return Requirement(name, lambda: has(name), purpose, package, nodes_only)
 
 
-def _has(program: str) -> bool:
+def has(program: str) -> bool:
     """Whether a program is there; root's own folders are not on every user's path."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     return shutil.which(program, path=path) is not None

@@ -64,13 +64,13 @@ def test_a_run_can_be_waited_for_and_cancelled_from_several_threads(tmp_path: Pa
     assert run.status() is JobState.CANCELLED
 
 
-def test_the_program_of_the_readme_runs(
+def test_the_program_of_the_docs_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
     (program,) = (each for each in programs if "kij_train.launch(" in each)
     monkeypatch.chdir(ROOT)
-    exec(compile(program, "README.md", "exec"), {})
+    exec(compile(program, "python.md", "exec"), {})
     assert capsys.readouterr().out.splitlines()[-1].endswith(" succeeded")
 
 

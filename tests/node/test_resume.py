@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -139,11 +140,15 @@ def test_cancel_with_a_grace_period_ends_a_running_job_as_cancelled(
     assert state(ns) == "cancelled"
 
 
-def test_an_elastic_job_trains_on_with_the_nodes_that_it_is_given(
-    ns: Namespace, project: Path, image: str
+def test_an_elastic_job_trains_on_with_the_nodes_that_it_is_given_and_late_ones_fetch_from_others(
+    ns: Namespace, project: Path, image: str, shared_folder: str
 ) -> None:
-    launch(ns, project, image, "--nodes", "2:3", "--restart", "elastic", "counts.py")
+    source = Path(shared_folder) / f"{ns.name}.bin"
+    source.write_bytes(os.urandom(1 << 20))
+    fetch = ["--mount", f"hostpath:{shared_folder}:/in:ro", "--fetch", f"/in/{source.name}:/data"]
+    launch(ns, project, image, "--nodes", "2:3", "--restart", "elastic", *fetch, "counts.py")
     says(ns, "trains on 3")
+    source.unlink()  # what comes from now on can have it of a pod alone
     wrong = ns.kij_train("scale", "a", "4", cwd=ROOT)
     assert (wrong.returncode, "takes 2 to 3 nodes" in wrong.stderr) == (2, True)
     done(ns, "scale", "a", "2")
@@ -155,6 +160,7 @@ def test_an_elastic_job_trains_on_with_the_nodes_that_it_is_given(
     (index,) = {0, 1, 2} - set(left)  # the one that ended was not lost: it comes again
     says(ns, f"taking in index {index}", min(left))
     says(ns, "of 3", index)
+    says(ns, "fetched 1.0 MiB", index)
     assert state(ns) == "running"
     assert not ns.batch.read_namespaced_job("a", ns.name).status.failed
 

@@ -448,13 +448,13 @@ def test_a_setting_silences_the_warning_of_a_missing_gang(
     assert "schedulerName" not in pod
 
 
-def test_every_key_of_a_spec_has_a_flag_or_a_word_in_the_readme() -> None:
+def test_every_key_of_a_spec_has_a_flag_or_a_word_in_the_docs() -> None:
     otherwise = {"script", "module", "program", "args", "min_nodes"}  # arguments, -m, --nodes
     without = set(JobSpec.model_fields) - {option.field for option in spec_options()} - otherwise
     assert without == {"affinity"}
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    docs = "".join(page.read_text() for page in (Path(__file__).parents[2] / "docs").glob("*.md"))
     for word in ("affinity", "--capability", "--settings-script", "--read-only-root"):
-        assert f"`{word}" in readme, word
+        assert f"`{word}" in docs, word
 
 
 # --- kubeconfigs ----------------------------------------------------------------------------------

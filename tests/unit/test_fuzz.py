@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from tests import fuzz
+from tests import badinput, fuzz
 
 PARTS = 6
 EACH = 150
@@ -15,7 +15,7 @@ EACH = 150
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_kind_of_bad_input_does_what_it_must_not(part: int) -> None:
-    pool = list(fuzz.kinds())
+    pool = list(badinput.kinds())
     random.Random(part).shuffle(pool)
     wrong = []
     with fuzz.bench() as place:
@@ -27,7 +27,7 @@ def test_no_kind_of_bad_input_does_what_it_must_not(part: int) -> None:
 
 
 def test_mixtures_of_bad_input_do_not_either() -> None:
-    pool, choice = list(fuzz.kinds()), random.Random(1)
+    pool, choice = list(badinput.kinds()), random.Random(1)
     with fuzz.bench() as place:
         outcomes = [place.run(fuzz.mixed(pool, choice)) for _ in range(EACH)]
     assert [outcome.wrong for outcome in outcomes if outcome.wrong] == []
@@ -44,7 +44,7 @@ def test_a_fault_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
         print("error: \x1b[2J", file=sys.stderr)
         return 2
 
-    kind = next(islice(fuzz.kinds(), 1))
+    kind = next(islice(badinput.kinds(), 1))
     with fuzz.bench() as place:
         monkeypatch.setattr(fuzz, "main", broken)
         assert place.run(kind).wrong == ("control characters are printed", "files: left")

@@ -5,6 +5,7 @@ Real connections to the port of a leader whose ranks are no processes.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import json
@@ -15,7 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from kij_train.pod import contract, gang
+from kij_train import pod
+from kij_train.pod import contract, gang, peering
 from kij_train.pod.gang import channel, messages
 from kij_train.pod.gang import node as gang_node
 from kij_train.pod.gang.history import History, Who
@@ -31,7 +33,7 @@ STRANGER = Who(1, "uid-x", "127.0.0.1", "job-1-x", "node-x")
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "PROVE_S", 0.5)
-    monkeypatch.setattr(channel, "SAY_AGAIN_S", 0.0)
+    monkeypatch.setattr(peering, "SAY_AGAIN_S", 0.0)
     monkeypatch.setattr(gang_node, "OTHER_LEADERS_S", 0.2)
     monkeypatch.setenv(contract.ENV_PARENT_PID, "1")  # no port of its own for a probe
     monkeypatch.setenv(gang.ENV_GANG_ID, KEY)
@@ -192,7 +194,7 @@ def test_a_thousand_silent_connections_do_not_keep_a_leader_from_leading(tmp_pat
                 await trains(leads, ports, tmp_path)
                 return len(leads.door.unproved)
 
-    assert asyncio.run(whole()) <= channel.MOST_UNPROVED
+    assert asyncio.run(whole()) <= peering.MOST_UNPROVED
 
 
 def test_who_connects_and_says_nothing_as_a_probe_does_is_no_stranger(
@@ -221,3 +223,26 @@ def test_a_server_that_is_none_of_this_job_is_not_spoken_to(tmp_path: Path) -> N
             ours.close()
 
     asyncio.run(whole())
+
+
+DANGEROUS_MODULES = {"pickle", "marshal", "shelve", "multiprocessing", "xmlrpc", "code", "codeop"}
+DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__"}
+RUNS_THE_SCRIPT = {"mainprogram.py"}
+"""Whose work it is to execute code: the user's, from a file."""
+
+
+def test_nothing_that_runs_in_pods_unpickles_or_evaluates() -> None:
+    root = Path(pod.__file__).parent
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name.partition(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [str(node.module).partition(".")[0]]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                names = [node.func.id] if path.name not in RUNS_THE_SCRIPT else []
+            dangerous = DANGEROUS_CALLS if isinstance(node, ast.Call) else DANGEROUS_MODULES
+            found += [f"{path.name}: {name}" for name in names if name in dangerous]
+    assert found == []

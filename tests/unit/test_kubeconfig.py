@@ -392,3 +392,6 @@ def test_redaction_knows_lines_of_a_secret_and_leaves_short_words() -> None:
     keep_secret("first-line\nsecond-line\n", "abc")
     assert redacted("first-line, second-line, abc") == "***, ***, abc"
     assert redacted("see ssh://git:pass@host/a@b") == "see ssh://***@host/a@b"
+    assert redacted("see https://ada:pa/ss@host/a") == "see https://***@host/a"
+    for plain in ("https://host:80/a@b", "https://[::1]:80/a@b", "http://host:/a@b"):
+        assert redacted(plain) == plain

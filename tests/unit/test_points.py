@@ -16,6 +16,10 @@ from kij_train.arrays.axes import Value, parse_axis
 from kij_train.errors import RequestError
 from kij_train.pod import trials
 
+from tests.badinput import FILES
+
+LAUGHS = FILES["aliases that grow"].decode()
+
 VALUES = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
 
 
@@ -168,6 +172,11 @@ def test_yaml_is_a_mapping_of_axes_or_a_list_of_points() -> None:
         ("p.yaml", "a: {b: 1}\n", "a must be a value or a list of values"),
         ("p.yaml", "- 1\n", "a point must be a mapping"),
         ("p.yaml", "- {a: &x [*x]}\n", "an alias"),
+        (
+            "p.yaml",
+            LAUGHS,
+            "p.yaml: its aliases (*) stand for more than 100,000 values",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_line(path: str, text: str, message: str) -> None:

@@ -124,6 +124,7 @@ def test_a_line_that_no_pod_could_use_is_refused_with_its_place(
         "a @ git+https://s3cret@host/a.git",
         "https://user:s3cret@host/a.whl",
         "-f https://user:s3cret@host/",
+        "--index-url https://user:not/quoted/s3cret@host/simple",
     ],
 )
 def test_credentials_in_a_url_are_refused_and_not_repeated(tmp_path: Path, line: str) -> None:

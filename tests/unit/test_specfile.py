@@ -19,6 +19,10 @@ from kij_train.specfile import (
     unknown_variables,
 )
 
+from tests.badinput import FILES
+
+LAUGHS = FILES["aliases that grow"].decode()
+
 
 def flags(**values: object) -> Layer:
     origins: dict[Location, Origin] = {
@@ -333,6 +337,10 @@ WRONG_FILES = [
         "job.yaml:2: an alias (*) stands inside of what it stands",
     ),
     ("args: &x [*x]\n", "job.yaml:1: an alias (*) stands inside of what it stands"),
+    (
+        LAUGHS,
+        "job.yaml: its aliases (*) stand for more than 100,000 values",
+    ),
     (
         "mounts:\n  - {type: pvc, source: a, pathh: /a}\n",
         'job.yaml:2: unknown key "pathh". Did you mean "path"?',

@@ -12,7 +12,7 @@ import pytest
 from kij_train.pod import contract, peering
 from kij_train.pod.contract import Failure
 from kij_train.pod.peering import Json, Refused, Wire
-from kij_train.pod.spread import exchange, follower, pulling, reader
+from kij_train.pod.spread import exchange, follower, pulling, reader, server
 from kij_train.pod.spread.chunks import File, Layout
 from kij_train.pod.spread.exchange import Exchange
 from kij_train.pod.spread.others import Settings
@@ -354,6 +354,36 @@ def test_who_has_not_the_key_of_the_job_gets_nothing_and_is_not_asked(tmp_path: 
             await peering.connect(host, int(port), b"another-job", 5)
         await killed(ours)
         await killed(other)
+
+    run(test)
+
+
+def test_strangers_are_closed_counted_and_named_and_do_not_keep_pods_from_copying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GREETING_S", 0.5)
+
+    async def test() -> None:
+        pods = Pods(tmp_path, Origin(), 2, stays=True)
+        tasks = [pods.start(0)]
+        await pods.until(lambda: pods.done == {0})
+        host, _, port = pods.peers[0].rpartition(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(200)]
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        tasks.append(pods.start(1))
+        await pods.until(lambda: pods.done == {0, 1})
+        for each, end in [*silent, (reader, writer)]:
+            assert await asyncio.wait_for(each.read(), PATIENCE_S) == b""
+            end.close()
+        entrance = pods.exchanges[0]._server.entrance
+        assert (entrance.strangers, entrance.unproved) == (201, [])
+        assert [pod for pod, _ in pods.origin.read].count(1) == 0
+        for task in tasks:
+            await killed(task)
+        said = [text for text in pods.said if "refused a connection from 127.0.0.1: " in text]
+        assert len(said) == 1  # of many at once, and of the rest at the end
+        assert "0: refused 201 connections in all" in pods.said
 
     run(test)
 

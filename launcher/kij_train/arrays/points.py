@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from kij_train import aliases
 from kij_train.arrays.axes import Axis, Continuous, Listed, Value, parse_axis, value_of
 from kij_train.arrays.jsonlines import once
 from kij_train.errors import RequestError
@@ -178,9 +179,12 @@ def _yaml(text: str, path: str) -> tuple[list[Axis], list[Point]]:
     try:
         # BaseLoader: all values are what was written, and 1.10 is not 1.1.
         root = yaml.compose(text, Loader=yaml.BaseLoader)
+        aliases.check(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RequestError(f"{path}:{line}: no valid YAML: {error.problem}") from None
+    except aliases.TooManyError as error:
+        raise RequestError(f"{path}: {error}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise RequestError(f"{path}: no valid YAML: {error}") from None
     if isinstance(root, yaml.MappingNode):

@@ -42,7 +42,7 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
                 hints=(f"the end as JSON: {cluster.address.on_job('wait', name, '-o', 'json')}",),
             )
         _watch(cluster, name)
-    found = jobs.status(cluster, name)
+    found = jobs.status(cluster, name, glance=form == "text")
     if form == "json":
         said = found.as_json()
         if array_found.is_trial(found.job):
@@ -66,6 +66,8 @@ def command(name: str, watch: bool, form: str, **params: Any) -> None:
         done, failed = found.items
         every = cluster.address.command("report", str(found.job.array))
         output.data(f"items done {done:,}, failed {failed:,}; every one: {every}")
+    elif found.job.array is not None:
+        output.data(f"every item: {cluster.address.command('report', found.job.array)}")
     output.data("")
     output.data(found.verdict.text())
 

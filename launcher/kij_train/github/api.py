@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from kij_train.errors import RefusedError, RequestError, UnreachableError
+from kij_train.redaction import keep_secret
 
 PAGE = 100
 MOST_PAGES = 100
@@ -40,6 +41,7 @@ class Repository:
         """From the variables of a job. Raises RequestError where one is missing."""
         self.name = env.get("GITHUB_REPOSITORY", "")
         self._token = env.get("GITHUB_TOKEN") or env.get("GH_TOKEN") or ""
+        keep_secret(self._token)  # what answers may quote it
         self._api = (env.get("GITHUB_API_URL") or "https://api.github.com").rstrip("/")
         if self.name.count("/") != 1:
             raise RequestError(

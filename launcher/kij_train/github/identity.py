@@ -20,6 +20,8 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
+from kij_train.redaction import keep_secret, redacted
+
 VERSION = "client.authentication.k8s.io/v1"
 TIMEOUT_S = 30.0
 NAME = "github"
@@ -51,6 +53,7 @@ def credential(audience: str) -> dict[str, Any]:
     url, token = (os.environ.get(f"ACTIONS_ID_TOKEN_REQUEST_{name}") for name in ("URL", "TOKEN"))
     if not url or not token:
         raise OSError("this is no job of GitHub Actions with: permissions: id-token: write")
+    keep_secret(token)
     joint = "&" if "?" in url else "?"
     request = urllib.request.Request(  # noqa: S310 - the runner says where
         f"{url}{joint}audience={quote(audience, safe='')}",
@@ -77,7 +80,7 @@ def main(argv: list[str]) -> int:
     try:
         document = credential(argv[0]) if len(argv) == 1 else kubeconfig(*argv)
     except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
-        print(f"GitHub gives no token: {error}", file=sys.stderr)  # noqa: T201
+        print(redacted(f"GitHub gives no token: {error}"), file=sys.stderr)  # noqa: T201
         return 1
     print(json.dumps(document))  # noqa: T201
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, names
@@ -47,12 +48,24 @@ def get(cluster: Cluster, name: str, *, about_local: str = ABOUT_LOCAL) -> JobVi
         ) from None
 
 
-def pods_of(cluster: Cluster, name: str, index: int | None = None) -> list[dict[str, Any]]:
-    """The pods of a job, or of one index, oldest first, cut to what diagnosis reads."""
-    selector = f"{names.LABEL_JOB_NAME}={name}"
+def pods_of(
+    cluster: Cluster,
+    name: str,
+    index: int | None = None,
+    *,
+    fields: str = "",
+    most_pages: int | None = None,
+) -> list[dict[str, Any]]:
+    """The pods of a job, or of one index, oldest first, cut to what diagnosis reads.
+
+    `fields` is a field selector; with `most_pages`, no more than these many times 500.
+    """
+    query = {"labelSelector": f"{names.LABEL_JOB_NAME}={name}"}
     if index is not None:
-        selector += f",{names.COMPLETION_INDEX}={index}"
-    pages = cluster.pages("Pod", labelSelector=selector)
+        query["labelSelector"] += f",{names.COMPLETION_INDEX}={index}"
+    if fields:
+        query["fieldSelector"] = fields
+    pages = islice(cluster.pages("Pod", everywhere=False, **query), most_pages)
     pods = [diagnosis.trimmed(pod) for page in pages for pod in page.get("items") or []]
     return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 

@@ -118,6 +118,10 @@ class Collector:
         """Whether nothing is left to collect."""
         return all(one.whole for one in self._indexes.values())
 
+    def needs(self, number: int) -> bool:
+        """Whether the pod of a completion index may have records that are not in the folder."""
+        return number < len(self._numbers) and not self._indexes[self._numbers[number]].whole
+
     def take_job(self, job: Object) -> None:
         """The Job as it is now: indexes of it are given up, or all of them."""
         state = diagnosis.JobView(job).state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kij_train import diagnosis, names
@@ -11,6 +11,7 @@ from kij_train.arrays.outcomes import State
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import Live, indexes_of
 from kij_train.diagnosis import JobState, Object
+from kij_train.jobs import overview
 from kij_train.jobs.collect import Collector
 
 if TYPE_CHECKING:
@@ -77,14 +78,24 @@ def _refresh_attempt(
                 note(f"job {attempt.job} is gone, and with it what was not collected of it")
             folder.end_attempt(attempt.number, attempt.state or GONE)
             return {}
-        pages = cluster.pages("Pod", labelSelector=f"{names.LABEL_JOB_NAME}={attempt.job}")
-        for page in pages:
-            for pod in page.get("items") or []:
-                collector.take(pod)
-        state = diagnosis.JobView(job).state
+        view = diagnosis.JobView(job)
+        state = view.state
+        for pod in _pods(cluster, view, collector, all_whole=partial):
+            collector.take(pod)
         collector.take_job(job)
         collector.drain(unfinished=partial or state.ended)
         if state.ended:
             folder.end_attempt(attempt.number, ENDS[state])
             return {}
         return collector.live()
+
+
+def _pods(
+    cluster: Cluster, job: diagnosis.JobView, collector: Collector, *, all_whole: bool
+) -> Iterator[Object]:
+    """The pods of an attempt, as far as they have anything new."""
+    if overview.is_large(job) and not all_whole:
+        yield from overview.news(cluster, job.name, collector.needs)
+        return
+    for page in cluster.pages("Pod", labelSelector=f"{names.LABEL_JOB_NAME}={job.name}"):
+        yield from page.get("items") or []

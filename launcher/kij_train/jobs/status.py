@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kij_train import diagnosis
 from kij_train.diagnosis import JobState, JobView, Node, Phase, Verdict
 from kij_train.errors import RefusedError, UnreachableError
+from kij_train.jobs import overview
 from kij_train.jobs.asking import events_of, get, pods_of, queue_of
 from kij_train.jobs.summary import summary_of
 from kij_train.pod import contract
@@ -87,9 +89,16 @@ def why(cluster: Cluster, name: str) -> Verdict:
     return verdict_on(cluster, job, pods_of(cluster, name))
 
 
-def status(cluster: Cluster, name: str) -> JobStatus:
-    """Where every index stands, and the verdict."""
-    return status_of(cluster, get(cluster, name), pods_of(cluster, name))
+def status(cluster: Cluster, name: str, *, glance: bool = False) -> JobStatus:
+    """Where every index stands, and the verdict.
+
+    With `glance`, of an array of thousands only what a glance at its pods tells: which machine and
+    since when is known of those in trouble alone, and how many items are done is not.
+    """
+    job = get(cluster, name)
+    if not (glance and overview.is_large(job)):
+        return status_of(cluster, job, pods_of(cluster, name))
+    return replace(status_of(cluster, job, overview.glance(cluster, name)), items=None)
 
 
 def status_of(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> JobStatus:
@@ -171,16 +180,18 @@ def _last_lines(
     from kij_train.cluster.logs import LogChoice, Reader
 
     running = [node for node in nodes if node.phase is Phase.RUNNING and node.pod]
-    found = {}
-    for node in running[:: max(1, -(-len(running) // MOST_ASKED))]:
+    asked = running[:: max(1, -(-len(running) // MOST_ASKED))]
+
+    def ask(node: Node) -> tuple[int, float, str] | None:
+        choice = LogChoice(tail=1, container=container)
         try:
-            reader = Reader(
-                cluster, str(node.pod), node.index, LogChoice(tail=1, container=container)
-            )
-            lines = list(reader.read(follow=False))
+            lines = list(Reader(cluster, str(node.pod), node.index, choice).read(follow=False))
         except (RefusedError, UnreachableError):
-            continue
+            return None
         at = diagnosis.epoch(lines[-1].time) if lines else None
-        if at is not None:
-            found[node.index] = (at, lines[-1].text)
-    return found
+        return None if at is None else (node.index, at, lines[-1].text)
+
+    # At once: a machine that does not answer takes seconds.
+    with ThreadPoolExecutor(MOST_ASKED, thread_name_prefix="log") as pool:
+        answers = list(pool.map(ask, asked))
+    return {one[0]: one[1:] for one in answers if one is not None}

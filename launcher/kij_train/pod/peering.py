@@ -22,7 +22,20 @@ import hmac
 import json
 import os
 import struct
-from typing import Any, Awaitable, BinaryIO, Dict, Generator, Optional, Tuple, TypeVar, Union
+import time
+from typing import (
+    Any,
+    Awaitable,
+    BinaryIO,
+    Callable,
+    Dict,
+    Generator,
+    List,
+    Optional,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 T = TypeVar("T")
 Json = Dict[str, Any]
@@ -120,6 +133,58 @@ async def within(coroutine: "Awaitable[T]", timeout_s: float) -> T:
         task.cancel()
         raise asyncio.TimeoutError
     return task.result()
+
+
+MOST_UNPROVED = 1024
+"""Connections that have proved nothing yet. With one more, the oldest is closed."""
+SAY_AGAIN_S = 60.0
+"""Between two words about strangers, who may come a thousand times a second."""
+
+
+class Entrance:
+    """Has those who connect prove that they belong to the job, and counts those who do not."""
+
+    def __init__(self, key: bytes, most: int, say: Callable[[str], None]) -> None:
+        """At most so many may be about to prove it; `say` tells of strangers."""
+        self._key, self._most, self._say = key, most, say
+        self.unproved: List[Wire] = []
+        """Who may still prove it, the oldest first."""
+        self.strangers = 0
+        """Connections that were refused."""
+        self._told, self._say_at = 0, 0.0
+
+    async def admits(self, wire: "Wire", timeout_s: float) -> bool:
+        """Whether it proves it within this time; otherwise it is closed."""
+        if len(self.unproved) >= self._most:
+            self.unproved.pop(0).close()
+        self.unproved.append(wire)
+        try:
+            await wire.answer(self._key, timeout_s)
+        except (OSError, Refused) as error:
+            wire.close()
+            # The kubelet's readiness probe connects, says nothing, and closes.
+            if not wire.ended_unspoken:
+                self.count(wire.peer, str(error))
+            return False
+        finally:
+            if wire in self.unproved:
+                self.unproved.remove(wire)
+        return True
+
+    def count(self, peer: str, why: str) -> None:
+        """A connection from this address was refused."""
+        self.strangers += 1
+        now = time.monotonic()
+        if now >= self._say_at:
+            self._told, self._say_at = self.strangers, now + SAY_AGAIN_S
+            more = f"; {self.strangers} so far" if self.strangers > 1 else ""
+            self._say(f"refused a connection from {peer or 'nowhere'}: {why}{more}")
+
+    def close(self) -> None:
+        """Tell how many there were, of whom not all have been told."""
+        if self.strangers > self._told:
+            self._told = self.strangers
+            self._say(f"refused {self.strangers} connections in all")
 
 
 class Wire:

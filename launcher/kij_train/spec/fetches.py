@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, model_validator
 
 from kij_train import names
 from kij_train.pod.spread.urls import authorization_name, file_name
-from kij_train.redaction import CREDENTIAL_PARAMETER
+from kij_train.redaction import CREDENTIAL_PARAMETER, USER_OF_URL
 from kij_train.spec.settings import Fact, Group, Merge, Setting
 from kij_train.spec.types import RESERVED_PATHS, Model, SpecConflict
 
@@ -77,7 +77,7 @@ def _check_url(url: str) -> None:
         else "Put it into a Secret, as variables that the library of fsspec reads, and name that: "
         "--env-from-secret NAME"
     )
-    if "@" in parts.netloc:
+    if "@" in parts.netloc or re.search(f"://{USER_OF_URL}@", url):
         raise ValueError(f"the URL has a user or password, which the Job would show. {how}")
     for name, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):
         if re.fullmatch(CREDENTIAL_PARAMETER, name):
@@ -88,6 +88,8 @@ def _check_url(url: str) -> None:
         return
     if not parts.hostname:
         raise ValueError("the URL names no host")
+    if re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", host) is None:
+        raise ValueError("the port of the URL is no number")
     if file_name(url) in ("", ".", "..") or "/" in file_name(url):
         raise ValueError("the URL names no file: its path ends with /")
 

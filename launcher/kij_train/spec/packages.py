@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
+from kij_train.redaction import USER_OF_URL
 from kij_train.spec.settings import Fact, Group, Merge, Setting
 from kij_train.spec.types import Model, Text
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-_CREDENTIALS = re.compile(r"://([^/\s@]+)@")
+_CREDENTIALS = re.compile(rf"://({USER_OF_URL})@")
 _REFERENCES = re.compile(r"(git|\$\{\w+\}(:\$\{\w+\})?)")
 """What may stand in front of @ in a URL: the user name of ssh, and variables that pip fills in."""
 

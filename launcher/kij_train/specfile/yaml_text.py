@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from kij_train import aliases
 from kij_train.errors import RequestError
 from kij_train.specfile.layers import Location, Origin
 
@@ -46,6 +47,7 @@ def read(
             raise RequestError(f"{path} is empty", hints=("keys: kij-train schema",))
         if not isinstance(root, yaml.MappingNode):
             raise RequestError(f"{path}:{_line(root)}: must be a mapping of keys to values")
+        aliases.check(root)
         _check_nodes(root, path)
         values = _named(_AsWritten(text).construct_document(root))
         for name in values.keys() & set(with_types):
@@ -53,6 +55,8 @@ def read(
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RequestError(f"{path}:{line}: no valid YAML: {error.problem}") from None
+    except aliases.TooManyError as error:
+        raise RequestError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits
         raise RequestError(f"{path}: no valid YAML: {error}") from None
     origins: dict[Location, Origin] = {}

@@ -1,6 +1,6 @@
 """A TorchX role and run options as a request of kij-train, and a Job as a TorchX role again.
 
-The rules, which the README states:
+The rules, which docs/how-to/from-torchx.md states:
 
 - A role is one Indexed Job; its replicas are the nodes, ${replica_id} the completion index.
 - Entrypoint and args run once a replica, as they are: a component starts torchrun itself. Replicas

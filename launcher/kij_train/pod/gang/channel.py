@@ -12,7 +12,6 @@ Standard library only, Python 3.8 or later: it runs in the pods, beside bootstra
 
 import asyncio
 import collections
-import time
 from typing import (
     Any,
     Callable,
@@ -32,7 +31,7 @@ from kij_train.pod import peering
 from kij_train.pod.gang import messages
 from kij_train.pod.gang.jsontypes import MalformedError
 from kij_train.pod.gang.messages import LONGEST_LINE
-from kij_train.pod.peering import Refused, within
+from kij_train.pod.peering import MOST_UNPROVED, Entrance, Refused, within
 
 M = TypeVar("M")
 KEEP_ALIVE_S = 1.0
@@ -41,13 +40,8 @@ LOST_AFTER_S = 5.0
 """A side that has sent nothing for this long counts as lost."""
 PROVE_S = 2.0
 FLUSH_S = 1.0
-MOST_UNPROVED = 1024
-"""Connections that have proved nothing yet. With one more, the oldest is closed. All pods of a job
-may come at the same moment: Settings.crowd times as many."""
 BACKLOG = 4096
 """Connections that the kernel keeps until they are looked at; its own limit is as high."""
-SAY_AGAIN_S = 60.0
-"""Between two words about strangers, who may come a thousand times a second."""
 MOST_UNREAD = 2 * LONGEST_LINE
 """Bytes of messages that nobody has received yet; then no more is read from the connection."""
 PING = messages.encode(messages.Ping())
@@ -297,15 +291,15 @@ class Door:
         crowd: float = 1.0,
     ) -> None:
         """`serve` is called with every connection that is proved, `say` tells of the others."""
-        self._key, self._serve, self._say, self._crowd = key, serve, say, crowd
+        self.entrance = Entrance(key, int(crowd * MOST_UNPROVED), say)
+        """Counts strangers. All pods of a job may come at the same moment: `crowd` is
+        Settings.crowd."""
+        self._key, self._serve, self._crowd = key, serve, crowd
         self._server: Optional[asyncio.AbstractServer] = None
         self._visits: Dict[asyncio.Future[None], Channel] = {}
         self.unproved: Dict[Channel, asyncio.TimerHandle] = {}
         """Connections that may still prove that they belong to the job, the oldest first, and what
         ends them."""
-        self.strangers = 0
-        """Connections that were refused."""
-        self._say_at = 0.0
 
     async def open(self, port: int) -> None:
         """Listen from now on."""
@@ -339,17 +333,13 @@ class Door:
         # The kubelet's readiness probe connects, says nothing, and closes.
         if isinstance(why, ConnectionResetError) and not channel.has_spoken:
             return
-        self.strangers += 1
-        now = time.monotonic()
-        if now >= self._say_at:
-            self._say_at = now + SAY_AGAIN_S
-            more = f"; {self.strangers} so far" if self.strangers > 1 else ""
-            self._say(f"refused a connection from {channel.peer or 'nowhere'}: {why}{more}")
+        self.entrance.count(channel.peer, str(why))
 
     async def close(self) -> None:
         """Listen no more, and end all connections."""
         if self._server is not None:
             self._server.close()
+        self.entrance.close()
         for channel, late in self.unproved.items():
             late.cancel()
             channel.close()

@@ -17,7 +17,15 @@ from typing import Callable, List, Optional, Sequence, Set, Tuple
 
 from kij_train.pod import contract, peering
 from kij_train.pod.contract import Failure
-from kij_train.pod.peering import BUFFER, Json, Refused, Wire, within
+from kij_train.pod.peering import (
+    BUFFER,
+    MOST_UNPROVED,
+    Entrance,
+    Json,
+    Refused,
+    Wire,
+    within,
+)
 from kij_train.pod.spread import state as states
 from kij_train.pod.spread.follower import Follower, Over
 from kij_train.pod.spread.others import Settings
@@ -68,7 +76,10 @@ class Exchange:
         self._identity = os.urandom(8).hex()
         self.state = State(folders, settings.me)
         self._reader = Reader(self.state, source, say)
-        self._server = Server(self.state, self._key, settings.me, self._identity, self._reader.lead)
+        # All pods of a job may come at the same moment, each twice.
+        entrance = Entrance(self._key, max(MOST_UNPROVED, 2 * settings.pods), say)
+        lead = self._reader.lead
+        self._server = Server(self.state, entrance, settings.me, self._identity, lead)
         self._port = settings.address(settings.me)[1] if settings.peers else 0
         self._follower = Follower(self.state, self._key, self._port, settings.me, say)
         self._lost: Optional[Address] = None

@@ -8,7 +8,7 @@ import contextlib
 import time
 from typing import Awaitable, Callable, Set
 
-from kij_train.pod.peering import Json, Refused, Wire
+from kij_train.pod.peering import Entrance, Json, Refused, Wire
 from kij_train.pod.spread import state as states
 from kij_train.pod.spread.disk import Disk
 from kij_train.pod.spread.reader import PING_S
@@ -23,13 +23,14 @@ class Server:
     def __init__(
         self,
         state: State,
-        key: bytes,
+        entrance: Entrance,
         index: int,
         identity: str,
         lead: Callable[[Wire, Json], Awaitable[None]],
     ) -> None:
         """`lead` serves a pod that joins, while this one leads. `identity` is of this pod alone."""
-        self._state, self._key, self._index = state, key, index
+        self.entrance = entrance
+        self._state, self._index = state, index
         self._identity, self._lead = identity, lead
         self._tasks: Set[asyncio.Future[None]] = set()
         self.rival_at = float("-inf")
@@ -53,7 +54,8 @@ class Server:
             # The other end is gone, or is none of ours, or this pod ends.
             *(OSError, Refused, KeyError, ValueError, TypeError, asyncio.CancelledError)
         ):
-            await wire.answer(self._key, GREETING_S)
+            if not await self.entrance.admits(wire, GREETING_S):
+                return
             said, _ = await wire.receive(GREETING_S)
             if "ask" in said:
                 await self._answer(wire, said)
@@ -64,6 +66,7 @@ class Server:
 
     def close(self) -> None:
         """End all connections."""
+        self.entrance.close()
         for task in self._tasks:
             task.cancel()
 
