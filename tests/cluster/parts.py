@@ -83,6 +83,13 @@ PARTS = {
         },
         calls=("iptables", "ipset"),
     ),
+    # Later ones need a newer Go than the rest.
+    "karpenter": Part(
+        module="sigs.k8s.io/karpenter",
+        version="v1.13.0",
+        programs={"karpenter": "./kwok"},
+        keep=("pkg/apis/crds", "kwok/apis/crds"),
+    ),
 }
 
 
