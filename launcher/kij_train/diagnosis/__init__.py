@@ -31,11 +31,13 @@ from kij_train.diagnosis.phases import (
     phases,
     trimmed,
 )
+from kij_train.diagnosis.provisioning import PROVISIONING_REQUESTS
 from kij_train.diagnosis.queues import Queue
 from kij_train.diagnosis.why import Verdict, as_json, of_rounds, why
 
 __all__ = [
     "HELD_S",
+    "PROVISIONING_REQUESTS",
     "STARTED",
     "Failure",
     "Finding",

@@ -6,11 +6,11 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from kij_train import commands, gpus, names
-from kij_train.diagnosis import capacity, causes
+from kij_train.diagnosis import buying, capacity, causes
 from kij_train.diagnosis.capacity import FREE
 from kij_train.diagnosis.jobview import JobView, Object
 from kij_train.diagnosis.phases import Node, Phase
@@ -88,9 +88,33 @@ def _of_node(
     )
     if finding is not None:
         return finding
-    if node.reason == "Unschedulable" or _last(events, "FailedScheduling"):
-        return unschedulable(_last(events, "FailedScheduling") or "", job, machines)
+    said = unfit(events)
+    if node.reason == "Unschedulable" or said:
+        return _with_purchase(unschedulable(said or "", job, machines), events)
     return None
+
+
+def unfit(events: Sequence[Object]) -> str | None:
+    """The scheduler's newest word on why a pod has no place; Karpenter has events of that name."""
+    own = [each for each in events if not buying.is_of_karpenter(str(each.get("message", "")))]
+    return _last(own, "FailedScheduling")
+
+
+def _with_purchase(finding: Finding, events: Sequence[Object]) -> Finding:
+    """With what an autoscaler does about it, where there is one."""
+    purchase = buying.of_pod(events)
+    if purchase is None:
+        return finding
+    hints = [purchase.hint] if purchase.comes else [purchase.hint, finding.hint]
+    return replace(
+        finding,
+        kind="node-coming" if purchase.comes else "no-node-coming",
+        summary=f"{purchase.summary}; now {finding.summary}"
+        if purchase.comes
+        else f"{finding.summary}; {purchase.summary}",
+        evidence=(*finding.evidence, purchase.said),
+        hint=" · ".join(dict.fromkeys(hint for hint in hints if hint)) or None,
+    )
 
 
 def _image(node: Node, events: Sequence[Object]) -> Finding | None:
