@@ -79,8 +79,9 @@ def test_a_node_that_is_being_bought_is_told_first(
     [
         (
             "FailedScheduling",
-            f"{LIMITS} (NodePool=training)",
-            ("Karpenter: NodePool training is at its limits", "kubectl get nodepools"),
+            f"{LIMITS} (NodePool=training); incompatible requirements, key karpenter.sh/nodepool, "
+            "karpenter.sh/nodepool In [training] not in karpenter.sh/nodepool In [evaluations]",
+            ("Karpenter: NodePool training is at its limits\n", "kubectl get nodepools"),
         ),
         ("FailedScheduling", f'{LIMITS} "old"', ("NodePool old is at its limits",)),
         (

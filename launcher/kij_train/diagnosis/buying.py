@@ -25,6 +25,7 @@ _COUNTED = re.compile(r"(\d+) (.+?)(?=, \d+ |$)")
 _FAILED = re.compile(r"Node scale up in zones (.*?) ?associated with this pod failed: (.*?)\. Pod")
 _POOL = r' ?(?:\(NodePool=(?:/)?([^),\s]+)\)|"([^"]+)")?'
 _LIMITS = re.compile(rf"(?:exceed limits|limits have been exhausted) for nodepool{_POOL}")
+_OTHER_POOL = "incompatible requirements, key karpenter.sh/nodepool,"
 _TAINT = re.compile(r"did not tolerate taint \(taint=([^)]+)\)")
 _TAINT_BEFORE_1_6 = re.compile(r"did not tolerate (\S+=?\S*:\w+)")
 _LABEL = re.compile(r'label "([^"]+)" does not have known values|key (\S+?), \S+ (?:In|NotIn|Exists)')
@@ -75,7 +76,10 @@ def _not_by_karpenter(message: str) -> Purchase | None:
     if not is_of_karpenter(message):
         return None
     phrases, hints = [], []
-    for part in message.removeprefix(_KARPENTER).split("; "):
+    parts = message.removeprefix(_KARPENTER).split("; ")
+    # A pod that names its pool hears from all others that they are not that one.
+    chosen = [part for part in parts if _OTHER_POOL not in part]
+    for part in chosen or parts:
         phrase, hint = _of_pool(part)
         if phrase not in phrases:
             phrases.append(phrase)

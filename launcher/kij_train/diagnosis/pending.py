@@ -105,7 +105,6 @@ def _with_purchase(finding: Finding, events: Sequence[Object]) -> Finding:
     purchase = buying.of_pod(events)
     if purchase is None:
         return finding
-    hints = [purchase.hint] if purchase.comes else [purchase.hint, finding.hint]
     return replace(
         finding,
         kind="node-coming" if purchase.comes else "no-node-coming",
@@ -113,7 +112,7 @@ def _with_purchase(finding: Finding, events: Sequence[Object]) -> Finding:
         if purchase.comes
         else f"{finding.summary}; {purchase.summary}",
         evidence=(*finding.evidence, purchase.said),
-        hint=" · ".join(dict.fromkeys(hint for hint in hints if hint)) or None,
+        hint=purchase.hint if purchase.comes else purchase.hint or finding.hint,
     )
 
 
