@@ -67,7 +67,7 @@ def test_the_operators_policy_takes_a_patch(state: State, name: str) -> None:
     spec: Object = {part: {} for part in (*parts_of_it, "nodeStatusExporter", "toolkit")}
     spec["operator"] = {"defaultRuntime": "containerd"}
     (patch,) = bodies(name)
-    policy = {
+    policy: Object = {
         "apiVersion": "nvidia.com/v1",
         "kind": "ClusterPolicy",
         "metadata": {"name": "cluster-policy"},

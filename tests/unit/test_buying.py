@@ -67,7 +67,9 @@ def test_a_node_that_is_being_bought_is_told_first(
     verdict = pending((reason, message))
     (finding,) = verdict.findings
     assert finding.kind == "node-coming"
-    assert finding.summary.partition("; now ")[2].startswith("0 of "), "the scheduler's word follows"
+    assert finding.summary.partition("; now ")[2].startswith("0 of "), (
+        "the scheduler's word follows"
+    )
     assert finding.evidence[-1] == message
     for each in words:
         assert each in verdict.text()
@@ -86,7 +88,8 @@ def test_a_node_that_is_being_bought_is_told_first(
         ("FailedScheduling", f'{LIMITS} "old"', ("NodePool old is at its limits",)),
         (
             "FailedScheduling",
-            "Failed to schedule pod, node limits have been exhausted for nodepool (NodePool=static)",
+            "Failed to schedule pod, node limits have been exhausted for nodepool "
+            "(NodePool=static)",
             ("NodePool static is at its limits",),
         ),
         (
@@ -265,7 +268,13 @@ def in_queue(
             ("its nodes were taken away again", "after 7 days"),
         ),
         ("Pending", "", {}, "queue-check", ("no autoscaler has taken its request",)),
-        ("Pending", "soon", None, "queue-check", ("check prov of the queue has not passed", "soon")),
+        (
+            "Pending",
+            "soon",
+            None,
+            "queue-check",
+            ("check prov of the queue has not passed", "soon"),
+        ),
         ("Retry", "out of stock", None, "no-node-coming", ("tried again", "out of stock")),
     ],
 )

@@ -95,7 +95,10 @@ def test_spot_training_restarts_in_one_zone_and_is_not_moved(project: Path) -> N
             "shared: ranks on shares",
         ),
         ("render --gpus 1 --gpu-kind mig-1g.10gb train.py", "has training on GPUs of kind whole"),
-        ("map --dry-run=client --range 0:2 --gpus 1 train.py", "without --gpu-kind it is whole: an eval"),
+        (
+            "map --dry-run=client --range 0:2 --gpus 1 train.py",
+            "without --gpu-kind it is whole: an eval",
+        ),
         (
             "map --dry-run=client --range 0:2 --gpus 1 --gpu-kind dra:gpu.example.com train.py",
             "has evaluations and other arrays on GPUs of kind shared, mig-*, dra:mig*",

@@ -28,7 +28,9 @@ _LIMITS = re.compile(rf"(?:exceed limits|limits have been exhausted) for nodepoo
 _OTHER_POOL = "incompatible requirements, key karpenter.sh/nodepool,"
 _TAINT = re.compile(r"did not tolerate taint \(taint=([^)]+)\)")
 _TAINT_BEFORE_1_6 = re.compile(r"did not tolerate (\S+=?\S*:\w+)")
-_LABEL = re.compile(r'label "([^"]+)" does not have known values|key (\S+?), \S+ (?:In|NotIn|Exists)')
+_LABEL = re.compile(
+    r'label "([^"]+)" does not have known values|key (\S+?), \S+ (?:In|NotIn|Exists)'
+)
 _NO_TYPE = re.compile(r"no instance type (.*?)(?:, requirements=|, resources=|$)")
 
 

@@ -97,7 +97,7 @@ def _notes(machine: Object) -> Iterator[str]:
         by = labels.get(_GKE_CLIENTS, "several")
         yield f"{by} pods share one GPU ({labels[GKE_SHARING]}): for evaluations, not for training"
     if _INVALID in labels.get(PRODUCT, ""):
-        yield "MIG is not set up as its strategy wants it, and there are no GPUs: an admin must look"
+        yield "MIG is not set up as its strategy wants it, and no GPU is there: an admin must look"
     elif SLICES in labels and _count(machine, gpus.WHOLE_RESOURCE) not in ("", "0"):
         yield f"{gpus.WHOLE_RESOURCE} is a MIG slice ({labels.get(PRODUCT, 'of any size')})"
 

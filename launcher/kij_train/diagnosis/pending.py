@@ -36,6 +36,7 @@ IN_BYTES = ("memory", "ephemeral-storage")
 _REASON = re.compile(r"(\d+) (.+?)(?=, \d+ |\. |\.?$)")
 _INSUFFICIENT = re.compile(r"Insufficient (\S+)")
 _TAINT = re.compile(r"node\(s\) had untolerated taint(?:\(s\))? ?\{?([^}]*)\}?")
+_DEVICE_CLASS = re.compile(r"device class (\S+) does not exist")
 _IMAGE = re.compile(r'image "([^"]+)"')
 
 
@@ -277,6 +278,15 @@ def unschedulable(message: str, job: JobView, machines: Sequence[Object]) -> Fin
             (message,),
             f"it needs a volume or a storage class: {commands.kubectl('get', 'pvc,storageclass')}",
         )
+    device_class = _DEVICE_CLASS.search(message)
+    if device_class:
+        look = commands.command("doctor")
+        return Finding(
+            "missing-object",
+            f"there is no DeviceClass {device_class[1]}, which it claims a device of",
+            (message,),
+            f"another --gpu-kind; those that there are: {look}",
+        )
     if "gated" in message.lower() and "scheduling gate" in message.lower():
         return Finding("gated", "it has a scheduling gate that somebody must lift", (message,))
     total = re.match(r"(\d+)/(\d+) nodes are available: ", message)
@@ -337,6 +347,11 @@ def _reason(
     if "didn't match pod affinity rules" in text:
         places = f"which places there are: {commands.command('doctor')}"
         return f"{count} are not in the place of its other pods, or in none", places
+    if "cannot allocate all claims" in text:
+        has = "has" if count == "1" else "have"
+        return f"{count} {has} no device free for its claim", (
+            "wait until others end, or another kind: --gpu-kind"
+        )
     if "were unschedulable" in text:
         return f"{count} are cordoned", None
     return f"{count} {text}", None

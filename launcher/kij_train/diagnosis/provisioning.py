@@ -24,9 +24,7 @@ _FAILED = {
 """Condition of a request that has come to nothing, the strongest first → what is said."""
 
 
-def of_checks(
-    workload: Object | None, requests: Sequence[Object], where: str
-) -> Finding | None:
+def of_checks(workload: Object | None, requests: Sequence[Object], where: str) -> Finding | None:
     """What a job waits for that has its quota, and not all checks of its queue.
 
     None where it has no quota yet, or no such check. `requests` are the ProvisioningRequests of the

@@ -36,16 +36,17 @@ def _not_whole(spec: JobSpec, cluster: Cluster) -> Iterator[Note]:
     shared = shared or _machines(spec, cluster, diagnosis.GKE_SHARING)
     if shared:
         yield Note(
-            f"{_some(shared)} share each GPU among several pods, and call a share nvidia.com/gpu: "
-            "ranks that get shares of one GPU are slow, and NCCL refuses two of them in a pod",
+            f"on {_some(shared)}, several pods share each GPU, and a share is called "
+            f"{gpus.WHOLE_RESOURCE}: ranks wait for whoever else has the GPU, and NCCL refuses two "
+            "of them on one",
             (f"whole GPUs alone: --node-selector {diagnosis.SHARING}=none",),
         )
     slices = _machines(spec, cluster, diagnosis.SLICES) if (spec.gpus or 0) > 1 else []
     if slices:
         yield Note(
-            f"on {_some(slices)}, nvidia.com/gpu is a MIG slice (strategy single): CUDA gives a "
-            "process one of them, and NCCL, before 2.32 at least, has no path between slices of "
-            "one GPU",
+            f"on {_some(slices)}, {gpus.WHOLE_RESOURCE} is a MIG slice (strategy single): CUDA "
+            "gives a process one of them, and NCCL, before 2.32 at least, has no path between "
+            "slices of one GPU",
             (f"whole GPUs alone: --node-selector '{diagnosis.PRODUCT}=NAME', or --gpus 1",),
         )
 
