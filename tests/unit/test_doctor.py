@@ -16,6 +16,7 @@ from tests.unit.test_client import Answer, ApiServer, Handler
 
 NATIVE = "scheduling.k8s.io"
 KUEUE = "kueue.x-k8s.io"
+SHARING = "nvidia.com/gpu.sharing-strategy"
 
 
 class Lists(ApiServer):
@@ -80,7 +81,7 @@ class Lists(ApiServer):
             return {"metadata": {}, "items": self.nodes}
         if path.endswith("/resourcequotas"):
             return {"metadata": {}, "items": self.quotas}
-        return {"metadata": {}, "items": []}
+        return {"metadata": {}, "items": self.objects.get(path.rpartition("/")[2], [])}
 
 
 @pytest.fixture
@@ -313,14 +314,8 @@ def machine(labels: dict[str, str], **has: str) -> dict[str, Any]:
         ([machine({}, gpu="8"), machine({}, gpu="8")], "ok", ["2 machines: 2 × 8 nvidia.com/gpu"]),
         (
             [
-                machine(
-                    {
-                        "nvidia.com/gpu.sharing-strategy": "time-slicing",
-                        "nvidia.com/gpu.replicas": "4",
-                    },
-                    gpu="32",
-                ),
-                machine({"nvidia.com/gpu.sharing-strategy": "none"}, gpu="8"),
+                machine({SHARING: "time-slicing", "nvidia.com/gpu.replicas": "4"}, gpu="32"),
+                machine({SHARING: "none"}, gpu="8"),
             ],
             "warning",
             [
@@ -394,8 +389,8 @@ def test_who_buys_machines_is_told_with_what_is_left(checks: Any, server: Lists)
         {"metadata": {"name": "open"}, "spec": {}, "status": {"conditions": [ready]}},
     ]
     assert checks({"token": "t"})[1]["bought on demand"]["detail"] == (
-        "Karpenter: training (8 of 64 nvidia.com/gpu), open (no limits), buys nothing: NodeClass is "
-        "missing; all machines of a job together, in queues that ask for them"
+        "Karpenter: training (8 of 64 nvidia.com/gpu), open (no limits), buys nothing: NodeClass "
+        "is missing; all machines of a job together, in queues that ask for them"
     )
     server.objects["nodepools"] = []
     assert "no NodePools" in checks({"token": "t"})[1]["bought on demand"]["detail"]
