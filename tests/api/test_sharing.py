@@ -19,8 +19,6 @@ from tests.kube import Namespace, eventually
 
 pytestmark = pytest.mark.own_cluster
 
-SHARING = "nvidia.com/gpu.sharing-strategy"
-
 
 @pytest.fixture
 def machine(ns: Namespace) -> Iterator[str]:
@@ -111,16 +109,3 @@ def test_slices_and_claims_of_them_are_offered_given_and_missed(
 
 def why(ns: Namespace, name: str, cwd: Path) -> str:
     return ns.kij_train("why", name, cwd=cwd).stdout
-
-
-def test_training_is_warned_where_a_machine_calls_a_share_a_whole_gpu(
-    ns: Namespace, tmp_path: Path, machine: str
-) -> None:
-    warned = launch(ns, tmp_path, machine, "whole", "whole")
-    assert "several pods share" not in warned
-    labels = {SHARING: "mps", "nvidia.com/gpu.slices.gi": "1"}
-    ns.core.patch_node(machine, {"metadata": {"labels": labels}})
-    warned = launch(ns, tmp_path, machine, "shares", "whole")
-    assert f"on machine {machine}, several pods share each GPU" in warned
-    assert f"--node-selector {SHARING}=none" in warned
-    assert "is a MIG slice" not in warned, "it asks for one"

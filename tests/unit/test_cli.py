@@ -152,7 +152,11 @@ REFUSED = [
     ("render --run-as-user 0 train.py", "--run-as-user 0 must be at least 1", ""),
     ("render --timeout soon train.py", "is no duration. Write it like", ""),
     ("render --port 80 train.py", "--port 80 must be at least 1024", ""),
-    ("render --profile tpc train.py", 'Did you mean "tcp"?', "profiles: bought-nodes, cpu-gloo, efa, gke-gib"),
+    (
+        "render --profile tpc train.py",
+        'Did you mean "tcp"?',
+        "profiles: bought-nodes, cpu-gloo, efa",
+    ),
     ("render --gpu-kind big train.py", "--gpu-kind big must be one of whole, shared", ""),
     ("render --gpu-kind mig-1g train.py", "or a MIG slice such as mig-1g.5gb", ""),
     ("render --gpus 2 --gpu-kind shared train.py", "NCCL refuses two ranks on one", ""),

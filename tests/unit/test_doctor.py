@@ -324,7 +324,7 @@ def machine(labels: dict[str, str], **has: str) -> dict[str, Any]:
             ],
         ),
         (
-            [machine({"nvidia.com/gpu.shared.sharing-strategy": "mps"}, **{"gpu.shared": "8"})],
+            [machine({SHARING: "mps"}, **{"gpu.shared": "8"})],
             "ok",
             ["1 × 8 nvidia.com/gpu.shared; on 1 machine, several pods share one GPU (mps)"],
         ),

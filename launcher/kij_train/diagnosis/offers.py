@@ -89,23 +89,28 @@ def of_classes(classes: Sequence[Object]) -> str:
 def _notes(machine: Object) -> Iterator[str]:
     labels = _labels(machine)
     for resource in _allocatable(machine):
-        strategy = labels.get(f"{resource}.sharing-strategy")
+        # Labels keep the name of what is shared, also where a share has a name of its own.
+        whole = resource.removesuffix(".shared")
+        strategy = labels.get(f"{whole}.sharing-strategy")
         if strategy in SHARED_BY:
-            by = labels.get(f"{resource}.replicas", "several")
+            by = labels.get(f"{whole}.replicas", "several")
             yield f"{by} pods share one GPU ({strategy}): for evaluations, not for training"
     if GKE_SHARING in labels:
         by = labels.get(_GKE_CLIENTS, "several")
         yield f"{by} pods share one GPU ({labels[GKE_SHARING]}): for evaluations, not for training"
     if _INVALID in labels.get(PRODUCT, ""):
         yield "MIG is not set up as its strategy wants it, and no GPU is there: an admin must look"
-    elif SLICES in labels and _count(machine, gpus.WHOLE_RESOURCE) not in ("", "0"):
+    elif SLICES in labels and has_whole(machine):
         yield f"{gpus.WHOLE_RESOURCE} is a MIG slice ({labels.get(PRODUCT, 'of any size')})"
 
 
+def has_whole(machine: Object) -> bool:
+    """Whether it has something by the name of whole GPUs."""
+    return _count(machine, gpus.WHOLE_RESOURCE) not in ("", "0")
+
+
 def _shares_whole(machine: Object) -> bool:
-    labels = _labels(machine)
-    there = _count(machine, gpus.WHOLE_RESOURCE) not in ("", "0")
-    return there and labels.get(SHARING) in SHARED_BY
+    return has_whole(machine) and _labels(machine).get(SHARING) in SHARED_BY
 
 
 def _labels(machine: Object) -> dict[str, str]:

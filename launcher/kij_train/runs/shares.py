@@ -52,11 +52,10 @@ def _not_whole(spec: JobSpec, cluster: Cluster) -> Iterator[Note]:
 
 
 def _machines(spec: JobSpec, cluster: Cluster, selector: str) -> list[dict[str, Any]]:
-    """Of those that the job's node selector allows, a page of machines with such labels."""
+    """Machines with such labels that the job may get, of those that a page has."""
     own = [f"{key}={value}" for key, value in spec.node_selector.items()]
     page = next(cluster.pages("Node", labelSelector=",".join([*own, selector])))
-    found: list[dict[str, Any]] = page.get("items") or []
-    return found
+    return [machine for machine in page.get("items") or [] if diagnosis.has_whole(machine)]
 
 
 def _some(machines: list[dict[str, Any]]) -> str:
