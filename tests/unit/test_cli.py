@@ -158,7 +158,7 @@ REFUSED = [
         "profiles: bought-nodes, cpu-gloo, efa",
     ),
     ("render --gpu-kind big train.py", "--gpu-kind big must be one of whole, shared", ""),
-    ("render --gpu-kind mig-1g train.py", "or a MIG slice such as mig-1g.5gb", ""),
+    ("render --gpu-kind mig-1g train.py", "must say how large the MIG slice is", ""),
     ("render --gpus 2 --gpu-kind shared train.py", "NCCL refuses two ranks on one", ""),
     ("render --gpus 1 --nodes 2 --gpu-kind shared train.py", "needs --spread with several", ""),
     ("render --resource nvidia.com/mig-1g.5gb=1 train.py", "--gpus with --gpu-kind", ""),
