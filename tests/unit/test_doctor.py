@@ -40,6 +40,9 @@ class Lists(ApiServer):
         """A resource that nobody may create."""
         self.takes_templates = ""
         """Of Argo: all, those without mistakes, or none."""
+        self.served = {f"/apis/{KUEUE}": "v1beta2", "/apis/karpenter.sh": "v1"}
+        self.served["/apis/resource.k8s.io"] = "v1"
+        """Version of API groups."""
         self.objects: dict[str, list[dict[str, Any]]] = {}
         """Of more kinds, by their name in paths."""
         self.answer = self._answer
@@ -71,8 +74,8 @@ class Lists(ApiServer):
             return {"gitVersion": version, "major": "1", "minor": self.minor}
         if path == "/apis":
             return {"groups": [{"name": name} for name in (NATIVE, *self.groups)]}
-        if path == f"/apis/{KUEUE}":
-            return {"versions": [{"version": "v1beta2"}]}
+        if path in self.served:
+            return {"versions": [{"version": self.served[path]}]}
         if path.endswith("/localqueues"):
             return {"metadata": {}, "items": self.queues}
         if path == f"/apis/{NATIVE}":
@@ -359,7 +362,7 @@ def machine(labels: dict[str, str], **has: str) -> dict[str, Any]:
 def test_gpus_are_counted_and_it_is_said_who_shares_them(
     checks: Any, server: Lists, machines: list[dict[str, Any]], result: str, words: list[str]
 ) -> None:
-    server.objects["nodes"] = machines
+    server.nodes = machines
     found = checks({"token": "t"})[1]["gpus"]
     assert found["result"] == result
     for each in words:
