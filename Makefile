@@ -12,7 +12,7 @@
 # make cluster        start it in the background, or use the one that runs
 # make cluster-shell  a shell in which kubectl and kij-train speak to it
 # make cluster-test   the tests that need it
-# make controllers    the tests against Argo, Kueue, JobSet, Trainer and kube-router, which it builds first
+# make controllers    the tests against Argo, Kueue, JobSet, Trainer, Karpenter, kube-router, which it builds first
 # make cluster-down   stop it, and count what is left of it
 
 PYTHON ?= python3

@@ -29,11 +29,14 @@ GOLDENS = {
     "gke-gib": "--name gib --nodes 2 --gpus 8 --profile gke-gib --no-code -m package.train",
     "ib": "--name ib --nodes 2 --gpus 8 --profile ib --no-code -m package.train",
     "roce": "--name roce --nodes 2 --gpus 8 --profile roce --no-code -m package.train",
+    "bought-nodes": "--name bought --nodes 2 --gpus 8 --profile bought-nodes --no-code "
+    "-m package.train",
     "tcp": "--name tcp --nodes 2 --gpus 8 --profile tcp --no-code -m package.train",
     "nvlink": "--name nvlink --gpus 8 --profile nvlink --no-code -m package.train",
     "cpu-gloo": "--name gloo --nodes 2 --profile cpu-gloo --no-code -m package.train",
     "mig": "--name mig --nodes 4 --gpus 1 --gpu-kind mig-1g.5gb --no-code -m package.train",
     "dra": "--name dra --nodes 2 --gpus 4 --gpu-kind dra --no-code -m package.train",
+    "dra-slice": "--name sliced --gpus 1 --gpu-kind dra:mig-1g.10gb --no-code -m package.train",
     "kueue": "--name queued --nodes 4 --gpus 8 --queue team-a --queue-priority high "
     "--topology rack:required --no-code -m package.train",
     "jobset": "--format jobset --name train --nodes 4 --gpus 8 --restart gang --spares 1 --no-code "

@@ -13,6 +13,11 @@ from tests.kube import Namespace, eventually
 GROUP, VERSION = "kueue.x-k8s.io", "v1beta2"
 QUEUE = "team-a"
 MACHINES = ("node-1", "node-2")
+KINDS = (
+    *("ClusterQueue", "ResourceFlavor", "Topology", "WorkloadPriorityClass"),
+    *("AdmissionCheck", "ProvisioningRequestConfig"),
+)
+"""Of the cluster, in the order in which they are removed."""
 Object = dict[str, Any]
 
 
@@ -78,7 +83,7 @@ def remove(ns: Namespace) -> None:
         labels = ns.core.read_node(machine).metadata.labels
         ours = {label: None for label in labels if label.startswith("kij-train.test/rack")}
         ns.core.patch_node(machine, {"metadata": {"labels": ours}})
-    for kind in ("ClusterQueue", "ResourceFlavor", "Topology", "WorkloadPriorityClass"):
+    for kind in KINDS:
         for body in api.list_cluster_custom_object(GROUP, VERSION, _plural(kind))["items"]:
             name = body["metadata"]["name"]
             if name.startswith(ns.name):

@@ -11,9 +11,8 @@ import base64
 import json
 import os
 import shutil
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests.cluster import parts
 from tests.cluster.paths import StatePaths
 from tests.cluster.processes import Daemon, run, wait_until, without_proxies
 from tests.cluster.state import State, locked
+from tests.controllers import answers
 
 READY_S = 120.0
 WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
@@ -184,7 +184,7 @@ def running(name: str, folder: Path) -> Iterator[None]:
         daemon.start()
         try:
             ready = f"http://127.0.0.1:{operator.port + 1}/readyz"
-            wait_until(name, lambda: _answers(ready), timeout_s=READY_S, needs=[daemon])
+            wait_until(name, lambda: answers(ready), timeout_s=READY_S, needs=[daemon])
             apply(state, hooks)
             yield
             assert daemon.alive, f"{name} ended\n{daemon.log_tail()}"
@@ -253,10 +253,3 @@ def _certificates(folder: Path) -> Path:
     run(["openssl", "req", "-x509", *curve, "-days", "30", *names, "-keyout", key, "-out", cert])
     shutil.copy(cert, folder / "ca.crt")
     return cert
-
-
-def _answers(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with suppress(OSError), opener.open(url, timeout=5) as answer:
-        return bool(answer.status == 200)
-    return False

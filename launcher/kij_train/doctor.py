@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import platform
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kij_train import gpus, names, runs, units
+from kij_train import diagnosis, names, runs, units
 from kij_train.arrays.items import from_values
 from kij_train.diagnosis import places
 from kij_train.errors import KijError, RefusedError
@@ -128,6 +127,7 @@ def of_cluster(resolved: Resolved) -> Iterator[Check]:
             ("quota", _quotas),
             ("gpus", _gpus),
             ("topology", partial(topology, resolved.spec)),
+            ("bought on demand", _bought),
             ("gang scheduler", partial(_gang, resolved)),
             ("queues", _queues),
             ("other operators", _operators),
@@ -258,18 +258,42 @@ def _left(hard: str, used: str) -> str:
 
 
 def _gpus(cluster: Cluster) -> Check:
-    kinds: Counter[tuple[str, str]] = Counter()
     machines = cluster.list("Node")
-    for machine in machines:
-        for resource, count in (machine.get("status", {}).get("allocatable") or {}).items():
-            if gpus.of_resource(resource) or "gpu" in resource.rpartition("/")[2]:
-                kinds[(resource, str(count))] += count != "0"
-    found = [f"{n} × {count} {resource}" for (resource, count), n in sorted(kinds.items()) if n]
+    offer = diagnosis.of_machines(machines)
+    classes = _device_classes(cluster)
     of_all = f"{len(machines)} machine{'' if len(machines) == 1 else 's'}"
-    if not found:
+    said = [", ".join(offer.counted)] if offer.counted else []
+    said += [f"claims: {diagnosis.of_classes(classes)}"] if classes else []
+    if not said:
         hint = "train on CPUs: --profile cpu-gloo"
-        return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs", hint)
-    return Check("gpus", Result.OK, f"{of_all}: {', '.join(found)}")
+        bought = "; where machines are bought on demand, they come when a job asks for them"
+        return Check("gpus", Result.WARNING, f"{of_all}, none with GPUs{bought}", hint)
+    detail = "; ".join([f"{of_all}: {said[0]}", *said[1:], *offer.notes])
+    return Check("gpus", Result.WARNING if offer.hint else Result.OK, detail, offer.hint)
+
+
+def _device_classes(cluster: Cluster) -> list[dict[str, Any]]:
+    """What pods may claim, as far as the user may know."""
+    if diagnosis.DEVICE_CLASSES[0] not in cluster.groups():
+        return []
+    try:
+        return cluster.custom(*diagnosis.DEVICE_CLASSES, everywhere=True) or []
+    except RefusedError:
+        return []
+
+
+def _bought(cluster: Cluster) -> Check:
+    """Who buys machines, as far as the API shows it: Cluster Autoscaler alone leaves no trace."""
+    found, groups = [], cluster.groups()
+    if diagnosis.KARPENTER[0] in groups:
+        try:
+            pools = cluster.custom(*diagnosis.KARPENTER, everywhere=True) or []
+            found.append(f"Karpenter: {', '.join(map(diagnosis.of_pool, pools)) or 'no NodePools'}")
+        except RefusedError:
+            found.append("Karpenter, whose NodePools your user may not see")
+    if diagnosis.PROVISIONING_REQUESTS[0] in groups:
+        found.append("all machines of a job together, in queues that ask for them")
+    return Check("bought on demand", Result.OK, "; ".join(found) or "nobody who says so")
 
 
 def topology(spec: JobSpec, cluster: Cluster) -> Check:

@@ -12,9 +12,12 @@ CLAIM = "gpus"
 DEVICE_CLASS = "gpu.nvidia.com"
 """DeviceClass of the NVIDIA driver for Dynamic Resource Allocation."""
 WHOLE, SHARED, AMD, DRA = "whole", "shared", "amd", "dra"
-_NVIDIA, _AMD = "nvidia.com/gpu", "amd.com/gpu"
+WHOLE_RESOURCE = _NVIDIA = "nvidia.com/gpu"
+_AMD = "amd.com/gpu"
 _MIG = re.compile(r"mig-\d+g\.\d+gb(\.me(\.all)?)?")
 """As the resources of the "mixed" MIG strategy are called, without nvidia.com/."""
+_PROFILE = re.compile(r"\d+g\b")
+"""How a MIG profile begins, by its own name."""
 
 
 def _nvidia_devices(root: Path) -> list[str]:
@@ -43,6 +46,13 @@ class Kind:
     """Environment variable that lists the devices a process may use."""
     devices: Callable[[Path], list[str]]
     """Those of a machine, below the root of its file system."""
+    device_class: str | None = None
+    """The DeviceClass that pods claim it from, instead of a resource."""
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is a MIG slice, as far as its name says so."""
+        return "mig" in (self.device_class or self.name)
 
     @property
     def flags(self) -> str:
@@ -57,15 +67,15 @@ class Kind:
         return self.devices(root)
 
 
-def _nvidia(name: str, resource: str | None) -> Kind:
-    return Kind(name, resource, _NVIDIA, "CUDA_VISIBLE_DEVICES", _nvidia_devices)
+def _nvidia(name: str, resource: str | None, device_class: str | None = None) -> Kind:
+    return Kind(name, resource, _NVIDIA, "CUDA_VISIBLE_DEVICES", _nvidia_devices, device_class)
 
 
 _KINDS = (
     _nvidia(WHOLE, _NVIDIA),  # also slices with MIG's "single" strategy
     _nvidia(SHARED, f"{_NVIDIA}.shared"),  # time-slicing or MPS, with renameByDefault
     Kind(AMD, _AMD, _AMD, "HIP_VISIBLE_DEVICES", _amd_devices),
-    _nvidia(DRA, None),
+    _nvidia(DRA, None, DEVICE_CLASS),
 )
 
 
@@ -79,9 +89,25 @@ def kind(name: str) -> Kind:
     for one in _KINDS:
         if one.name == name:
             return one
+    prefix, colon, device_class = name.partition(":")
+    if colon and prefix == DRA:  # its name is checked with the spec
+        return _nvidia(name, None, device_class)
     if _MIG.fullmatch(name) is None:
-        raise ValueError(f"must be one of {', '.join(names())}, or a MIG slice such as mig-1g.5gb")
+        if name.startswith("mig") or _PROFILE.match(name):
+            raise ValueError(
+                "must say how large the MIG slice is, as nvidia-smi mig -lgip does: mig-1g.5gb, "
+                "mig-1g.10gb, mig-3g.40gb. Those of a cluster: kij-train doctor"
+            )
+        raise ValueError(
+            f"must be one of {', '.join(names())}, a MIG slice such as mig-1g.5gb, or "
+            f"{DRA}:CLASS for another DeviceClass"
+        )
     return _nvidia(name, f"nvidia.com/{name}")
+
+
+def claim_of(device_class: str) -> str:
+    """How a user asks for a claim of a DeviceClass."""
+    return DRA if device_class == DEVICE_CLASS else f"{DRA}:{device_class}"
 
 
 def of_resource(resource: str) -> Kind | None:

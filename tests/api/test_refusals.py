@@ -82,6 +82,7 @@ ELSEWHERE = {
     ("list", "workloads"),
     ("list", "localqueues"),
     ("patch", "workloads"),
+    ("list", "provisioningrequests"),  # unit/test_buying.py
     # Of a job that was applied: test_submission.py.
     *(
         (v, r)

@@ -135,7 +135,7 @@ def test_doctor_asks_for_what_the_role_grants() -> None:
     asked = {(group, resource, verb) for group, resource, verbs in doctor.RIGHTS for verb in verbs}
     # What only some flags use, or no job fails without, is not asked for with the rest.
     optional = {"podgroups", "resourceclaimtemplates", "networkpolicies"}
-    optional |= {"workloads", "localqueues"}
+    optional |= {"workloads", "localqueues", "provisioningrequests"}
     wanted = {right for right in granted if right[1] not in optional}
     no_launch = {("", "pods", "delete"), ("", "services", "get"), ("", "services", "patch")}
     from_elsewhere = {("", "configmaps", "get")}  # arrays that another machine has launched

@@ -47,7 +47,7 @@ class Leftovers:
 def find(paths: StatePaths, state: State | None) -> Leftovers:
     """Look at the whole machine for parts of this clone's cluster."""
     return Leftovers(
-        processes=_processes(paths, state),
+        processes=processes_of(paths, state),
         mounts=[line for line in _mounts() if str(paths.run) in line],
         links=_links(),
         cgroups=[str(path) for path in cgroups.folders(paths.cgroup)],
@@ -60,7 +60,7 @@ def remove(paths: StatePaths, state: State | None) -> Leftovers:
     Only for the holder of the cluster's lock.
     """
     deadline = time.monotonic() + END_TIMEOUT_S
-    while remaining := _processes(paths, state):
+    while remaining := processes_of(paths, state):
         for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -75,15 +75,31 @@ def remove(paths: StatePaths, state: State | None) -> Leftovers:
     return left
 
 
-def _processes(paths: StatePaths, state: State | None) -> list[int]:
-    """Every process in the cluster's namespaces or cgroups."""
+def processes_of(paths: StatePaths, state: State | None) -> list[int]:
+    """Every process in the cluster's cgroups, and in its namespaces those that name its folder.
+
+    A state may be an old one, and the kernel gives the number of a namespace that is gone to a new
+    one: of another cluster, say.
+    """
     found = set(cgroups.processes(paths.cgroup))
     if state is not None:
         wanted = {("pid", state.pid_namespace), ("net", state.network_namespace)}
         for pid in all_pids():
-            if any(inode and namespace(pid, kind) == inode for kind, inode in wanted):
+            is_inside = any(inode and namespace(pid, kind) == inode for kind, inode in wanted)
+            if is_inside and _names(pid, paths.root):
                 found.add(pid)
     return sorted(found - {os.getpid()})
+
+
+def _names(pid: int, folder: Path) -> bool:
+    """Whether a process has the folder, or a path in it, among its arguments or variables."""
+    needles = [f"{folder}{end}".encode() for end in ("/", "\0")]
+    for file in ("cmdline", "environ"):
+        with suppress(OSError):
+            text = Path(f"/proc/{pid}/{file}").read_bytes()
+            if any(needle in text for needle in needles):
+                return True
+    return False
 
 
 def _mounts() -> list[str]:

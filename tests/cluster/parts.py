@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import build, cache, requirements
 from .errors import ClusterError
-from .paths import cache_dir
+from .paths import PACKAGE, cache_dir
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Part:
     """GOTOOLCHAIN, where the module needs a newer Go."""
     calls: tuple[str, ...] = ()
     """Programs that it needs on the machine, of Debian's packages of the same names."""
+    adds: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    """File that is put into the module → a file of ours."""
 
 
 PARTS = {
@@ -83,6 +85,31 @@ PARTS = {
         },
         calls=("iptables", "ipset"),
     ),
+    # Later ones need a newer Go than the rest.
+    "karpenter": Part(
+        module="sigs.k8s.io/karpenter",
+        version="v1.13.0",
+        programs={"karpenter": "./kwok"},
+        keep=("pkg/apis/crds", "kwok/apis/crds"),
+    ),
+    "provisioning": Part(
+        module="k8s.io/autoscaler/cluster-autoscaler/apis",
+        version="v0.0.0-20240830133931-adfbe7e45277",  # the one that Kueue is built with
+        programs={},
+        keep=("config/crd",),
+    ),
+    "gpu-operator": Part(
+        module="github.com/NVIDIA/gpu-operator",
+        version="v0.0.0-20250917190837-d73a0086a6ba",
+        programs={},
+        keep=("config/crd/bases",),
+    ),
+    "device-plugin": Part(
+        module="github.com/NVIDIA/k8s-device-plugin",
+        version="v0.19.3",
+        programs={"read-config": "./read-config"},
+        adds={"read-config/main.go": PACKAGE / "read_config.go"},
+    ),
 }
 
 
@@ -110,7 +137,8 @@ def found(name: str) -> Path:
 
 
 def _key(name: str) -> str:
-    return cache.digest(repr(PARTS[name]), build.go_version(), platform.machine())
+    ours = [path.read_bytes() for path in PARTS[name].adds.values()]
+    return cache.digest(repr(PARTS[name]), *ours, build.go_version(), platform.machine())
 
 
 def _make(target: Path, part: Part) -> None:
@@ -123,6 +151,9 @@ def _make(target: Path, part: Part) -> None:
     shutil.copytree(served, source)
     for file in (source, *source.rglob("*")):
         file.chmod(file.stat().st_mode | 0o200)
+    for added, ours in part.adds.items():
+        (source / added).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ours, source / added)
     for lacking, other in part.copies.items():
         if not (source / lacking).exists():
             shutil.copy(source / other, source / lacking)

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import kueue, operators
+from tests.cluster import parts
+from tests.cluster.paths import StatePaths
+from tests.cluster.state import State
 from tests.faults import Lasting
+from tests.goldens import ROOT
 from tests.kube import Namespace, eventually
 
 pytestmark = [
@@ -24,6 +29,10 @@ WAITS = "import pathlib, time\nwhile not pathlib.Path('/shared/stop').exists(): 
 
 @pytest.fixture(scope="module", autouse=True)
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    state = State.of_running(StatePaths.of_this_clone())
+    assert state is not None
+    # It looks for them when it starts.
+    operators.install_crds(state, parts.found("provisioning") / "config/crd")
     with operators.running("kueue", tmp_path_factory.mktemp("kueue")):
         yield
 
@@ -234,3 +243,61 @@ def test_a_namespace_whose_jobs_all_go_into_its_queue_runs_and_cancels_them(
     done = ns.kij_train("resume", "plain", cwd=project)
     assert done.returncode == 0, done.stderr
     assert eventually(lambda: is_running(ns, "plain"))
+
+
+def test_a_job_is_told_whether_the_nodes_that_its_queue_buys_are_coming(
+    ns: Namespace, project: Path, shared: Path, small_image: str, nodes_bought: None
+) -> None:
+    def provisioned(conditions: dict[str, tuple[str, str]]) -> None:
+        """Say of the newest request what an autoscaler says."""
+        requests = api.list_namespaced_custom_object(*of, ns.name, "provisioningrequests")["items"]
+        name = max(one["metadata"]["name"] for one in requests)
+        said = [
+            {"type": kind, "status": status, "reason": "Test", "message": message}
+            | {"lastTransitionTime": "2026-01-01T00:00:00Z"}
+            for kind, (status, message) in conditions.items()
+        ]
+        body = {"status": {"conditions": said}}
+        api.patch_namespaced_custom_object_status(*of, ns.name, "provisioningrequests", name, body)
+
+    def first(name: str = "bought") -> dict[str, Any]:
+        findings = why(ns, name, project)["findings"]
+        return dict(findings[0]) if findings else {}
+
+    api, of = kueue.custom(ns), ("autoscaling.x-k8s.io", "v1")
+    queued(ns, project, shared, small_image, "bought", "--nodes", "2", "--cpu", "0.2")
+    assert eventually(lambda: first().get("kind") == "queue-check"), first()
+    assert "no autoscaler has taken its request for nodes yet" in first()["summary"]
+    accepted = ("True", "taken")
+    provisioned({"Accepted": accepted, "Provisioned": ("False", "in about 20 minutes")})
+    assert eventually(lambda: first().get("kind") == "node-coming"), first()
+    assert "all its nodes are being bought together (best-effort-atomic" in first()["summary"]
+    assert eventually(lambda: first()["evidence"] == ["in about 20 minutes"])
+    provisioned({"Accepted": accepted, "Failed": ("True", "out of stock")})
+    assert eventually(lambda: first().get("kind") == "no-node-coming"), first()
+    assert first()["evidence"] == ["out of stock"]
+    assert not is_running(ns, "bought")
+
+    queued(ns, project, shared, small_image, "soon", "--cpu", "0.2")
+    assert eventually(lambda: first("soon").get("kind") == "queue-check"), first("soon")
+    provisioned({"Accepted": accepted, "Provisioned": ("True", "there")})
+    assert eventually(lambda: is_running(ns, "soon"))
+
+
+@pytest.fixture
+def nodes_bought(ns: Namespace) -> Iterator[None]:
+    """The queue of manifests/recipes/kueue-cluster-autoscaler.yaml, but of cores, without GPUs."""
+    recipe = ROOT / "manifests/recipes/kueue-cluster-autoscaler.yaml"
+    bodies = {body["kind"]: body for body in yaml.safe_load_all(recipe.read_text())}
+    config, check = bodies["ProvisioningRequestConfig"]["spec"], bodies["AdmissionCheck"]["spec"]
+    config["managedResources"] = ["cpu"]
+    check["parameters"]["name"] = ns.name
+    strategy = {"admissionChecks": [{"name": ns.name}]}
+    kueue.create(ns, "ProvisioningRequestConfig", config)
+    kueue.create(ns, "AdmissionCheck", check)
+    kueue.make(ns, kueue.Quota("1", more={"admissionChecksStrategy": strategy}))
+    yield
+    for job in ns.batch.list_namespaced_job(ns.name).items:
+        ns.delete_job(job.metadata.name)
+    assert ns.empties(90), ns.left()
+    kueue.remove(ns)

@@ -16,6 +16,7 @@ from tests.unit.test_client import Answer, ApiServer, Handler
 
 NATIVE = "scheduling.k8s.io"
 KUEUE = "kueue.x-k8s.io"
+SHARING = "nvidia.com/gpu.sharing-strategy"
 
 
 class Lists(ApiServer):
@@ -39,6 +40,11 @@ class Lists(ApiServer):
         """A resource that nobody may create."""
         self.takes_templates = ""
         """Of Argo: all, those without mistakes, or none."""
+        self.served = {f"/apis/{KUEUE}": "v1beta2", "/apis/karpenter.sh": "v1"}
+        self.served["/apis/resource.k8s.io"] = "v1"
+        """Version of API groups."""
+        self.objects: dict[str, list[dict[str, Any]]] = {}
+        """Of more kinds, by their name in paths."""
         self.answer = self._answer
 
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> Answer:
@@ -68,8 +74,8 @@ class Lists(ApiServer):
             return {"gitVersion": version, "major": "1", "minor": self.minor}
         if path == "/apis":
             return {"groups": [{"name": name} for name in (NATIVE, *self.groups)]}
-        if path == f"/apis/{KUEUE}":
-            return {"versions": [{"version": "v1beta2"}]}
+        if path in self.served:
+            return {"versions": [{"version": self.served[path]}]}
         if path.endswith("/localqueues"):
             return {"metadata": {}, "items": self.queues}
         if path == f"/apis/{NATIVE}":
@@ -78,7 +84,7 @@ class Lists(ApiServer):
             return {"metadata": {}, "items": self.nodes}
         if path.endswith("/resourcequotas"):
             return {"metadata": {}, "items": self.quotas}
-        return {"metadata": {}, "items": []}
+        return {"metadata": {}, "items": self.objects.get(path.rpartition("/")[2], [])}
 
 
 @pytest.fixture
@@ -297,6 +303,100 @@ def test_queues_of_kueue_are_listed_with_how_many_wait(
     server.queues = queues
     found = checks({"token": "t"})[1]["queues"]
     assert (found["result"], found["detail"]) == (result, detail)
+
+
+def machine(labels: dict[str, str], **has: str) -> dict[str, Any]:
+    there = {f"nvidia.com/{name.replace('_', '-')}": count for name, count in has.items()}
+    return {"metadata": {"name": "m", "labels": labels}, "status": {"allocatable": there}}
+
+
+@pytest.mark.parametrize(
+    ("machines", "result", "words"),
+    [
+        ([machine({})], "warning", ["none with GPUs; where machines are bought on demand"]),
+        ([machine({}, gpu="8"), machine({}, gpu="8")], "ok", ["2 machines: 2 × 8 nvidia.com/gpu"]),
+        (
+            [
+                machine({SHARING: "time-slicing", "nvidia.com/gpu.replicas": "4"}, gpu="32"),
+                machine({SHARING: "none"}, gpu="8"),
+            ],
+            "warning",
+            [
+                "1 × 32 nvidia.com/gpu, 1 × 8 nvidia.com/gpu; on 1 machine, 4 pods share one GPU",
+                "--node-selector nvidia.com/gpu.sharing-strategy=none",
+            ],
+        ),
+        (
+            [machine({SHARING: "mps"}, **{"gpu.shared": "8"})],
+            "ok",
+            ["1 × 8 nvidia.com/gpu.shared; on 1 machine, several pods share one GPU (mps)"],
+        ),
+        (
+            [machine({"cloud.google.com/gke-gpu-sharing-strategy": "time-sharing"}, gpu="2")],
+            "ok",
+            ["several pods share one GPU (time-sharing)"],
+        ),
+        (
+            [
+                machine(
+                    {
+                        "nvidia.com/gpu.slices.gi": "1",
+                        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb",
+                    },
+                    gpu="7",
+                )
+            ],
+            "ok",
+            ["on 1 machine, nvidia.com/gpu is a MIG slice (NVIDIA-A100-SXM4-80GB-MIG-1g.10gb)"],
+        ),
+        (
+            [
+                machine({"nvidia.com/gpu.product": "A100-MIG-INVALID"}, gpu="0"),
+                machine({}, gpu="8"),
+            ],
+            "ok",
+            ["MIG is not set up as its strategy wants it, and no GPU is there"],
+        ),
+    ],
+)
+def test_gpus_are_counted_and_it_is_said_who_shares_them(
+    checks: Any, server: Lists, machines: list[dict[str, Any]], result: str, words: list[str]
+) -> None:
+    server.nodes = machines
+    found = checks({"token": "t"})[1]["gpus"]
+    assert found["result"] == result
+    for each in words:
+        assert each in found["detail"] + str(found["hint"])
+
+
+def test_device_classes_are_named_as_they_are_asked_for(checks: Any, server: Lists) -> None:
+    server.groups.append("resource.k8s.io")
+    names = ["mig.nvidia.com", "gpu.nvidia.com", *(f"z{number}" for number in range(8))]
+    server.objects["deviceclasses"] = [{"metadata": {"name": name}} for name in names]
+    found = checks({"token": "t"})[1]["gpus"]
+    assert found["result"] == "ok"
+    assert "0 machines: claims: --gpu-kind dra, dra:mig.nvidia.com, dra:z0" in found["detail"]
+    assert found["detail"].endswith("dra:z5 and 2 more")
+
+
+def test_who_buys_machines_is_told_with_what_is_left(checks: Any, server: Lists) -> None:
+    assert checks({"token": "t"})[1]["bought on demand"]["detail"] == "nobody who says so"
+    server.groups += ["karpenter.sh", "autoscaling.x-k8s.io"]
+    ready = {"type": "Ready", "status": "False", "message": "NodeClass is missing"}
+    server.objects["nodepools"] = [
+        {
+            "metadata": {"name": "training"},
+            "spec": {"limits": {"nvidia.com/gpu": 64}},
+            "status": {"resources": {"nvidia.com/gpu": "8"}},
+        },
+        {"metadata": {"name": "open"}, "spec": {}, "status": {"conditions": [ready]}},
+    ]
+    assert checks({"token": "t"})[1]["bought on demand"]["detail"] == (
+        "Karpenter: training (8 of 64 nvidia.com/gpu), open (no limits), buys nothing: NodeClass "
+        "is missing; all machines of a job together, in queues that ask for them"
+    )
+    server.objects["nodepools"] = []
+    assert "no NodePools" in checks({"token": "t"})[1]["bought on demand"]["detail"]
 
 
 def test_operators_are_named_with_the_format_that_they_take(checks: Any, server: Lists) -> None:

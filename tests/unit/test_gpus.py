@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from kij_train import gpus
 from kij_train.spec import JobSpec
+from pydantic import ValidationError
 
 
 @pytest.mark.parametrize(
@@ -33,8 +34,27 @@ def test_a_kind_is_found_by_its_flag_and_by_its_resource(
     assert JobSpec(script="a.py", gpus=1, gpu_kind=name).gpu_resource == resource
 
 
-def test_claims_have_no_resource() -> None:
-    assert gpus.kind("dra").resource is None
+def test_claims_have_a_device_class_and_no_resource() -> None:
+    assert (gpus.kind("dra").resource, gpus.kind("dra").device_class) == (None, "gpu.nvidia.com")
+    slices = gpus.kind("dra:mig-1g.10gb.example.com")
+    assert (slices.resource, slices.device_class) == (None, "mig-1g.10gb.example.com")
+    assert slices.flags == "--gpus with --gpu-kind dra:mig-1g.10gb.example.com"
+    assert [gpus.claim_of(name) for name in ("gpu.nvidia.com", "a.b")] == ["dra", "dra:a.b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_slice"),
+    [
+        ("whole", False),
+        ("shared", False),
+        ("dra", False),
+        ("mig-1g.5gb", True),
+        ("dra:mig.nvidia.com", True),
+        ("dra:gpu.example.com", False),
+    ],
+)
+def test_mig_slices_are_known_by_their_names(name: str, *, is_slice: bool) -> None:
+    assert gpus.kind(name).is_slice == is_slice
 
 
 @pytest.mark.parametrize("resource", ["nvidia.com/mig-big", "amd.com/fpga", "gpu", "cpu", ""])
@@ -42,9 +62,23 @@ def test_other_resources_are_no_gpus(resource: str) -> None:
     assert gpus.of_resource(resource) is None
 
 
-def test_an_unknown_kind_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"must be one of whole, shared, amd, dra, or a MIG slice"):
-        gpus.kind("tpu")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tpu", "must be one of whole, shared, amd, dra, a MIG slice such as mig-1g.5gb, or dra:"),
+        ("mig", "must say how large the MIG slice is, as nvidia-smi mig -lgip does: mig-1g.5gb"),
+        ("mig-1g", "must say how large"),
+        ("1g.10gb", "must say how large"),
+        ("mig-0.5", "Those of a cluster: kij-train doctor"),
+        ("dra-x", "must be one of"),
+        ("dra:", "is no object name"),
+        ("dra:Not A Class", "is no object name"),
+    ],
+)
+def test_an_unknown_kind_is_refused_with_those_there_are(name: str, said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        JobSpec(script="a.py", gpus=1, gpu_kind=name)
+    assert said in str(refused.value)
 
 
 def test_devices_are_counted_as_their_driver_shows_them(tmp_path: Path) -> None:

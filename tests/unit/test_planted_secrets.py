@@ -57,7 +57,7 @@ WAYS = [(how, status) for how in planted.USERS for status in (0, 403)]
 def test_nothing_of_a_login_is_said_sent_or_left(machine: Machine, how: str, status: int) -> None:
     machine.log_in(how)
     machine.server.refuses = status
-    for line in COMMANDS:
+    for line in COMMANDS[:3] if status == 500 else COMMANDS:  # each asks again for seconds
         machine.run(*line)
     assert machine.look_at_files()
     assert machine.leaks == []

@@ -553,9 +553,12 @@ def test_what_is_free_is_said_where_it_is_known() -> None:
         ({"nvidia.com/gpu": "0"}, "what the machines have: kij-train doctor"),
         (
             {"nvidia.com/mig-1g.5gb": "7"},
-            "their GPUs are nvidia.com/mig-1g.5gb: --gpus with --gpu-kind mig-1g.5gb",
+            "their GPUs are nvidia.com/mig-1g.5gb (7 a machine): --gpus with --gpu-kind mig-1g.5gb",
         ),
-        ({"amd.com/gpu": "8"}, "their GPUs are amd.com/gpu: --gpus with --gpu-kind amd"),
+        (
+            {"amd.com/gpu": "8"},
+            "their GPUs are amd.com/gpu (8 a machine): --gpus with --gpu-kind amd",
+        ),
     ],
 )
 def test_a_resource_that_no_machine_has_is_told_and_less_of_it_is_no_advice(

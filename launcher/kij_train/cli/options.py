@@ -15,7 +15,7 @@ from typing import Any
 import click
 from typing_extensions import TypeVar
 
-from kij_train import names, runs
+from kij_train import gpus, names, runs
 from kij_train.cli import completers, grouped, output
 from kij_train.code import bundle, leftout
 from kij_train.errors import RequestError
@@ -257,11 +257,11 @@ def warn_about(resolved: Resolved[Common]) -> None:
                 "and let the script read it from the environment: --env-from-secret NAME",
             ),
         )
-    if spec.gpu_kind.startswith("mig-") and (spec.gpus or 0) > 1:
+    if (spec.gpus or 0) > 1 and gpus.kind(spec.gpu_kind).is_slice:
         output.warning(
-            f"{spec.gpu_kind}: CUDA gives a process one MIG slice, and NCCL has no path between "
-            "slices of one GPU",
-            ("one slice a pod: --gpus 1, and more --nodes",),
+            f"{spec.gpu_kind}: CUDA gives a process one MIG slice, the first that it may see, and "
+            "NCCL, before 2.32 at least, has no path between slices of one GPU",
+            ("one slice a pod: --gpus 1, and more --nodes; to train on more than one: whole GPUs",),
         )
     if resolved.in_command(("args",)) and launcher_of(spec) is None:
         for argument in spec.args:

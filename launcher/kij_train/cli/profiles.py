@@ -40,6 +40,10 @@ def show(name: str) -> None:
         output.data(f"nodes:  {profile.max_nodes} at most")
         if "max_nodes" in profile.why:
             output.data(f"      {profile.why['max_nodes']}")
+    for use, kinds in profile.gpu_kinds.items():
+        output.data(f"{use} on GPUs of kind {', '.join(kinds)}")
+        if f"gpu_kinds.{use}" in profile.why:
+            output.data(f"      {profile.why[f'gpu_kinds.{use}']}")
     output.data("sets:")
     for key, value in _flat(profile.spec):
         output.data(f"  {key} = {value}")

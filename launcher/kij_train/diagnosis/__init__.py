@@ -19,6 +19,19 @@ from kij_train.diagnosis.failures import (
 from kij_train.diagnosis.held import HELD_S, end_while_held, own_end, state_with
 from kij_train.diagnosis.jobview import JobState, JobView, Object, epoch, own
 from kij_train.diagnosis.missing import missing_file
+from kij_train.diagnosis.offers import (
+    DEVICE_CLASSES,
+    GKE_SHARING,
+    KARPENTER,
+    PRODUCT,
+    SHARED_BY,
+    SHARING,
+    SLICES,
+    has_whole,
+    of_classes,
+    of_machines,
+    of_pool,
+)
 from kij_train.diagnosis.pending import Finding, sorted_events
 from kij_train.diagnosis.phases import (
     STARTED,
@@ -31,11 +44,20 @@ from kij_train.diagnosis.phases import (
     phases,
     trimmed,
 )
+from kij_train.diagnosis.provisioning import PROVISIONING_REQUESTS
 from kij_train.diagnosis.queues import Queue
 from kij_train.diagnosis.why import Verdict, as_json, of_rounds, why
 
 __all__ = [
+    "DEVICE_CLASSES",
+    "GKE_SHARING",
     "HELD_S",
+    "KARPENTER",
+    "PRODUCT",
+    "PROVISIONING_REQUESTS",
+    "SHARED_BY",
+    "SHARING",
+    "SLICES",
     "STARTED",
     "Failure",
     "Finding",
@@ -53,6 +75,7 @@ __all__ = [
     "epoch",
     "failures_of_pods",
     "first_failure",
+    "has_whole",
     "hint_here",
     "hint_there",
     "index_of",
@@ -62,6 +85,9 @@ __all__ = [
     "missing_file",
     "node_of",
     "nodes_of_job",
+    "of_classes",
+    "of_machines",
+    "of_pool",
     "of_rounds",
     "own",
     "own_end",

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from kij_train import commands, gpus
+from kij_train.diagnosis import offers
 from kij_train.diagnosis.jobview import Object
 from kij_train.units import quantity_value
 
@@ -25,7 +26,7 @@ def which_nobody_has(resources: Iterable[str], machines: Iterable[Object]) -> li
     return missing
 
 
-def without(resource: str, machines: Iterable[Object]) -> str:
+def without(resource: str, machines: Sequence[Object]) -> str:
     """What to do about a resource that no machine has; a command in it is a mark."""
     there = {
         name
@@ -36,7 +37,8 @@ def without(resource: str, machines: Iterable[Object]) -> str:
     others = {name: kind for name in sorted(there) if (kind := gpus.of_resource(name)) is not None}
     if others and gpus.of_resource(resource) is not None:
         flags = " or ".join(kind.flags for kind in others.values())
-        return f"their GPUs are {', '.join(others)}: {flags}"
+        have = ", ".join(f"{name} ({offers.a_machine(name, machines)})" for name in others)
+        return f"their GPUs are {have}: {flags}"
     return f"what the machines have: {commands.command('doctor')}"
 
 

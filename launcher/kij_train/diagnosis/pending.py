@@ -6,11 +6,11 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from kij_train import commands, gpus, names
-from kij_train.diagnosis import capacity, causes
+from kij_train.diagnosis import buying, capacity, causes
 from kij_train.diagnosis.capacity import FREE
 from kij_train.diagnosis.jobview import JobView, Object
 from kij_train.diagnosis.phases import Node, Phase
@@ -36,6 +36,7 @@ IN_BYTES = ("memory", "ephemeral-storage")
 _REASON = re.compile(r"(\d+) (.+?)(?=, \d+ |\. |\.?$)")
 _INSUFFICIENT = re.compile(r"Insufficient (\S+)")
 _TAINT = re.compile(r"node\(s\) had untolerated taint(?:\(s\))? ?\{?([^}]*)\}?")
+_DEVICE_CLASS = re.compile(r"device class (\S+) does not exist")
 _IMAGE = re.compile(r'image "([^"]+)"')
 
 
@@ -88,9 +89,32 @@ def _of_node(
     )
     if finding is not None:
         return finding
-    if node.reason == "Unschedulable" or _last(events, "FailedScheduling"):
-        return unschedulable(_last(events, "FailedScheduling") or "", job, machines)
+    said = unfit(events)
+    if node.reason == "Unschedulable" or said:
+        return _with_purchase(unschedulable(said or "", job, machines), events)
     return None
+
+
+def unfit(events: Sequence[Object]) -> str | None:
+    """The scheduler's newest word on why a pod has no place; Karpenter has events of that name."""
+    own = [each for each in events if not buying.is_of_karpenter(str(each.get("message", "")))]
+    return _last(own, "FailedScheduling")
+
+
+def _with_purchase(finding: Finding, events: Sequence[Object]) -> Finding:
+    """With what an autoscaler does about it, where there is one."""
+    purchase = buying.of_pod(events)
+    if purchase is None:
+        return finding
+    return replace(
+        finding,
+        kind="node-coming" if purchase.comes else "no-node-coming",
+        summary=f"{purchase.summary}; now {finding.summary}"
+        if purchase.comes
+        else f"{finding.summary}; {purchase.summary}",
+        evidence=(*finding.evidence, purchase.said),
+        hint=purchase.hint if purchase.comes else purchase.hint or finding.hint,
+    )
 
 
 def _image(node: Node, events: Sequence[Object]) -> Finding | None:
@@ -254,6 +278,15 @@ def unschedulable(message: str, job: JobView, machines: Sequence[Object]) -> Fin
             (message,),
             f"it needs a volume or a storage class: {commands.kubectl('get', 'pvc,storageclass')}",
         )
+    device_class = _DEVICE_CLASS.search(message)
+    if device_class:
+        look = commands.command("doctor")
+        return Finding(
+            "missing-object",
+            f"there is no DeviceClass {device_class[1]}, which it claims a device of",
+            (message,),
+            f"another --gpu-kind; those that there are: {look}",
+        )
     if "gated" in message.lower() and "scheduling gate" in message.lower():
         return Finding("gated", "it has a scheduling gate that somebody must lift", (message,))
     total = re.match(r"(\d+)/(\d+) nodes are available: ", message)
@@ -314,6 +347,11 @@ def _reason(
     if "didn't match pod affinity rules" in text:
         places = f"which places there are: {commands.command('doctor')}"
         return f"{count} are not in the place of its other pods, or in none", places
+    if "cannot allocate all claims" in text:
+        has = "has" if count == "1" else "have"
+        return f"{count} {has} no device free for its claim", (
+            "wait until others end, or another kind: --gpu-kind"
+        )
     if "were unschedulable" in text:
         return f"{count} are cordoned", None
     return f"{count} {text}", None

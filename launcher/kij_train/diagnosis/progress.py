@@ -51,7 +51,8 @@ def going_on(
     if job.restarts_by_itself:
         without = without or _not_replaced(nodes, events)
     waiting = without + pending.of_nodes(nodes, job, events, machines)
-    if job.array is None and any(each.kind == "unschedulable" for each in waiting):
+    unfit = any(each.kind in ("unschedulable", "no-node-coming") for each in waiting)
+    if job.array is None and unfit:
         waiting += _half_gang(nodes)
     headline = f"{job.name} is {state_with(job, nodes).value}, {age} after its start: {counted}"
     if waiting or lost:

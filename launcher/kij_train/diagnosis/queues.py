@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kij_train import commands, units
+from kij_train.diagnosis import provisioning
 from kij_train.diagnosis.jobview import JobView, Object, condition, epoch
 from kij_train.diagnosis.pending import Finding, sorted_events
 
@@ -64,6 +65,8 @@ class Queue:
     """Of the namespace; None where they may not be read."""
     jobs: Sequence[Object] = ()
     """Jobs of the namespace in the same queue."""
+    requests: Sequence[Object] = ()
+    """ProvisioningRequests of the namespace, where a check of the queue may have made one."""
     installed: bool = True
     """Whether the cluster has Kueue, as far as it says."""
 
@@ -120,6 +123,9 @@ def _not_admitted(job: JobView, events: Sequence[Object], queue: Queue) -> Findi
     of_cluster = str((local or {}).get("spec", {}).get("clusterQueue") or "")
     if of_cluster:
         where += f" (ClusterQueue {of_cluster})"
+    checked = provisioning.of_checks(queue.workload, queue.requests, where)
+    if checked is not None:
+        return checked
     known = _known(message, where, job)
     if known is None:
         check = f"what it waits for: {commands.kubectl('get', 'workloads')}"

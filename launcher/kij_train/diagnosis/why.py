@@ -292,8 +292,8 @@ def _deadline(job: JobView, events: Sequence[Object]) -> Verdict:
     finding = Finding(
         "deadline", f"it did not end within its --timeout of {limit}", (), "a longer --timeout"
     )
-    waited = [str(e.get("message", "")) for e in events if e.get("reason") == "FailedScheduling"]
-    more = [pending.unschedulable(waited[-1], job, ())] if waited else []
+    waited = pending.unfit(events)
+    more = [pending.unschedulable(waited, job, ())] if waited else []
     more += pending.of_creation(events)
     return Verdict(JobState.FAILED, f"{job.name} failed at its deadline", (finding, *more))
 

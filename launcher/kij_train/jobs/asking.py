@@ -93,6 +93,10 @@ def queue_of(cluster: Cluster, job: JobView) -> diagnosis.Queue:
     try:
         local = cluster.custom(names.KUEUE_GROUP, "localqueues")
         queue = replace(queue, local_queues=local, installed=local is not None)
-        return replace(queue, workload=workload_of(cluster, job.uid))
+        queue = replace(queue, workload=workload_of(cluster, job.uid))
+        if (queue.workload or {}).get("status", {}).get("admissionChecks"):
+            group, resource = diagnosis.PROVISIONING_REQUESTS
+            queue = replace(queue, requests=cluster.custom(group, resource) or ())
+        return queue
     except RefusedError:
         return queue

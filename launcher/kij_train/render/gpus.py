@@ -15,7 +15,7 @@ def claim_templates(spec: Common, name: str, shape: Shape) -> list[dict[str, Any
     if not container_claims(spec):
         return []
     exactly = {
-        "deviceClassName": gpus.DEVICE_CLASS,
+        "deviceClassName": gpus.kind(spec.gpu_kind).device_class,
         "allocationMode": "ExactCount",
         "count": spec.gpus,
     }
@@ -38,4 +38,5 @@ def pod_claims(spec: Common, name: str) -> list[dict[str, Any]]:
 
 def container_claims(spec: Common) -> list[dict[str, Any]]:
     """Which of them the container uses."""
-    return [{"name": gpus.CLAIM}] if spec.gpus and spec.gpu_kind == gpus.DRA else []
+    claimed = spec.gpus and gpus.kind(spec.gpu_kind).device_class is not None
+    return [{"name": gpus.CLAIM}] if claimed else []

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kij_train import names, scripts, units
 from kij_train.commands import Address
 from kij_train.errors import KijError, RefusedError, RequestError, UnreachableError
-from kij_train.runs import queues
+from kij_train.runs import queues, shares
 from kij_train.runs.backend import Backend, Line, Run
 from kij_train.runs.plan import Note
 from kij_train.runs.sizes import without_room
@@ -114,6 +114,7 @@ class OnCluster(Backend):
     def doubts(self, spec: Common) -> Iterator[Note]:
         if isinstance(spec, JobSpec):
             yield from _without_gang(spec)
+            yield from shares.doubts(spec, self.cluster(spec))
         yield from _without_volume(spec)
         if spec.kueue is not None:
             yield from queues.doubts(spec.kueue, self.cluster(spec))

@@ -49,7 +49,9 @@ _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def _known_gpu_kind(value: str) -> str:
-    gpu_kinds.kind(value)
+    device_class = gpu_kinds.kind(value).device_class
+    if device_class is not None:
+        names.check_object_name(device_class)
     return value
 
 
@@ -179,7 +181,7 @@ class Resources(Model):
         Setting(Group.RESOURCES, "--gpu-kind KIND", Fact.TORCHX),
     ] = "whole"
     """Kind of GPU: whole (also for MIG's single strategy), a MIG slice (mig-1g.5gb), shared
-    (time-sliced or MPS), amd, or dra (a claim of device class gpu.nvidia.com)."""
+    (time-sliced or MPS), amd, dra (a claim of DeviceClass gpu.nvidia.com) or dra:CLASS."""
     cpu: Annotated[Cpu | None, Setting(Group.RESOURCES, "--cpu CORES", Fact.CLUSTER_ONLY)] = None
     """CPU cores a pod, request and limit."""
     memory: Annotated[

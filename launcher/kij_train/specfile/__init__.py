@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Generic
 
@@ -120,8 +121,10 @@ def resolve(
         layers = [*map(_where, layers[:-1]), again, flags]
     shown = STDIN_SHOWN if spec_file == STDIN else spec_file
     resolved = replace(check(merge(layers, model), model), spec_file=shown)
-    if chosen is not None and again is None and isinstance(resolved.spec, JobSpec):
-        _check_fits(resolved.spec.nodes, resolved.origin(("nodes",)), chosen)
+    if chosen is not None and again is None:
+        if isinstance(resolved.spec, JobSpec):
+            _check_fits(resolved.spec.nodes, resolved.origin(("nodes",)), chosen)
+        _check_gpu_kind(resolved, chosen)
     return resolved
 
 
@@ -151,6 +154,29 @@ def _check_fits(nodes: int, origin: str, profile: Profile) -> None:
         f"{origin} asks for {nodes}" + (f": {reason}" if reason else ""),
         hints=("one that fits the network between the nodes, or none: kij-train profiles",),
     )
+
+
+def _check_gpu_kind(resolved: Resolved[Spec], profile: Profile) -> None:
+    """A team's rule on which GPUs are for training, and which for evaluations."""
+    spec = resolved.spec
+    use = "training" if isinstance(spec, JobSpec) else "arrays"
+    allowed = profile.gpu_kinds.get(use)
+    gpus, kind = getattr(spec, "gpus", None), getattr(spec, "gpu_kind", "")
+    if not gpus or allowed is None or any(fnmatchcase(kind, pattern) for pattern in allowed):
+        return
+    what = {"training": "training", "arrays": "evaluations and other arrays"}[use]
+    reason = profile.why.get(f"gpu_kinds.{use}", "")
+    raise RequestError(
+        f"profile {profile.name} has {what} on GPUs of kind {', '.join(allowed)}, and "
+        f"{_origin_of_kind(resolved)} {kind}" + (f": {reason}" if reason else ""),
+        hints=(f"--gpu-kind {allowed[0]}", "what the machines have: kij-train doctor"),
+    )
+
+
+def _origin_of_kind(resolved: Resolved[Spec]) -> str:
+    if not resolved.given("gpu_kind"):
+        return "without --gpu-kind it is"
+    return f"{resolved.origin(('gpu_kind',))} asks for"
 
 
 def check(

@@ -161,6 +161,10 @@ def _project_layer(path: Path, table: Any, cwd: Path, model: type[Model]) -> Pro
     return ProjectFile(layer.values, layer.origins, profile, f"{shown}: profile", own)
 
 
+USES = ("training", "arrays")
+"""What a profile may say which kinds of GPU are for."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Named settings, with what a user should know about them."""
@@ -179,6 +183,8 @@ class Profile:
     """What must be there on the cluster."""
     max_nodes: int | None = None
     """How many nodes its settings work with."""
+    gpu_kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """`training` and `arrays` → the kinds of GPU that they may ask for, as mig-*; all without."""
 
     @classmethod
     def of_table(cls, name: str, origin: str, table: Any) -> Profile:
@@ -205,6 +211,7 @@ class Profile:
             why={str(key): str(text) for key, text in why.items()},
             needs=tuple(str(need) for need in needs),
             max_nodes=most,
+            gpu_kinds=_gpu_kinds(name, about.get("gpu_kinds", {})),
         )
 
     @classmethod
@@ -235,6 +242,21 @@ class Profile:
                 f"{where} {brief(name)}: no such profile{did_you_mean(name, known)}",
                 hints=(f"profiles: {', '.join(known)}, or the path of a .toml file",),
             ) from None
+
+
+def _gpu_kinds(name: str, table: Any) -> dict[str, tuple[str, ...]]:
+    """The table [gpu_kinds] of a profile. Raises RequestError."""
+    right = isinstance(table, dict) and all(
+        use in USES and isinstance(kinds, list) and kinds and all(isinstance(k, str) for k in kinds)
+        for use, kinds in table.items()
+    )
+    if not right:
+        raise RequestError(
+            f"profile {name}: gpu_kinds must be a table of {' and '.join(USES)}, each a list of "
+            "kinds of GPU",
+            hints=('[gpu_kinds] training = ["whole"] arrays = ["shared", "mig-*"]',),
+        )
+    return {use: tuple(kinds) for use, kinds in table.items()}
 
 
 def all_profiles(cwd: Path) -> list[Profile]:

@@ -99,7 +99,7 @@ def _lacking(spec: JobSpec) -> dict[str, tuple[bool, str]]:
             f"Trainer tells all ranks that it is {DEFAULT_PORT}",
         ),
         "gpu_kind": (
-            spec.gpu_kind == gpus.DRA and bool(spec.gpus),
+            gpus.kind(spec.gpu_kind).device_class is not None and bool(spec.gpus),
             "the resources of a TrainJob have no claims",
         ),
     }
