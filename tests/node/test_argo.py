@@ -20,6 +20,11 @@ pytestmark = [pytest.mark.controllers, pytest.mark.own_cluster, pytest.mark.alon
 
 MOST_STATUS_BYTES = 20 * 1024
 SLEEPS = "import sys, time\nprint('began', flush=True)\ntime.sleep(int(sys.argv[1]))\n"
+TRIAL = """
+import json, os, sys
+with open(os.environ["KIJ_RESULT_FILE"], "a") as file:
+    print(json.dumps({"loss": float(sys.argv[sys.argv.index("--x") + 1])}), file=file)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,20 @@ def test_a_stopped_workflow_cancels_its_job(argo: Argo, folder: Path, small_imag
     assert body.spec.suspend is True
     assert body.metadata.annotations["kij-train/cancelled"] == "true"
     assert eventually(lambda: pods() == 0)
+
+
+def test_a_sweep_is_a_step_with_a_pod_for_each_point(
+    argo: Argo, folder: Path, small_image: str
+) -> None:
+    (folder / "trial.py").write_text(TRIAL)
+    steps = "steps: {search: {run: 'sweep -p x=1,2,3 --min loss trial.py'}}"
+    argo.apply(flow(folder, argo, small_image, "points", steps))
+    workflow = argo.ended(argo.submit("points"))
+    assert phase_of(workflow) == "Succeeded", argo.said(workflow["metadata"]["name"])
+    found = outputs_of(nodes_of(workflow)["search"])
+    assert (found["verdict"], found["failed-indexes"]) == ("passed", "")
+    label = f"batch.kubernetes.io/job-name={found['job']}"
+    assert len(argo.ns.core.list_namespaced_pod(argo.ns.name, label_selector=label).items) == 3
 
 
 @pytest.mark.parametrize("form", ["container", "resource"])
