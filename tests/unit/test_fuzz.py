@@ -10,7 +10,7 @@ import pytest
 from tests import badinput, fuzz
 
 PARTS = 6
-EACH = 150
+EACH = 100
 
 
 @pytest.mark.parametrize("part", range(PARTS))
