@@ -47,7 +47,7 @@ _RANK = re.compile(r"((?:node )?\d+(?:/\S+)?) \| ")
 _MASKS = [
     (re.compile(r"\b\d+(\.\d+)? (s|ms|min|steps/s|KiB|MiB|GiB|B|files)\b"), r"# \2"),
     (re.compile(r"\b\d+:\d\d:\d\d\b"), "#:##:##"),
-    (re.compile(r",\d+\.\d+,"), ",#,"),
+    (re.compile(r"^(\w+,\d+,\d+),[\d.]+,"), r"\1,#,"),
     (re.compile(r" · \d+ at once"), ""),
     (re.compile(r"slowest: .*"), "slowest: #"),
     (re.compile(r"\b(process|port|loss) \d[\d.]*"), r"\1 #"),
