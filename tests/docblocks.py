@@ -47,7 +47,7 @@ _RANK = re.compile(r"((?:node )?\d+(?:/\S+)?) \| ")
 _MASKS = [
     (re.compile(r"\b\d+(\.\d+)? (s|ms|min|steps/s|KiB|MiB|GiB|B|files)\b"), r"# \2"),
     (re.compile(r"\b\d+:\d\d:\d\d\b"), "#:##:##"),
-    (re.compile(r",\d+\.\d+,"), ",#,"),
+    (re.compile(r"^(\w+,\d+,\d+),[\d.]+,"), r"\1,#,"),
     (re.compile(r" · \d+ at once"), ""),
     (re.compile(r"slowest: .*"), "slowest: #"),
     (re.compile(r"\b(process|port|loss) \d[\d.]*"), r"\1 #"),
@@ -207,7 +207,7 @@ def _run(
     for name, instead in shown_as.items():
         text = text.replace(name, instead)
     lines = text.rstrip().splitlines()
-    return [line for line in lines if not _NOISE.fullmatch(line)], done.returncode
+    return lines, done.returncode
 
 
 def masked(line: str) -> str:
@@ -242,7 +242,7 @@ def _by_rank(lines: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in lines:
         rank = _RANK.match(line)
-        if line.strip() != "…":
+        if line.strip() != "…" and not _NOISE.fullmatch(line):
             found.setdefault(rank[1] if rank else "", []).append(masked(line))
     return found
 
@@ -263,7 +263,7 @@ def _write(page: Path, printed: Mapping[Block, list[Command]]) -> None:
 def _as_lines(commands: list[Command]) -> Iterator[str]:
     for command in commands:
         yield from f"$ {command.line}".splitlines()
-        output = command.output
+        output = [line for line in command.output if not _NOISE.fullmatch(line)]
         if len(output) > MOST_LINES:
             output = [*output[: MOST_LINES // 2], "…", *output[-MOST_LINES // 2 :]]
         yield from (line.rstrip() for line in output)

@@ -69,6 +69,24 @@ def takes(words: list[str]) -> None:
         command.make_context(name, words[1:])
 
 
+def test_the_site_is_built_and_no_link_of_it_is_broken(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("zensical", reason="takes the extra `docs`, and Python 3.11")
+    assert docsite.main() == 0, capfd.readouterr().err
+    pages = list((docsite.BUILD / "site").rglob("*.html"))
+    assert len(pages) > len(list(docsite.DOCS.glob("*.md")))
+    for page in pages:
+        assert '<script src="http' not in page.read_text(encoding="utf-8"), page
+
+
+def test_a_link_to_what_is_not_there_is_named(tmp_path: Path) -> None:
+    page = docsite.DOCS / "index.md"
+    site = docsite.Site(docsite.DOCS, tmp_path, set())
+    with pytest.raises(docsite.BrokenLinkError, match=r"index.md links to \.\./no.py"):
+        site.link("../no.py", page, tmp_path / page.name)
+
+
 def test_every_block_says_its_language_or_why_it_is_not_run() -> None:
     """Output that no test compares has a reason, which `pytest -rP -k not_run` lists."""
     reasons = {}
@@ -108,3 +126,71 @@ def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
                 figure,
                 file,
             )
+
+
+PAGE = """
+<!-- file: a.py -->
+```python
+print("a")
+```
+
+```console
+$ python a.py
+a
+$ python -c 'raise SystemExit(3)'
+$ echo $?
+3
+```
+
+<!-- not run: it takes a GPU -->
+```console
+$ nvidia-smi
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "problem"),
+    [
+        ("took 1.5 s, process 12", "took 33 s, process 7", ""),
+        ("0 | a\n1 | b", "1 | b\n0 | a", ""),
+        ("a\nb", "b\na", "expected: a"),
+        ("a", "a\nb", "printed and not expected: b"),
+        ("a\nb", "a", "expected: b"),
+        ("a\n…\nd", "a\nb\nc\nd\ne", ""),
+        ("b\n…\na", "a\nb", "missing, or not in this order: a"),
+        ("lost … after 3 s", "lost index 1 after 5 s", ""),
+        ("rank 1 failed", "rank 2 failed", "expected: rank 1 failed"),
+        ("squares  1 of 2 items", "", ""),
+    ],
+)
+def test_an_output_is_compared_but_for_what_varies(
+    expected: str, actual: str, problem: str
+) -> None:
+    found = docblocks.difference(expected.splitlines(), actual.splitlines())
+    assert found.startswith(problem), found
+    assert bool(found) is bool(problem)
+
+
+def test_a_page_is_run_from_top_to_bottom_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docblocks, "ROOT", tmp_path)
+    for name in ("train_examples", "manifests"):
+        (tmp_path / name).mkdir()
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    assert docblocks.run_page(page, "", tmp_path / "1", {}, {}) == []
+    page = tmp_path / "wrong.md"
+    page.write_text(PAGE.replace("\na\n", "\nb\n").replace("\n3\n", "\n"))
+    monkeypatch.setenv("KIJ_TEST_WRITE_DOCS", "1")
+    wrong = docblocks.run_page(page, "", tmp_path / "2", {}, {})
+    assert [each.splitlines()[0] for each in wrong] == [
+        "wrong.md:7: $ python a.py",
+        "wrong.md:7: $ echo $?",
+    ]
+    assert page.read_text() == PAGE
+    page = tmp_path / "fails.md"
+    page.write_text(PAGE.replace("$ echo $?\n3\n", ""))
+    (failed,) = docblocks.run_page(page, "", tmp_path / "3", {}, {})
+    assert "exit code 3" in failed
