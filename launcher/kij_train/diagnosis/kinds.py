@@ -159,6 +159,17 @@ KINDS = {
     "waiting-for-the-cache": Kind("Nodes wait for another job that fills the cache they share."),
     "silent": Kind("A node has printed nothing for long, and may hang: see `stacks`."),
     # Queues.
+    "node-coming": Kind(
+        "An autoscaler buys a node for the pods: Karpenter, Cluster Autoscaler, or a cloud's own.",
+        ("TriggeredScaleUp", "Nominated"),
+    ),
+    "no-node-coming": Kind(
+        "An autoscaler is there, and buys no node for the pods; it says why.",
+        ("NotTriggerScaleUp",),
+    ),
+    "queue-check": Kind(
+        "A check of the queue is not over, such as one that buys nodes (AdmissionCheck of Kueue)."
+    ),
     "queued": Kind("A queue of Kueue has no room for the job yet.", ("QuotaReserved",)),
     "queue-missing": Kind("The queue of --queue does not exist, or the cluster has no Kueue."),
     "queue-stopped": Kind("The queue admits nothing: it is stopped, or not configured wholly."),
