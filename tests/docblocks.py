@@ -45,6 +45,7 @@ _NOISE = re.compile(
 """Torch's own log, and how far a job is: which of those lines there are, is a matter of time."""
 _RANK = re.compile(r"((?:node )?\d+(?:/\S+)?) \| ")
 _MASKS = [
+    (re.compile(r"\b(\d+d)?(\d+h)?\d+[hm](\d\ds)?\b"), "# s"),
     (re.compile(r"\b\d+(\.\d+)? (s|ms|min|steps/s|KiB|MiB|GiB|B|files)\b"), r"# \2"),
     (re.compile(r"\b\d+:\d\d:\d\d\b"), "#:##:##"),
     (re.compile(r"^(\w+,\d+,\d+),[\d.]+,"), r"\1,#,"),

@@ -10,6 +10,7 @@ from tests import docblocks
 from tests.kube import ROOT, Namespace
 
 
+@pytest.mark.own_cluster  # its machines are called as in the pages
 @pytest.mark.parametrize(
     "page",
     docblocks.pages_with_sessions(docblocks.CLUSTER),

@@ -153,6 +153,7 @@ $ nvidia-smi
     ("expected", "actual", "problem"),
     [
         ("took 1.5 s, process 12", "took 33 s, process 7", ""),
+        ("succeeded in 8.7 s", "succeeded in 1m01s", ""),
         ("0 | a\n1 | b", "1 | b\n0 | a", ""),
         ("a\nb", "b\na", "expected: a"),
         ("a", "a\nb", "printed and not expected: b"),
