@@ -111,3 +111,11 @@ def harnesses(session: nox.Session, harness: str) -> None:
     # The plugins of pytest that harnesses bring are theirs.
     argv = ("-p", "no:asyncio", "-p", "no:deepeval", "-m", "harnesses")
     session.run("python", "-m", "pytest", *argv, "tests/local/test_harnesses.py", env=env)
+
+
+@nox.session
+def container(session: nox.Session) -> None:
+    """The steps of the Containerfile in an environment of their own, and the demo as its user."""
+    session.install("pip", "-e", ".", "pytest", "kubernetes", "psutil", "trustme")
+    argv = ("--torch-index", *session.posargs) if session.posargs else ()
+    session.run("python", "-m", "tests.containerfile", session.create_tmp(), *argv)
