@@ -4,6 +4,7 @@
 # make harnesses      lm-eval, promptfoo, DeepEval and RAGAS in shards, in environments of their own
 # make lint           style, import layers, types, workflows
 # make docs           the site of docs/, in build/site, every link checked
+# make pictures       the pictures of docs, light and dark; takes make cluster, and Chromium
 # make man            man pages of all commands, in build/man
 # make goldens        render the manifests of manifests/ and the pages of docs/reference and docs/examples again
 # make lock           the newest versions for development, into requirements-dev.txt
@@ -23,7 +24,7 @@ PACKAGES := -e '.[local,dev,docs]' -c requirements-dev.txt
 # Without bytecode, every Python compiles all that it imports: of torch, two seconds more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test torchx harnesses lint docs man goldens lock clean
+.PHONY: demo test torchx harnesses lint docs man pictures goldens lock clean
 .PHONY: cluster cluster-shell cluster-test cluster-down controllers
 
 demo: $(READY)
@@ -54,6 +55,9 @@ goldens: $(READY)
 	$(BIN)/python -m tests.goldens
 	$(BIN)/python -m tests.reference
 	$(BIN)/python -m tests.migrations
+
+pictures: cluster
+	$(BIN)/python -m tests.cluster exec -- $(BIN)/python -m tests.pictures
 
 man: $(READY)
 	$(BIN)/python -m tests.manpages

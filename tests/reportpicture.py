@@ -1,6 +1,6 @@
-"""The picture of a report in docs/arrays.md, of a real array on this machine.
+"""The picture of a report, light and dark, of a real array on this machine.
 
-python -m tests.reportpicture
+python -m tests.pictures report
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import browser
+from tests import browser, pictures
 from tests.kube import ROOT
 
 SCRIPT = """
@@ -23,7 +23,6 @@ with open(os.environ["KIJ_RESULT_FILE"], "a") as file:
     words = rng.randrange(200, 900)
     print(json.dumps({"words": words, "score": round(rng.random(), 3)}), file=file)
 """
-PICTURE = ROOT / "docs" / "report.png"
 
 
 def main() -> int:
@@ -43,11 +42,8 @@ def main() -> int:
         (folder / "browser").mkdir()
         with browser.page(program, folder / "browser") as page:
             page.open(folder / "report.html")
-            page.prefers("light")
-            page.picture(PICTURE, 1000, 1000)
-    print(PICTURE)
+            for scheme in pictures.SCHEMES:
+                page.prefers(scheme)
+                page.picture(pictures.file("report", scheme, ".png"), 1000, 1000)
+                print(pictures.file("report", scheme, ".png").relative_to(ROOT))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
