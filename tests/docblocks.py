@@ -33,6 +33,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from tests.kube import ROOT
+from tests.translations import LANGUAGES
 
 DOCS = ROOT / "docs"
 CLUSTER = "on a cluster"
@@ -110,8 +111,10 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """The README and all of docs/."""
-    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    """The README and all of docs/ in English: translations have the same blocks."""
+    others = {DOCS / language for language in LANGUAGES}
+    found = (page for page in sorted(DOCS.rglob("*.md")) if not others & set(page.parents))
+    return [ROOT / "README.md", *found]
 
 
 @cache
