@@ -1,9 +1,9 @@
 """The pictures of docs, light and dark: make pictures, or python -m tests.pictures NAME.
 
 Those of jobs are of real ones: `live-view` and `top` take the test cluster (make cluster), `report`
-this machine and Chromium. `recovery` and `scaling` are drawn from what was measured and is kept as JSON:
-docs/pictures/recovery.json (python -m tests.recoverypicture makes it anew, on the test cluster) and
-benchmarks/results.
+this machine and Chromium. `recovery` and `scaling` are drawn from what was measured and is kept as
+JSON: docs/pictures/recovery.json (python -m tests.recoverypicture makes it anew, on the test
+cluster) and benchmarks/results.
 """
 
 from __future__ import annotations
