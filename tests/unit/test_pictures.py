@@ -43,4 +43,5 @@ def test_the_scaling_plot_shows_what_is_kept() -> None:
     drawn = pictures.file("scaling", "dark").read_text(encoding="utf-8")
     for label, points in scalingpicture.seconds().items():
         assert label in drawn
-        assert [nodes for nodes, _ in points] == [64, 256, 1000]
+        for nodes, _ in points:
+            assert f">{nodes}<" in drawn
