@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kij_train.diagnosis.jobview import JobView
-from kij_train.diagnosis.pending import unschedulable
+from kij_train.diagnosis.unschedulable import unschedulable
 from kij_train.pod import contract
 from kij_train.pod.contract import Failure
 from kij_train.pod.spread.origin import Fetch

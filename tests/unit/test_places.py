@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from kij_train import commands
 from kij_train.diagnosis import JobView, places
-from kij_train.diagnosis.pending import unschedulable
 from kij_train.diagnosis.places import Level
+from kij_train.diagnosis.unschedulable import unschedulable
 
 NVLINK, RACK, ZONE = "nvidia.com/gpu.clique", "example.com/rack", "example.com/zone"
 GPU = "nvidia.com/gpu"

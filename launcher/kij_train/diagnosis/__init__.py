@@ -16,6 +16,7 @@ from kij_train.diagnosis.failures import (
     parse_record,
     verdict,
 )
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.held import HELD_S, end_while_held, own_end, state_with
 from kij_train.diagnosis.jobview import JobState, JobView, Object, epoch, own
 from kij_train.diagnosis.missing import missing_file
@@ -32,7 +33,7 @@ from kij_train.diagnosis.offers import (
     of_machines,
     of_pool,
 )
-from kij_train.diagnosis.pending import Finding, sorted_events
+from kij_train.diagnosis.pending import sorted_events
 from kij_train.diagnosis.phases import (
     STARTED,
     Node,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from kij_train import commands
 from kij_train.diagnosis import causes
 from kij_train.diagnosis.failures import failure_of_pod, last_words
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.jobview import JobView, Object, own
-from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import index_of
 from kij_train.pod import results
 from kij_train.pod.itemplan import compress_numbers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.jobview import Object, condition
-from kij_train.diagnosis.pending import Finding
 
 TOO_MANY_LOST = ("BackoffLimitExceeded", "MaxFailedIndexesExceeded", "FailedIndexes")
 """Why a Job says that it has failed where more pods have than may."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from kij_train import commands, units
 from kij_train.diagnosis.failures import failures_of_pods
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.jobview import JobState, JobView, Object
-from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import Node, Phase
 
 HELD_S = 30.0

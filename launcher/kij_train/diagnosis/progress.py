@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from kij_train import commands, units
 from kij_train.diagnosis import pending
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.held import state_with
 from kij_train.diagnosis.jobview import JobView, Object, epoch
-from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import (
     Node,
     Phase,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kij_train import commands
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.jobview import Object, condition
-from kij_train.diagnosis.pending import Finding
 
 PROVISIONING_REQUESTS = ("autoscaling.x-k8s.io", "provisioningrequests")
 """Group and resource."""

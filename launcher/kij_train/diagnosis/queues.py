@@ -14,8 +14,9 @@ from typing import Any
 
 from kij_train import commands, units
 from kij_train.diagnosis import provisioning
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.jobview import JobView, Object, condition, epoch
-from kij_train.diagnosis.pending import Finding, sorted_events
+from kij_train.diagnosis.pending import sorted_events
 
 MOST_NAMED = 5
 

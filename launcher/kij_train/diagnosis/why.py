@@ -21,13 +21,14 @@ from kij_train.diagnosis.failures import (
     shortened,
     traceback_tail,
 )
+from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.held import of_held, own_end, state_with
 from kij_train.diagnosis.jobview import JobState, JobView, Object
 from kij_train.diagnosis.missing import missing_file
-from kij_train.diagnosis.pending import Finding
 from kij_train.diagnosis.phases import Phase, node_of, nodes_of_job
 from kij_train.diagnosis.progress import going_on
 from kij_train.diagnosis.queues import Queue, waiting
+from kij_train.diagnosis.unschedulable import unschedulable
 from kij_train.errors import JobFailedError, KijError, TimedOutError
 from kij_train.pod import status
 from kij_train.pod.gang import History
@@ -293,7 +294,7 @@ def _deadline(job: JobView, events: Sequence[Object]) -> Verdict:
         "deadline", f"it did not end within its --timeout of {limit}", (), "a longer --timeout"
     )
     waited = pending.unfit(events)
-    more = [pending.unschedulable(waited, job, ())] if waited else []
+    more = [unschedulable(waited, job, ())] if waited else []
     more += pending.of_creation(events)
     return Verdict(JobState.FAILED, f"{job.name} failed at its deadline", (finding, *more))
 
