@@ -65,7 +65,7 @@ def config(server: Machines, tmp_path: Path) -> str:
 
 def doubts(config: str, **fields: Any) -> list[str]:
     spec = JobSpec(script="a.py", kubeconfig=config, namespace="team", **fields)
-    return [f"{note.text} {note.hints}" for note in shares.doubts(spec, runs.connect(spec))]
+    return [f"{note.text} {note.hints}" for note in shares.doubts(spec, lambda: runs.connect(spec))]
 
 
 def machine(name: str, **has: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ in the middle is started again as a pod would be, `retries` times an index.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -174,6 +175,15 @@ class _Runner:
         except BrokenPipeError:
             pass  # it has ended, which is told by itself
 
+    def was_killed(self) -> bool:
+        """Whether a signal has ended what starts it; the thread that waits may not know yet."""
+        if hasattr(os, "waitid"):  # not with Python before 3.13 on macOS
+            with contextlib.suppress(ChildProcessError):
+                options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+                found = os.waitid(os.P_PID, self.process.pid, options)
+                return found is not None and found.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+        return (self.process.poll() or 0) < 0
+
 
 class _Run:
     def __init__(
@@ -300,8 +310,10 @@ class _Run:
                 pass
             else:
                 if ended is not None:
-                    self._count(ended)
-                    self._next(runner)
+                    # What a runner says that was ended in the middle is no end of an index.
+                    if self._is_ending() or not runner.was_killed():
+                        self._count(ended)
+                        self._next(runner)
                 elif not self._is_replaced(runner):
                     alive.discard(runner.number)
             now = time.monotonic()

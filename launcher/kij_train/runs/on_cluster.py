@@ -114,7 +114,7 @@ class OnCluster(Backend):
     def doubts(self, spec: Common) -> Iterator[Note]:
         if isinstance(spec, JobSpec):
             yield from _without_gang(spec)
-            yield from shares.doubts(spec, self.cluster(spec))
+            yield from shares.doubts(spec, lambda: self.cluster(spec))
         yield from _without_volume(spec)
         if spec.kueue is not None:
             yield from queues.doubts(spec.kueue, self.cluster(spec))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kij_train import diagnosis, gpus
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kij_train.spec import JobSpec
 
 
-def doubts(spec: JobSpec, cluster: Cluster) -> Iterator[Note]:
+def doubts(spec: JobSpec, connect: Callable[[], Cluster]) -> Iterator[Note]:
     """What speaks against training on the GPUs that it asks for; nothing where nobody may know."""
     if not spec.gpus:
         return
@@ -26,7 +26,7 @@ def doubts(spec: JobSpec, cluster: Cluster) -> Iterator[Note]:
         )
     if spec.gpu_kind == gpus.WHOLE:
         try:
-            yield from _not_whole(spec, cluster)
+            yield from _not_whole(spec, connect())
         except (RefusedError, UnreachableError):
             return
 
