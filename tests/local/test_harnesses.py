@@ -112,7 +112,7 @@ def test_lm_eval_has_the_figures_of_one_process_from_any_number_of_shards(docume
 def test_a_metric_of_all_documents_together_is_no_mean_and_fails_a_gate(documents: Path) -> None:
     done = evaluated(documents, "documents.jsonl", "--gate", "f1 >= 0.1", *LM_EVAL, *MODEL)
     assert done.returncode == 1
-    assert "no result has a f1" in done.stderr
+    assert "no result has the metric f1" in done.stderr
 
 
 @needs("lm_eval")

@@ -136,7 +136,7 @@ def test_a_metric_that_no_trial_has_ends_the_search_after_a_batch(project: Path)
     argv = ("--sampler", "tpe", "--min", "los", "--sample", "9", "--parallelism", "2")
     done = kij(project, "sweep", "--local", "--name", "s", *X, *argv, "trial.py")
     assert done.returncode == 1
-    assert "no result has a los; did you mean loss?" in done.stderr
+    assert "no result has the metric los; did you mean loss?" in done.stderr
     assert "s-r1" not in done.stderr
 
 

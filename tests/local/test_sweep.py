@@ -95,7 +95,7 @@ def test_trials_that_fail_or_have_no_number_are_told_and_never_the_best(project:
 def test_a_metric_that_no_trial_has_names_those_that_there_are(project: Path) -> None:
     done = swept(project, "-p", "x=1,2", "--style", "hydra", "--max", "scor", "hydra.py")
     assert done.returncode == 1
-    assert "--max scor: no result has a scor; did you mean score?" in done.stderr
+    assert "--max scor: no result has the metric scor; did you mean score?" in done.stderr
     assert kij(project, "report", "s", "--max", "score").returncode == 0
     both = kij(project, "report", "s", "--max", "score", "--min", "score")
     assert (both.returncode, "--min and --max conflict" in both.stderr) == (2, True)

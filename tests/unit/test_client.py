@@ -170,6 +170,16 @@ def test_a_taken_name_is_not_asked_for_again(server: ApiServer) -> None:
     cluster.close()
 
 
+def test_a_taken_name_of_an_attempt_is_not_one_that_a_user_can_choose(server: ApiServer) -> None:
+    server.answer = lambda *_: said(409, "AlreadyExists", 'jobs.batch "a" already exists')
+    cluster = server.cluster()
+    rerun = {**JOB, "metadata": {**JOB["metadata"], "labels": {"kij-train/attempt": "1"}}}
+    with pytest.raises(RefusedError) as caught:
+        submit.submit(cluster, [rerun])
+    assert caught.value.hints == (f"remove it: {cluster.address.on_job('delete', 'a')}",)
+    cluster.close()
+
+
 ACTION = Action("create", "jobs.batch", "a", Address("ml"))
 WEBHOOK = 'admission webhook "rules.example.com" denied the request: '
 

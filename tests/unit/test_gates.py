@@ -127,14 +127,14 @@ def test_what_is_missing_fails_the_gate_however_good_the_rest_is() -> None:
     assert judged.reason == "1 value is no number"
     judged = gates.judge(gate, scores([1.0, 1.0], "accu"), None)
     assert judged.verdict is Verdict.FAIL
-    assert judged.reason == "no result has a acc; did you mean accu?"
+    assert judged.reason == "no result has the metric acc; did you mean accu?"
 
 
 def test_a_gate_on_a_change_needs_a_baseline_with_the_metric() -> None:
     gate = gates.parse_gate("acc drop <= 0.5")
     with pytest.raises(RequestError, match="there is none"):
         gates.check([gate], None)
-    with pytest.raises(RequestError, match="no result has a acc; did you mean accu"):
+    with pytest.raises(RequestError, match="no result has the metric acc; did you mean accu"):
         gates.check([gate], scores([1.0], "accu"))
     with pytest.raises(RequestError, match="1 of 2 ids have no acc: 1"):
         gates.check([gate], scores([1.0, None]))

@@ -69,7 +69,7 @@ def test_a_metric_is_found_within_objects() -> None:
 
 def test_the_nearest_metric_is_named() -> None:
     error = objective.unknown_metric("lss", ["acc", "loss"], "--min lss")
-    assert error.message == "--min lss: no result has a lss; did you mean loss?"
+    assert error.message == "--min lss: no result has the metric lss; did you mean loss?"
     assert error.hints == ("there are: acc, loss",)
     assert "KIJ_RESULT_FILE" in objective.unknown_metric("loss", [], "--min loss").hints[0]
 

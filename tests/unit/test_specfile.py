@@ -451,6 +451,16 @@ def test_profiles_of_no_file_are_named(tmp_path: Path) -> None:
             resolved(tmp_path, profile=name)
 
 
+def test_what_is_no_key_of_a_profile_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("nodes = 4\n[spec]\ngpus = 8\n")
+    with pytest.raises(RequestError, match="nodes is no key of a profile") as caught:
+        resolved(tmp_path, profile="p.toml")
+    assert caught.value.hints == ("settings of a job stand below its line [spec]",)
+    (tmp_path / "p.toml").write_text("[spce]\ngpus = 8\n")
+    with pytest.raises(RequestError, match=r"spce is no key of a profile. Did you mean .spec.\?"):
+        resolved(tmp_path, profile="p.toml")
+
+
 def test_wrong_toml_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "kij-train.toml").write_text('image = "a"\nnode = 2\n')
     with pytest.raises(RequestError, match=r'kij-train.toml:2: unknown key "node". Did you'):

@@ -141,7 +141,7 @@ def test_the_pictures_are_png_and_svg(tmp_path: Path) -> None:
 
 
 def test_a_sweep_without_a_number_has_no_picture() -> None:
-    with pytest.raises(RequestError, match="no point has a loss to plot"):
+    with pytest.raises(RequestError, match="no point has the metric loss to plot"):
         sweepplots.figure(swept({"a=1": ({"a": 1}, [None])}), ["a=1"])
 
 

@@ -87,7 +87,7 @@ def _of_sweep(folder: ArrayFolder, report: Report, found: Sweep, with_picture: b
     best = found.best
     command = "" if best is None else sought.command_of(folder, best)
     hints: tuple[str, ...] = ()
-    headline = f"no point has a {found.objective.metric} of all its trials"
+    headline = f"no point has the metric {found.objective.metric} of all its trials"
     if best is not None:
         error = "" if best.values.error is None else f" ± {best.values.error:.2g}"
         headline = f"best: {best.key}  {found.objective.metric} {best.values.mean:.6g}{error}"

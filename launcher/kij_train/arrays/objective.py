@@ -147,7 +147,9 @@ def unknown_metric(metric: str, known: Iterable[str], flag: str) -> UnknownMetri
             'a result: write {"' + metric + '": 0.5} to the file $KIJ_RESULT_FILE',
             rf"or read it from the output: --metric '{metric}={metric} (\S+)'",
         ]
-    return UnknownMetricError(f"{flag}: no result has a {metric}{guess}", hints=tuple(hints))
+    return UnknownMetricError(
+        f"{flag}: no result has the metric {metric}{guess}", hints=tuple(hints)
+    )
 
 
 # --- values of a point ----------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def figure(sweep: Sweep, order: Sequence[str]) -> Figure:
 
     ranked = sweep.ranked
     if not ranked:
-        raise RequestError(f"no point has a {sweep.objective.metric} to plot")
+        raise RequestError(f"no point has the metric {sweep.objective.metric} to plot")
     names = [effect.name for effect in sweep.effects[:MOST_PARAMETERS]]
     rows = math.ceil((1 + len(names)) / COLUMNS) + (len(names) > 1)
     drawn = Figure(figsize=(4 * COLUMNS, 3.2 * rows), layout="constrained")

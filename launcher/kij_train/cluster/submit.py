@@ -316,12 +316,15 @@ def _delete_and_wait(cluster: Cluster, name: str) -> None:
 def _taken(cluster: Cluster, body: dict[str, Any]) -> RefusedError:
     """The error if another object has this name already."""
     kind, name = str(body["kind"]).lower(), body["metadata"]["name"]
-    remove = f"or remove it: {cluster.address.kubectl('delete', kind, name)}"
-    if kind == "job":
-        remove = "or replace it, with its pods and logs: --replace"
+    hints = ["take another name: --name NAME"]
+    if kind != "job":
+        hints.append(f"or remove it: {cluster.address.kubectl('delete', kind, name)}")
+    elif (body["metadata"].get("labels") or {}).get(names.ATTEMPT, "0") == "0":
+        hints.append("or replace it, with its pods and logs: --replace")
+    else:  # the name of an attempt follows from the array's
+        hints = [f"remove it: {cluster.address.on_job('delete', name)}"]
     return RefusedError(
-        f"namespace {cluster.namespace} has a {kind} {name} already",
-        hints=("take another name: --name NAME", remove),
+        f"namespace {cluster.namespace} has a {kind} {name} already", hints=tuple(hints)
     )
 
 

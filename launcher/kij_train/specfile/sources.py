@@ -164,6 +164,8 @@ def _project_layer(path: Path, table: Any, cwd: Path, model: type[Model]) -> Pro
 USES = ("training", "arrays")
 """What a profile may say which kinds of GPU are for."""
 
+OF_PROFILES = ("spec", "description", "source", "why", "needs", "max_nodes", "gpu_kinds")
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -193,6 +195,13 @@ class Profile:
             raise RequestError(f"profile {name}: must be a table")
         spec = table.get("spec", table)
         about = table if "spec" in table else {}
+        for key in about:
+            if key not in OF_PROFILES:
+                raise RequestError(
+                    f"profile {name}: {brief(str(key))} is no key of a profile"
+                    f"{did_you_mean(str(key), OF_PROFILES)}",
+                    hints=("settings of a job stand below its line [spec]",),
+                )
         needs, why = about.get("needs", []), about.get("why", {})
         if not (isinstance(spec, dict) and isinstance(needs, list) and isinstance(why, dict)):
             raise RequestError(
