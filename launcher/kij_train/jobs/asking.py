@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ABOUT_LOCAL = (
     "a run with --local is in no cluster: its output and verdict are where it was started, and "
-    "Ctrl-C or kill ends it"
+    "Ctrl-C or kill ends it; of an array: kij-train report NAME"
 )
 
 
