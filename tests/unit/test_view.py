@@ -84,3 +84,13 @@ def test_the_plain_view_prints_a_change_once(capsys: pytest.CaptureFixture[str])
         view._at = 0.0
         view.change(observed)
     assert capsys.readouterr().err == "job  2 nodes: pending 1, running 1\n"
+
+
+def test_the_plain_view_does_not_repeat_a_line_for_another_word_of_the_same_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    view = PlainView("job")
+    for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull"):
+        view._at = 0.0
+        view.change(cast("Observation", Observed([Node(0, Phase.PULLING, reason=reason)])))
+    assert capsys.readouterr().err == "job  1 node: pulling 1 · index 0 ErrImagePull\n"

@@ -107,7 +107,7 @@ def details(found: Progress, rate: Rate, now: float) -> list[str]:
         if count
     ]
     per_s, left_s = rate.per_s(now), rate.left_s(found.items - found.settled, now)
-    if per_s and found.settled < found.items:
+    if per_s and found.running and found.settled < found.items:  # else it would only grow
         speed = f"{per_s:.3g} items/s"
         parts.append(f"{speed}, {units.format_seconds(left_s)} left" if left_s else speed)
     states = (("running", found.running), ("pending", found.pending))

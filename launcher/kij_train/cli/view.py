@@ -61,6 +61,7 @@ class PlainView:
     def __init__(self, name: str) -> None:
         self._name = name
         self._shown = ""
+        """The last line, with one word for reasons that come in turns."""
         self._at = 0.0
 
     def __enter__(self) -> PlainView:
@@ -77,9 +78,10 @@ class PlainView:
         if now - self._at < LINE_PAUSE_S:
             return
         text = f"{self._name}  {summary(observed)}"
-        if text != self._shown:
+        same = diagnosis.same_reason(text)
+        if same != self._shown:
             output.status(text)
-            self._shown, self._at = text, now
+            self._shown, self._at = same, now
 
     def note(self, text: str) -> None:
         output.status(text)

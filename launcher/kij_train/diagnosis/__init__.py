@@ -19,6 +19,7 @@ from kij_train.diagnosis.failures import (
 from kij_train.diagnosis.finding import Finding
 from kij_train.diagnosis.held import HELD_S, end_while_held, own_end, state_with
 from kij_train.diagnosis.jobview import JobState, JobView, Object, epoch, own
+from kij_train.diagnosis.kinds import STAYING
 from kij_train.diagnosis.missing import missing_file
 from kij_train.diagnosis.offers import (
     DEVICE_CLASSES,
@@ -43,6 +44,7 @@ from kij_train.diagnosis.phases import (
     node_of,
     nodes_of_job,
     phases,
+    same_reason,
     trimmed,
 )
 from kij_train.diagnosis.provisioning import PROVISIONING_REQUESTS
@@ -60,6 +62,7 @@ __all__ = [
     "SHARING",
     "SLICES",
     "STARTED",
+    "STAYING",
     "Failure",
     "Finding",
     "JobState",
@@ -94,6 +97,7 @@ __all__ = [
     "own_end",
     "parse_record",
     "phases",
+    "same_reason",
     "sorted_events",
     "state_with",
     "trimmed",

@@ -208,3 +208,35 @@ KINDS = {
     ),
     "unknown": Kind("The Job says that it failed, and nothing else is known."),
 }
+
+STAYING = frozenset(
+    {
+        "unschedulable",
+        "no-node-coming",
+        "gated",
+        "volume-unbound",
+        "volume-elsewhere",
+        "image-name",
+        "image-pull",
+        "image-auth",
+        "image-not-found",
+        "image-rate-limit",
+        "missing-object",
+        "missing-key",
+        "missing-code",
+        "run-as-root",
+        "container-create",
+        "mount",
+        "sandbox",
+        "quota",
+        "pod-security",
+        "refused",
+        "queue-missing",
+        "queue-stopped",
+        "queue-quota",
+        "queue-resource",
+        "queue-topology",
+        "queue-flavor",
+    }
+)
+"""Those that keep pods from starting, and do not go by themselves as a rule."""

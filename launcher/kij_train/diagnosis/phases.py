@@ -96,6 +96,11 @@ TROUBLES = frozenset(
 )
 
 
+def same_reason(text: str) -> str:
+    """With one word for the two that a kubelet writes in turns while an image cannot be pulled."""
+    return text.replace("ImagePullBackOff", "ErrImagePull")
+
+
 def trimmed(pod: Object) -> dict[str, Any]:
     """What this package reads of a pod, a tenth of its size: thousands are kept in memory."""
     metadata, status = pod["metadata"], pod.get("status", {})

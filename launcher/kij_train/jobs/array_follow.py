@@ -1,7 +1,8 @@
 """An array's Job as it goes: its records are collected as its pods end, and their lines passed on.
 
 From two watches, a log stream for a bounded number of pods, and a log for each index whose records
-do not fit into its termination message. Nothing polls.
+do not fit into its termination message. Nothing polls; while pods wait for long, the cluster is
+asked why, ever less often.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from kij_train.arrays.view import indexes_of, items_of, trial_nodes
 from kij_train.jobs.collect import Collector
 from kij_train.jobs.packages import Keeper
 from kij_train.jobs.refresh import ENDS
+from kij_train.jobs.stuck import Stuck
 from kij_train.pod import results
 from kij_train.pod.status import ItemStarts
 
@@ -78,6 +80,7 @@ def follow_array(
     from kij_train.cluster.observe import Note, Observation
 
     labels, keeper = Labels(folder, attempt), Keeper(cluster, attempt.job, on_note)
+    stuck = Stuck(cluster, on_note)
     with Collector(cluster, folder, attempt) as collector:
         with Observation(
             cluster,
@@ -108,6 +111,7 @@ def follow_array(
                     assert observed.job is not None
                     collector.take_job(observed.job.raw)
                     on_change(collector)
+                    stuck.saw(observed)
         assert observed.job is not None
         state = observed.job.state
         collector.drain(unfinished=True)

@@ -111,7 +111,7 @@ def status_of(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Job
 
 def verdict_on(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:
     """Why a job with these pods is as it is; what more that takes is asked for."""
-    verdict = _cause(cluster, job, pods)
+    verdict = cause_of(cluster, job, pods)
     if not job.restarts_by_itself:
         return verdict
     if verdict.state.ended:
@@ -138,7 +138,8 @@ def _accounts_now(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) ->
     return None
 
 
-def _cause(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:
+def cause_of(cluster: Cluster, job: JobView, pods: list[dict[str, Any]]) -> Verdict:
+    """The verdict, without what the time was spent on, which pods would be asked for."""
     state, now = job.state, time.time()
     if state in (JobState.SUCCEEDED, JobState.CANCELLED):
         return diagnosis.why(job, pods, (), now=now, at=cluster.address)

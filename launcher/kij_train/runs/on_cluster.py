@@ -189,17 +189,22 @@ class ClusterRun(Run):
         """
         from kij_train import cluster, diagnosis, jobs
         from kij_train.jobs.packages import Keeper
+        from kij_train.jobs.stuck import Stuck
 
-        keeper = Keeper(self.cluster, self.name, on_note)
+        keeper, stuck = Keeper(self.cluster, self.name, on_note), Stuck(self.cluster, on_note)
 
         def on_every_line(line: LogLine) -> None:
             keeper.saw(line.text)
             on_line(line)
 
+        def on_every_change(observed: Observation) -> None:
+            on_change(observed)
+            stuck.saw(observed)
+
         end = cluster.follow(
             self._submission,
             on_line=on_every_line,
-            on_change=on_change,
+            on_change=on_every_change,
             on_note=on_note,
             log_indexes=indexes,
             log_choice=log_choice,
