@@ -36,6 +36,7 @@ from kij_train.diagnosis.offers import (
 from kij_train.diagnosis.pending import sorted_events
 from kij_train.diagnosis.phases import (
     STARTED,
+    TOLD_TO_END,
     Node,
     Phase,
     index_of,
@@ -60,6 +61,7 @@ __all__ = [
     "SHARING",
     "SLICES",
     "STARTED",
+    "TOLD_TO_END",
     "Failure",
     "Finding",
     "JobState",

@@ -6,7 +6,8 @@ do not fit into its termination message. Nothing polls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kij_train.arrays.facts import Attempt
@@ -56,6 +57,16 @@ class Labels:
         return self._keys.get(pod, "")
 
 
+@contextlib.contextmanager
+def _keeping_seen(collector: Collector) -> Iterator[None]:
+    """Where following breaks off, by Ctrl-C or since the Job is gone, keep what was counted."""
+    try:
+        yield
+    except BaseException:
+        collector.keep_seen()
+        raise
+
+
 def follow_array(
     cluster: Cluster,
     folder: ArrayFolder,
@@ -78,7 +89,10 @@ def follow_array(
     from kij_train.cluster.observe import Note, Observation
 
     labels, keeper = Labels(folder, attempt), Keeper(cluster, attempt.job, on_note)
-    with Collector(cluster, folder, attempt) as collector:
+    with (
+        Collector(cluster, folder, attempt) as collector,
+        _keeping_seen(collector),
+    ):
         with Observation(
             cluster,
             attempt.job,
@@ -97,9 +111,7 @@ def follow_array(
                     index = labels.index_of(event.index)
                     keeper.saw(event.text)
                     if results.is_record_line(event.text):
-                        found = results.LogReader().feed(event.text)
-                        if found is not None:
-                            collector.saw(index, found)
+                        collector.saw(index, event.pod, event.text)
                     else:
                         on_line(
                             index, labels.key_of(event.pod, event.index, event.text), event.text
