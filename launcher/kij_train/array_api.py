@@ -214,7 +214,14 @@ class ArrayRun(Run):
         return f"{self.name}: all items are done"
 
     def cancel(self) -> None:
-        self._run.cancel()
+        """End it; of a Job, what its pods have done until then is kept in `folder`."""
+        if not isinstance(self._run, runs.ClusterRun):
+            self._run.cancel()
+            return
+        from kij_train.jobs.array_cancel import keeping
+
+        with keeping(self._run.cluster, self.folder, self._run.uid, _log.warning):
+            self._run.cancel()
 
     def delete(self) -> None:
         """Remove it from where it runs; its results here stay, in `folder`."""

@@ -95,3 +95,22 @@ def test_what_failed_or_was_lost_is_reported_read_and_run_again(
     assert "the code of this folder is not what ran" in err
     ns.delete_job("a")
     assert run("report", "a")[0] == 0
+
+
+def test_a_cancel_keeps_what_nobody_had_collected(
+    ns: Namespace, small_image: str, tmp_path: Path
+) -> None:
+    (tmp_path / "work.py").write_text(SCRIPT)
+    array = ["map", "--image", small_image, "--name", "a", "--range", "4:7", "--chunk", "3"]
+    assert ns.kij_train(*array, "--detach", "work.py", cwd=tmp_path).returncode == 0
+    # It hangs in its second item.
+    assert eventually(lambda: "works on 5" in ns.kij_train("logs", "a", cwd=tmp_path).stdout, 120)
+    assert ns.kij_train("cancel", "a", cwd=tmp_path).returncode == 0
+    assert eventually(lambda: not any(one.startswith("pods/") for one in ns.left()), 30)
+    report = json.loads(ns.kij_train("report", "a", "--format", "json", cwd=tmp_path).stdout)
+    assert {one["key"]: one["error"] for one in report["notDone"]} == {
+        "5": "ended by SIGTERM",
+        "6": "attempt 0 has been cancelled before it",
+    }
+    assert ns.kij_train("rerun", "a", "--failed", "--env", "FIXED=1", cwd=tmp_path).returncode == 0
+    assert set(records(ns.kij_train("results", "a", cwd=tmp_path).stdout)) == {"4", "5", "6"}

@@ -19,6 +19,8 @@ from kij_train import names
 from kij_train.arrays.facts import About, Attempt, Where
 from kij_train.arrays.store import ArrayFolder
 from kij_train.cli import main
+from kij_train.cluster import Cluster
+from kij_train.jobs.collect import Collector
 from kij_train.pod import contract, itemfigures, itemplan, itemrecords, results
 
 from tests.unit.test_client import Answer, ApiServer, Handler
@@ -401,6 +403,67 @@ def test_the_pod_that_replaces_a_killed_one_counts(
         server.pod(index, code=0, message=message_of(index, lines_of(index)), log=[])
     server.ends()
     assert run(capsys, "results") == (0, "".join(line + "\n" for line in ALL), "")
+
+
+def test_what_was_done_before_a_cancel_is_kept(
+    server: OneArray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder()
+    server.pod(0, code=None, log=log_of(lines_of(0)[:1]))
+    server.pod(1, code=None, log=log_of(lines_of(1)))
+    usual = server.answer
+
+    def answer(method: str, path: str, body: dict[str, Any]) -> Answer:
+        if method != "PATCH":
+            return usual(method, path, body)
+        # A pod says how its item has ended; the other one is gone with its log.
+        server.jobs[0]["metadata"]["annotations"][names.CANCELLED] = "true"
+        server.jobs[0]["spec"]["suspend"] = True
+        server.pods = []
+        server.pod(0, code=143, message=message_of(0, lines_of(0, "k1")), log=[])
+        return 200, json.dumps(server.jobs[0]).encode()
+
+    server.answer = answer
+    code, _, err = run(capsys, "cancel", "-n", "ns")
+    assert (code, "warning" in err) == (0, False), err
+    server.pods = []
+    found = reported(capsys)
+    assert found["counts"] == {"done": 3, "failed": 1, "missing": 2, "running": 0, "pending": 0}
+    assert "attempt 0 has been cancelled before it" in [one["error"] for one in found["notDone"]]
+    code, out, _ = run(capsys, "results")
+    kept = [*lines_of(0, "k1"), *lines_of(1)]
+    assert (code, out) == (1, "".join(line + "\n" for line in kept))
+
+
+def test_records_of_a_log_that_was_followed_outlive_its_pod(server: OneArray) -> None:
+    made = folder()
+    cluster = Cluster.connect(kubeconfig=None, context=None, namespace="ns")
+    (attempt,) = made.attempts()
+
+    def keys() -> list[str]:
+        return [str(record["key"]) for record in made.parts(0).records(1)]
+
+    server.pod(1, code=None, log=[], name="first")
+    lines = [line for line in log_of(lines_of(1)) if results.is_record_line(line)]
+    with Collector(cluster, made, attempt) as collector:
+        collector.take(server.pods[0])
+        collector.saw(1, "first", lines[0])
+        collector.saw(1, "first", lines[0])  # as where a connection broke
+        assert (collector.progress().done, keys()) == (1, [])
+        collector.keep_seen()
+        assert keys() == ["k2"]
+        collector.saw(1, "first", lines[1])
+        collector.take(server.pods[0], deleted=True)
+        assert collector.progress().running == 0
+        collector.drain(unfinished=True)
+    assert keys() == ["k2", "k3"]
+
+    # Of the pod that came when the array was resumed, less is seen: what was there stays.
+    server.pod(1, code=None, log=log_of(lines_of(1, "k2")[:1]), name="second")
+    with Collector(cluster, made, attempt) as collector:
+        collector.take(server.pods[1])
+        collector.drain(unfinished=True)
+    assert keys() == ["k2", "k3", "k2"]
 
 
 def test_an_index_that_was_given_up_does_not_wait(

@@ -237,11 +237,12 @@ class ArrayFolder:
         return Parts(self.results_dir(number))
 
     def write_part(self, number: int, index: int, data: bytes, *, whole: bool = True) -> None:
-        """Keep the records of an index; those that are not `whole` beside the place of its part."""
+        """Keep the records of an index; those that are not `whole` beside the place of its part,
+        with those that were seen there before: the pods and logs that had them may be gone."""
         part = self.part(number, index)
         seen = part.with_name(f".{part.name}.seen")
         try:
-            write(part if whole else seen, data)
+            write(part if whole else seen, data if whole else _added(seen, data))
             if whole:
                 seen.unlink(missing_ok=True)
         except OSError as error:
@@ -279,6 +280,15 @@ class ArrayFolder:
                     hints=(f"see how far it is: kij-train report {self.name}",),
                 ) from None
             yield
+
+
+def _added(seen: Path, data: bytes) -> bytes:
+    """The lines of a file, and those of `data` that it does not have."""
+    try:
+        lines = dict.fromkeys(seen.read_bytes().splitlines(keepends=True))
+    except FileNotFoundError:
+        return data
+    return b"".join(lines | dict.fromkeys(data.splitlines(keepends=True)))
 
 
 def prepare(cwd: Path) -> Path:

@@ -94,12 +94,26 @@ def follow_there(
                     on_note=shown.note,
                 )
     except KeyboardInterrupt as interrupt:
-        interrupted(run, signum_of(interrupt))
+        interrupted(run, signum_of(interrupt), lambda: _cancel(run, folder))
     except BrokenPipeError:  # the reader of the log has left
         interrupted(run, signal.SIGPIPE)
     else:
         return True
     return False
+
+
+def _cancel(run: runs.ClusterRun, folder: ArrayFolder) -> None:
+    """Cancel an attempt, and keep what it has done; another Ctrl-C does not wait for its pods."""
+    from kij_train.jobs.array_cancel import keeping
+
+    cancelled = False
+    try:
+        with keeping(run.cluster, folder, run.uid, output.warning):
+            run.cancel()
+            cancelled = True
+    except KeyboardInterrupt:
+        if not cancelled:
+            raise
 
 
 # --- this machine ---------------------------------------------------------------------------------

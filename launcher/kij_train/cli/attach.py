@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -118,17 +118,20 @@ def signum_of(interrupt: KeyboardInterrupt) -> int:
     return int(interrupt.args[0]) if interrupt.args else signal.SIGINT
 
 
-def interrupted(run: runs.ClusterRun, signum: int) -> None:
+def interrupted(
+    run: runs.ClusterRun, signum: int, cancel: Callable[[], None] | None = None
+) -> None:
     """After Ctrl-C on a terminal, ask whether to detach or to cancel; else detach.
 
-    Returns when the user chose to detach, which is what was asked for. Raises
-    InterruptedByUserError when the job was cancelled, or nothing was chosen.
+    `cancel` is called instead of the run's own. Returns when the user chose to detach, which is
+    what was asked for. Raises InterruptedByUserError when the job was cancelled, or nothing was
+    chosen.
     """
     name, commands = run.name, next_commands(run)
     asks = signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty()
     answer = ask(name) if asks else None
     if answer == "c":
-        run.cancel()
+        (cancel or run.cancel)()
         raise InterruptedByUserError(
             f"{name} is cancelled: its pods end, the Job stays, suspended",
             signum=signum,

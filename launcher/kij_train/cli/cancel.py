@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from kij_train import jobs
+from kij_train.arrays import store
+from kij_train.arrays.store import ArrayFolder
 from kij_train.cli import output
 from kij_train.cli.onjob import duration, job_argument, output_option
 from kij_train.cli.where import connect
 from kij_train.diagnosis import JobState
 from kij_train.jobs import JobSummary, array_found, change
+
+if TYPE_CHECKING:
+    from kij_train.cluster import Cluster
 
 
 @click.command("cancel")
@@ -35,7 +44,8 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
     """
     cluster = connect(params)
     trials = array_found.named(cluster, name)
-    found = [change.cancel(cluster, each, grace_s=grace_s) for each in trials]
+    with _keeping(cluster, trials):
+        found = [change.cancel(cluster, each, grace_s=grace_s) for each in trials]
     for text in cluster.warnings:
         output.warning(text)
     before = found[0]
@@ -53,6 +63,21 @@ def command(name: str, grace_s: int | None, form: str, **params: Any) -> None:
         output.status(f"{name} is cancelled")
         output.status(f"  start it again: {cluster.address.on_job('resume', name)}")
         output.status(f"  remove it:      {cluster.address.on_job('delete', name)}")
+
+
+@contextlib.contextmanager
+def _keeping(cluster: Cluster, trials: list[str]) -> Iterator[None]:
+    """Keep what an array has done whose folder is here, and that runs."""
+    known = store.known(Path.cwd())
+    job = jobs.get(cluster, trials[0]) if known and len(trials) == 1 else None
+    if job is None or job.array not in known or job.state.ended:
+        yield
+        return
+    from kij_train.jobs.array_cancel import keeping
+
+    folder = ArrayFolder.open(Path.cwd(), job.array)
+    with keeping(cluster, folder, job.uid, output.warning):
+        yield
 
 
 def _as_json(before: JobSummary) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from kij_train.diagnosis.offers import (
 from kij_train.diagnosis.pending import sorted_events
 from kij_train.diagnosis.phases import (
     STARTED,
+    TOLD_TO_END,
     Node,
     Phase,
     index_of,
@@ -63,6 +64,7 @@ __all__ = [
     "SLICES",
     "STARTED",
     "STAYING",
+    "TOLD_TO_END",
     "Failure",
     "Finding",
     "JobState",

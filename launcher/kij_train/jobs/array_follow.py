@@ -7,7 +7,8 @@ asked why, ever less often.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kij_train.arrays.facts import Attempt
@@ -58,6 +59,16 @@ class Labels:
         return self._keys.get(pod, "")
 
 
+@contextlib.contextmanager
+def _keeping_seen(collector: Collector) -> Iterator[None]:
+    """Where following breaks off, by Ctrl-C or since the Job is gone, keep what was counted."""
+    try:
+        yield
+    except BaseException:
+        collector.keep_seen()
+        raise
+
+
 def follow_array(
     cluster: Cluster,
     folder: ArrayFolder,
@@ -81,7 +92,10 @@ def follow_array(
 
     labels, keeper = Labels(folder, attempt), Keeper(cluster, attempt.job, on_note)
     stuck = Stuck(cluster, on_note)
-    with Collector(cluster, folder, attempt) as collector:
+    with (
+        Collector(cluster, folder, attempt) as collector,
+        _keeping_seen(collector),
+    ):
         with Observation(
             cluster,
             attempt.job,
@@ -100,9 +114,7 @@ def follow_array(
                     index = labels.index_of(event.index)
                     keeper.saw(event.text)
                     if results.is_record_line(event.text):
-                        found = results.LogReader().feed(event.text)
-                        if found is not None:
-                            collector.saw(index, found)
+                        collector.saw(index, event.pod, event.text)
                     else:
                         on_line(
                             index, labels.key_of(event.pod, event.index, event.text), event.text

@@ -19,7 +19,7 @@ from kij_train.arrays.outcomes import State
 from kij_train.arrays.progress import Progress
 from kij_train.arrays.store import ArrayFolder
 from kij_train.arrays.view import indexes_of, items_of, trial_nodes
-from kij_train.diagnosis import JobState, Object, Phase
+from kij_train.diagnosis import TOLD_TO_END, JobState, Object, Phase
 from kij_train.errors import KijError
 from kij_train.jobs.trial_nodes import TrialNodes
 from kij_train.pod import itemfigures, itemplan, itemrecords, results, trials
@@ -60,6 +60,9 @@ class _Index:
     """Items."""
     pods: dict[str, _Pod] = field(default_factory=dict)
     """By uid, those that may have records which nothing else has."""
+    seen: dict[str, results.LogReader] = field(default_factory=dict)
+    """By the name of a pod, the records that it has given while it was there: a pod that is deleted
+    takes its log with it."""
 
     @property
     def is_lost(self) -> bool:
@@ -96,7 +99,7 @@ class Collector:
         self._sent: set[int] = set()
         """Indexes whose numbers have come from a volume."""
         self._failing: list[int] = []
-        self._has_failed = False
+        self._has_failed = self._is_cancelled = False
         """The Job."""
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="log")
@@ -127,6 +130,7 @@ class Collector:
         state = diagnosis.JobView(job).state
         ended = state in (JobState.SUCCEEDED, JobState.FAILED)
         self._has_failed = state is JobState.FAILED
+        self._is_cancelled = state is JobState.CANCELLED
         text = job.get("status", {}).get("failedIndexes") or ""
         given_up = numbers.parse(text, below=len(self._numbers)) if text and not ended else []
         for number in range(len(self._numbers)) if ended else given_up:
@@ -147,7 +151,9 @@ class Collector:
         if node.phase in ENDED:
             self._seen.add(uid)
         elif deleted:
-            known.pods.pop(uid, None)
+            gone = known.pods.pop(uid, None)
+            if gone is not None and gone.name in known.seen:
+                known.pods[uid] = gone._replace(phase=Phase.FAILED)
             return
         from kij_train.cluster.logs import ContainerLife
 
@@ -162,6 +168,10 @@ class Collector:
         end = state.get("terminated") or {}
         account = results.decode_account(str(end.get("message") or ""))
         if account is None or not self._is_verdict(account, index, known, end.get("exitCode")):
+            if account is not None and self._is_mine(account, index) and not self._on_volume:
+                reader = known.seen.setdefault(ended.name, results.LogReader())
+                for number, line in enumerate(account.lines):
+                    reader.feed(results.encode_line(number, line).decode())
             self._take_killed(pod, index, ended)
             return
         if account.figures is not None:
@@ -187,15 +197,20 @@ class Collector:
         self, account: results.Account, index: int, known: _Index, exit_code: Any
     ) -> bool:
         """Whether it is the last word on this index: of a pod that was not told to end."""
-        mine = (account.index, account.attempt) == (index, self._attempt.number)
         all_ran = account.done + account.failed == known.items
-        return mine and all_ran and exit_code in (0, itemplan.EXIT_ITEMS)
+        ended_well = exit_code in (0, itemplan.EXIT_ITEMS)
+        return self._is_mine(account, index) and all_ran and ended_well
+
+    def _is_mine(self, account: results.Account, index: int) -> bool:
+        return (account.index, account.attempt) == (index, self._attempt.number)
 
     def _take_killed(self, pod: Object, index: int, ended: _Pod) -> None:
         """It has ended without a word, or was told to end before all items were done."""
         failure = next(iter(diagnosis.failures_of_pods([pod])), None)
         if failure is None:
             return
+        if self._is_cancelled and failure.exit_code in TOLD_TO_END and not failure.oom_killed:
+            return  # that the Job is cancelled is why
         said = "OOMKilled: out of memory" if failure.oom_killed else diagnosis.last_words(pod)
         self._left[index] = {
             "error": f"its pod was ended: {itemrecords.shortened(said or 'without a word')}",
@@ -204,12 +219,22 @@ class Collector:
             "pod": ended.name,
         }
 
-    def saw(self, index: int, record: Mapping[str, Any]) -> None:
-        """A record of an index whose log is followed; it is counted until all of them come."""
+    def saw(self, index: int, pod: str, line: str) -> None:
+        """A line with a record, from a log that is followed; it counts until all of them come."""
         known = self._indexes[index]
-        if not self._on_volume and not known.whole and not record.get("line"):
+        if self._on_volume or known.whole:
+            return
+        record = known.seen.setdefault(pod, results.LogReader()).feed(line)
+        if record is not None and not record.get("line"):
             known.done += not itemrecords.failed(record)
             known.failed += itemrecords.failed(record)
+
+    def keep_seen(self) -> None:
+        """Keep what was seen of indexes that are not whole, for when nobody follows any more."""
+        for index, known in self._indexes.items():
+            data = b"".join(reader.part().data for reader in known.seen.values())
+            if data and not known.whole:
+                self._folder.write_part(self._attempt.number, index, data, whole=False)
 
     def index_of(self, number: int) -> int:
         """The index of the first attempt that a completion index of this one stands for."""
@@ -229,6 +254,7 @@ class Collector:
         known.done = len({one["key"] for one in records} - bad)
         known.failed, known.whole = len(bad), True
         known.pods.clear()
+        known.seen.clear()
         self._tell_failing(index, known)
 
     def _tell_failing(self, index: int, known: _Index) -> None:
@@ -240,7 +266,8 @@ class Collector:
         data, damage = b"", []
         part = results.Part([], [], b"")
         for pod in pods:
-            reader = results.LogReader()
+            seen = self._indexes[index].seen.get(pod.name) if account is None else None
+            reader = seen or results.LogReader()
             why = self._feed(reader, index, pod)
             part = reader.part(account)
             data += part.data

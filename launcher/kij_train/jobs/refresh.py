@@ -80,9 +80,9 @@ def _refresh_attempt(
             return {}
         view = diagnosis.JobView(job)
         state = view.state
+        collector.take_job(job)
         for pod in _pods(cluster, view, collector, all_whole=partial):
             collector.take(pod)
-        collector.take_job(job)
         collector.drain(unfinished=partial or state.ended)
         if state.ended:
             folder.end_attempt(attempt.number, ENDS[state])
