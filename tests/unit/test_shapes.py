@@ -119,7 +119,11 @@ def test_a_node_has_the_role_of_its_rank(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"roles": "prefill=2,decode=2", "nodes": 3}, "are 4 nodes, not 3. Leave --nodes out"),
+        ({"roles": "a=1,b=1", "restart": "elastic"}, "does not go with --restart elastic"),
+        (
+            {"roles": "prefill=2,decode=2", "nodes": 3},
+            "adds up to 4 nodes, not to 3. Leave --nodes out",
+        ),
         ({"roles": "prefill=2,prefill=1"}, "names prefill twice"),
         ({"roles": "prefill"}, "'prefill' must look like prefill=2"),
         ({"roles": "prefill=0"}, "'prefill=0' must look like prefill=2"),

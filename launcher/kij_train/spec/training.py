@@ -237,8 +237,8 @@ class JobSpec(Common):
 
     @model_validator(mode="after")
     def _holds_together(self) -> JobSpec:
-        checks = (_check_processes, _check_gpus, _check_preflight, _check_restart, _check_heartbeat)
-        more = (_check_roles, _check_names, _check_dns, _check_env, check_paths, check_sizes)
+        checks = (_check_processes, _check_gpus, _check_preflight, _check_roles, _check_restart)
+        more = (_check_heartbeat, _check_names, _check_dns, _check_env, check_paths, check_sizes)
         for check in (*checks, *more):
             check(self)
         return self
@@ -268,7 +268,7 @@ def _check_roles(spec: JobSpec) -> None:
         raise SpecConflict("roles", "does not go with --restart elastic, where nodes come and go")
     if total != spec.nodes:
         raise SpecConflict(
-            "roles", f"{spec.roles} are {total} nodes, not {spec.nodes}. Leave --nodes out"
+            "roles", f"adds up to {total} nodes, not to {spec.nodes}. Leave --nodes out"
         )
 
 
