@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from kij_train.cluster import Cluster
 
 ABOUT_LOCAL = (
-    "a run with --local is in no cluster: its output and verdict are where it was started, and "
-    "Ctrl-C or kill ends it; of an array: kij-train report NAME"
+    "a run with --local is in no cluster: its output and verdict are where it was started (of an "
+    "array, `report` has them there), and Ctrl-C or kill ends it"
 )
 
 
