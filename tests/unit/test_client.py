@@ -69,6 +69,28 @@ def server() -> Iterator[ApiServer]:
         made.shutdown()
 
 
+def test_a_machine_that_cannot_be_reached_for_a_log_is_asked_once(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads logs knows for how long to wait; other requests go on for a moment."""
+    monkeypatch.setattr(urllib3.Retry, "sleep", lambda *_: None)
+    asked: list[str] = []
+
+    def broken(_: str, path: str, __: dict[str, Any]) -> Answer:
+        asked.append(path)
+        return said(500, "InternalError", "dial tcp 10.0.0.1:10250: i/o timeout")
+
+    server.answer = broken
+    cluster = server.cluster()
+    with pytest.raises(KijError):
+        cluster.stream_log("a-0-x")
+    assert len(asked) == 1
+    with pytest.raises(KijError):
+        cluster.get("Job", "a")
+    assert len(asked) > 2
+    cluster.close()
+
+
 def test_an_answer_may_take_longer_than_a_connection(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
